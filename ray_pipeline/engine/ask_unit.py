@@ -1,0 +1,129 @@
+"""Runs an ask stage over the rows of one unit."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pyarrow as pa
+
+from ray_pipeline.engine.account import StageAccount
+from ray_pipeline.engine.segment import checked, failed_row, in_order, schema_after
+from ray_pipeline.errors import BudgetExhausted, RunError, UserError
+from ray_pipeline.llm.asker import UnitAsker
+from ray_pipeline.llm.asking import AnswerError
+from ray_pipeline.rows import (
+    DROPPED,
+    ENVELOPE_COLUMNS,
+    FAILED,
+    KEPT,
+    created_row_id,
+)
+from ray_pipeline.stage import AskStage, Drop, Expand, Row
+
+#: What `_ask_row` says of a row: status, reason, its data after, the rows created from it.
+_Verdict = tuple[str, str | None, Row, list[Row]]
+
+
+async def ask_unit(
+    stage: AskStage, rows: pa.Table, asker: UnitAsker
+) -> tuple[pa.Table, StageAccount]:
+    """Ask about every row of a unit at once; the engine says how many are in flight.
+
+    Args:
+        stage: the stage.
+        rows: kept rows with their envelope.
+        asker: the unit's access to the model.
+
+    Raises:
+        BudgetExhausted, RunError: the run stops; answers that came are on storage.
+    """
+    began = time.perf_counter()
+    before = rows.to_pylist()
+    tasks = [asyncio.create_task(_ask_row(stage, row, asker)) for row in before]
+    try:
+        verdicts = await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    out = _assemble(stage, rows, before, verdicts)
+    account = StageAccount.of(stage.name, rows.num_rows, out)
+    account.seconds = time.perf_counter() - began
+    account.llm = asker.usage
+    return out, account
+
+
+async def _ask_row(stage: AskStage, row: Row, asker: UnitAsker) -> _Verdict:
+    data = {name: value for name, value in row.items() if name not in ENVELOPE_COLUMNS}
+    try:
+        result = await stage.ask(dict(data), asker.for_row(row["row_id"]))
+    except AnswerError as error:
+        return FAILED, str(error), data, []
+    except (BudgetExhausted, RunError, UserError):
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split())[:500]
+        return FAILED, f"error:{type(error).__name__}: {message}", data, []
+    if isinstance(result, Drop):
+        return DROPPED, result.reason, result.row or data, []
+    if isinstance(result, Expand):
+        return KEPT, None, result.row, result.created
+    return KEPT, None, result, []
+
+
+def _assemble(
+    stage: AskStage, rows: pa.Table, before: list[Row], verdicts: list[_Verdict]
+) -> pa.Table:
+    """The unit's table after the stage: untouched columns as they were, written ones rebuilt."""
+    schema = schema_after(stage, rows.schema)
+    after: list[Row] = []
+    for old, (status, reason, data, _) in zip(before, verdicts, strict=True):
+        after.append({**data, **_envelope(old["row_id"], old["parent_id"], status, reason)})
+    for old, (_, _, _, created) in zip(before, verdicts, strict=True):
+        for number, data in enumerate(created):
+            row_id = created_row_id(old["row_id"], stage.name, number)
+            after.append({**data, **_envelope(row_id, old["row_id"], KEPT, None)})
+    try:
+        out = _table(after, schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, RunError):
+        # Some row's value does not fit its column: that row fails alone.
+        out = pa.concat_tables(
+            _table_alone(stage, row, rows, i, schema) for i, row in enumerate(after)
+        )
+    return checked(stage, rows, in_order([out], rows["row_id"].combine_chunks()))
+
+
+def _envelope(row_id: str, parent_id: str | None, status: str, reason: str | None) -> Row:
+    return {
+        "row_id": row_id,
+        "parent_id": parent_id,
+        "status": status,
+        "stage": None,
+        "reason": reason,
+    }
+
+
+def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    for row in rows:
+        if unknown := row.keys() - set(schema.names):
+            raise RunError(f"an ask stage returned undeclared columns: {sorted(unknown)}")
+    columns: list[Any] = [
+        pa.array([row.get(field.name) for row in rows], field.type) for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _table_alone(
+    stage: AskStage, row: Row, rows: pa.Table, index: int, schema: pa.Schema
+) -> pa.Table:
+    try:
+        return _table([row], schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, RunError) as error:
+        if index >= rows.num_rows:
+            raise RunError(
+                f"stage {stage.name!r} created a row that does not fit: {error}"
+            ) from None
+        return failed_row(stage, rows.slice(index, 1), error)

@@ -1,0 +1,138 @@
+"""The coordinator: the one small actor that all workers of a run talk to.
+
+It counts attempts at units, hands out limits and budget, starts the pools of local models when
+the first question for them comes, collects receipts for the progress display, and carries the
+order to stop. It holds nothing that a restart could not do without: what is done stands on
+storage, and what was spent is read from the journals again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import ray
+
+from ray_pipeline.config import Budget
+from ray_pipeline.engine.unit_work import Receipt
+from ray_pipeline.llm.config import LlmConfig
+from ray_pipeline.llm.journal import spent
+from ray_pipeline.llm.limits import ClientReport, Grants, LimitsServer
+from ray_pipeline.llm.local_pool import start_pool
+from ray_pipeline.storage import Storage
+
+StopKind = Literal["failed", "budget_exhausted", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why the run is to stop."""
+
+    kind: StopKind
+    message: str
+
+
+@dataclass
+class Snapshot:
+    """What happened since the driver last asked."""
+
+    #: Receipts by segment index.
+    receipts: dict[int, list[Receipt]] = field(default_factory=dict)
+    #: Work in progress by segment index: rows and requests of units not yet committed.
+    in_progress: dict[int, Counter[str]] = field(default_factory=dict)
+    #: Local models that are starting now.
+    starting: list[str] = field(default_factory=list)
+    stop: Stop | None = None
+
+
+class Coordinator:
+    """See the module's description. Runs as a Ray actor, see `start_coordinator`."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        budget: Budget,
+        llms: Mapping[str, LlmConfig],
+        models: Mapping[str, str],
+    ) -> None:
+        limited = budget.max_cost_usd is not None or budget.max_tokens is not None
+        cost, tokens = spent(storage) if limited else (0.0, 0)
+        self._limits = LimitsServer(llms, budget, spent_usd=cost, spent_tokens=tokens)
+        self._llms = llms
+        self._models = models
+        self._attempts: Counter[tuple[int, str]] = Counter()
+        self._pools: dict[str, asyncio.Future[list[Any]]] = {}
+        self._snapshot = Snapshot()
+        self._live: dict[tuple[str, int], Counter[str]] = {}
+        self._stop: Stop | None = None
+
+    async def begin(self, segment: int, unit_id: str) -> tuple[int, bool]:
+        """Note an attempt at a unit. Returns its number (from 1) and whether to stop instead."""
+        self._attempts[segment, unit_id] += 1
+        return self._attempts[segment, unit_id], self._stop is not None
+
+    async def finished(self, segment: int, receipt: Receipt) -> None:
+        """A unit is committed."""
+        self._attempts.pop((segment, receipt.unit_id), None)
+        self._snapshot.receipts.setdefault(segment, []).append(receipt)
+
+    async def progress(self, worker: str, segment: int, counts: Counter[str]) -> bool:
+        """What a worker has under way (replaces its last word). Returns whether to stop."""
+        self._live[worker, segment] = counts
+        return self._stop is not None
+
+    async def stop(self, kind: StopKind, message: str) -> None:
+        """Order every worker to stop; the first reason stands."""
+        self._stop = self._stop or Stop(kind, message)
+
+    async def poll(self) -> Snapshot:
+        """News for the driver."""
+        news, self._snapshot = self._snapshot, Snapshot()
+        for (_, segment), counts in self._live.items():
+            news.in_progress.setdefault(segment, Counter()).update(counts)
+        news.starting = [name for name, pool in self._pools.items() if not pool.done()]
+        news.stop = self._stop
+        return news
+
+    async def sync_limits(self, report: ClientReport) -> Grants:
+        """Forward to `LimitsServer.sync`."""
+        return self._limits.sync(report)
+
+    async def pool(self, name: str) -> list[Any]:
+        """Actors of a local model, started when first asked for.
+
+        Raises:
+            RunError: the engine did not start.
+        """
+        if name not in self._pools:
+            starting = start_pool(name, self._llms[name], self._models[name])
+            self._pools[name] = asyncio.ensure_future(starting)
+        return await asyncio.shield(self._pools[name])
+
+    async def release(self, name: str) -> None:
+        """Give a local model's actors back: no stage needs them any more."""
+        pool = self._pools.pop(name, None)
+        if pool is None:
+            return
+        for actor in await pool:
+            ray.kill(actor)
+
+
+def start_coordinator(
+    storage: Storage, budget: Budget, llms: Mapping[str, LlmConfig], models: Mapping[str, str]
+) -> Any:
+    """Start the run's coordinator. It takes no CPU of the cluster and restarts when it dies.
+
+    Args:
+        storage: the run directory.
+        budget: money and tokens.
+        llms: models by name.
+        models: what each model's name resolved to: a folder or a hub id.
+    """
+    actor = ray.remote(Coordinator).options(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1000
+    )
+    return actor.remote(storage, budget, llms, models)

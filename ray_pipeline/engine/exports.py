@@ -1,0 +1,106 @@
+"""The files a person opens: CSV, JSONL, Parquet and Hugging Face data sets under ``exports/``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from ray_pipeline.engine.parts import part_path, read_rows
+from ray_pipeline.engine.segment import Segment
+from ray_pipeline.errors import RunError
+from ray_pipeline.rows import kept
+from ray_pipeline.storage import Storage
+
+_SUFFIX = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet", "hf": ""}
+
+
+def export_stages(storage: Storage, segment: Segment, unit_ids: Sequence[str]) -> None:
+    """Write the file of each stage of a finished segment. One unit is in memory at a time."""
+    for stage in segment.stages:
+        if stage.export is not None:
+            tables = _rows(storage, segment, unit_ids, stage.exported)
+            _WRITERS[Path(stage.export).suffix[1:]](storage, f"exports/{stage.export}", tables)
+
+
+def export_dataset(
+    storage: Storage, segment: Segment, unit_ids: Sequence[str], name: str, formats: Sequence[str]
+) -> None:
+    """Write the rows that came through every stage."""
+    for kind in formats:
+        tables = _rows(storage, segment, unit_ids, kept)
+        _WRITERS[kind](storage, f"exports/{name}{_SUFFIX[kind]}", tables)
+
+
+def _rows(
+    storage: Storage,
+    segment: Segment,
+    unit_ids: Sequence[str],
+    choose: Callable[[pa.Table], pa.Table],
+) -> Iterator[pa.Table]:
+    for unit_id in unit_ids:
+        yield choose(read_rows(storage, part_path(segment.folder, unit_id)))
+
+
+def _write_csv(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
+    writer = None
+    with storage.writer(path) as file:
+        for table in tables:
+            flat = _flat(table)
+            writer = writer or pacsv.CSVWriter(file, flat.schema)
+            writer.write_table(flat)
+        if writer is not None:
+            writer.close()
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """The table with nested columns as JSON text, which is all that CSV can hold."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type):
+            values = table.column(index).to_pylist()
+            text = [None if value is None else orjson.dumps(value).decode() for value in values]
+            table = table.set_column(index, field.name, pa.array(text, pa.string()))
+    return table
+
+
+def _write_jsonl(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
+    options = orjson.OPT_APPEND_NEWLINE
+    with storage.writer(path) as file:
+        for table in tables:
+            file.write(b"".join(orjson.dumps(row, str, options) for row in table.to_pylist()))
+
+
+def _write_parquet(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
+    writer = None
+    with storage.writer(path) as file:
+        for table in tables:
+            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+            writer.write_table(table)
+        if writer is not None:
+            writer.close()
+
+
+def _write_hf(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
+    """A folder for ``datasets.load_from_disk``."""
+    import datasets
+
+    if not storage.is_local:
+        raise RunError("export.formats: hf needs a local run_dir; use parquet on object storage")
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Storage(folder)
+        _write_parquet(scratch, "rows.parquet", tables)
+        dataset = datasets.Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=folder)
+        dataset.save_to_disk(str(storage.local_path(path)))
+
+
+_WRITERS: dict[str, Callable[[Storage, str, Iterable[pa.Table]], None]] = {
+    "csv": _write_csv,
+    "jsonl": _write_jsonl,
+    "parquet": _write_parquet,
+    "hf": _write_hf,
+}

@@ -1,0 +1,156 @@
+"""`plan`: what a run would do and cost, from a sample of the rows and without asking any model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ray_pipeline.engine.fingerprint import set_digest
+from ray_pipeline.engine.ledger import Done
+from ray_pipeline.engine.prepare import Prepared
+from ray_pipeline.engine.segment import SOURCE, apply_map
+from ray_pipeline.llm.asking import Answer
+from ray_pipeline.llm.prompt import Prompt
+from ray_pipeline.rows import ENVELOPE_COLUMNS, kept
+from ray_pipeline.sources.read import read_unit
+from ray_pipeline.stage import AskStage, MapStage, ModelStage, Stage
+from ray_pipeline.storage import Storage
+
+#: Rows that the estimate stands on, at most.
+SAMPLE_ROWS = 1_000
+#: Characters of English text to a token, of the usual byte-pair vocabularies.
+_CHARACTERS_A_TOKEN = 4.0
+
+
+@dataclass
+class StagePlan:
+    """What one stage would do. Numbers of rows, requests and tokens are estimates."""
+
+    name: str
+    #: ``reused``, ``run``, or ``unknown`` where the numbers can't be told before it runs.
+    action: str
+    rows_in: int
+    requests: int = 0
+    prompt_tokens: int = 0
+    #: At most: as if each answer were as long as it may be.
+    completion_tokens: int = 0
+    max_cost_usd: float | None = None
+
+
+def make_plan(prepared: Prepared, storage: Storage) -> list[StagePlan]:
+    """Estimate every stage, from the reading of the source on.
+
+    Args:
+        prepared: the checked run.
+        storage: its run directory, which need not exist.
+    """
+    rows, scale = _sample(prepared)
+    finished = _finished(prepared, storage)
+    plans = [_first(prepared, finished)]
+    rows = kept(rows)
+    for stage in prepared.stages:
+        plan = StagePlan(stage.name, "reused" if stage.name in finished else "run", 0)
+        plan.rows_in = round(rows.num_rows * scale)
+        plans.append(plan)
+        if isinstance(stage, AskStage):
+            if plan.action == "run":
+                _estimate_requests(prepared, stage, rows, scale, plan)
+        elif isinstance(stage, MapStage):
+            rows = kept(_apply(stage, rows))
+        else:
+            plan.action = "unknown" if plan.action == "run" else plan.action
+    return plans
+
+
+def _first(prepared: Prepared, finished: set[str]) -> StagePlan:
+    return StagePlan(SOURCE, "reused" if SOURCE in finished else "run", prepared.survey.rows)
+
+
+def _sample(prepared: Prepared) -> tuple[pa.Table, float]:
+    """Rows of units spread evenly over the source, and how many source rows each stands for."""
+    units = prepared.survey.units
+    wanted = max(1, min(len(units), SAMPLE_ROWS // max(1, units[0].rows)))
+    chosen = [units[i * len(units) // wanted] for i in range(wanted)]
+    rows = pa.concat_tables([read_unit(unit, prepared.survey.spec) for unit in chosen])
+    rows = rows.slice(0, SAMPLE_ROWS)
+    return rows, prepared.survey.rows / max(1, rows.num_rows)
+
+
+def _finished(prepared: Prepared, storage: Storage) -> set[str]:
+    """Names of the stages that are complete in the run directory."""
+    names: set[str] = set()
+    digest = set_digest(unit.unit_id for unit in prepared.survey.units)
+    for segment in prepared.segments:
+        done = Done.load(storage, segment.folder)
+        if done is None or (done.fingerprint, done.input_digest) != (segment.fingerprint, digest):
+            break
+        names.update(segment.account_names)
+        digest = done.digest
+    return names
+
+
+def _apply(stage: MapStage, rows: pa.Table) -> pa.Table:
+    if isinstance(stage, ModelStage):
+        stage.load()
+    return apply_map(stage, rows, Counter())
+
+
+def _estimate_requests(
+    prepared: Prepared, stage: AskStage, rows: pa.Table, scale: float, plan: StagePlan
+) -> None:
+    config = prepared.config.llms[stage.config.llm]
+    asked = [question for row in rows.to_pylist() if (question := _first_question(stage, row))]
+    prompt_tokens = sum(len(text) / _CHARACTERS_A_TOKEN + 4 for text, _ in asked)
+    completion = sum(prompt.merged_sampling(config.sampling()).max_tokens for _, prompt in asked)
+    plan.requests = round(len(asked) * scale)
+    plan.prompt_tokens = round(prompt_tokens * scale)
+    plan.completion_tokens = round(completion * scale)
+    if config.usd_per_million is not None:
+        plan.max_cost_usd = config.usd_per_million.cost(plan.prompt_tokens, plan.completion_tokens)
+
+
+class _Asked(Exception):
+    """Ends a stage's coroutine at its first question."""
+
+    def __init__(self, text: str, prompt: Prompt) -> None:
+        self.text = text
+        self.prompt = prompt
+
+
+def _first_question(stage: AskStage, row: dict[str, Any]) -> tuple[str, Prompt] | None:
+    """What the stage would ask about a row first; None when it would ask nothing."""
+    data = {name: value for name, value in row.items() if name not in ENVELOPE_COLUMNS}
+
+    async def llm(
+        prompt: Prompt,
+        /,
+        *,
+        check: Callable[[str], str | None] | None = None,
+        sample: int = 0,
+        **values: Any,
+    ) -> Answer:
+        raise _Asked("".join(m["content"] for m in prompt.render(**values)), prompt)
+
+    try:
+        asyncio.run(_until_asked(stage, data, llm))
+    except _Asked as asked:
+        return asked.text, asked.prompt
+    return None
+
+
+async def _until_asked(stage: AskStage, data: dict[str, Any], llm: Any) -> None:
+    await stage.ask(data, llm)
+
+
+def stage_kind(stage: Stage) -> str:
+    """``map``, ``ask``, ``model`` or ``decide``, for the plan's table."""
+    if isinstance(stage, AskStage):
+        return "ask"
+    if isinstance(stage, ModelStage):
+        return "model"
+    return "map" if isinstance(stage, MapStage) else "decide"

@@ -1,0 +1,175 @@
+"""Everything that is checked and worked out before anything runs; shared by `plan` and `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ray_pipeline import models
+from ray_pipeline.config import RunConfig, nearest, stage_config
+from ray_pipeline.engine.segment import Segment, cut, schema_after
+from ray_pipeline.errors import UserError
+from ray_pipeline.llm.local_pool import engine_kind
+from ray_pipeline.llm.openai_engine import check_keys
+from ray_pipeline.llm.prompt import Prompt
+from ray_pipeline.rows import ENVELOPE
+from ray_pipeline.sources.survey import Survey, survey
+from ray_pipeline.stage import AskStage, Settings, Stage
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run, ready to go."""
+
+    config: RunConfig
+    stages: list[Stage]
+    segments: list[Segment]
+    #: Columns that come into each segment, the envelope included.
+    input_schemas: list[pa.Schema]
+    survey: Survey
+    prompts: Mapping[str, Prompt]
+    #: What each local model resolved to (folder or hub id), and the identity of its weights.
+    models: dict[str, str]
+    revisions: dict[str, str]
+
+
+def prepare(
+    config: RunConfig,
+    stage_types: Sequence[type[Stage]],
+    prompt_folders: Sequence[Path],
+    scratch: str,
+    until: str | None = None,
+) -> Prepared:
+    """Resolve models, keys and prompts, read the source once, and cut the pipeline.
+
+    Args:
+        config: the checked configuration.
+        stage_types: the job's stages, in order.
+        prompt_folders: where prompts are looked for, in order.
+        scratch: folder or URI for copies of sources that can't be entered in the middle.
+        until: the last stage to run.
+
+    Raises:
+        UserError: anything that would stop the run later.
+    """
+    chosen = _until(stage_types, until)
+    configs = {t.name: stage_config(config, t.name) for t in chosen}
+    used = _llms_used(config, [configs[t.name] for t in chosen if issubclass(t, AskStage)], chosen)
+    resolved, revisions = _resolve_llms(config, used)
+    embedder = embedder_revision = None
+    if any(stage.uses_embedder for stage in chosen):
+        embedder, embedder_revision = _resolve_model(config.embedder.model, "embedder.model")
+    prompts = {
+        name: Prompt.load(_find_prompt(name, prompt_folders, where))
+        for where, name in _prompts_used(chosen, configs)
+    }
+    settings = Settings(
+        seed=config.seed,
+        embedder=embedder,
+        embedder_revision=embedder_revision,
+        prompts=prompts,
+        llms={name: config.llms[name].identity(revisions[name]) for name in used},
+    )
+    stages = [stage(configs[stage.name], settings) for stage in chosen]
+    read = survey(config.source, _required(stages), config.unit_rows, scratch)
+    segments = cut(stages, _source_identity(config, read.schema), config.save_every_stage)
+    schemas = _input_schemas(segments, read.schema)
+    return Prepared(config, stages, segments, schemas, read, prompts, resolved, revisions)
+
+
+def _until(stages: Sequence[type[Stage]], until: str | None) -> list[type[Stage]]:
+    if until is None:
+        return list(stages)
+    names = [stage.name for stage in stages]
+    if until not in names:
+        raise UserError(f"--until {until}: the job has no such stage{nearest(until, names)}")
+    return list(stages[: names.index(until) + 1])
+
+
+def _llms_used(
+    config: RunConfig, ask_configs: Sequence[Any], stages: Sequence[type[Stage]]
+) -> list[str]:
+    names = [stage.name for stage in stages if issubclass(stage, AskStage)]
+    for stage, ask in zip(names, ask_configs, strict=True):
+        if ask.llm not in config.llms:
+            hint = nearest(ask.llm, list(config.llms))
+            raise UserError(f"stages.{stage}.llm: no model {ask.llm!r} under llms{hint}")
+    return sorted({ask.llm for ask in ask_configs})
+
+
+def _resolve_llms(config: RunConfig, used: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    resolved, revisions = {}, {}
+    for name in used:
+        llm = config.llms[name]
+        if engine_kind(llm) == "openai":
+            check_keys(name, llm)
+            resolved[name], revisions[name] = llm.model, llm.revision or ""
+        else:
+            resolved[name], revisions[name] = _resolve_model(llm.model, f"llms.{name}.model")
+    return resolved, revisions
+
+
+def _resolve_model(model: str, where: str) -> tuple[str, str]:
+    try:
+        return models.resolve(model), models.revision(model)
+    except models.ModelError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _prompts_used(stages: Sequence[type[Stage]], configs: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (f"stages.{stage.name}.prompt", configs[stage.name].prompt)
+        for stage in stages
+        if issubclass(stage, AskStage)
+    ]
+
+
+def _find_prompt(name: str, folders: Sequence[Path], where: str) -> Path:
+    candidates = [Path(name)] if name.endswith((".yaml", ".yml")) else []
+    candidates += [folder / f"{name}.yaml" for folder in folders]
+    for path in candidates:
+        if path.is_file():
+            return path
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    raise UserError(f"{where}: no prompt {name!r}{nearest(name, known)}")
+
+
+def _required(stages: Sequence[Stage]) -> dict[str, pa.DataType]:
+    """Columns that the source must have: read by a stage before any stage writes them."""
+    required: dict[str, pa.DataType] = {}
+    written: set[str] = set()
+    for stage in stages:
+        for name, kind in stage.reads.items():
+            if name not in written:
+                required.setdefault(name, kind)
+        written |= set(stage.writes) - set(required)
+    return required
+
+
+def _source_identity(config: RunConfig, schema: pa.Schema) -> dict[str, Any]:
+    """How the source is read. Its rows are in the units' ids; its columns are here.
+
+    An appended file that brings a new column makes every unit another table, so all run again
+    (on the responses that are already there).
+    """
+    source = config.source
+    return {
+        "columns": source.columns,
+        "delimiter": source.delimiter,
+        "encoding": source.encoding,
+        "schema": [[field.name, str(field.type)] for field in schema],
+    }
+
+
+def _input_schemas(segments: Sequence[Segment], source: pa.Schema) -> list[pa.Schema]:
+    schema = pa.schema([*source, *ENVELOPE])
+    schemas = []
+    for segment in segments:
+        schemas.append(schema)
+        for stage in segment.stages:
+            schema = schema_after(stage, schema)
+    return schemas

@@ -1,0 +1,358 @@
+"""One run, from the lock to the ledger."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import yaml
+
+from ray_pipeline.config import RunConfig
+from ray_pipeline.engine import cluster
+from ray_pipeline.engine.account import total
+from ray_pipeline.engine.coordinator import Stop, start_coordinator
+from ray_pipeline.engine.decide import decide
+from ray_pipeline.engine.environment import environment
+from ray_pipeline.engine.execution import Execution
+from ray_pipeline.engine.exports import export_dataset, export_stages
+from ray_pipeline.engine.fingerprint import set_digest
+from ray_pipeline.engine.ledger import Done, Ledger, LedgerEntry, Status
+from ray_pipeline.engine.lock import run_lock
+from ray_pipeline.engine.parts import PartInfo, part_path, read_info
+from ray_pipeline.engine.prepare import Prepared, prepare
+from ray_pipeline.engine.segment import SOURCE, Segment
+from ray_pipeline.engine.tally import Tally
+from ray_pipeline.engine.unit_work import SegmentJob
+from ray_pipeline.errors import RunError
+from ray_pipeline.stage import AskStage, DecideStage, Stage
+from ray_pipeline.storage import Storage
+
+#: Seconds between looks at a running execution, and between saves of the live ledger.
+_POLL = 0.5
+_SAVE = 2.0
+#: Seconds that requests in flight get to come in when the run is to stop.
+_GRACE = 20.0
+
+
+class Display(Protocol):
+    """Who is told how a run goes."""
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+
+    def update(self, tally: Tally, starting: Sequence[str]) -> None:
+        """The numbers, twice a second."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pipeline with its configuration: what `run` runs."""
+
+    config: RunConfig
+    stage_types: Sequence[type[Stage]]
+    prompt_folders: Sequence[Path]
+
+
+def run(job: Job, display: Display, *, until: str | None = None, retry: bool = False) -> Ledger:
+    """Run a job to its end, or to where it has to stop; what is done is kept either way.
+
+    Returns:
+        The ledger, as it stands in the run directory; its status says how the run ended.
+
+    Raises:
+        UserError: the configuration or the input is wrong; nothing was started.
+    """
+    config = job.config
+    storage = Storage(config.run_dir)
+    with run_lock(storage, display.say):
+        prepared = prepare(
+            config, job.stage_types, job.prompt_folders, storage.uri("source"), until
+        )
+        _describe(storage, prepared)
+        return _Runner(storage, prepared, display, retry).run()
+
+
+def _log_file(storage: Storage) -> Path:
+    if storage.is_local:
+        return storage.local_path("logs/ray.log")
+    return Path(tempfile.mkdtemp(prefix="ray-pipeline-")) / "ray.log"
+
+
+def _describe(storage: Storage, prepared: Prepared) -> None:
+    """Write what the run is made of: configuration, prompts, environment, units."""
+    config = prepared.config.model_dump(mode="json", by_alias=True)
+    storage.write_bytes("config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+    about = orjson.dumps(environment(prepared.config.seed), option=orjson.OPT_INDENT_2)
+    storage.write_bytes("environment.json", about)
+    for prompt in prepared.prompts.values():
+        storage.write_bytes(f"prompts/{prompt.name}.yaml", prompt.to_yaml().encode())
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([asdict(unit) for unit in prepared.survey.units]), sink)
+    storage.write_bytes("units.parquet", sink.getvalue())
+
+
+class _Runner:
+    """Carries a run through its segments."""
+
+    def __init__(self, storage: Storage, prepared: Prepared, display: Display, retry: bool) -> None:
+        self._storage = storage
+        self._prepared = prepared
+        self._display = display
+        self._retry = retry
+        self._units = prepared.survey.units
+        self._unit_ids = [unit.unit_id for unit in self._units]
+        self._ledger = Ledger(run=storage.uri())
+        self._began = time.monotonic()
+        self._coordinator: Any = None
+        self._allowed = prepared.config.budget.failed_rows_allowed(prepared.survey.rows)
+
+    def run(self) -> Ledger:
+        self._ledger.save(self._storage)
+        try:
+            self._run_segments()
+            self._ledger.check()
+            export = self._prepared.config.export
+            last = self._prepared.segments[-1]
+            export_dataset(self._storage, last, self._unit_ids, export.name, export.formats)
+            self._end("succeeded")
+        except _Stopped as stopped:
+            self._end(stopped.stop.kind, stopped.stop.message)
+        except RunError as error:
+            self._end("failed", str(error))
+        except KeyboardInterrupt:
+            self._end("interrupted", "stopped by the user")
+        return self._ledger
+
+    def _run_segments(self) -> None:
+        remaining = self._reuse_finished()
+        if not remaining:
+            return
+        config = self._prepared.config
+        with cluster.joined(config.address, _log_file(self._storage)):
+            jobs = [self._job(segment) for segment in remaining]
+            cluster.check_resources(jobs, ray.cluster_resources(), config.autoscaling)
+            self._coordinator = start_coordinator(
+                self._storage, config.budget, config.llms, self._prepared.models
+            )
+            for group in _executions(jobs):
+                self._execute(group)
+
+    def _reuse_finished(self) -> list[Segment]:
+        """Take over the segments that are complete; returns the others."""
+        segments = self._prepared.segments
+        input_digest = set_digest(self._unit_ids)
+        for position, segment in enumerate(segments):
+            done = Done.load(self._storage, segment.folder)
+            if done is None or not self._stands(done, segment, input_digest):
+                self._input_digest = input_digest
+                return segments[position:]
+            self._add_entries(segment, done, reused=True)
+            input_digest = done.digest
+        return []
+
+    def _stands(self, done: Done, segment: Segment, input_digest: str) -> bool:
+        if self._retry and any(a.failed for a in done.accounts if a.name != SOURCE):
+            return False
+        return (done.fingerprint, done.input_digest) == (segment.fingerprint, input_digest)
+
+    def _job(self, segment: Segment) -> SegmentJob:
+        prepared = self._prepared
+        position = prepared.segments.index(segment)
+        return SegmentJob(
+            storage=self._storage,
+            segment=segment,
+            upstream_folder=prepared.segments[position - 1].folder if position else None,
+            source=prepared.survey.spec,
+            input_schema=prepared.input_schemas[position],
+            llms=prepared.config.llms,
+            revisions=prepared.revisions,
+            seed=prepared.config.seed,
+            unit_rows=max((unit.rows for unit in self._units), default=1),
+            retry=self._retry,
+        )
+
+    def _execute(self, jobs: list[SegmentJob]) -> None:
+        """Run segments that stream together, then audit and close each of them."""
+        if jobs[0].segment.kind is DecideStage:
+            self._display.say(f"deciding {jobs[0].segment.name}")
+            decide(jobs[0], self._units)
+        tally = Tally([job.segment for job in jobs], len(self._units))
+        execution = Execution(jobs, self._units, self._coordinator)
+        execution.start()
+        try:
+            self._watch(execution, tally, jobs)
+        except BaseException as error:
+            self._stop_workers(execution, error)
+            self._account_partly(jobs)
+            raise
+        for job in jobs:
+            self._close(job.segment, tally)
+
+    def _watch(self, execution: Execution, tally: Tally, jobs: list[SegmentJob]) -> None:
+        saved = time.monotonic()
+        ended = False
+        while not ended:
+            ended = execution.wait(_POLL)
+            news = ray.get(self._coordinator.poll.remote())
+            tally.update(news)
+            self._display.update(tally, news.starting)
+            if news.stop is not None:
+                raise _Stopped(news.stop)
+            self._check_failures(tally)
+            self._give_back_models(tally, jobs)
+            if time.monotonic() - saved > _SAVE:
+                self._save_live(tally)
+                saved = time.monotonic()
+
+    def _check_failures(self, tally: Tally) -> None:
+        failed = tally.failed_rows() + sum(e.account.failed for e in self._ledger.entries)
+        if failed > self._allowed:
+            raise RunError(
+                f"{failed} rows failed, {self._allowed} are allowed (budget.max_failed_rows: "
+                f"{self._prepared.config.budget.max_failed_rows:g} of {self._prepared.survey.rows} "
+                "rows). The ledger counts the reasons; `ray-pipeline rows RUN STAGE --status "
+                "failed` shows the rows"
+            )
+
+    def _give_back_models(self, tally: Tally, jobs: list[SegmentJob]) -> None:
+        """Let go of the local models that no unfinished segment asks any more."""
+        asking = [job for job in jobs if job.segment.kind is AskStage]
+        needed = {
+            stage.config.llm
+            for segment in self._prepared.segments
+            for stage in segment.stages
+            if isinstance(stage, AskStage)
+            and not (segment.index in tally.segments and tally.segments[segment.index].finished)
+            and all(entry.account.name != stage.name for entry in self._ledger.entries)
+        }
+        for name in {job.segment.stages[-1].config.llm for job in asking} - needed:
+            self._coordinator.release.remote(name)
+
+    def _stop_workers(self, execution: Execution, error: BaseException) -> None:
+        """Tell every worker to stop, and give responses in flight the time to reach storage."""
+        self._display.say("stopping: what is done is kept")
+        kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        try:
+            ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
+            execution.wait(_GRACE)
+        except Exception as second:
+            # The first error is the one that the user is told.
+            self._display.say(f"while stopping: {second}")
+
+    def _account_partly(self, jobs: list[SegmentJob]) -> None:
+        """The entries of segments that were cut short: what their committed units say."""
+        for job in jobs:
+            infos = [info for info in self._infos(job.segment) if info is not None]
+            if infos:
+                accounts = total(job.segment.account_names, [info.accounts for info in infos])
+                for index, print_, account in _numbered(job.segment, accounts):
+                    self._ledger.entries.append(LedgerEntry(index, print_, account))
+
+    def _close(self, segment: Segment, tally: Tally) -> None:
+        """Audit a segment against its parts on storage, and mark it done."""
+        infos = self._infos(segment)
+        digests = {}
+        for unit_id, info in zip(self._unit_ids, infos, strict=True):
+            if info is None:
+                raise RunError(f"unit {unit_id} of {segment.folder} is not committed")
+            made = sum(account.created for account in info.accounts)
+            if info.rows != info.accounts[0].rows_in + made:
+                raise RunError(f"unit {unit_id} of {segment.folder} holds {info.rows} rows")
+            digests[unit_id] = info.digest
+        done = Done(
+            fingerprint=segment.fingerprint,
+            input_digest=self._input_digest,
+            digest=set_digest(f"{unit}:{digest}" for unit, digest in digests.items()),
+            units=len(digests),
+            accounts=total(segment.account_names, [i.accounts for i in infos if i is not None]),
+        )
+        self._sweep(segment)
+        export_stages(self._storage, segment, self._unit_ids)
+        done.save(self._storage, segment.folder)
+        self._input_digest = done.digest
+        reused = tally.segments[segment.index].reused == len(self._units)
+        self._add_entries(segment, done, reused)
+
+    def _infos(self, segment: Segment) -> list[PartInfo | None]:
+        """Footers of the segment's parts, for each unit; None where it is not committed."""
+
+        def info(unit_id: str) -> PartInfo | None:
+            found = read_info(self._storage, part_path(segment.folder, unit_id))
+            return found if found and found.fingerprint == segment.fingerprint else None
+
+        with ThreadPoolExecutor(16) as threads:
+            return list(threads.map(info, self._unit_ids))
+
+    def _sweep(self, segment: Segment) -> None:
+        """Delete parts of units that the source no longer has."""
+        wanted = {part_path(segment.folder, unit_id) for unit_id in self._unit_ids}
+        for path in list(self._storage.list(f"{segment.folder}/rows")):
+            if path not in wanted:
+                self._storage.delete(path)
+
+    def _add_entries(self, segment: Segment, done: Done, reused: bool) -> None:
+        for index, print_, account in _numbered(segment, done.accounts):
+            self._ledger.entries.append(LedgerEntry(index, print_, account, reused))
+        self._save()
+
+    def _save_live(self, tally: Tally) -> None:
+        settled = list(self._ledger.entries)
+        for part in tally.segments.values():
+            for index, print_, account in _numbered(part.segment, part.accounts()):
+                self._ledger.entries.append(LedgerEntry(index, print_, account))
+        self._save()
+        self._ledger.entries = settled
+
+    def _save(self) -> None:
+        self._ledger.seconds = time.monotonic() - self._began
+        self._ledger.save(self._storage)
+
+    def _end(self, status: Status, message: str | None = None) -> None:
+        self._ledger.status, self._ledger.message = status, message
+        self._save()
+
+
+class _Stopped(Exception):
+    """A worker ordered the run to stop."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(stop.message)
+        self.stop = stop
+
+
+def _executions(jobs: Sequence[SegmentJob]) -> Iterator[list[SegmentJob]]:
+    """Cut before each decide segment: it needs all rows of what comes before."""
+    group: list[SegmentJob] = []
+    for job in jobs:
+        if job.segment.kind is DecideStage and group:
+            yield group
+            group = []
+        group.append(job)
+    if group:
+        yield group
+
+
+def _numbered(segment: Segment, accounts: Sequence[Any]) -> Iterator[tuple[int, str, Any]]:
+    """Ledger index, fingerprint and account of each stage of a segment."""
+    first = segment.index - len(segment.stages) + (0 if segment.reads_source else 1)
+    pairs = zip(segment.fingerprints, accounts, strict=True)
+    for index, (print_, account) in enumerate(pairs, start=first):
+        yield index, print_, account
+
+
+def interruptible() -> None:
+    """Make SIGTERM (``ray job stop``) end a run as cleanly as Ctrl-C does."""
+    if threading.current_thread() is threading.main_thread() and sys.platform != "win32":
+        signal.signal(signal.SIGTERM, signal.default_int_handler)

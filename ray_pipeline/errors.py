@@ -1,0 +1,13 @@
+"""The errors a user meets. Each message says what was wrong, where, and the mend."""
+
+
+class UserError(Exception):
+    """The configuration or the input is wrong (exit code 2). Nothing was started."""
+
+
+class RunError(Exception):
+    """The run could not go on (exit code 1). What was committed stays valid."""
+
+
+class BudgetExhausted(Exception):
+    """The money or token budget does not allow the next request (exit code 3)."""

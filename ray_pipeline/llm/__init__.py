@@ -1,0 +1,1 @@
+"""Language models: requests, engines, limits, durable responses and prompts."""

@@ -1,0 +1,226 @@
+"""Asks a model for one unit's rows: durable responses, one call for identical requests, re-asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jsonschema
+import orjson
+
+from ray_pipeline.llm.asking import Answer, AnswerError
+from ray_pipeline.llm.config import LlmConfig
+from ray_pipeline.llm.journal import Journal
+from ray_pipeline.llm.prompt import Prompt
+from ray_pipeline.llm.types import AnswerFormat, Engine, EngineError, Message, Request, Response
+from ray_pipeline.llm.usage import LlmUsage
+
+
+class UnitAsker:
+    """Everything between a stage's questions about one unit and an engine.
+
+    Args:
+        stage: name of the asking stage.
+        config: the model's configuration.
+        revision: identity of the model's weights.
+        engine: answers what is not on storage.
+        journal: the unit's responses.
+        seed: the run's seed.
+        ask_afresh: row ids for which answers that were judged unusable are not reused.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        config: LlmConfig,
+        revision: str,
+        engine: Engine,
+        journal: Journal,
+        seed: int,
+        ask_afresh: Collection[str] = (),
+    ) -> None:
+        self._stage = stage
+        self._config = config
+        self._revision = revision
+        self._engine = engine
+        self._journal = journal
+        self._seed = seed
+        self._ask_afresh = ask_afresh
+        # Only what earlier attempts rejected is asked afresh, not what this one rejects.
+        self._rejected_before = frozenset(journal.rejected)
+        self._answers: dict[str, asyncio.Future[Response]] = {}
+        self.usage = LlmUsage()
+
+    def for_row(self, row_id: str) -> RowAsker:
+        """The model as a stage sees it, for one row."""
+        return RowAsker(self, row_id)
+
+    def request(self, prompt: Prompt, messages: tuple[Message, ...], sample: int) -> Request:
+        """The complete request: the prompt's sampling over the model's defaults."""
+        return Request(
+            stage=self._stage,
+            model=self._config.model,
+            revision=self._revision,
+            messages=messages,
+            sampling=prompt.merged_sampling(self._config.sampling()),
+            format=prompt.format,
+            seed=self._seed,
+            sample=sample,
+        )
+
+    @property
+    def reasks(self) -> int:
+        """How often an unusable answer is asked again."""
+        return self._config.reasks
+
+    async def respond(self, request: Request, key: str, row_id: str) -> Response:
+        """The response: from storage, from an identical request in flight, or from the engine."""
+        if (pending := self._answers.get(key)) is None:
+            pending = asyncio.ensure_future(self._fetch(request, key, row_id))
+            self._answers[key] = pending
+        # Shielded: one row's end must not take the answer from the others that wait for it.
+        return await asyncio.shield(pending)
+
+    async def _fetch(self, request: Request, key: str, row_id: str) -> Response:
+        stored = self._journal.stored.get(key)
+        if stored is not None and row_id in self._ask_afresh and key in self._rejected_before:
+            stored = None
+        if stored is not None:
+            self.usage.reused += 1
+            self._count_tokens(stored)
+            return stored
+        try:
+            response = await self._engine.generate(request)
+        except EngineError as error:
+            if error.raw is not None:
+                self._journal.append_malformed(key, row_id, request.model, error.raw)
+            raise
+        self._journal.append(key, row_id, request.model, response)
+        self.usage.requests += 1
+        self.usage.retries += response.attempts - 1
+        self._count_tokens(response)
+        return response
+
+    def _count_tokens(self, response: Response) -> None:
+        self.usage.prompt_tokens += response.prompt_tokens
+        self.usage.completion_tokens += response.completion_tokens
+        self.usage.cached_prompt_tokens += response.cached_prompt_tokens
+        self.usage.cost_usd += response.cost_usd
+
+    def reject(self, key: str) -> None:
+        """Note on storage that the answer was unusable."""
+        self._journal.reject(key)
+
+
+class RowAsker:
+    """Implements `ray_pipeline.llm.asking.Llm` for one row."""
+
+    def __init__(self, unit: UnitAsker, row_id: str) -> None:
+        self._unit = unit
+        self._row_id = row_id
+
+    async def __call__(
+        self,
+        prompt: Prompt,
+        /,
+        *,
+        check: Callable[[str], str | None] | None = None,
+        sample: int = 0,
+        **values: Any,
+    ) -> Answer:
+        messages = prompt.render(**values)
+        for remaining in range(self._unit.reasks, -1, -1):
+            request = self._unit.request(prompt, messages, sample)
+            key = request.key()
+            try:
+                response = await self._unit.respond(request, key, self._row_id)
+            except EngineError as error:
+                raise AnswerError(error.code, error.detail) from None
+            code, complaint, value = judge(response, prompt, check)
+            if not code:
+                return Answer(response.text, value, response)
+            self._unit.reject(key)
+            if remaining == 0 or code == "content_filter":
+                raise AnswerError(code, f"{complaint}; the answer was {_short(response.text)!r}")
+            messages = _with_complaint(messages, response.text, complaint)
+        raise AssertionError("unreachable")
+
+
+def judge(
+    response: Response, prompt: Prompt, check: Callable[[str], str | None] | None
+) -> tuple[str, str, Any]:
+    """Whether a response is usable: ``("", "", value)``, or a code and a complaint."""
+    text = response.text.strip()
+    if response.finish_reason == "content_filter":
+        return "content_filter", "the provider's content filter stopped the answer", None
+    if not text:
+        return "empty", "the answer is empty", None
+    if response.finish_reason == "length" and not prompt.allow_truncated:
+        return "truncated", "the answer was cut off at the token limit: be shorter", None
+    try:
+        value = parse(text, prompt.format)
+    except ValueError as error:
+        return f"not_{prompt.format.kind}", str(error), None
+    if check is not None and (complaint := check(text)) is not None:
+        return "unusable", complaint, None
+    return "", "", value
+
+
+def parse(text: str, answer_format: AnswerFormat) -> Any:
+    """The value of an answer.
+
+    Raises:
+        ValueError: the text is not one of the labels, or not JSON for the schema; the message is
+            written for the model that is asked again.
+    """
+    if answer_format.kind == "label":
+        return _label(text, answer_format.labels)
+    if answer_format.kind == "json":
+        return _json(text, answer_format.schema or {})
+    return text
+
+
+def _label(text: str, labels: tuple[str, ...]) -> str:
+    bare = text.strip().strip("\"'`.*").casefold()
+    for label in labels:
+        if bare == label.casefold():
+            return label
+    # A server without guided decoding may wrap the label in JSON, as it was asked to.
+    try:
+        wrapped = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        wrapped = None
+    if isinstance(wrapped, dict) and len(wrapped) == 1:
+        return _label(str(next(iter(wrapped.values()))), labels)
+    raise ValueError(f"answer with exactly one of: {', '.join(labels)}")
+
+
+def _json(text: str, schema: dict[str, Any]) -> Any:
+    body = text.strip()
+    if body.startswith("```"):
+        body = body.strip("`").removeprefix("json")
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"the answer is not JSON: {error}") from None
+    try:
+        jsonschema.validate(value, schema)
+    except jsonschema.ValidationError as error:
+        raise ValueError(f"the JSON does not fit the schema: {error.message}") from None
+    return value
+
+
+def _with_complaint(
+    messages: tuple[Message, ...], answer: str, complaint: str
+) -> tuple[Message, ...]:
+    said: Message = {"role": "assistant", "content": answer}
+    again: Message = {
+        "role": "user",
+        "content": f"That answer cannot be used: {complaint}. Answer again.",
+    }
+    return (*messages, said, again)
+
+
+def _short(text: str, limit: int = 300) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

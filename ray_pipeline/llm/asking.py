@@ -1,0 +1,57 @@
+"""What a stage sees of a language model: call it with a prompt, get a usable answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ray_pipeline.llm.prompt import Prompt
+from ray_pipeline.llm.types import Response
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A usable answer."""
+
+    text: str
+    #: The text, the label, or the parsed JSON, as the prompt's answer format says.
+    value: Any
+    response: Response
+
+
+class Llm(Protocol):
+    """The model a stage was configured with, for one row."""
+
+    def __call__(
+        self,
+        prompt: Prompt,
+        /,
+        *,
+        check: Callable[[str], str | None] | None = None,
+        sample: int = 0,
+        **values: Any,
+    ) -> Awaitable[Answer]:
+        """Ask, and ask again a bounded number of times until the answer is usable.
+
+        Args:
+            prompt: the prompt file to render.
+            check: says what is wrong with an answer's text, or None; the model sees the complaint
+                when it is asked again.
+            sample: tells apart several answers to one question.
+            values: what the prompt's template uses.
+
+        Raises:
+            AnswerError: no usable answer came (the row fails as ``llm:CODE``).
+            BudgetExhausted: the run stops.
+        """
+        ...
+
+
+class AnswerError(Exception):
+    """No usable answer for a row: ``code`` for the ledger, the raw answer for the reader."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"llm:{code}" + (f": {detail}" if detail else ""))
+        self.code = code
+        self.detail = detail

@@ -1,0 +1,83 @@
+"""Configuration of the language models that stages name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ray_pipeline.llm.types import Sampling
+from ray_pipeline.stage import Execution
+
+
+class Prices(BaseModel):
+    """US dollars for a million tokens. ``cached_prompt`` defaults to the price of ``prompt``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: float = Field(ge=0)
+    cached_prompt: float | None = Field(None, ge=0)
+    completion: float = Field(ge=0)
+
+    def cost(self, prompt: int, completion: int, cached: int = 0) -> float:
+        """Dollars for these token counts; ``cached`` is a part of ``prompt``."""
+        cached_price = self.prompt if self.cached_prompt is None else self.cached_prompt
+        fresh = prompt - cached
+        return (fresh * self.prompt + cached * cached_price + completion * self.completion) / 1e6
+
+
+class LlmConfig(BaseModel):
+    """One named model under ``llms:``. What is not marked `Execution` is its identity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    revision: str | None = None
+    max_tokens: int = Field(256, ge=1)
+    temperature: float = Field(0.7, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    stop: tuple[str, ...] = ()
+
+    engine: Annotated[Literal["auto", "vllm", "openai", "transformers"], Execution] = "auto"
+    #: How often an unusable answer is asked again, with the error in view.
+    reasks: Annotated[int, Execution] = Field(2, ge=0)
+
+    # An API (engine: openai)
+    base_url: Annotated[str | None, Execution] = None
+    api_keys_env: Annotated[list[str], Execution] = ["OPENAI_API_KEY"]
+    #: The three limits hold for each key and for the whole cluster.
+    concurrency: Annotated[int, Execution] = Field(256, ge=1)
+    requests_per_minute: Annotated[int | None, Execution] = Field(None, ge=1)
+    tokens_per_minute: Annotated[int | None, Execution] = Field(None, ge=1)
+    timeout_seconds: Annotated[float, Execution] = Field(120.0, gt=0)
+    max_tries: Annotated[int, Execution] = Field(8, ge=1)
+    #: Ceiling of one wait between tries, and of all tries of a request together.
+    max_backoff_seconds: Annotated[float, Execution] = Field(60.0, gt=0)
+    give_up_after_seconds: Annotated[float, Execution] = Field(900.0, gt=0)
+    usd_per_million: Annotated[Prices | None, Execution] = None
+    #: Further fields of the request body, as the server takes them.
+    extra_body: dict[str, Any] = {}
+
+    # A local model (engine: vllm, transformers)
+    actors: Annotated[int, Execution] = Field(1, ge=1)
+    num_cpus: Annotated[float | None, Execution] = Field(None, ge=0)
+    num_gpus: Annotated[float | None, Execution] = Field(None, ge=0)
+    tensor_parallel_size: Annotated[int, Execution] = Field(1, ge=1)
+    max_model_len: Annotated[int | None, Execution] = Field(None, ge=16)
+    max_num_seqs: Annotated[int, Execution] = Field(64, ge=1)
+    batch_size: Annotated[int, Execution] = Field(32, ge=1)
+    dtype: Annotated[str, Execution] = "bfloat16"
+    #: Name or folder of a LoRA adapter for the model.
+    adapter: str | None = None
+    #: Further arguments of vLLM's AsyncEngineArgs.
+    engine_args: Annotated[dict[str, Any], Execution] = {}
+
+    def identity(self, weights: str) -> dict[str, Any]:
+        """What changes this model's answers; ``weights`` tells its weights apart."""
+        fields = type(self).model_fields
+        execution = {name for name, info in fields.items() if Execution in info.metadata}
+        return {**self.model_dump(mode="json", exclude=execution), "weights": weights}
+
+    def sampling(self) -> Sampling:
+        """The model's defaults; a prompt may override them."""
+        return Sampling(self.max_tokens, self.temperature, self.top_p, self.stop)

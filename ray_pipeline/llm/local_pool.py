@@ -1,0 +1,134 @@
+"""Pools of local engines: Ray actors that hold a model, shared by every stage that names it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+
+from ray_pipeline.errors import RunError
+from ray_pipeline.llm.config import LlmConfig
+from ray_pipeline.llm.types import EngineError, Request, Response
+
+#: An engine that dies this often under a request is killed by that request.
+_MAX_DEATHS = 3
+#: Seconds that an engine may take to come back after it died.
+_RESTART_PATIENCE = 300.0
+
+
+def engine_kind(config: LlmConfig) -> str:
+    """``vllm``, ``openai`` or ``transformers``: `auto` takes vLLM where it is installed."""
+    if config.engine != "auto":
+        return config.engine
+    from importlib.util import find_spec
+
+    return "vllm" if find_spec("vllm") else "transformers"
+
+
+async def start_pool(name: str, config: LlmConfig, model: str) -> list[Any]:
+    """Start a model's actors and wait until each can answer.
+
+    Raises:
+        RunError: an engine did not start; the message carries the engine's own.
+    """
+    actors = [_actor(config).remote(config, model) for _ in range(config.actors)]
+    try:
+        await asyncio.gather(*(actor.ready.remote() for actor in actors))
+    except Exception as error:
+        for actor in actors:
+            ray.kill(actor)
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        raise RunError(
+            f"the engine for llm {name!r} ({config.model}) did not start: {cause}"
+        ) from None
+    return actors
+
+
+def _actor(config: LlmConfig) -> Any:
+    if engine_kind(config) == "vllm":
+        from ray_pipeline.llm.vllm_engine import VllmEngine as engine
+    else:
+        from ray_pipeline.llm.transformers_engine import TransformersEngine as engine  # type: ignore
+    gpus = config.num_gpus
+    if gpus is None:
+        gpus = config.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
+    return ray.remote(engine).options(
+        num_cpus=config.num_cpus or 0,
+        num_gpus=gpus,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=10_000,
+        scheduling_strategy="SPREAD",
+    )
+
+
+class PooledEngine:
+    """A local model as seen from a worker: the least busy actor of the pool answers.
+
+    Args:
+        name: the model's name under ``llms``.
+        config: its configuration.
+        actors: gives the pool's actors, starting them when need be.
+    """
+
+    def __init__(
+        self, name: str, config: LlmConfig, actors: Callable[[], Awaitable[list[Any]]]
+    ) -> None:
+        self._name = name
+        self._actors = actors
+        self._busy: dict[Any, int] = {}
+        # More than the engine runs at once, so that it always has the next ones at hand.
+        self._slots = asyncio.Semaphore(2 * config.actors * config.max_num_seqs)
+        self._alone = asyncio.Lock()
+
+    async def generate(self, request: Request) -> Response:
+        """Answer one request; see `ray_pipeline.llm.types.Engine`."""
+        for deaths in range(_MAX_DEATHS):
+            try:
+                if deaths < _MAX_DEATHS - 1:
+                    async with self._slots:
+                        return await self._send(request)
+                # Twice an engine died with this request in flight, among others. The third time
+                # it goes when nothing else of this worker does, so that only the guilty fails.
+                async with self._alone:
+                    return await self._send(request)
+            except (ActorDiedError, ActorUnavailableError):
+                await self._wait_for_restart()
+        raise EngineError("engine_died", f"the engine died {_MAX_DEATHS} times under this request")
+
+    async def _send(self, request: Request) -> Response:
+        actors = await self._actors()
+        actor = min(actors, key=lambda a: self._busy.get(a, 0))
+        self._busy[actor] = self._busy.get(actor, 0) + 1
+        try:
+            answer = await actor.generate.remote(request)
+        except RayTaskError as error:
+            if isinstance(error.cause, EngineError):
+                raise error.cause from None
+            raise EngineError("engine", str(error.cause)) from None
+        finally:
+            self._busy[actor] -= 1
+        if isinstance(answer, EngineError):
+            raise answer
+        response: Response = answer
+        return response
+
+    async def _wait_for_restart(self) -> None:
+        deadline = asyncio.get_running_loop().time() + _RESTART_PATIENCE
+        while True:
+            try:
+                actors = await self._actors()
+                await asyncio.gather(*(actor.ready.remote() for actor in actors))
+                return
+            except (ActorDiedError, ActorUnavailableError):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise RunError(
+                        f"the engine for llm {self._name!r} died and stays away"
+                    ) from None
+                await asyncio.sleep(1.0)
+
+    async def close(self) -> None:
+        """Nothing to let go of: the pool belongs to the run."""

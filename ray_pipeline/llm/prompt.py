@@ -1,0 +1,171 @@
+"""Prompts are files: system, user template, sampling, and the form of a usable answer.
+
+```yaml
+system: You rewrite quiz questions.
+user: |
+  Rewrite as a question: {{ question }}
+sampling: {max_tokens: 64, temperature: 0.0}      # overrides the model's defaults
+answer: {format: text}                            # or {format: label, labels: [yes, no]}
+                                                  # or {format: json, schema: {...}}
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import jinja2.sandbox
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ray_pipeline.errors import UserError
+from ray_pipeline.llm.types import AnswerFormat, Message, Sampling
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["text", "label", "json"] = "text"
+    labels: tuple[str, ...] = ()
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    #: Whether an answer cut off at `max_tokens` is usable.
+    allow_truncated: bool = False
+
+    @model_validator(mode="after")
+    def _complete(self) -> _Answer:
+        if self.format == "label" and len(self.labels) < 2:
+            raise ValueError("format: label needs at least two labels")
+        if self.format == "json" and self.json_schema is None:
+            raise ValueError("format: json needs a schema")
+        return self
+
+
+class _Sampling(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    stop: tuple[str, ...] | None = None
+
+
+class _PromptFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str = ""
+    system: str | None = None
+    user: str
+    sampling: _Sampling = _Sampling()
+    answer: _Answer = _Answer()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt file, checked. ``identity`` is what a changed prompt changes."""
+
+    name: str
+    system: str | None
+    user: str
+    sampling: Mapping[str, Any]
+    format: AnswerFormat
+    allow_truncated: bool = False
+
+    @classmethod
+    def load(cls, path: Path) -> Prompt:
+        """Read and check a prompt file.
+
+        Raises:
+            UserError: not readable, not YAML, an unknown key, or a template that doesn't parse.
+        """
+        try:
+            parsed = _PromptFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            for template in (parsed.system or "", parsed.user):
+                _ENVIRONMENT.parse(template)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"prompt {path}: cannot be read: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise UserError(f"prompt {path}: {where}: {first['msg']}") from None
+        except jinja2.TemplateSyntaxError as error:
+            raise UserError(
+                f"prompt {path}: template, line {error.lineno}: {error.message}"
+            ) from None
+        answer = parsed.answer
+        return cls(
+            name=path.stem,
+            system=parsed.system,
+            user=parsed.user,
+            sampling=parsed.sampling.model_dump(exclude_none=True),
+            format=AnswerFormat(answer.format, answer.labels, answer.json_schema),
+            allow_truncated=answer.allow_truncated,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Everything of the prompt that changes an answer, as plain data."""
+        return {
+            "system": self.system,
+            "user": self.user,
+            "sampling": dict(self.sampling),
+            "format": [self.format.kind, list(self.format.labels), self.format.schema],
+            "allow_truncated": self.allow_truncated,
+        }
+
+    def to_yaml(self) -> str:
+        """The prompt as a file that `load` reads."""
+        answer: dict[str, Any] = {"format": self.format.kind}
+        if self.format.labels:
+            answer["labels"] = list(self.format.labels)
+        if self.format.schema is not None:
+            answer["schema"] = self.format.schema
+        if self.allow_truncated:
+            answer["allow_truncated"] = True
+        sampling = {k: list(v) if isinstance(v, tuple) else v for k, v in self.sampling.items()}
+        parts = {"system": self.system, "user": self.user, "sampling": sampling, "answer": answer}
+        return yaml.safe_dump(parts, sort_keys=False, allow_unicode=True)
+
+    def variables(self) -> set[str]:
+        """Names that the templates use."""
+        import jinja2.meta
+
+        sources = (self.system or "", self.user)
+        return set().union(
+            *(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(s)) for s in sources)
+        )
+
+    def render(self, **values: Any) -> tuple[Message, ...]:
+        """The chat messages for these values. A name the template lacks is an error."""
+        system, user = self._templates
+        content = user.render(**values).strip()
+        message: Message = {"role": "user", "content": content}
+        if system is None:
+            return (message,)
+        return ({"role": "system", "content": system.render(**values).strip()}, message)
+
+    def merged_sampling(self, defaults: Sampling) -> Sampling:
+        """The model's defaults with this prompt's own settings over them."""
+        return replace(defaults, **self.sampling)
+
+    @cached_property
+    def _templates(self) -> tuple[jinja2.Template | None, jinja2.Template]:
+        system = _ENVIRONMENT.from_string(self.system) if self.system else None
+        return system, _ENVIRONMENT.from_string(self.user)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled templates do not pickle, and are compiled once a worker.
+        return {k: v for k, v in self.__dict__.items() if k != "_templates"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+# Sandboxed: a prompt file may come from somewhere else than the code. Strict: a column that is
+# not there must not become an empty string in a paid request.
+_ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined, keep_trailing_newline=False, autoescape=False
+)

@@ -1,0 +1,129 @@
+"""One request type and one response type, whichever engine answers."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypedDict
+
+import orjson
+
+
+class Message(TypedDict):
+    """One message of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is drawn. All of it is part of a request's identity."""
+
+    max_tokens: int = 256
+    temperature: float = 0.7
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """What a usable answer looks like: any text, one label of a list, or JSON for a schema."""
+
+    kind: Literal["text", "label", "json"] = "text"
+    labels: tuple[str, ...] = ()
+    schema: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to one model, complete: defaults are merged before it is built.
+
+    `key` identifies the answer on durable storage. It covers what changes the answer and nothing
+    else: no API keys, URLs, time-outs or concurrency.
+    """
+
+    stage: str
+    model: str
+    revision: str
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    format: AnswerFormat = AnswerFormat()
+    seed: int = 0
+    #: Tells apart several answers to the same question.
+    sample: int = 0
+
+    def key(self) -> str:
+        """SHA-256 over the canonical JSON of the request (sorted keys, UTF-8), 64 hex digits."""
+        canonical = orjson.dumps(
+            {
+                "stage": self.stage,
+                "model": self.model,
+                "revision": self.revision,
+                "messages": self.messages,
+                "sampling": self.sampling,
+                "format": self.format,
+                "seed": self.seed,
+                "sample": self.sample,
+            },
+            option=orjson.OPT_SORT_KEYS,
+        )
+        return hashlib.sha256(canonical).hexdigest()
+
+    def sampling_seed(self) -> int:
+        """A seed of 31 bits for this request's own random numbers, from its content."""
+        return int(self.key()[:8], 16) & 0x7FFF_FFFF
+
+
+@dataclass
+class Response:
+    """What a model answered, as it arrived, before anything was parsed or judged."""
+
+    text: str
+    #: ``stop``, ``length``, ``content_filter``, or what else the server says.
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    #: Part of `prompt_tokens` that the server took from its prompt cache.
+    cached_prompt_tokens: int = 0
+    #: Tries it took: 1 when the first was answered.
+    attempts: int = 1
+    #: Seconds from the first try to the answer.
+    seconds: float = 0.0
+    #: Dollars at the configured prices; filled in by whoever knows them.
+    cost_usd: float = 0.0
+
+
+@dataclass
+class EngineError(Exception):
+    """A request got no answer, after all the retries that made sense.
+
+    `code` is short and stable and ends up in the row's reason as ``llm:CODE``; `detail` is for
+    people and never holds a key or a header.
+    """
+
+    code: str
+    detail: str = ""
+    attempts: int = 1
+    #: The body of an unusable reply, as received.
+    raw: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}" if self.detail else self.code
+
+
+class Engine(Protocol):
+    """What answers requests."""
+
+    async def generate(self, request: Request) -> Response:
+        """Answer one request. Many calls are in flight at once.
+
+        Raises:
+            EngineError: this request has no answer; its neighbours are not concerned.
+            BudgetExhausted: the budget does not allow it.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...

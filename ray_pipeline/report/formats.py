@@ -1,0 +1,77 @@
+"""Numbers, times and texts as a person reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+NONE = "–"  # noqa: RUF001 - an en dash: nothing to show here
+
+#: Control characters never reach a terminal or a page; C1 codes start escape sequences, too.
+_CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_CONTROL[ord("\r")] = ""
+
+
+def count(number: float) -> str:
+    """A whole number with thousands separators."""
+    return f"{number:,.0f}"
+
+
+def share(part: float, whole: float) -> str:
+    """A share in per cent, with as many digits as it takes to tell it from nothing and all."""
+    if not whole:
+        return NONE
+    percent = 100 * part / whole
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
+    return f"{percent:.1f} %" if percent % 1 else f"{percent:.0f} %"
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    if seconds < 0.05:
+        return "0 s"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, name, part, part_name in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {name}" + (f" {rest} {part_name}" if rest else "")
+    return f"{whole} s"
+
+
+def dollars(amount: float) -> str:
+    """Two decimals, or two significant digits for what is less than ten cents."""
+    if amount == 0 or amount >= 0.1:
+        return f"${amount:,.2f}"
+    for digits in range(3, 7):
+        if amount >= 10 ** (1 - digits):
+            return f"${amount:.{digits}f}"
+    return "< $0.00001"
+
+
+def plain(value: Any) -> str:
+    """A cell as text: strings as they are but without control characters, the rest as JSON."""
+    if value is None:
+        return NONE
+    if not isinstance(value, str):
+        value = f"{value:g}" if isinstance(value, float) else orjson.dumps(value, str).decode()
+    return str(value).translate(_CONTROL)
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, or its beginning and an ellipsis."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def one_line(value: Any, length: int) -> str:
+    """A cell on one line of at most so many characters."""
+    return shortened(" ".join(plain(value).split()), length)

@@ -1,0 +1,1 @@
+"""Reading rows: CSV, JSON(L), Parquet and Hugging Face datasets, local or on object storage."""

@@ -1,0 +1,124 @@
+"""Opening source files, wherever they lie, and hashing what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, BinaryIO, cast
+
+import pyarrow.fs as pafs
+
+from ray_pipeline import storage
+from ray_pipeline.errors import UserError
+
+#: Bytes read at a time when a whole file is read, and when a unit is.
+WHOLE_FILE_BUFFER = 4 << 20
+UNIT_BUFFER = 256 << 10
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that holds rows, as it was found."""
+
+    #: Absolute path or URI.
+    uri: str
+    #: ``csv``, ``jsonl``, ``json`` (an array or lines), ``parquet``, or ``arrow`` (a stream).
+    format: str
+    #: ``gzip``, ``bz2``, ``zstd`` or None.
+    compression: str | None = None
+    #: What the extension says about the delimiter: a tab for ``.tsv``.
+    delimiter: str | None = None
+
+
+def locate(uri: str) -> tuple[pafs.FileSystem, str]:
+    """File system and path of a URI; connections to object storage are kept for the next call.
+
+    Raises:
+        UserError: the scheme is not known.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme == "file":
+        return storage.filesystem(uri)
+    bucket, _, key = rest.partition("/")
+    account = (os.environ.get("AWS_ENDPOINT_URL"), os.environ.get("AWS_ACCESS_KEY_ID"))
+    fs, root = _connect(f"{scheme}://{bucket}", account)
+    return fs, f"{root.rstrip('/')}/{key}" if key else root
+
+
+@lru_cache(maxsize=16)
+def _connect(root: str, account: tuple[str | None, ...]) -> tuple[pafs.FileSystem, str]:
+    # The account is part of the key only: the file system reads it from the environment itself.
+    return storage.filesystem(root)
+
+
+def open_binary(uri: str, buffer: int = WHOLE_FILE_BUFFER) -> BinaryIO:
+    """Open a file for buffered reading and seeking. Raises OSError as `open` does."""
+    fs, path = locate(uri)
+    if isinstance(fs, pafs.LocalFileSystem):
+        return open(path, "rb", buffering=buffer)
+    # A NativeFile has all of a raw file's methods, and lacks a fast `readline`.
+    return cast(BinaryIO, io.BufferedReader(cast(Any, fs.open_input_file(path)), buffer))
+
+
+def size_of(file: BinaryIO) -> int:
+    """Size in bytes of an open file, whose position stays where it is."""
+    here = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(here)
+    return size
+
+
+@contextmanager
+def readable(uri: str) -> Iterator[None]:
+    """Turn the operating system's errors into ones for the user of ``uri``."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"source {uri}: there is no such file") from None
+    except PermissionError:
+        raise UserError(
+            f"source {uri}: no permission to read it: give this user the right to read the file"
+        ) from None
+    except OSError as error:
+        raise UserError(f"source {uri}: cannot be read: {error}") from error
+
+
+def head_of(uri: str, size: int = 1 << 20) -> bytes:
+    """The first bytes of a file. Raises OSError."""
+    with open_binary(uri, buffer=size) as file:
+        return file.read(size)
+
+
+def content_hash(uri: str) -> str:
+    """SHA-256 of a file's bytes. Raises OSError."""
+    with open_binary(uri) as file:
+        return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+
+
+class HashingReader(io.RawIOBase):
+    """A raw file that hashes what goes through it: one pass over the file serves two ends."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read the next bytes into ``buffer``; how many they are."""
+        count = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        self._hash.update(memoryview(buffer)[:count])
+        return cast(int, count)
+
+    def finish(self) -> str:
+        """Read to the end of the file; the SHA-256 of all of it."""
+        while self.read(WHOLE_FILE_BUFFER):
+            pass
+        return self._hash.hexdigest()

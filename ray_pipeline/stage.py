@@ -1,0 +1,215 @@
+"""What a stage is: plain Python on Arrow tables. How it runs is the engine's business.
+
+Four kinds cover everything:
+
+- `MapStage`     rows in, the same rows out; may drop rows and create rows;
+- `AskStage`     one row, questions to a language model, the row's next state;
+- `ModelStage`   a `MapStage` with a local model, loaded once a worker;
+- `DecideStage`  needs to see many rows at once: keys out, decisions back.
+
+A stage declares its name (as in the ledger), its configuration, and the columns it reads and
+writes. Its configuration is a typed object; a field marked `Execution` changes only the speed,
+every other one is part of the stage's identity: changing it re-runs the stage.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from ray_pipeline.llm.asking import Llm
+    from ray_pipeline.llm.prompt import Prompt
+
+#: A row as an `AskStage` sees it: its data columns by name.
+Row = dict[str, Any]
+
+
+class _ExecutionMark:
+    """Marks a configuration field that changes how fast a stage runs, never what it makes."""
+
+
+#: ``actors: Annotated[int, Execution] = 1``
+Execution = _ExecutionMark()
+
+
+class StageConfig(BaseModel):
+    """What every stage's configuration has. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that change the result, as plain data: all but the `Execution` ones."""
+        fields = type(self).model_fields
+        execution = {name for name, info in fields.items() if Execution in info.metadata}
+        return self.model_dump(mode="json", exclude=execution)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a stage may use of the run's configuration beyond its own."""
+
+    seed: int = 0
+    #: Local folder or hub id of the sentence-embedding model, and the identity of its weights.
+    embedder: str | None = None
+    embedder_revision: str | None = None
+    #: Prompts by the names that stages' configurations give.
+    prompts: Mapping[str, Prompt] = field(default_factory=dict)
+    #: Identity of each language model (its configuration and weights) by its name under ``llms``.
+    llms: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Stage(ABC):
+    """Base of the four kinds. Subclass one of those, not this."""
+
+    #: Name in the ledger, the configuration and the run directory.
+    name: ClassVar[str]
+    #: Raised when the code changes what the stage makes, so that old results are not reused.
+    version: ClassVar[int] = 1
+    #: Data columns that must be there, with their Arrow types.
+    reads: ClassVar[Mapping[str, pa.DataType]] = {}
+    #: Data columns that the stage adds or overwrites, with their Arrow types.
+    writes: ClassVar[Mapping[str, pa.DataType]] = {}
+    #: Name of the stage's file under ``exports/``; None: it has none. See `exported`.
+    export: ClassVar[str | None] = None
+    #: Whether the stage uses the run's sentence-embedding model.
+    uses_embedder: ClassVar[bool] = False
+    #: Whether the run's seed changes what the stage makes.
+    uses_seed: ClassVar[bool] = False
+
+    Config: ClassVar[type[StageConfig]] = StageConfig
+
+    def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
+        self.config: Any = config if config is not None else self.Config()
+        self.settings = settings or Settings()
+
+    def identity(self) -> dict[str, Any]:
+        """Everything besides name and version that changes what the stage makes."""
+        identity: dict[str, Any] = {"config": self.config.identity()}
+        if self.uses_embedder:
+            identity["embedder"] = self.settings.embedder_revision
+        if self.uses_seed:
+            identity["seed"] = self.settings.seed
+        return identity
+
+    def exported(self, rows: pa.Table) -> pa.Table:
+        """The rows for the stage's exported file, of one unit: those it dropped, by default."""
+        return rows.filter(pc.equal(rows["stage"], self.name))
+
+
+class MapStage(Stage):
+    """Row-local work on a batch of rows."""
+
+    @abstractmethod
+    def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
+        """Return ``rows`` with changed columns and marks; created rows come after all of them.
+
+        Args:
+            rows: rows with their envelope, every one ``kept``.
+            counts: what the stage wishes to count for the report (``counts["mojibake"] += 1``).
+
+        Every ``row_id`` that came in must go out once (drop with `ray_pipeline.rows.drop`, never
+        filter). A created row has a new id (`rows.created_row_id`) and a ``parent_id``. An
+        exception makes the engine run the batch row by row: only the rows that raise fail.
+        """
+
+
+class ModelStageConfig(StageConfig):
+    """Configuration of a stage with a local model in an actor pool."""
+
+    actors: Annotated[int, Execution] = Field(1, ge=1, description="workers, each with the model")
+    num_cpus: Annotated[float | None, Execution] = Field(None, ge=0, description="CPUs a worker")
+    num_gpus: Annotated[float, Execution] = Field(0, ge=0, description="GPUs a worker")
+
+
+class ModelStage(MapStage):
+    """A map with a local model: `load` runs once in each worker, before the first `apply`."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load the model into ``self``."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Answer of `AskStage.ask`: the row is dropped. ``row`` may carry evidence."""
+
+    reason: str
+    row: Row | None = None
+
+
+@dataclass(frozen=True)
+class Expand:
+    """Answer of `AskStage.ask`: the row goes on, and so do rows made from it."""
+
+    row: Row
+    created: list[Row]
+
+
+class AskStageConfig(StageConfig):
+    """Configuration of a stage that asks a language model."""
+
+    llm: str = Field(description="name of the model under llms:")
+    prompt: str = Field(description="name of a file in configs/prompts, or its path")
+
+
+class AskStage(Stage):
+    """Asks a language model about a row. Written as if there were one row and one answer."""
+
+    Config: ClassVar[type[StageConfig]] = AskStageConfig
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt that the configuration names."""
+        return self.settings.prompts[self.config.prompt]
+
+    def identity(self) -> dict[str, Any]:
+        """The prompt's text and the model's identity, instead of the names they go by."""
+        config = self.config.identity()
+        prompt, llm = config.pop("prompt"), config.pop("llm")
+        return {
+            "config": config,
+            "prompt": self.settings.prompts[prompt].identity(),
+            "llm": self.settings.llms[llm],
+            "seed": self.settings.seed,
+        }
+
+    @abstractmethod
+    async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
+        """Return the row's next state.
+
+        Args:
+            row: the data columns of one row.
+            llm: ``await llm(prompt, question=...)`` renders the prompt, asks the stage's model
+                and returns a usable answer. It raises when there is none; let it: the engine
+                then fails this row with the reason and keeps its neighbours.
+
+        The coroutine must depend on nothing but the row, the configuration and the answers: it
+        runs again after a crash, on the answers already paid for.
+        """
+
+
+class DecideStage(Stage):
+    """Needs many rows at once. Only keys and scores travel, never whole rows."""
+
+    #: Column of `keys` that rows are grouped by.
+    group_by: ClassVar[str]
+
+    @abstractmethod
+    def keys(self, rows: pa.Table) -> pa.Table:
+        """A small table about ``rows``: ``row_id``, the `group_by` column, what deciding needs."""
+
+    @abstractmethod
+    def decide(self, group: pa.Table) -> pa.Table:
+        """Decisions on the rows of one group, sorted by ``row_id``.
+
+        Returns: a table with ``row_id``, ``status``, ``reason`` and the columns of `writes`
+        (evidence), for the rows that are not simply kept.
+        """

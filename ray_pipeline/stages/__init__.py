@@ -1,0 +1,1 @@
+"""The stages: what happens to the rows, one file for each concern."""

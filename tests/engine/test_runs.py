@@ -1,0 +1,178 @@
+"""Whole runs of toy jobs through the command: the account, reuse, retry, and what stops a run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Command, make_toy
+
+MIXED = [
+    f"row {i}" + " drop" * (i % 10 == 3) + " twin" * (i % 25 == 4) + " boom" * (i == 7)
+    for i in range(60)
+]
+
+
+def test_every_row_is_accounted_for(command: Command, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, MIXED)
+    done = command("run", toy.config_file)
+    assert done.code == 0, done.text
+    source, shout, whisper = toy.ledger()["stages"]
+    assert (source["rows_in"], source["kept"]) == (60, 60)
+    assert (shout["rows_in"], shout["created"], shout["dropped"], shout["failed"]) == (60, 3, 6, 1)
+    assert shout["kept"] == 60 + 3 - 6 - 1 == whisper["rows_in"] == whisper["kept"]
+    assert shout["reasons"] == {"error:ValueError": 1, "toy:dropped": 6}
+    assert shout["counts"] == {"shouted": 59}
+
+    rows = toy.parts("02-whisper").to_pylist()
+    assert len({row["row_id"] for row in rows}) == len(rows) == 63
+    (failed,) = [row for row in rows if row["status"] == "failed"]
+    assert failed["text"] == "row 7 boom"
+    assert (failed["stage"], failed["reason"]) == ("shout", "error:ValueError: the text says boom")
+    twins = [row for row in rows if row["parent_id"]]
+    assert len(twins) == 3
+    assert {twin["parent_id"] for twin in twins} < {row["row_id"] for row in rows}
+
+
+def test_a_second_run_reuses_every_stage_and_starts_no_cluster(
+    command: Command, tmp_path: Path
+) -> None:
+    toy = make_toy(tmp_path, MIXED)
+    assert command("run", toy.config_file).code == 0
+    before = {p: p.stat().st_mtime_ns for p in (toy.run_dir / "stages").rglob("*.parquet")}
+    # An address where nothing is: it would fail if it tried to connect.
+    again = command("run", toy.config_file, RAY_ADDRESS="127.0.0.1:1")
+    assert again.code == 0, again.text
+    assert all(stage["reused"] for stage in toy.ledger()["stages"])
+    assert before == {p: p.stat().st_mtime_ns for p in (toy.run_dir / "stages").rglob("*.parquet")}
+
+
+def test_identity_reruns_and_execution_does_not(command: Command, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, ["a", "b"], pipeline="toy_decide")
+    assert command("run", toy.config_file).code == 0
+    toy.change(stages={"shout": {"pace": 5}})
+    assert command("run", toy.config_file).code == 0
+    assert [stage["reused"] for stage in toy.ledger()["stages"]] == [True] * 4
+    toy.change(stages={"shout": {"suffix": "?"}})
+    assert command("run", toy.config_file).code == 0
+    assert [stage["reused"] for stage in toy.ledger()["stages"]] == [False] * 4
+    assert sorted(toy.parts("03-whisper")["whisper"].to_pylist()) == ["a?", "b?"]
+
+
+def test_an_appended_file_runs_only_its_units(command: Command, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, [f"row {i}" for i in range(30)])
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    toy.source.rename(folder / "a.jsonl")
+    toy.change(source={"path": str(folder)})
+    assert command("run", toy.config_file).code == 0
+    before = {p.name: p.stat().st_mtime_ns for p in toy.run_dir.rglob("part-*.parquet")}
+    (folder / "b.jsonl").write_text('{"text": "new"}\n')
+    assert command("run", toy.config_file).code == 0
+    after = {p.name: p.stat().st_mtime_ns for p in toy.run_dir.rglob("part-*.parquet")}
+    assert len(after) == len(before) + 1
+    assert before.items() < after.items()
+    assert toy.stage("whisper")["kept"] == 31
+
+
+def test_a_removed_row_leaves_no_stale_part(command: Command, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, [f"row {i}" for i in range(30)])
+    assert command("run", toy.config_file).code == 0
+    toy.source.write_text('{"text": "alone"}\n')
+    assert command("run", toy.config_file).code == 0
+    assert toy.parts("02-whisper")["text"].to_pylist() == ["alone"]
+
+
+@pytest.mark.chaos
+def test_a_row_that_kills_its_worker_fails_alone(command: Command, tmp_path: Path) -> None:
+    texts = [f"row {i}" for i in range(30)]
+    texts[13] += " kill"
+    toy = make_toy(tmp_path, texts, budget={"max_failed_rows": 1})
+    done = command("run", toy.config_file)
+    assert done.code == 0, done.text
+    assert toy.stage("shout")["reasons"] == {"crash:worker_died": 1}
+    rows = toy.parts("02-whisper").to_pylist()
+    assert [row["text"] for row in rows if row["status"] == "failed"] == ["row 13 kill"]
+    assert sum(row["status"] == "kept" for row in rows) == 29
+
+
+def test_too_many_failed_rows_stop_the_run(command: Command, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, ["boom 1", "boom 2", "fine"], budget={"max_failed_rows": 1})
+    done = command("run", toy.config_file)
+    assert done.code == 1
+    assert "2 rows failed, 1 are allowed" in done.err
+    assert toy.ledger()["status"] == "failed"
+
+
+def test_the_layout_of_blocks_and_units_changes_no_row(command: Command, tmp_path: Path) -> None:
+    rows = {}
+    for unit_rows in (7, 60):
+        folder = tmp_path / str(unit_rows)
+        folder.mkdir()
+        toy = make_toy(folder, MIXED * 2, pipeline="toy_decide", unit_rows=unit_rows)
+        assert command("run", toy.config_file).code == 0
+        table = toy.parts("03-whisper").drop_columns(["whisper"])
+        rows[unit_rows] = sorted(map(repr, table.to_pylist()))
+        kept = [row for row in table.to_pylist() if row["status"] == "kept"]
+        assert len({row["text"] for row in kept}) == len(kept)
+    assert rows[7] == rows[60]
+
+
+def test_ctrl_c_stops_cleanly_and_a_second_run_continues(command: Command, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, [f"row {i} slow" for i in range(40)], unit_rows=2)
+    process = command.start("run", toy.config_file)
+    deadline = time.monotonic() + 60
+    while not list(toy.run_dir.rglob("part-*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "to continue" in err
+    ledger = toy.ledger()
+    assert ledger["status"] == "interrupted"
+    done = command("run", toy.config_file)
+    assert done.code == 0, done.text
+    assert toy.stage("whisper")["kept"] == 40
+
+
+def test_a_second_run_on_one_directory_is_refused(command: Command, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, [f"row {i} slow" for i in range(40)], unit_rows=2)
+    first = command.start("run", toy.config_file)
+    deadline = time.monotonic() + 60
+    while not (toy.run_dir / "ledger.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    second = command("run", toy.config_file)
+    assert second.code == 2
+    assert f"process {first.pid}" in second.err
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+
+
+def test_until_stops_after_a_stage(command: Command, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, MIXED)
+    assert command("run", toy.config_file, "--until", "shout").code == 0
+    assert [stage["name"] for stage in toy.ledger()["stages"]] == ["source", "shout"]
+    wrong = command("run", toy.config_file, "--until", "shuot")
+    assert wrong.code == 2
+    assert "did you mean 'shout'" in wrong.err
+
+
+def test_save_every_stage_commits_each_stage(command: Command, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, MIXED, save_every_stage=True)
+    assert command("run", toy.config_file).code == 0
+    assert (toy.run_dir / "stages/01-shout/done.json").exists()
+    assert toy.parts("01-shout").num_rows == 63
+    assert toy.parts("02-whisper").num_rows == toy.stage("shout")["kept"]
+
+
+def test_the_ledger_and_the_exports_agree(command: Command, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, MIXED)
+    assert command("run", toy.config_file).code == 0
+    lines = (toy.run_dir / "exports/dataset.jsonl").read_text().splitlines()
+    assert len(lines) == toy.stage("whisper")["kept"]
+    assert all(json.loads(line)["status"] == "kept" for line in lines)
+    dropped = (toy.run_dir / "exports/dropped.csv").read_text().splitlines()
+    assert len(dropped) == 1 + toy.stage("shout")["dropped"] + toy.stage("shout")["failed"]
