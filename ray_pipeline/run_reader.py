@@ -10,12 +10,12 @@ import difflib
 import os
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import orjson
 import pyarrow as pa
@@ -35,10 +35,12 @@ from ray_pipeline.rows import DROPPED, FAILED, KEPT, reason_code
 from ray_pipeline.sources.unit import Unit
 from ray_pipeline.storage import Storage, filesystem
 
+_T = TypeVar("_T")
+
 STATUSES = (KEPT, DROPPED, FAILED)
 #: How many digits of a row id are enough to look for it.
 SHORTEST_PREFIX = 6
-#: Footers that are read at a time.
+#: Parts that are looked into at a time.
 _THREADS = 16
 
 
@@ -184,14 +186,10 @@ class RunReader:
         self, segment: SegmentFolder, units: Collection[Unit] | None = None
     ) -> Iterator[tuple[Unit, PartInfo]]:
         """Committed units of a segment with their footers, in order, read a few at a time."""
-        wanted = iter(self.units if units is None else units)
-        with ThreadPoolExecutor(_THREADS) as threads:
-            # Bounded batches: a caller that has seen enough pays for no further footers.
-            while batch := list(islice(wanted, 4 * _THREADS)):
-                infos = threads.map(lambda unit: self.part_info(segment, unit), batch)
-                for unit, info in zip(batch, infos, strict=True):
-                    if info is not None:
-                        yield unit, info
+        wanted = self.units if units is None else units
+        for unit, info in _in_threads(lambda unit: self.part_info(segment, unit), wanted):
+            if info is not None:
+                yield unit, info
 
     def rows(
         self, stage: str, status: str | None = None, reason: str | None = None, limit: int = 20
@@ -252,13 +250,11 @@ class RunReader:
             raise UserError(f"row id {row_id!r}: give at least {SHORTEST_PREFIX} of its digits")
         found: dict[str, Unit] = {}
         for segment in self.segments:
-            for unit, info in self.part_infos(segment):
-                # Every row is read from the source or created by a stage: look only there.
-                if segment is self.segments[0] or any(a.created for a in info.accounts):
-                    for match in self._ids_with_prefix(segment, unit, wanted):
-                        found[match] = unit
-                        if match == wanted:
-                            return match, unit
+            look = partial(self._new_ids, segment, wanted)
+            for unit, ids in _in_threads(look, self.units):
+                found |= dict.fromkeys(ids, unit)
+                if wanted in ids:
+                    return wanted, unit
         if len(found) == 1:
             return next(iter(found.items()))
         if found:
@@ -266,7 +262,12 @@ class RunReader:
             raise UserError(f"row id {row_id!r}: {len(found)} rows begin so: {some}")
         raise UserError(f"row id {row_id!r}: no committed row of {self.storage.uri()} has it")
 
-    def _ids_with_prefix(self, segment: SegmentFolder, unit: Unit, prefix: str) -> list[str]:
+    def _new_ids(self, segment: SegmentFolder, prefix: str, unit: Unit) -> list[str]:
+        """Ids that begin so, of a part that holds rows which no part before it has."""
+        info = self.part_info(segment, unit)
+        is_first = segment is self.segments[0]
+        if info is None or not (is_first or any(account.created for account in info.accounts)):
+            return []
         path = part_path(segment.folder, unit.unit_id)
         try:
             with self.storage.open(path) as file:
@@ -307,6 +308,15 @@ class RunReader:
         except PermissionError:
             pass
         return False
+
+
+def _in_threads(do: Callable[[Unit], _T], units: Iterable[Unit]) -> Iterator[tuple[Unit, _T]]:
+    """Units with what `do` returns for them, in order; a few are done at a time."""
+    waiting = iter(units)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        # Bounded batches: a caller that has seen enough pays for no further units.
+        while batch := list(islice(waiting, 4 * _THREADS)):
+            yield from zip(batch, threads.map(do, batch), strict=True)
 
 
 def _may_hold(info: PartInfo, stage: str, status: str | None, reason: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""What `status`, `rows` and `trace` show: rich renderables for a terminal, JSON lines for a pipe."""
+"""What `status`, `rows` and `trace` show: text for a terminal, JSON lines for a pipe."""
 
 from __future__ import annotations
 
@@ -121,8 +121,9 @@ def print_rows(
     if note:
         console.print(Text(f"{note}\n", "italic"))
     shown = 0
-    for shown, row in enumerate(found, start=1):
+    for row in found:
         console.print(_row(row))
+        shown += 1
     console.print(_how_many(reader, stage, shown, limit))
 
 
@@ -156,14 +157,18 @@ def trace(reader: RunReader, row_id: str) -> RenderableType:
     life = trace_row(reader, row_id)
     parts: list[RenderableType] = [_origin(life)]
     for event in life.events:
-        parts.append(Padding(Group(*_event(event)), (1, 0, 0, 0), expand=False))
+        parts += [Text(), *_event(event)]
     parts.append(Text("\n" + _end(reader, life)))
     return Group(*parts)
 
 
 def _origin(life: Trace) -> Text:
     text = Text.assemble("row ", (life.row_id, "bold"))
-    where = f"{plain(life.unit.uri)}, row {count(life.position + 1)}" if life.position is not None else ""
+    where = (
+        f"{plain(life.unit.uri)}, row {count(life.position + 1)}"
+        if life.position is not None
+        else ""
+    )
     if life.parent_id is not None:
         text.append(f"\nmade from row {life.parent_id}")
         text.append(f", which comes from {where}" if where else "")

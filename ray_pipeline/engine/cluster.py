@@ -15,7 +15,7 @@ import ray.cloudpickle
 import ray.data
 
 from ray_pipeline.engine.unit_work import SegmentJob
-from ray_pipeline.errors import UserError
+from ray_pipeline.errors import RunError, UserError
 from ray_pipeline.llm.local_pool import engine_kind
 from ray_pipeline.stage import AskStage, MapStage, ModelStage
 
@@ -25,8 +25,8 @@ def joined(address: str | None, log_file: Path) -> Iterator[None]:
     """Connect to a Ray cluster, or start one on this machine for the block's time.
 
     Args:
-        address: of the cluster; None: the one of this job or environment (``RAY_ADDRESS``), one
-            that already runs here, else a new one.
+        address: of the cluster; ``local``: a new one; None: the one of this job or environment
+            (``RAY_ADDRESS``), one that already runs here, else a new one.
         log_file: where Ray's own log lines go.
 
     Raises:
@@ -48,16 +48,20 @@ def joined(address: str | None, log_file: Path) -> Iterator[None]:
 
 
 def _connect(address: str | None) -> bool:
-    """Connect; returns whether a cluster had to be started."""
+    """Connect; returns whether a cluster had to be started (``local`` asks for a new one)."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        ray.init(address=address or "auto", **quiet)
+        if address != "local":
+            ray.init(address=address or "auto", **quiet)
+            return False
     except ConnectionError as error:
         if address is not None:
             raise UserError(f"no Ray cluster at {address}: {error}") from None
+    try:
         ray.init(address="local", include_dashboard=False, **quiet)
-        return True
-    return False
+    except Exception as error:
+        raise RunError(f"Ray did not start on this machine: {error}") from error
+    return True
 
 
 def ship_with_workers(module: ModuleType) -> None:

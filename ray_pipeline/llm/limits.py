@@ -683,7 +683,8 @@ class LimitsClient:
             await self._task
         self._task = None
         with contextlib.suppress(Exception):  # it is told by our silence otherwise
-            await asyncio.wait_for(self._call(self._report(releases=True)), _CALL_SECONDS)
+            async with asyncio.timeout(_CALL_SECONDS):
+                await self._call(self._report(releases=True))
 
     def __repr__(self) -> str:
         return f"LimitsClient({self._name!r}, llms={sorted(self._llms)})"
@@ -694,6 +695,7 @@ class LimitsClient:
         """A request waits: see whether a sync would help it."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="limits")
+            self._task.add_done_callback(self._ended)
         if self._sleeps and (self._quiet or any(llm.sync_helps() for llm in self._llms.values())):
             self._sleeps = False
             self._wake.set()
@@ -728,7 +730,8 @@ class LimitsClient:
                 report = self._report(releases=not self._active())
             sent = loop.time()
             try:
-                grants = await asyncio.wait_for(self._call(report), _CALL_SECONDS)
+                async with asyncio.timeout(_CALL_SECONDS):
+                    grants = await self._call(report)
             except Exception as error:
                 # The same report again: the server knows it by its number if it had arrived.
                 unreached_since = unreached_since or sent
@@ -740,6 +743,14 @@ class LimitsClient:
             unreached_since = None
             self._apply(report, grants, sent)
             report = None
+            self.pump()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Without syncs every request would wait for ever: a defect here must not go unseen."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("the limits' sync failed", exc_info=error)
+            reason = f"{type(error).__name__}: {error}"
+            self.failure = lambda: RunError(f"the run's limits failed ({reason})")
             self.pump()
 
     def _fail_unreachable(self, error: Exception) -> None:
@@ -759,8 +770,10 @@ class LimitsClient:
             if (delay := self._next_sync() - loop.time()) <= 0:
                 self._sleeps = False
                 return
+            # Not `wait_for`: in Python 3.11 it can swallow a cancellation that meets a wake-up.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), None if delay == math.inf else delay)
+                async with asyncio.timeout(None if delay == math.inf else delay):
+                    await self._wake.wait()
 
     def _next_sync(self) -> float:
         if self._hurry or (self._quiet and self._active()):
@@ -987,18 +1000,26 @@ class LlmLimits:
             return None
         if not (client.cost.fits(estimate.cost) and client.tokens.fits(estimate.tokens)):
             return None
-        usable = [key for key in self.keys if key.can_start(estimate, now)]
-        if not usable:
+        key = self._pick(estimate, now)
+        if key is None:
             return None
-        key = usable[0] if len(usable) == 1 else max(usable, key=_room)
         client.cost.in_use += estimate.cost
         client.tokens.in_use += estimate.tokens
         return Lease(client, self, key, estimate)
+
+    def _pick(self, estimate: Estimate, now: float) -> _Key | None:
+        """The usable key with the most room."""
+        if len(self.keys) == 1:
+            return self.keys[0] if self.keys[0].can_start(estimate, now) else None
+        usable = [key for key in self.keys if key.can_start(estimate, now)]
+        return max(usable, key=_room, default=None)
 
     def pump(self) -> None:
         """Start those in line, as far as the leases go."""
         queue = self._queue
         while queue:
+            if not self._stopped() and all(0 < key.slots <= key.in_use for key in self.keys):
+                return  # the usual end: all slots are at work, and a sync would change nothing
             estimate, future = queue[0]
             if not future.done():
                 try:
@@ -1011,6 +1032,9 @@ class LlmLimits:
                         return
                     future.set_result(lease)
             queue.popleft()
+
+    def _stopped(self) -> bool:
+        return self._client.failure is not None or self._no_keys is not None
 
     # What the client asks
 

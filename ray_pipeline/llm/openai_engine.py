@@ -11,7 +11,6 @@ limits, logs and errors know them by label, and what a server says about them is
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
 import os
@@ -217,24 +216,23 @@ class OpenAIEngine:
         dialect = self._dialect
         body = request_body(self._config, request, dialect)
         started: float | None = None
-        tries = itertools.count(1)
-        attempt = next(tries)
+        attempt = 1
         while True:
             lease = await self._start(estimate, started)
             if started is None:
                 started = loop.time()
+            if dialect is not self._dialect:  # learnt by another request meanwhile
+                dialect = self._dialect
+                body = request_body(self._config, request, dialect)
             outcome = await self._try(lease, request, body, dialect)
             if isinstance(outcome, Response):
                 outcome.attempts = attempt
                 outcome.seconds = loop.time() - started
                 return outcome
-            if isinstance(outcome, Dialect):
-                # The question was not understood; put in other words it is still the same try.
-                dialect = outcome
-                body = request_body(self._config, request, dialect)
-                continue
+            if outcome is None:
+                continue  # the server took offence at a field; without it, it is the same try
             wait = self._wait_after(outcome, attempt, started)
-            attempt = next(tries)
+            attempt += 1
             if wait > 0:
                 await asyncio.sleep(wait)
 
@@ -298,8 +296,8 @@ class OpenAIEngine:
 
     async def _try(
         self, lease: Lease, request: Request, body: bytes, dialect: Dialect
-    ) -> Response | Failure | Dialect:
-        """One HTTP call; ends the lease."""
+    ) -> Response | Failure | None:
+        """One HTTP call; ends the lease. None: it is to be asked in the dialect learnt just now."""
         try:
             status, headers, reply = await self._post(lease.key_label, body)
         except BaseException as error:
@@ -320,7 +318,7 @@ class OpenAIEngine:
         if failed.pause_seconds:
             lease.pause(failed.pause_seconds)
         lease.release()
-        return self._adapt(dialect, status, reply) or failed
+        return None if self._learn(dialect, status, reply) else failed
 
     async def _post(self, label: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         session = self._session or self._open_session()
@@ -359,17 +357,15 @@ class OpenAIEngine:
         lease.settle(response.prompt_tokens + response.completion_tokens, response.cost_usd)
         return response
 
-    def _adapt(self, asked_in: Dialect, status: int, reply: bytes) -> Dialect | None:
-        """The dialect to ask again in, when the one the server was asked in is why it refused."""
+    def _learn(self, asked_in: Dialect, status: int, reply: bytes) -> bool:
+        """Whether the server refused the dialect it was asked in, and there is another to try."""
         better = asked_in.after_refusal(status, reply)
         if better is None:
-            return None
-        if self._dialect == asked_in:
+            return False
+        if self._dialect is asked_in:
             self._dialect = better
             self._warn(str(better), f"the server refused a field of the request; now {better}")
-            return better
-        # Another request has learnt something meanwhile: that may be just this.
-        return self._dialect
+        return True
 
     def _warn(self, topic: str, message: str) -> None:
         if topic not in self._warned:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ray_pipeline.engine.account import StageAccount
@@ -92,7 +92,9 @@ class LlmLine:
     @property
     def dollars_per_1000_rows(self) -> float | None:
         """Price of the stage for a thousand rows that reach it."""
-        return 1000 * self.usage.cost_usd / self.rows_in if self.is_priced and self.rows_in else None
+        return (
+            1000 * self.usage.cost_usd / self.rows_in if self.is_priced and self.rows_in else None
+        )
 
 
 @dataclass(frozen=True)
@@ -198,9 +200,7 @@ def _llms(reader: RunReader) -> Iterator[LlmLine]:
         config = _mapping(llms.get(name))
         is_priced = config.get("usd_per_million") is not None or account.llm.cost_usd > 0
         model = str(config.get("model") or "")
-        yield LlmLine(
-            account.name, model, account.llm, account.rows_in, account.seconds, is_priced
-        )
+        yield LlmLine(account.name, model, account.llm, account.rows_in, account.seconds, is_priced)
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 def _written(storage: Storage, path: str) -> datetime | None:
     fs, root = filesystem(storage.root)
     modified = fs.get_file_info(f"{root.rstrip('/')}/{path}").mtime
-    return modified.astimezone(timezone.utc) if modified else None
+    return modified.astimezone(UTC) if modified else None
 
 
 def _text(storage: Storage, path: str) -> str:

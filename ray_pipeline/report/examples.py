@@ -74,7 +74,7 @@ class RestingRow:
 
 
 def changed_rows(reader: RunReader) -> list[SegmentExamples]:
-    """Rows before and after each segment that changed texts, and after the one that read them."""
+    """Rows before and after each segment that changed them; none of the one that read them."""
     found = []
     for segment in reader.segments:
         upstream = reader.upstream_of(segment)
@@ -87,44 +87,60 @@ def changed_rows(reader: RunReader) -> list[SegmentExamples]:
 def _changed_by(
     reader: RunReader, upstream: SegmentFolder, segment: SegmentFolder
 ) -> list[ChangedRow]:
-    rows: list[ChangedRow] = []
+    found: list[_Candidate] = []
     for unit in sorted(reader.units, key=lambda unit: unit.unit_id)[:_PARTS]:
         before, after = reader.part(upstream, unit), reader.part(segment, unit)
         if before is None or after is None:
             continue
-        rows += _changed_in(before, after)
-        if len(rows) >= _ROWS:
+        found += _candidates(before, after)
+        if sum(candidate.shows_a_text for candidate in found) >= _ROWS:
             break
-    return rows[:_ROWS]
+    # Sorting is stable: rows that only have a new column come last, where texts are too few.
+    found.sort(key=lambda candidate: not candidate.shows_a_text)
+    return [_changed_row(candidate) for candidate in found[:_ROWS]]
 
 
-def _changed_in(before: pa.Table, after: pa.Table) -> Iterator[ChangedRow]:
+@dataclass(frozen=True)
+class _Candidate:
+    """A row that could be shown; comparing its texts word by word is left for the chosen ones."""
+
+    row_id: str
+    made_from: str | None
+    texts: list[Change]
+    added: list[Change]
+
+    @property
+    def shows_a_text(self) -> bool:
+        return bool(self.texts) or self.made_from is not None
+
+
+def _candidates(before: pa.Table, after: pa.Table) -> Iterator[_Candidate]:
     came_in = {row["row_id"]: row for row in before.to_pylist()}
     for row in sorted(after.to_pylist(), key=lambda row: row["row_id"]):
         made_from = None if row["row_id"] in came_in else row["parent_id"]
         old = came_in.get(made_from or row["row_id"])
         if row["status"] != KEPT or old is None:
             continue
-        made = _changed_row(row["row_id"], made_from, changes(old, row))
-        if made.texts or made_from:
-            yield made
+        found = [change for change in changes(old, row) if change.after is not None]
+        texts = [c for c in found if isinstance(c.before, str) and isinstance(c.after, str)]
+        added = [c for c in found if c.before is None]
+        if texts or made_from or added:
+            yield _Candidate(row["row_id"], made_from, texts, added)
 
 
-def _changed_row(row_id: str, made_from: str | None, found: list[Change]) -> ChangedRow:
-    texts = []
-    originals = []
-    for change in found:
-        if not change.is_new and isinstance(change.before, str) and isinstance(change.after, str):
-            originals.append(change.before)
-            pieces = differences(plain(change.before), plain(change.after))
-            texts.append(ChangedText(change.column, *pieces))
+def _changed_row(candidate: _Candidate) -> ChangedRow:
+    texts = [
+        ChangedText(change.column, *differences(plain(change.before), plain(change.after)))
+        for change in candidate.texts
+    ]
+    # `original_question` would say again what stands before the change.
+    said = [change.before for change in candidate.texts]
     added = [
         (change.column, shortened(plain(change.after), _VALUE))
-        for change in found
-        # `original_question` says again what stands before the change.
-        if change.is_new and change.after is not None and change.after not in originals
+        for change in candidate.added
+        if change.after not in said
     ]
-    return ChangedRow(row_id, made_from, texts, added)
+    return ChangedRow(candidate.row_id, candidate.made_from, texts, added)
 
 
 def resting_rows(reader: RunReader) -> dict[tuple[str, str], list[RestingRow]]:
@@ -135,7 +151,9 @@ def resting_rows(reader: RunReader) -> dict[tuple[str, str], list[RestingRow]]:
     found: dict[tuple[str, str], list[RestingRow]] = defaultdict(list)
     for segment in reader.segments:
         wanted = {
-            (stage, code) for stage in segment.stages for code in reader.entry(stage).account.reasons
+            (stage, code)
+            for stage in segment.stages
+            for code in reader.entry(stage).account.reasons
         }
         for unit in _units_with(reader, segment, wanted, found):
             rows = reader.part(segment, unit)
@@ -182,7 +200,7 @@ def _collect(
 
 def _values(row: dict[str, Any]) -> list[tuple[str, str]]:
     values = [
-        (name, shortened(plain(value), _VALUE))
+        (name, shortened(plain(value), _VALUE) if str(value).strip() else "(only white space)")
         for name, value in row.items()
         if name not in ENVELOPE_COLUMNS and value not in (None, "")
     ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-NONE = "–"  # noqa: RUF001 - an en dash: nothing to show here
+NONE = "–"
 
 #: Control characters never reach a terminal or a page; C1 codes start escape sequences, too.
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -31,9 +31,9 @@ def share(part: float, whole: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    """``< 0.1 s``, ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
     if seconds < 0.05:
-        return "0 s"
+        return "< 0.1 s" if seconds > 0 else "0 s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -3,7 +3,7 @@
 A check returns what is wrong, in words that the model sees when it is asked again, or None.
 """
 
-# ruff: noqa: RUF001  (typographic apostrophes are meant)
+
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _REFUSAL = re.compile(
 )
 _CHATTER = re.compile(
     r"^\W*(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|the (?:rewritten|rephrased|new)\b"
-    r"|(?:answer|rewrite|sentence)\s*:)",
+    r"|(?:answer|rewrite|sentence|draft)(?:\s+of\s+(?:the\s+)?question)?\s*:"
+    r"|what\s+(?:is|was)\s+the\s+(?:correct\s+)?(?:answer|question)\b)",
     re.IGNORECASE,
 )
 
@@ -144,5 +145,8 @@ def _form_of_question(text: str, max_chars: int) -> str | None:
 
 def _is_unchanged(text: str, original: str) -> bool:
     """The original's words again, although it was no question or had a blank."""
-    same = _WORD.findall(text.lower()) == _WORD.findall(original.lower())
-    return same and (has_blank(original) or not original.rstrip().endswith("?"))
+    if _WORD.findall(text.lower()) != _WORD.findall(original.lower()):
+        return False
+    if has_blank(original):
+        return "..." not in text  # dots for the blank, in what was a question before
+    return not original.rstrip().endswith("?")

@@ -6,7 +6,7 @@ whole column, finds them, and only the others reach Python. `tests/stages/test_c
 proves that this changes nothing but the speed.
 """
 
-# ruff: noqa: RUF001  (characters that look alike are this file's subject)
+
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """First drafts of questions, made by rule: what a small model gets to polish.
 
-A model of 135M parameters asked to turn "The capital of France is ____." into a question answers
-it; asked to polish "The capital of France is what?" it polishes. A draft that passes the check
-also stands in where no usable question came (``if_unusable: keep``).
+A model of 135M parameters that is asked to turn "The capital of France is ____." into a question
+answers it. Given the draft "The capital of France is what?" and the answer, it has nothing left to
+answer. A draft that passes the check also stands in where no usable question came
+(``if_unusable: keep``).
 """
 
 from __future__ import annotations
@@ -10,35 +11,35 @@ from __future__ import annotations
 import re
 
 _BLANK = re.compile(r"_{2,}")
-_ASKS = re.compile(r"\b(?:what|which|who|whom|whose|when|where|why|how)\b", re.IGNORECASE)
-_THIS = re.compile(r"\b(?:this|these)\b(?!\s+(?:is|was|are|were|of|and|or|the|a|an|to)\b)", re.IGNORECASE)
+_QUESTION_WORD = r"(?:what|which|who|whom|whose|when|where|why|how)"
+_BEGINS_ASKING = re.compile(rf"^\W*(?:(?:in|on|at|to|of|for|by|from)\s+)?{_QUESTION_WORD}\b", re.I)
 _VERB = (
-    r"(?:is|was|are|were|has|had|have|does|do|did|can|could|will|would|should|may|might|became|"
-    r"best|correctly|most|belongs?|refers?|means?|describes?|comes?|lives?|contains?|makes?)"
+    r"(?:is|was|are|were|has|had|have|does|do|did|can|could|will|would|should|may|might|became"
+    r"|best|correctly|most|belongs?|refers?|means?|describes?|comes?|lives?|contains?|makes?)"
 )
-_OF_THESE = re.compile(
-    rf"\b(?:which|what)(?:\s+one)?\s+of\s+(?:these|the\s+following|those)\s+(?!{_VERB}\b)"
-    r"(?P<noun>(?:[\w'-]+\s+)??[\w'-]+)",
-    re.IGNORECASE,
-)
-_OF_THESE_BARE = re.compile(
-    rf"\b(?:which|what)(?:\s+one)?\s+of\s+(?:these|the\s+following|those)\s+(?={_VERB}\b)",
-    re.IGNORECASE,
-)
+_THIS = re.compile(rf"\bthis\s+(?!{_VERB}\b|(?:of|and|or|the|an?|to|time)\b)(?=\w)", re.I)
+_OF_THESE = r"\b(?:which|what)(?:\s+one)?\s+of\s+(?:these|those|the\s+following)\s+"
+_OF_THESE_THINGS = re.compile(rf"{_OF_THESE}(?!{_VERB}\b|not\b)(?P<noun>[\w'-]+)", re.I)
+_OF_THESE_ALONE = re.compile(rf"{_OF_THESE}(?={_VERB}\b|not\b)", re.I)
 
 
 def draft_of_blank(sentence: str) -> str:
-    """A sentence with blanks as a clumsy question: each blank becomes ``what``."""
-    filler = "..." if _ASKS.search(_BLANK.split(sentence)[0]) else "what"
-    return _as_question(_BLANK.sub(filler, sentence))
+    """A sentence with blanks as a clumsy question: "Insects have what legs?".
+
+    A sentence that asks already gets dots: "What is missing: 1, 2, ..., 4?".
+    """
+    asks = sentence.rstrip().endswith("?") or _BEGINS_ASKING.search(sentence)
+    if asks:
+        return _as_question(_BLANK.sub("...", sentence))
+    return _as_question(re.sub(r"\b(?:an?\s+)?_{2,}", "what", sentence))
 
 
 def draft_without_options(stem: str) -> str:
-    """A stem that speaks of its options, or of "this city", as a clumsy question without them."""
-    draft = _OF_THESE_BARE.sub("what ", stem)
-    draft = _OF_THESE.sub(lambda found: f"which {_singular(found['noun'])}", draft)
-    if draft == stem and not _ASKS.search(stem):
-        draft = _THIS.sub("which", stem, count=1)
+    """A stem about "these" or "this city" as a clumsy question that needs no options."""
+    draft = _OF_THESE_ALONE.sub("what ", stem)
+    draft = _OF_THESE_THINGS.sub(lambda found: f"which {_singular(found['noun'])}", draft)
+    if not stem.rstrip().endswith("?"):
+        draft = _THIS.sub("which ", draft, count=1)
     return _as_question(draft)
 
 
@@ -50,5 +51,7 @@ def _singular(noun: str) -> str:
 
 
 def _as_question(text: str) -> str:
-    text = text.strip().rstrip(" .!:;,?") + "?"
+    text = text.strip()
+    dots = "..." if text.endswith("...") else ""
+    text = text.rstrip(" .!:;,?") + dots + "?"
     return text[:1].upper() + text[1:]

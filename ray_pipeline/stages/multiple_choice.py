@@ -12,8 +12,9 @@ from pydantic import Field, field_validator
 from ray_pipeline.llm.asking import AnswerError, Llm
 from ray_pipeline.stage import AskStage, Drop, Expand, Row, StageConfig
 from ray_pipeline.stages import choices
-from ray_pipeline.stages.answer_checks import Check, question_check, tidy_question
-from ray_pipeline.stages.fill_in_blank import RewriteConfig, add_note, converted_rows
+from ray_pipeline.stages.answer_checks import Check, tidy_question
+from ray_pipeline.stages.drafts import draft_without_options
+from ray_pipeline.stages.rewriting import RewriteConfig, add_note, converted_rows, unasked
 
 
 class MultipleChoiceConfig(RewriteConfig):
@@ -72,19 +73,18 @@ class MultipleChoice(AskStage):
         question = self._without_asking(row, parsed)
         if question is not None:
             return {**changed, "question": question}
+        stem = parsed.stem
+        check, draft = self._check(stem, row["answer"]), draft_without_options(stem)
+        values = {"question": stem, "options": row["choices"], "answer": row["answer"]}
         try:
-            found = await llm(
-                self.prompt,
-                check=self._check(parsed.stem, row["answer"]),
-                question=parsed.stem,
-                options=row["choices"],
-                answer=row["answer"],
-            )
+            found = await llm(self.prompt, check=check, draft=draft, **values)
         except AnswerError as error:
             if self.config.if_unusable == "fail":
                 raise
-            note = add_note(row, self.name, error)
-            return {**changed, "question": parsed.stem, "note": note}
+            by_rule = unasked(draft, check)
+            what = "kept the stem" if by_rule in (None, stem) else "converted by rule"
+            note = add_note(row, self.name, what, error)
+            return {**changed, "question": by_rule or stem, "note": note}
         return {**changed, "question": tidy_question(found.text)}
 
     def _without_asking(self, row: Row, parsed: choices.MultipleChoice) -> str | None:
@@ -105,8 +105,7 @@ class MultipleChoice(AskStage):
         return template.replace("{stem}", stem)
 
     def _check(self, stem: str, answer: str) -> Check:
-        config = self.config
-        usable = question_check(stem, answer, config.min_shared_words, config.max_chars(stem))
+        usable = self.config.check(stem, answer)
 
         def check(text: str) -> str | None:
             if choices.refers_to_options(text) or choices.parse(text) is not None:

@@ -1,8 +1,8 @@
 """A small run directory, made with the engine's own helpers: two units, three segments.
 
-    source + tidy     tidy drops texts with "spam" (its own values before that are nowhere)
-    ask               rewrites the text with a model; fails texts with "boom"
-    augment           makes a second row of every row
+source + tidy     tidy drops texts with "spam" (its own values before that are nowhere)
+ask               rewrites the text with a model; fails texts with "boom"
+augment           makes a second row of every row
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ from ray_pipeline.engine.parts import part_path, write_part
 from ray_pipeline.llm.journal import Journal
 from ray_pipeline.llm.types import Response
 from ray_pipeline.llm.usage import LlmUsage
-from ray_pipeline.rows import created_row_id, drop, fail, kept, set_column, source_row_id, with_envelope
+from ray_pipeline.rows import (
+    created_row_id,
+    drop,
+    fail,
+    kept,
+    set_column,
+    source_row_id,
+    with_envelope,
+)
 from ray_pipeline.sources.unit import Unit, unit_id
 from ray_pipeline.storage import Storage
 
@@ -46,13 +54,21 @@ class MadeRun:
     accounts: dict[str, StageAccount] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=lambda: Ledger("made"))
 
-    def write(self, texts: Sequence[str], unit_rows: int = 4, ask_units: int | None = None) -> MadeRun:
+    def write(
+        self, texts: Sequence[str], unit_rows: int = 4, ask_units: int | None = None
+    ) -> MadeRun:
         """Run the texts through; only the first `ask_units` units get beyond ``tidy``."""
         parts: dict[str, list[list[StageAccount]]] = {name: [] for name in FOLDERS}
         for number, first in enumerate(range(0, len(texts), unit_rows)):
             mine = texts[first : first + unit_rows]
             unit = Unit(
-                unit_id(FILE_ID, first, len(mine)), "data/in.csv", "csv", FILE_ID, 0, first, len(mine)
+                unit_id(FILE_ID, first, len(mine)),
+                "data/in.csv",
+                "csv",
+                FILE_ID,
+                0,
+                first,
+                len(mine),
             )
             self.units.append(unit)
             rows, accounts = self._tidy(unit, mine)
@@ -90,7 +106,12 @@ class MadeRun:
         new = []
         for text, row_id in zip(rows["text"].to_pylist(), rows["row_id"].to_pylist(), strict=True):
             answer = "!" if "boom" in text else f"{text}, rewritten"
-            journal.append(f"key-{row_id}", row_id, "tiny-writer", Response(answer, "stop", 10, 3, cost_usd=0.25))
+            journal.append(
+                f"key-{row_id}",
+                row_id,
+                "tiny-writer",
+                Response(answer, "stop", 10, 3, cost_usd=0.25),
+            )
             if "boom" in text:
                 journal.reject(f"key-{row_id}")
             usage.add(LlmUsage(1, 0, 0, 10, 3, 0, 0.25))
@@ -98,7 +119,9 @@ class MadeRun:
         journal.close()
         out = set_column(rows, "original_text", rows["text"])
         out = set_column(out, "text", pa.array(new, pa.string()))
-        out = _by(fail(out, pc.match_substring(out["text"], "boom"), "llm:unusable: too short"), "ask")
+        out = _by(
+            fail(out, pc.match_substring(out["text"], "boom"), "llm:unusable: too short"), "ask"
+        )
         account = StageAccount.of("ask", rows.num_rows, out)
         account.llm, account.seconds = usage, 12.0
         return out, self._commit("ask", unit, out, [account])
@@ -129,7 +152,7 @@ class MadeRun:
         index = 0
         for name, units in parts.items():
             names = ["source", "tidy"] if name == "tidy" else [name]
-            for account in total(names, units) if units else []:
+            for account in total(names, units) if units or not self.units else []:
                 self.ledger.entries.append(LedgerEntry(index, f"print-{account.name}", account))
                 self.accounts[account.name] = account
                 index += 1
@@ -141,7 +164,9 @@ class MadeRun:
     def _describe(self) -> None:
         self.storage.write_bytes("config.yaml", CONFIG.encode())
         about = {"python": "3.11.2", "cpus": 2, "processor": "abacus", "memory_gib": 1, "seed": 7}
-        self.storage.write_bytes("environment.json", orjson.dumps({**about, "packages": {"ray": "2.60.0"}}))
+        self.storage.write_bytes(
+            "environment.json", orjson.dumps({**about, "packages": {"ray": "2.60.0"}})
+        )
         sink = pa.BufferOutputStream()
         schema = pa.Table.from_pylist([asdict(_EXAMPLE)]).schema
         pq.write_table(pa.Table.from_pylist([asdict(unit) for unit in self.units], schema), sink)

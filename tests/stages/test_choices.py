@@ -5,7 +5,10 @@ from hypothesis import strategies as st
 from ray_pipeline.stages import choices
 
 WORDS = st.lists(
-    st.sampled_from(["Paris", "blue", "42", "1,000", "km/h", "St.", "U.S.", "c#", "don't", "B12", "I"]), min_size=1
+    st.sampled_from(
+        ["Paris", "blue", "42", "1,000", "km/h", "St.", "U.S.", "c#", "don't", "B12", "I"]
+    ),
+    min_size=1,
 )
 OPTION = WORDS.map(" ".join)
 STEM = st.sampled_from(
