@@ -27,7 +27,12 @@ models_app = typer.Typer(no_args_is_help=True, help="The small models that come 
 app.add_typer(models_app, name="models")
 
 # On copies of the two descriptors: while a run goes, the originals belong to Ray (`_ray_apart`).
-out = Console(file=os.fdopen(os.dup(1), "w", buffering=1), highlight=False)
+# A file or a pipe has no width: tables then take what they need on a wide page.
+out = Console(
+    file=os.fdopen(os.dup(1), "w", buffering=1),
+    highlight=False,
+    width=None if os.isatty(1) else 120,
+)
 err = Console(file=os.fdopen(os.dup(2), "w", buffering=1), highlight=False)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="the YAML configuration")]

@@ -30,6 +30,7 @@ class ProgressDisplay:
             redirect_stderr=False,
         )
         self._said: dict[int, tuple[float, int]] = {}
+        self._starting: set[str] = set()
 
     def __enter__(self) -> ProgressDisplay:
         if self._console.is_terminal:
@@ -54,6 +55,9 @@ class ProgressDisplay:
         if self._console.is_terminal:
             self._live.update(_table(tally, starting))
             return
+        for name in set(starting) - self._starting:
+            self.say(f"starting the engine of {name}")
+        self._starting |= set(starting)
         for index, segment in tally.segments.items():
             self._plain(index, segment)
 

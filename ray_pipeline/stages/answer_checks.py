@@ -3,8 +3,6 @@
 A check returns what is wrong, in words that the model sees when it is asked again, or None.
 """
 
-
-
 from __future__ import annotations
 
 import re
@@ -20,7 +18,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _CHATTER = re.compile(
-    r"^\W*(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|the (?:rewritten|rephrased|new)\b"
+    r"^\W*(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|the (?:rewritten|rephrased|new|answer)\b"
     r"|(?:answer|rewrite|sentence|draft)(?:\s+of\s+(?:the\s+)?question)?\s*:"
     r"|what\s+(?:is|was)\s+the\s+(?:correct\s+)?(?:answer|question)\b)",
     re.IGNORECASE,
@@ -73,7 +71,9 @@ def shared_words(original: str, text: str) -> float:
     return len(words & content_words(text)) / len(words) if words else 1.0
 
 
-_LABEL = re.compile(r"^(?:(?:rewritten |new )?question|q|output)\s*:\s*", re.IGNORECASE)
+_LABEL = re.compile(
+    r"^(?:(?:the )?(?:rewritten |original |draft |new )?question|q|output)\s*:\s*", re.IGNORECASE
+)
 
 
 def tidy_question(text: str) -> str:

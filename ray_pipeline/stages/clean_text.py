@@ -6,8 +6,6 @@ whole column, finds them, and only the others reach Python. `tests/stages/test_c
 proves that this changes nothing but the speed.
 """
 
-
-
 from __future__ import annotations
 
 import re

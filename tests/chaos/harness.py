@@ -144,13 +144,17 @@ def _kill_actors(process: subprocess.Popen[str], chance: random.Random, number: 
 
 
 def _workers(driver: int) -> list[psutil.Process]:
-    """Ray's worker processes below a driver that have work: ``ray::Class.method``."""
+    """Ray's worker processes below a driver that have work: ``ray::Class.method``.
+
+    Not the two agents: the node goes with them, and this cluster has only one.
+    """
     try:
         family = psutil.Process(driver).children(recursive=True)
         named = [(p, " ".join(p.cmdline())) for p in family]
     except psutil.Error:
         return []
-    return [p for p, name in named if name.startswith("ray::") and "IDLE" not in name]
+    spared = ("IDLE", "DashboardAgent", "RuntimeEnvAgent")
+    return [p for p, name in named if name.startswith("ray::") and not any(s in name for s in spared)]
 
 
 def _compare(calm: Toy, wild: Toy) -> dict[str, Any]:

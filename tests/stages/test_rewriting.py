@@ -1,13 +1,17 @@
 """Fill-in-the-blank and multiple choice, with a scripted model."""
 
+from pathlib import Path
+
 import pytest
 
 from ray_pipeline.llm.asking import AnswerError
-from ray_pipeline.stages import answer_checks
+from ray_pipeline.llm.prompt import Prompt
+from ray_pipeline.stages import answer_checks, drafts
 from ray_pipeline.stages.fill_in_blank import FillInBlank, FillInBlankConfig
 from ray_pipeline.stages.multiple_choice import MultipleChoice, MultipleChoiceConfig
 from tests.stages.tables import ScriptedLlm, ask, settings, table
 
+PROMPTS = Path(__file__).parents[2] / "configs" / "prompts"
 BLANK = {"question": "The capital of France is ____.", "answer": "Paris", "extra": 1}
 ROW = {
     "question": "This city is the capital of France. (A) Paris (B) Rome",
@@ -66,7 +70,13 @@ def test_a_blank_becomes_a_question():
         "question": "What is the capital of France?",
         "original_question": BLANK["question"],
     }
-    assert llm.asked == [{"question": BLANK["question"], "answer": "Paris"}]
+    assert llm.asked == [
+        {
+            "question": BLANK["question"],
+            "answer": "Paris",
+            "draft": "The capital of France is what?",
+        }
+    ]
 
 
 def test_rows_without_a_blank_pass_untouched():
@@ -81,15 +91,22 @@ def test_options_stay_behind_the_new_question():
     llm = ScriptedLlm("What is the capital of France?")
     result = ask(fill(), row, llm)
     assert result["question"] == "What is the capital of France? (A) Paris (B) Rome"
-    assert llm.asked == [{"question": "The capital of France is ____.", "answer": "Paris"}]
+    assert llm.asked[0]["question"] == "The capital of France is ____."
+    assert llm.asked[0]["answer"] == "Paris"
 
 
 def test_no_usable_answer_fails_the_row_or_keeps_it_with_a_note():
     with pytest.raises(AnswerError):
         ask(fill(), BLANK, ScriptedLlm("no"))
-    kept = ask(fill(if_unusable="keep"), BLANK, ScriptedLlm("no"))
-    assert kept["question"] == BLANK["question"]
+    by_rule = ask(fill(if_unusable="keep"), BLANK, ScriptedLlm("no"))
+    assert by_rule["question"] == "The capital of France is what?"
+    assert by_rule["original_question"] == BLANK["question"]
+    assert by_rule["note"].startswith("fill-in-blank: converted by rule: llm:unusable")
+    hopeless = {"question": "Name ____.", "answer": "it"}
+    kept = ask(fill(if_unusable="keep"), hopeless, ScriptedLlm("no"))
+    assert kept["question"] == "Name ____."
     assert kept["note"].startswith("fill-in-blank: kept the old question: llm:unusable")
+    assert "original_question" not in kept
 
 
 def test_choices_become_a_question_that_stands_alone():
@@ -106,6 +123,7 @@ def test_choices_become_a_question_that_stands_alone():
         "question": "This city is the capital of France.",
         "options": ["Paris", "Rome"],
         "answer": "Paris",
+        "draft": "Which city is the capital of France?",
     }
 
 
@@ -159,10 +177,70 @@ def test_a_question_made_by_fill_in_blank_is_not_paid_for_twice():
     assert not llm.asked
 
 
-def test_keep_falls_back_to_the_stem():
+def test_keep_falls_back_to_the_draft_or_the_stem():
     result = ask(convert(if_unusable="keep"), ROW, ScriptedLlm())
-    assert result["question"] == "This city is the capital of France."
-    assert result["note"].startswith("multiple-choice: kept the old question")
+    assert result["question"] == "Which city is the capital of France?"
+    assert result["note"].startswith("multiple-choice: converted by rule")
+    row = {**ROW, "question": "Name a capital. (A) Paris (B) Rome"}
+    result = ask(convert(if_unusable="keep"), row, ScriptedLlm())
+    assert result["question"] == "Name a capital."
+    assert result["note"].startswith("multiple-choice: kept the stem")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "draft"),
+    [
+        ("Insects have ___ legs.", "Insects have what legs?"),
+        (
+            "A polygon with five sides is called a ____.",
+            "A polygon with five sides is called what?",
+        ),
+        ("What is missing: 1, 2, ____, 4?", "What is missing: 1, 2, ..., 4?"),
+        ("In which year was ____ built", "In which year was ... built?"),
+    ],
+)
+def test_drafts_of_blanks(sentence, draft):
+    assert drafts.draft_of_blank(sentence) == draft
+
+
+@pytest.mark.parametrize(
+    ("stem", "draft"),
+    [
+        ("This country is shaped like a boot.", "Which country is shaped like a boot?"),
+        ("Schiphol is the airport of this city.", "Schiphol is the airport of which city?"),
+        ("Which of these animals is a reptile?", "Which animal is a reptile?"),
+        ("Which one of the following countries is largest?", "Which country is largest?"),
+        ("Which of these is a reptile?", "What is a reptile?"),
+        ("This is a reptile.", "This is a reptile?"),
+        ("What is this animal called?", "What is this animal called?"),
+    ],
+)
+def test_drafts_without_options(stem, draft):
+    assert drafts.draft_without_options(stem) == draft
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"What is it?"',
+        "Question: What is it?",
+        "**What is it?**",
+        " Draft question: 'What is it?' ",
+    ],
+)
+def test_wrappings_of_small_models_are_taken_off(text):
+    assert answer_checks.tidy_question(text) == "What is it?"
+
+
+@pytest.mark.parametrize("name", ["fill_in_blank", "multiple_choice"])
+@pytest.mark.parametrize("size", ["", "_large"])
+def test_the_prompts_use_only_what_the_stages_give(name, size):
+    prompt = Prompt.load(PROMPTS / f"{name}{size}.yaml")
+    values = {"question": "Q", "answer": "A", "draft": "D"}
+    if name == "multiple_choice":
+        values["options"] = ["A", "B"]
+    assert prompt.variables() <= set(values)
+    assert prompt.render(**values)
 
 
 def test_exports_show_before_and_after():
