@@ -277,7 +277,8 @@ def _retry(run: str, address: str | None) -> None:
 def _plan(
     config_file: Path, assignments: list[str], run_dir: str | None, until: str | None
 ) -> None:
-    from ray_pipeline.engine.plan import make_plan
+    from ray_pipeline.engine.cluster import check_resources, nodes_at
+    from ray_pipeline.engine.plan import make_plan, unfinished
     from ray_pipeline.engine.prepare import prepare
     from ray_pipeline.pipeline import load_job
     from ray_pipeline.storage import Storage
@@ -285,7 +286,11 @@ def _plan(
     job = load_job(config_file, assignments, run_dir)
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(job.config, job.stage_types, job.prompt_folders, scratch, until)
-        plans = make_plan(prepared, Storage(job.config.run_dir))
+        storage = Storage(job.config.run_dir)
+        if remaining := unfinished(prepared, storage):
+            nodes = nodes_at(job.config.address, Path(scratch) / "ray.log")
+            check_resources(remaining, job.config.llms, nodes, job.config.autoscaling)
+        plans = make_plan(prepared, storage)
     table = Table(box=None, pad_edge=False)
     for heading in (
         "stage",

@@ -64,8 +64,8 @@ class ProgressDisplay:
     def _plain(self, index: int, tally: SegmentTally) -> None:
         now, done = time.monotonic(), len(tally.done)
         last_time, last_done = self._said.get(index, (0.0, 0))
-        due = now - last_time >= _PLAIN_EVERY and (done != last_done or tally.in_progress)
-        if due or (tally.finished and done != last_done):
+        moved = done != last_done or bool(tally.in_progress and not tally.finished)
+        if moved and (tally.finished or now - last_time >= _PLAIN_EVERY):
             self._said[index] = (now, done)
             self.say("  ".join(cell for cell in _cells(tally) if cell))
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,10 +15,11 @@ import ray
 import ray.cloudpickle
 import ray.data
 
-from ray_pipeline.engine.unit_work import SegmentJob
+from ray_pipeline.engine.segment import Segment, executions
 from ray_pipeline.errors import RunError, UserError
-from ray_pipeline.llm.local_pool import engine_kind
-from ray_pipeline.stage import AskStage, MapStage, ModelStage
+from ray_pipeline.llm.config import LlmConfig
+from ray_pipeline.llm.local_pool import engine_kind, gpus_an_actor
+from ray_pipeline.stage import AskStage, DecideStage, MapStage, ModelStage
 
 
 @contextlib.contextmanager
@@ -93,43 +95,142 @@ def _configure_data() -> None:
     context.shuffle_strategy = "sort_shuffle_pull_based"
 
 
+#: What one node has, as ``{"CPU": 2, "GPU": 0}``.
+Node = Mapping[str, float]
+
+
+def nodes_of_cluster() -> list[Node]:
+    """The nodes of the cluster that this process has joined."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def nodes_at(address: str | None, log_file: Path) -> list[Node]:
+    """The nodes of the cluster that a run would use.
+
+    Args:
+        address: of the cluster; None: the one of the environment. Where neither names one, the
+            run would use this machine.
+        log_file: where Ray's own log lines go.
+
+    Raises:
+        UserError: there is no cluster at the address.
+    """
+    if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
+        return [_Machine()]
+    with joined(address, log_file):
+        nodes = nodes_of_cluster()
+        ray.shutdown()
+    return nodes
+
+
+class _Machine(dict[str, float]):
+    """This machine as a node. Its GPUs are counted when asked for: torch takes seconds to load."""
+
+    def __init__(self) -> None:
+        super().__init__(CPU=os.cpu_count() or 1)
+
+    def __missing__(self, resource: str) -> float:
+        import torch
+
+        return torch.cuda.device_count() if resource == "GPU" else 0
+
+
+@dataclass(frozen=True)
+class _Need:
+    """Workers that run at the same time as others."""
+
+    #: Where they are configured.
+    who: str
+    workers: int
+    #: Of one worker.
+    cpus: float
+    gpus: float = 0
+
+    def of(self, resource: str) -> float:
+        return self.cpus if resource == "CPU" else self.gpus
+
+
 def check_resources(
-    jobs: Sequence[SegmentJob], have: Mapping[str, float], autoscaling: bool
+    segments: Sequence[Segment],
+    llms: Mapping[str, LlmConfig],
+    nodes: Sequence[Node],
+    autoscaling: bool,
 ) -> None:
     """Prove that everything that runs at the same time fits the cluster.
 
     Args:
-        jobs: segments of one execution.
-        have: the cluster's resources, as ``{"CPU": 2, "GPU": 0}``.
+        segments: what is to run.
+        llms: models by name.
+        nodes: the cluster's nodes.
         autoscaling: the cluster adds nodes when they are asked for; then nothing is refused.
 
     Raises:
         UserError: names what needs what, and what there is.
     """
-    needs: list[tuple[str, str, float]] = []
-    if any(job.segment.kind is MapStage for job in jobs):
-        needs.append(("map stages", "CPU", 1))
-    seen: set[str] = set()
-    for job in jobs:
-        stage = job.segment.stages[-1] if job.segment.stages else None
-        if isinstance(stage, ModelStage):
+    if autoscaling:
+        return
+    groups = executions(segments)
+    asked = [_local_llms(group, llms) for group in groups]
+    for position, group in enumerate(groups):
+        # A model's pool lives from the first stage that asks it to the last.
+        before, after = set().union(*asked[: position + 1]), set().union(*asked[position:])
+        needs = _needs(group) + [_llm_need(n, llms[n], nodes) for n in sorted(before & after)]
+        for resource in ("CPU", "GPU"):
+            _check_fit(resource, [need for need in needs if need.of(resource)], nodes)
+
+
+def _local_llms(group: Sequence[Segment], llms: Mapping[str, LlmConfig]) -> set[str]:
+    stages = [stage for segment in group for stage in segment.stages]
+    names = {stage.config.llm for stage in stages if isinstance(stage, AskStage)}
+    return {name for name in names if engine_kind(llms[name]) != "openai"}
+
+
+def _needs(group: Sequence[Segment]) -> list[_Need]:
+    needs = []
+    if any(segment.kind in (MapStage, DecideStage) for segment in group):
+        needs.append(_Need("map and decide stages", 1, 1))
+    for segment in group:
+        if segment.kind is ModelStage:
+            stage = segment.stages[-1]
             config = stage.config
-            needs.append((f"stages.{stage.name}", "CPU", config.actors * (config.num_cpus or 0)))
-            needs.append((f"stages.{stage.name}", "GPU", config.actors * config.num_gpus))
-        if isinstance(stage, AskStage) and stage.config.llm not in seen:
-            seen.add(stage.config.llm)
-            llm = job.llms[stage.config.llm]
-            if engine_kind(llm) != "openai":
-                where = f"llms.{stage.config.llm}"
-                needs.append((where, "CPU", llm.actors * (llm.num_cpus or 0)))
-                needs.append((where, "GPU", llm.actors * (llm.num_gpus or 0)))
-    for resource in ("CPU", "GPU"):
-        wanted = [(who, amount) for who, kind, amount in needs if kind == resource and amount]
-        total = sum(amount for _, amount in wanted)
-        if total > have.get(resource, 0) and not autoscaling:
-            listed = ", ".join(f"{who} {amount:g}" for who, amount in wanted)
+            where = f"stages.{stage.name}"
+            needs.append(_Need(where, config.actors, config.num_cpus or 0, config.num_gpus))
+    return needs
+
+
+def _llm_need(name: str, config: LlmConfig, nodes: Sequence[Node]) -> _Need:
+    # The number of GPUs is only asked for where it matters.
+    there = _sum("GPU", nodes) if config.num_gpus is None else 0
+    gpus = gpus_an_actor(config, there)
+    return _Need(f"llms.{name}", config.actors, config.num_cpus or 0, gpus)
+
+
+def _sum(resource: str, nodes: Sequence[Node]) -> float:
+    return sum(_amount(node, resource) for node in nodes)
+
+
+def _amount(node: Node, resource: str) -> float:
+    try:
+        return node[resource]
+    except KeyError:
+        return 0
+
+
+def _check_fit(resource: str, needs: Sequence[_Need], nodes: Sequence[Node]) -> None:
+    if not needs:
+        return
+    mend = "lower actors, num_cpus or num_gpus, or take a larger cluster"
+    total, have = sum(need.workers * need.of(resource) for need in needs), _sum(resource, nodes)
+    if total > have:
+        listed = ", ".join(f"{need.who} {need.workers * need.of(resource):g}" for need in needs)
+        raise UserError(
+            f"the run needs {total:g} {resource}s at the same time ({listed}), the cluster has "
+            f"{have:g}; {mend}"
+        )
+    largest = max(_amount(node, resource) for node in nodes)
+    for need in needs:
+        if need.of(resource) > largest:
             raise UserError(
-                f"the run needs {total:g} {resource}s at the same time ({listed}), the cluster has "
-                f"{have.get(resource, 0):g}; lower actors, num_cpus or num_gpus, or take a larger "
-                "cluster"
+                f"a worker of {need.who} needs {need.of(resource):g} {resource}s on one node, the "
+                f"largest node has {largest:g}; {mend}"
             )

@@ -9,6 +9,7 @@ storage, and what was spent is read from the journals again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from ray_pipeline.llm.journal import spent
 from ray_pipeline.llm.limits import ClientReport, Grants, LimitsServer
 from ray_pipeline.llm.local_pool import start_pool
 from ray_pipeline.storage import Storage
+
+#: Seconds after which a worker's word on its progress no longer counts; it speaks every second.
+_FORGOTTEN_AFTER = 5.0
 
 StopKind = Literal["failed", "budget_exhausted", "interrupted"]
 
@@ -66,7 +70,7 @@ class Coordinator:
         self._attempts: Counter[tuple[int, str]] = Counter()
         self._pools: dict[str, asyncio.Future[list[Any]]] = {}
         self._snapshot = Snapshot()
-        self._live: dict[tuple[str, int], Counter[str]] = {}
+        self._live: dict[tuple[str, int], tuple[float, Counter[str]]] = {}
         self._stop: Stop | None = None
 
     async def begin(self, segment: int, unit_id: str) -> tuple[int, bool]:
@@ -81,7 +85,7 @@ class Coordinator:
 
     async def progress(self, worker: str, segment: int, counts: Counter[str]) -> bool:
         """What a worker has under way (replaces its last word). Returns whether to stop."""
-        self._live[worker, segment] = counts
+        self._live[worker, segment] = time.monotonic(), counts
         return self._stop is not None
 
     async def stop(self, kind: StopKind, message: str) -> None:
@@ -91,7 +95,11 @@ class Coordinator:
     async def poll(self) -> Snapshot:
         """News for the driver."""
         news, self._snapshot = self._snapshot, Snapshot()
-        for (_, segment), counts in self._live.items():
+        now = time.monotonic()
+        for (_, segment), (said, counts) in self._live.items():
+            # A worker that is gone does not take its last word back.
+            if now - said > _FORGOTTEN_AFTER:
+                continue
             news.in_progress.setdefault(segment, Counter()).update(counts)
         news.starting = [name for name, pool in self._pools.items() if not pool.done()]
         news.stop = self._stop

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,6 +44,18 @@ class Ledger:
     message: str | None = None
     entries: list[LedgerEntry] = field(default_factory=list)
     seconds: float = 0.0
+    #: Seconds of wall time by what the run was busy with.
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the block's wall time to a phase."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - began
+            self.phases[phase] = round(self.phases.get(phase, 0.0) + spent, 3)
 
     def save(self, storage: Storage) -> None:
         """Write ``ledger.json``."""
@@ -49,6 +64,7 @@ class Ledger:
             "status": self.status,
             "message": self.message,
             "seconds": round(self.seconds, 3),
+            "phases": self.phases,
             "stages": [entry.to_json() for entry in self.entries],
         }
         storage.write_bytes("ledger.json", orjson.dumps(data, option=orjson.OPT_INDENT_2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from ray_pipeline.engine.fingerprint import set_digest
 from ray_pipeline.engine.ledger import Done
+from ray_pipeline.engine.parts import part_path, read_rows
 from ray_pipeline.engine.prepare import Prepared
-from ray_pipeline.engine.segment import SOURCE, apply_map
+from ray_pipeline.engine.segment import SOURCE, Segment, apply_map
 from ray_pipeline.llm.asking import Answer
 from ray_pipeline.llm.prompt import Prompt
-from ray_pipeline.rows import ENVELOPE_COLUMNS, kept
+from ray_pipeline.rows import ENVELOPE_COLUMNS, kept, set_column
 from ray_pipeline.sources.read import read_unit
 from ray_pipeline.stage import AskStage, MapStage, ModelStage, Stage
 from ray_pipeline.storage import Storage
@@ -43,55 +44,79 @@ class StagePlan:
 
 
 def make_plan(prepared: Prepared, storage: Storage) -> list[StagePlan]:
-    """Estimate every stage, from the reading of the source on.
+    """Say of every stage, from the reading of the source on, what a run would do.
 
     Args:
         prepared: the checked run.
         storage: its run directory, which need not exist.
     """
-    rows, scale = _sample(prepared)
     finished = _finished(prepared, storage)
-    plans = [_first(prepared, finished)]
-    rows = kept(rows)
-    for stage in prepared.stages:
-        plan = StagePlan(stage.name, "reused" if stage.name in finished else "run", 0)
-        plan.rows_in = round(rows.num_rows * scale)
+    accounts = [account for _, done in finished for account in done.accounts]
+    plans = [StagePlan(account.name, "reused", account.rows_in) for account in accounts]
+    if not plans:
+        plans.append(StagePlan(SOURCE, "run", prepared.survey.rows))
+    rows, scale = _sample(prepared, storage, finished)
+    for stage in prepared.stages[len(plans) - 1 :]:
+        plan = StagePlan(stage.name, "run", round(rows.num_rows * scale))
         plans.append(plan)
         if isinstance(stage, AskStage):
-            if plan.action == "run":
-                _estimate_requests(prepared, stage, rows, scale, plan)
+            _estimate_requests(prepared, stage, rows, scale, plan)
+            rows = _with_columns(rows, stage)
         elif isinstance(stage, MapStage):
             rows = kept(_apply(stage, rows))
         else:
-            plan.action = "unknown" if plan.action == "run" else plan.action
+            plan.action = "unknown"
+            rows = _with_columns(rows, stage)
     return plans
 
 
-def _first(prepared: Prepared, finished: set[str]) -> StagePlan:
-    return StagePlan(SOURCE, "reused" if SOURCE in finished else "run", prepared.survey.rows)
+def unfinished(prepared: Prepared, storage: Storage) -> list[Segment]:
+    """The segments that a run would have to execute."""
+    return prepared.segments[len(_finished(prepared, storage)) :]
 
 
-def _sample(prepared: Prepared) -> tuple[pa.Table, float]:
-    """Rows of units spread evenly over the source, and how many source rows each stands for."""
+def _with_columns(rows: pa.Table, stage: Stage) -> pa.Table:
+    """The rows with the columns that the stage would add, empty: later stages may read them."""
+    for name, kind in stage.writes.items():
+        if name not in rows.column_names:
+            rows = set_column(rows, name, pa.nulls(rows.num_rows, kind))
+    return rows
+
+
+def _sample(
+    prepared: Prepared, storage: Storage, finished: Sequence[tuple[Segment, Done]]
+) -> tuple[pa.Table, float]:
+    """Rows that come into the first stage to run, and how many each of them stands for.
+
+    They are of units spread evenly over the source: as the last finished segment kept them, or
+    from the source itself.
+    """
     units = prepared.survey.units
     wanted = max(1, min(len(units), SAMPLE_ROWS // max(1, units[0].rows)))
     chosen = [units[i * len(units) // wanted] for i in range(wanted)]
-    rows = pa.concat_tables([read_unit(unit, prepared.survey.spec) for unit in chosen])
+    if finished:
+        segment, done = finished[-1]
+        paths = [part_path(segment.folder, unit.unit_id) for unit in chosen]
+        rows = pa.concat_tables([kept(read_rows(storage, path)) for path in paths])
+        of = done.accounts[-1].kept
+    else:
+        rows = pa.concat_tables([read_unit(unit, prepared.survey.spec) for unit in chosen])
+        of = prepared.survey.rows
     rows = rows.slice(0, SAMPLE_ROWS)
-    return rows, prepared.survey.rows / max(1, rows.num_rows)
+    return kept(rows), of / max(1, rows.num_rows)
 
 
-def _finished(prepared: Prepared, storage: Storage) -> set[str]:
-    """Names of the stages that are complete in the run directory."""
-    names: set[str] = set()
+def _finished(prepared: Prepared, storage: Storage) -> list[tuple[Segment, Done]]:
+    """The segments that are complete in the run directory, up to the first that is not."""
+    finished = []
     digest = set_digest(unit.unit_id for unit in prepared.survey.units)
     for segment in prepared.segments:
         done = Done.load(storage, segment.folder)
         if done is None or (done.fingerprint, done.input_digest) != (segment.fingerprint, digest):
             break
-        names.update(segment.account_names)
+        finished.append((segment, done))
         digest = done.digest
-    return names
+    return finished
 
 
 def _apply(stage: MapStage, rows: pa.Table) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import tempfile
@@ -32,7 +33,7 @@ from ray_pipeline.engine.ledger import Done, Ledger, LedgerEntry, Status
 from ray_pipeline.engine.lock import run_lock
 from ray_pipeline.engine.parts import PartInfo, part_path, read_info
 from ray_pipeline.engine.prepare import Prepared, prepare
-from ray_pipeline.engine.segment import SOURCE, Segment
+from ray_pipeline.engine.segment import SOURCE, Segment, executions
 from ray_pipeline.engine.tally import Tally
 from ray_pipeline.engine.unit_work import SegmentJob
 from ray_pipeline.errors import RunError
@@ -76,12 +77,14 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
     """
     config = job.config
     storage = Storage(config.run_dir)
+    ledger = Ledger(run=storage.uri())
     with run_lock(storage, display.say):
-        prepared = prepare(
-            config, job.stage_types, job.prompt_folders, storage.uri("source"), until
-        )
+        with ledger.timed("prepare"):
+            prepared = prepare(
+                config, job.stage_types, job.prompt_folders, storage.uri("source"), until
+            )
         _describe(storage, prepared)
-        return _Runner(storage, prepared, display, retry).run()
+        return _Runner(storage, prepared, display, ledger, retry).run()
 
 
 def _log_file(storage: Storage) -> Path:
@@ -106,14 +109,21 @@ def _describe(storage: Storage, prepared: Prepared) -> None:
 class _Runner:
     """Carries a run through its segments."""
 
-    def __init__(self, storage: Storage, prepared: Prepared, display: Display, retry: bool) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        prepared: Prepared,
+        display: Display,
+        ledger: Ledger,
+        retry: bool,
+    ) -> None:
         self._storage = storage
         self._prepared = prepared
         self._display = display
         self._retry = retry
         self._units = prepared.survey.units
         self._unit_ids = [unit.unit_id for unit in self._units]
-        self._ledger = Ledger(run=storage.uri())
+        self._ledger = ledger
         self._began = time.monotonic()
         self._coordinator: Any = None
         self._allowed = prepared.config.budget.failed_rows_allowed(prepared.survey.rows)
@@ -125,7 +135,8 @@ class _Runner:
             self._ledger.check()
             export = self._prepared.config.export
             last = self._prepared.segments[-1]
-            export_dataset(self._storage, last, self._unit_ids, export.name, export.formats)
+            with self._ledger.timed("exports"):
+                export_dataset(self._storage, last, self._unit_ids, export.name, export.formats)
             self._end("succeeded")
         except _Stopped as stopped:
             self._end(stopped.stop.kind, stopped.stop.message)
@@ -133,6 +144,11 @@ class _Runner:
             self._end("failed", str(error))
         except KeyboardInterrupt:
             self._end("interrupted", "stopped by the user")
+        except BaseException as error:
+            # For the caller to tell, but a ledger that says "running" would be a lie.
+            with contextlib.suppress(RunError):
+                self._end("failed", str(error))
+            raise
         return self._ledger
 
     def _run_segments(self) -> None:
@@ -141,13 +157,14 @@ class _Runner:
             return
         config = self._prepared.config
         with cluster.joined(config.address, _log_file(self._storage)):
-            jobs = [self._job(segment) for segment in remaining]
-            cluster.check_resources(jobs, ray.cluster_resources(), config.autoscaling)
+            cluster.check_resources(
+                remaining, config.llms, cluster.nodes_of_cluster(), config.autoscaling
+            )
             self._coordinator = start_coordinator(
                 self._storage, config.budget, config.llms, self._prepared.models
             )
-            for group in _executions(jobs):
-                self._execute(group)
+            for group in executions(remaining):
+                self._execute([self._job(segment) for segment in group])
 
     def _reuse_finished(self) -> list[Segment]:
         """Take over the segments that are complete; returns the others."""
@@ -192,7 +209,8 @@ class _Runner:
         execution = Execution(jobs, self._units, self._coordinator)
         execution.start()
         try:
-            self._watch(execution, tally, jobs)
+            with self._ledger.timed("execution"):
+                self._watch(execution, tally, jobs)
         except BaseException as error:
             self._stop_workers(execution, error)
             self._account_partly(jobs)
@@ -262,7 +280,8 @@ class _Runner:
 
     def _close(self, segment: Segment, tally: Tally) -> None:
         """Audit a segment against its parts on storage, and mark it done."""
-        infos = self._infos(segment)
+        with self._ledger.timed("audit"):
+            infos = self._infos(segment)
         digests = {}
         for unit_id, info in zip(self._unit_ids, infos, strict=True):
             if info is None:
@@ -279,7 +298,8 @@ class _Runner:
             accounts=total(segment.account_names, [i.accounts for i in infos if i is not None]),
         )
         self._sweep(segment)
-        export_stages(self._storage, segment, self._unit_ids)
+        with self._ledger.timed("exports"):
+            export_stages(self._storage, segment, self._unit_ids)
         done.save(self._storage, segment.folder)
         self._input_digest = done.digest
         reused = tally.segments[segment.index].reused == len(self._units)
@@ -321,7 +341,11 @@ class _Runner:
 
     def _end(self, status: Status, message: str | None = None) -> None:
         self._ledger.status, self._ledger.message = status, message
-        self._save()
+        try:
+            self._save()
+        except RunError as error:
+            # What stopped the run tells more than that the ledger could not say so.
+            raise RunError(message or str(error)) from error
 
 
 class _Stopped(Exception):
@@ -330,18 +354,6 @@ class _Stopped(Exception):
     def __init__(self, stop: Stop) -> None:
         super().__init__(stop.message)
         self.stop = stop
-
-
-def _executions(jobs: Sequence[SegmentJob]) -> Iterator[list[SegmentJob]]:
-    """Cut before each decide segment: it needs all rows of what comes before."""
-    group: list[SegmentJob] = []
-    for job in jobs:
-        if job.segment.kind is DecideStage and group:
-            yield group
-            group = []
-        group.append(job)
-    if group:
-        yield group
 
 
 def _numbered(segment: Segment, accounts: Sequence[Any]) -> Iterator[tuple[int, str, Any]]:

@@ -105,6 +105,16 @@ def cut(stages: Sequence[Stage], source_identity: object, save_every_stage: bool
     return segments
 
 
+def executions(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """Segments that stream together. A decide segment begins anew: it needs all rows before it."""
+    groups: list[list[Segment]] = []
+    for segment in segments:
+        if segment.kind is DecideStage or not groups:
+            groups.append([])
+        groups[-1].append(segment)
+    return groups
+
+
 def _is_alone(stage: Stage) -> bool:
     return isinstance(stage, AskStage | ModelStage | DecideStage)
 

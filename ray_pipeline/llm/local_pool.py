@@ -28,6 +28,13 @@ def engine_kind(config: LlmConfig) -> str:
     return "vllm" if find_spec("vllm") else "transformers"
 
 
+def gpus_an_actor(config: LlmConfig, gpus_there: float) -> float:
+    """GPUs that one engine takes: as configured, else those it is spread over, if there are any."""
+    if config.num_gpus is not None:
+        return config.num_gpus
+    return config.tensor_parallel_size if gpus_there else 0
+
+
 async def start_pool(name: str, config: LlmConfig, model: str) -> list[Any]:
     """Start a model's actors and wait until each can answer.
 
@@ -52,12 +59,9 @@ def _actor(config: LlmConfig) -> Any:
         from ray_pipeline.llm.vllm_engine import VllmEngine as engine
     else:
         from ray_pipeline.llm.transformers_engine import TransformersEngine as engine  # type: ignore
-    gpus = config.num_gpus
-    if gpus is None:
-        gpus = config.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
     return ray.remote(engine).options(
         num_cpus=config.num_cpus or 0,
-        num_gpus=gpus,
+        num_gpus=gpus_an_actor(config, ray.cluster_resources().get("GPU", 0)),
         max_restarts=-1,
         max_task_retries=0,
         max_concurrency=10_000,

@@ -18,7 +18,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _CHATTER = re.compile(
-    r"^\W*(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|the (?:rewritten|rephrased|new|answer)\b"
+    r"^\W*(?:sure|certainly|of course|okay|here(?:['’]s| is| are)"
+    r"|the (?:rewritten|rephrased|new|answer)\b"
     r"|(?:answer|rewrite|sentence|draft)(?:\s+of\s+(?:the\s+)?question)?\s*:"
     r"|what\s+(?:is|was)\s+the\s+(?:correct\s+)?(?:answer|question)\b)",
     re.IGNORECASE,

@@ -34,7 +34,7 @@ class MatchChoicesConfig(ModelStageConfig):
         description="smallest cosine of the embeddings of answer and option",
     )
     min_margin: float = Field(
-        0.02,
+        0.05,
         ge=0,
         description="how much closer the best option must be than the second; else the row is "
         "ambiguous",

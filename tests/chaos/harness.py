@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import json
 import os
 import random
@@ -154,7 +155,9 @@ def _workers(driver: int) -> list[psutil.Process]:
     except psutil.Error:
         return []
     spared = ("IDLE", "DashboardAgent", "RuntimeEnvAgent")
-    return [p for p, name in named if name.startswith("ray::") and not any(s in name for s in spared)]
+    return [
+        p for p, name in named if name.startswith("ray::") and not any(s in name for s in spared)
+    ]
 
 
 def _compare(calm: Toy, wild: Toy) -> dict[str, Any]:
@@ -178,9 +181,7 @@ def _balanced(toy: Toy) -> bool:
     adds_up = all(
         s["rows_in"] + s["created"] == s["kept"] + s["dropped"] + s["failed"] for s in stages
     )
-    follows = all(
-        before["kept"] == after["rows_in"] for before, after in zip(stages, stages[1:], strict=False)
-    )
+    follows = all(a["kept"] == b["rows_in"] for a, b in itertools.pairwise(stages))
     return adds_up and follows
 
 

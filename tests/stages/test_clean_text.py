@@ -6,9 +6,9 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from stage_tables import reasons, table
 
 from ray_pipeline.stages.clean_text import CleanText, CleanTextConfig, TextCleaner
-from tests.stages.tables import reasons, table
 
 CLEANERS = [
     TextCleaner(),

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
+from stage_tables import ScriptedLlm, ask, settings, table
 
 from ray_pipeline.llm.asking import AnswerError
 from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.stages import answer_checks, drafts
 from ray_pipeline.stages.fill_in_blank import FillInBlank, FillInBlankConfig
 from ray_pipeline.stages.multiple_choice import MultipleChoice, MultipleChoiceConfig
-from tests.stages.tables import ScriptedLlm, ask, settings, table
 
 PROMPTS = Path(__file__).parents[2] / "configs" / "prompts"
 BLANK = {"question": "The capital of France is ____.", "answer": "Paris", "extra": 1}

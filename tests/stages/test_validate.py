@@ -2,11 +2,11 @@ from collections import Counter
 
 import pyarrow as pa
 import pytest
+from stage_tables import reasons, table
 
 from ray_pipeline.rows import set_column
 from ray_pipeline.stages.drop_invalid import DropInvalid, DropInvalidConfig
 from ray_pipeline.stages.validate import Validate, ValidateConfig
-from tests.stages.tables import reasons, table
 
 
 def test_what_is_wrong_is_named_and_neighbours_go_on():

@@ -1,0 +1,113 @@
+"""Rows a second and memory of map stages, from reading a CSV to committed parts.
+
+    python benchmarks/map_stages.py --csv FILE --rows 100000 --rows 2000000
+
+The rows of the file are repeated with a number to reach each size. The memory is the peak of each
+Ray worker and of the driver, sampled ten times a second (proportional set size, so that what the
+processes share counts once).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import orjson
+import psutil
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def write_rows(source: Path, target: Path, rows: int) -> None:
+    """Repeat the rows of ``source`` until there are ``rows``, each with a number of its own."""
+    with source.open(newline="", encoding="utf-8", errors="replace") as file:
+        original = [(r["Question"], r["Answer"]) for r in csv.DictReader(file)]
+    with target.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Question", "Answer"])
+        for number in range(rows):
+            question, answer = original[number % len(original)]
+            writer.writerow([f"{question} #{number}", answer])
+
+
+class Memory(threading.Thread):
+    """Watches a process and its children."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._root = psutil.Process(pid)
+        #: Peak in MiB of the driver, and of the largest worker.
+        self.driver = self.worker = 0.0
+
+    def run(self) -> None:
+        while self._root.is_running():
+            try:
+                self.driver = max(self.driver, _mib(self._root))
+                for child in self._root.children(recursive=True):
+                    if "".join(child.cmdline()).startswith("ray::"):
+                        self.worker = max(self.worker, _mib(child))
+            except psutil.Error:
+                pass
+            time.sleep(0.1)
+
+
+def _mib(process: psutil.Process) -> float:
+    return process.memory_full_info().pss / 2**20
+
+
+def measure(source: Path, rows: int, folder: Path) -> dict[str, float]:
+    """One run over so many rows."""
+    data = folder / f"rows-{rows}.csv"
+    write_rows(source, data, rows)
+    config = yaml.safe_load((REPOSITORY / "configs/qa_distillation/demo.yaml").read_text())
+    config["source"]["path"] = str(data)
+    config |= {"run_dir": str(folder / f"run-{rows}"), "save_every_stage": False}
+    # The exports are written by one process after the stages; they are not what is measured.
+    config["export"] = {"formats": []}
+    path = folder / f"config-{rows}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    began = time.monotonic()
+    command = [sys.executable, "-m", "ray_pipeline.cli", "run", str(path), "--until", "clean-text"]
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    memory = Memory(process.pid)
+    memory.start()
+    if process.wait():
+        raise SystemExit(f"the run failed with {process.returncode}")
+    wall = time.monotonic() - began
+    ledger = orjson.loads((folder / f"run-{rows}" / "ledger.json").read_bytes())
+    seconds = {s["name"]: s["seconds"] for s in ledger["stages"]}
+    streaming = ledger["phases"]["execution"]
+    return {
+        "rows": rows,
+        "wall": round(wall, 1),
+        "execution": round(streaming, 1),
+        "rows_a_second": round(rows / streaming),
+        "rows_a_second_with_start_and_exports": round(rows / wall),
+        "cleaner_us_a_row": round(seconds["clean-text"] / rows * 1e6, 1),
+        "driver_mib": round(memory.driver),
+        "worker_mib": round(memory.worker),
+    }
+
+
+def main() -> None:
+    """Measure each size in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--csv", type=Path, required=True, help="with columns Question, Answer")
+    parser.add_argument("--rows", type=int, action="append")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for rows in options.rows or [100_000, 2_000_000]:
+            print(orjson.dumps(measure(options.csv, rows, Path(folder))).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
