@@ -1,6 +1,6 @@
 """Rows a second and memory of map stages, from reading a CSV to committed parts.
 
-    python benchmarks/map_stages.py --csv FILE --rows 100000 --rows 2000000
+    python benchmarks/map_stages.py [--csv FILE] [--rows 100000 --rows 2000000]
 
 The rows of the file are repeated with a number to reach each size. The memory is the peak of each
 Ray worker and of the driver, sampled ten times a second (proportional set size, so that what the
@@ -101,7 +101,8 @@ def measure(source: Path, rows: int, folder: Path) -> dict[str, float]:
 def main() -> None:
     """Measure each size in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--csv", type=Path, required=True, help="with columns Question, Answer")
+    samples = REPOSITORY / "samples" / "qa.csv"
+    parser.add_argument("--csv", type=Path, default=samples, help="with columns Question, Answer")
     parser.add_argument("--rows", type=int, action="append")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

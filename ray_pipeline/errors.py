@@ -11,3 +11,7 @@ class RunError(Exception):
 
 class BudgetExhausted(Exception):
     """The money or token budget does not allow the next request (exit code 3)."""
+
+
+class Stopping(Exception):
+    """The run is to stop: nothing new is begun, and what is in flight may come in."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ray_pipeline.engine.account import StageAccount
 from ray_pipeline.engine.segment import checked, failed_row, in_order, schema_after
-from ray_pipeline.errors import BudgetExhausted, RunError, UserError
+from ray_pipeline.errors import BudgetExhausted, RunError, Stopping, UserError
 from ray_pipeline.llm.asker import UnitAsker
 from ray_pipeline.llm.asking import AnswerError
 from ray_pipeline.rows import (
@@ -21,6 +21,9 @@ from ray_pipeline.rows import (
     created_row_id,
 )
 from ray_pipeline.stage import AskStage, Drop, Expand, Row
+
+#: Seconds that requests in flight get when the run is to stop.
+_GRACE = 15.0
 
 #: What `_ask_row` says of a row: status, reason, its data after, the rows created from it.
 _Verdict = tuple[str, str | None, Row, list[Row]]
@@ -37,17 +40,17 @@ async def ask_unit(
         asker: the unit's access to the model.
 
     Raises:
-        BudgetExhausted, RunError: the run stops; answers that came are on storage.
+        BudgetExhausted, RunError, Stopping: the run stops; answers that came are on storage.
     """
     began = time.perf_counter()
     before = rows.to_pylist()
     tasks = [asyncio.create_task(_ask_row(stage, row, asker)) for row in before]
     try:
         verdicts = await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    except (BudgetExhausted, RunError, Stopping):
+        # What is in flight may have been paid for: let it come in. Nothing new can start.
+        asker.stop()
+        await asyncio.wait(tasks, timeout=_GRACE)
         raise
     out = _assemble(stage, rows, before, verdicts)
     account = StageAccount.of(stage.name, rows.num_rows, out)
@@ -62,7 +65,7 @@ async def _ask_row(stage: AskStage, row: Row, asker: UnitAsker) -> _Verdict:
         result = await stage.ask(dict(data), asker.for_row(row["row_id"]))
     except AnswerError as error:
         return FAILED, str(error), data, []
-    except (BudgetExhausted, RunError, UserError):
+    except (BudgetExhausted, RunError, Stopping, UserError):
         raise
     except Exception as error:
         message = " ".join(str(error).split())[:500]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import sys
 import tempfile
@@ -36,9 +37,12 @@ from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.segment import SOURCE, Segment, executions
 from ray_pipeline.engine.tally import Tally
 from ray_pipeline.engine.unit_work import SegmentJob
-from ray_pipeline.errors import RunError
+from ray_pipeline.errors import RunError, UserError
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 from ray_pipeline.storage import Storage
+
+# Under Ray's own logger, so that it goes to the run's log file.
+_log = logging.getLogger("ray.pipeline")
 
 #: Seconds between looks at a running execution, and between saves of the live ledger.
 _POLL = 0.5
@@ -144,11 +148,17 @@ class _Runner:
             self._end("failed", str(error))
         except KeyboardInterrupt:
             self._end("interrupted", "stopped by the user")
-        except BaseException as error:
+        except UserError as error:
             # For the caller to tell, but a ledger that says "running" would be a lie.
             with contextlib.suppress(RunError):
                 self._end("failed", str(error))
             raise
+        except Exception as error:
+            # A defect of ours or of Ray, or a cluster that is gone. The user gets one line, and
+            # the trace is in the log.
+            _log.exception("the run ended unexpectedly")
+            first_line = str(error).strip().split("\n")[0]
+            self._end("failed", f"{type(error).__name__}: {first_line} (logs/ray.log has the rest)")
         return self._ledger
 
     def _run_segments(self) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ from ray_pipeline.engine.isolation import run_isolated
 from ray_pipeline.engine.lock import hold_as_worker
 from ray_pipeline.engine.segment import run_maps
 from ray_pipeline.engine.unit_work import SegmentJob, failed_before, reusable, run_unit
-from ray_pipeline.errors import BudgetExhausted, RunError, UserError
+from ray_pipeline.errors import BudgetExhausted, RunError, Stopping, UserError
 from ray_pipeline.llm.asker import UnitAsker
 from ray_pipeline.llm.journal import FLUSH_SECONDS, Journal
 from ray_pipeline.llm.limits import LimitsClient
@@ -41,10 +42,6 @@ MAX_DEATHS = 3
 _T = TypeVar("_T")
 # Held for the life of the process; see `lock`.
 _worker_lock: Any = None
-
-
-class Stopped(Exception):
-    """The run is to stop; the unit stays undone."""
 
 
 def map_units(block: pa.Table, job: SegmentJob, coordinator: Any) -> pa.Table:
@@ -123,12 +120,11 @@ class AskingLoop:
 
     async def _start(self) -> Engine:
         self._housekeeping = asyncio.create_task(self._keep_house())
-        limits = LimitsClient(self._name, self._coordinator.sync_limits.remote)
+        self._limits = LimitsClient(self._name, self._coordinator.sync_limits.remote)
         if engine_kind(self._config) == "openai":
-            return OpenAIEngine(self._llm, self._config, limits)
-        return PooledEngine(
-            self._llm, self._config, lambda: self._coordinator.pool.remote(self._llm)
-        )
+            return OpenAIEngine(self._llm, self._config, self._limits)
+        pool = partial(self._coordinator.pool.remote, self._llm)
+        return PooledEngine(self._llm, self._config, pool, self._limits)
 
     def ask(
         self, stage: AskStage, unit_id: str, rows: pa.Table, ask_afresh: list[str]
@@ -136,8 +132,7 @@ class AskingLoop:
         """Ask about the rows of a unit; blocks the calling thread.
 
         Raises:
-            Stopped: the run is to stop.
-            BudgetExhausted, RunError: as `ask_unit`.
+            BudgetExhausted, RunError, Stopping: as `ask_unit`.
         """
         journal = Journal(self._job.storage, stage.name, unit_id)
         asker = UnitAsker(
@@ -152,8 +147,6 @@ class AskingLoop:
         self._journals.add(journal)
         try:
             return self._call(self._ask(stage, rows, asker))
-        except asyncio.CancelledError:
-            raise Stopped from None
         finally:
             self._journals.discard(journal)
             journal.close(durable=True)
@@ -162,17 +155,10 @@ class AskingLoop:
         self, stage: AskStage, rows: pa.Table, asker: UnitAsker
     ) -> tuple[pa.Table, StageAccount]:
         self._askers.add(asker)
-        work = asyncio.create_task(ask_unit(stage, rows, asker))
-        self._work.add(work)
         try:
-            return await work
+            return await ask_unit(stage, rows, asker)
         finally:
             self._askers.discard(asker)
-            self._work.discard(work)
-
-    @property
-    def _work(self) -> set[asyncio.Task[Any]]:
-        return self.__dict__.setdefault("_tasks", set())
 
     async def _keep_house(self) -> None:
         """Every second: report progress, take the order to stop, put collected responses."""
@@ -187,12 +173,18 @@ class AskingLoop:
                 self._name, self._job.segment.index, counts
             )
             if stop:
-                for task in list(self._work):
-                    task.cancel()
+                self._stop()
             if time.monotonic() - flushed >= FLUSH_SECONDS and not self._job.storage.is_local:
                 for journal in list(self._journals):
                     await asyncio.to_thread(journal.flush)
                 flushed = time.monotonic()
+
+    def _stop(self) -> None:
+        """Start no further request; those in flight come in."""
+        for asker in self._askers:
+            asker.stop()
+        self._limits.failure = Stopping
+        self._limits.pump()
 
 
 class _UnitLoop:
@@ -211,7 +203,7 @@ class _UnitLoop:
             try:
                 self._unit(unit, work)
                 done += 1
-            except Stopped:
+            except Stopping:
                 break
             except BudgetExhausted as error:
                 ray.get(self._coordinator.stop.remote("budget_exhausted", str(error)))
@@ -225,7 +217,7 @@ class _UnitLoop:
         segment = self._job.segment.index
         attempt, stop = ray.get(self._coordinator.begin.remote(segment, unit.unit_id))
         if stop:
-            raise Stopped
+            raise Stopping
         receipt = reusable(self._job, unit)
         if receipt is None:
             if attempt > MAX_DEATHS:

@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import orjson
 
+from ray_pipeline.errors import Stopping
 from ray_pipeline.llm.asking import Answer, AnswerError
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.llm.journal import Journal
@@ -50,7 +51,12 @@ class UnitAsker:
         # Only what earlier attempts rejected is asked afresh, not what this one rejects.
         self._rejected_before = frozenset(journal.rejected)
         self._answers: dict[str, asyncio.Future[Response]] = {}
+        self._stopping = False
         self.usage = LlmUsage()
+
+    def stop(self) -> None:
+        """Ask nothing more; what is in flight goes on."""
+        self._stopping = True
 
     def for_row(self, row_id: str) -> RowAsker:
         """The model as a stage sees it, for one row."""
@@ -90,6 +96,8 @@ class UnitAsker:
             self.usage.reused += 1
             self._count_tokens(stored)
             return stored
+        if self._stopping:
+            raise Stopping
         try:
             response = await self._engine.generate(request)
         except EngineError as error:

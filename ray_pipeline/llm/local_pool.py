@@ -11,6 +11,8 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from ray_pipeline.errors import RunError
 from ray_pipeline.llm.config import LlmConfig
+from ray_pipeline.llm.limits import Estimate, LimitsClient
+from ray_pipeline.llm.openai_engine import prompt_bytes
 from ray_pipeline.llm.types import EngineError, Request, Response
 
 #: An engine that dies this often under a request is killed by that request.
@@ -76,12 +78,19 @@ class PooledEngine:
         name: the model's name under ``llms``.
         config: its configuration.
         actors: gives the pool's actors, starting them when need be.
+        limits: the process's share of the run's token budget.
     """
 
     def __init__(
-        self, name: str, config: LlmConfig, actors: Callable[[], Awaitable[list[Any]]]
+        self,
+        name: str,
+        config: LlmConfig,
+        actors: Callable[[], Awaitable[list[Any]]],
+        limits: LimitsClient,
     ) -> None:
         self._name = name
+        self._config = config
+        self._limits = limits.llm(name, config)
         self._actors = actors
         self._busy: dict[Any, int] = {}
         # More than the engine runs at once, so that it always has the next ones at hand.
@@ -91,17 +100,26 @@ class PooledEngine:
     async def generate(self, request: Request) -> Response:
         """Answer one request; see `ray_pipeline.llm.types.Engine`."""
         for deaths in range(_MAX_DEATHS):
+            # Twice an engine died with this request in flight, among others: the third time only
+            # one such request goes at a time, so that the guilty one fails alone.
+            gate = self._slots if deaths < _MAX_DEATHS - 1 else self._alone
             try:
-                if deaths < _MAX_DEATHS - 1:
-                    async with self._slots:
-                        return await self._send(request)
-                # Twice an engine died with this request in flight, among others. The third time
-                # it goes when nothing else of this worker does, so that only the guilty fails.
-                async with self._alone:
-                    return await self._send(request)
+                async with gate:
+                    return await self._within_budget(request)
             except (ActorDiedError, ActorUnavailableError):
                 await self._wait_for_restart()
         raise EngineError("engine_died", f"the engine died {_MAX_DEATHS} times under this request")
+
+    async def _within_budget(self, request: Request) -> Response:
+        tokens = prompt_bytes(request) + request.sampling.max_tokens
+        lease = await self._limits.start(Estimate(tokens=tokens))
+        try:
+            response = await self._send(request)
+        except BaseException:
+            lease.release()
+            raise
+        lease.settle(response.prompt_tokens + response.completion_tokens, 0.0)
+        return response
 
     async def _send(self, request: Request) -> Response:
         actors = await self._actors()

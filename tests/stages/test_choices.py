@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_pipeline.stages import choices
@@ -27,6 +27,7 @@ MARKERS = ["({})", "[{}]", "{})", "{}."]
 @pytest.mark.parametrize("separator", [" ", "\n"])
 @pytest.mark.parametrize("lower", [False, True])
 @pytest.mark.parametrize("marker", MARKERS)
+@settings(deadline=None)
 @given(stem=STEM, options=st.lists(OPTION, min_size=3, max_size=8))
 def test_what_is_written_is_found_again(marker, lower, separator, stem, options):
     letters = choices.LETTERS.lower() if lower else choices.LETTERS
@@ -39,6 +40,7 @@ def test_what_is_written_is_found_again(marker, lower, separator, stem, options)
     assert text[: parsed.start].strip() == stem
 
 
+@settings(deadline=None)
 @given(st.text("ABCabc().[] \nxyz?", max_size=60))
 def test_any_text_is_parsed_without_loss_or_error(text):
     parsed = choices.parse(text)
