@@ -171,6 +171,8 @@ def _explain(error: dict[str, Any], schema: type[BaseModel]) -> str:
         return f"unknown key {path!r}{nearest(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"key {path!r} is missing"
+    if error["type"] == "value_error":  # of our own checks: it says what was found
+        return f"{path}: {error['msg'].removeprefix('Value error, ')}"
     return f"{path}: {error['msg']}, found {error['input']!r}"
 
 

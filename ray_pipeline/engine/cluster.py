@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ def joined(address: str | None, log_file: Path) -> Iterator[None]:
 
     Args:
         address: of the cluster; ``local``: a new one; None: the one of this job or environment
-            (``RAY_ADDRESS``), one that already runs here, else a new one.
+            (``RAY_ADDRESS``), one that ``ray start`` started here, else a new one.
         log_file: where Ray's own log lines go.
 
     Raises:
@@ -39,31 +40,37 @@ def joined(address: str | None, log_file: Path) -> Iterator[None]:
             _configure_data()
             yield
             return
-        started = _connect(address or os.environ.get("RAY_ADDRESS"))
+        _connect(address or os.environ.get("RAY_ADDRESS") or None)
         _configure_data()
         try:
             yield
         finally:
-            # Only a cluster that this process started ends with it.
-            if started:
-                ray.shutdown()
+            # Ends a cluster that was started here; another one goes on without this process.
+            ray.shutdown()
 
 
-def _connect(address: str | None) -> bool:
-    """Connect; returns whether a cluster had to be started (``local`` asks for a new one)."""
+def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        if address != "local":
-            ray.init(address=address or "auto", **quiet)
-            return False
-    except ConnectionError as error:
-        if address is not None:
-            raise UserError(f"no Ray cluster at {address}: {error}") from None
-    try:
-        ray.init(address="local", include_dashboard=False, **quiet)
+        if address in (None, "local"):
+            # Without an address Ray joins what `ray start` has started here. "auto" would also
+            # join the private cluster of another run, which ends with that run.
+            ray.init(address=address, include_dashboard=False, **quiet)
+            return
     except Exception as error:
         raise RunError(f"Ray did not start on this machine: {error}") from error
-    return True
+    try:
+        _knock(address)
+        ray.init(address=address, **quiet)
+    except Exception as error:
+        raise UserError(f"no Ray cluster at {address}: {error}") from None
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at ``HOST:PORT``: Ray itself takes minutes to say no."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def ship_with_workers(module: ModuleType) -> None:
@@ -118,9 +125,7 @@ def nodes_at(address: str | None, log_file: Path) -> list[Node]:
     if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
         return [_Machine()]
     with joined(address, log_file):
-        nodes = nodes_of_cluster()
-        ray.shutdown()
-    return nodes
+        return nodes_of_cluster()
 
 
 class _Machine(dict[str, float]):

@@ -66,9 +66,7 @@ def _refuse(storage: Storage, owner: dict[str, Any]) -> UserError:
 
 @contextlib.contextmanager
 def _local_lock(storage: Storage, tell: Callable[[str], None]) -> Iterator[None]:
-    path = storage.local_path(_RUN_LOCK)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
+    with _lock_file(storage) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -79,6 +77,18 @@ def _local_lock(storage: Storage, tell: Callable[[str], None]) -> Iterator[None]
         file.write(orjson.dumps(_owner()))
         file.flush()
         yield
+
+
+def _lock_file(storage: Storage) -> IO[bytes]:
+    path = storage.local_path(_RUN_LOCK)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+b")
+    except OSError as error:
+        raise UserError(
+            f"{storage.uri()}: cannot be used as a run directory: {error}. Mend that, or name "
+            "another one (--run-dir)"
+        ) from None
 
 
 def _wait_for_workers(storage: Storage, tell: Callable[[str], None]) -> None:

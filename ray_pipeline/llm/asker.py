@@ -104,6 +104,9 @@ class UnitAsker:
             if error.raw is not None:
                 self._journal.append_malformed(key, row_id, request.model, error.raw)
             raise
+        # The slot that this answer freed belongs to another request by now: let that one go out
+        # before the paperwork. Otherwise requests bunch up, and the server waits for the client.
+        await asyncio.sleep(0)
         self._journal.append(key, row_id, request.model, response)
         self.usage.requests += 1
         self.usage.retries += response.attempts - 1

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ray_pipeline.llm.types import Sampling
 from ray_pipeline.stage import Execution
@@ -71,6 +71,20 @@ class LlmConfig(BaseModel):
     adapter: str | None = None
     #: Further arguments of vLLM's AsyncEngineArgs.
     engine_args: Annotated[dict[str, Any], Execution] = {}
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.max_model_len is not None and self.max_tokens >= self.max_model_len:
+            raise ValueError(
+                f"max_tokens ({self.max_tokens}) leaves no room for a prompt within max_model_len "
+                f"({self.max_model_len}): lower the one or raise the other"
+            )
+        if self.num_gpus and self.tensor_parallel_size > max(1, self.num_gpus):
+            raise ValueError(
+                f"tensor_parallel_size ({self.tensor_parallel_size}) is more than num_gpus "
+                f"({self.num_gpus:g}): leave num_gpus out, or make them equal"
+            )
+        return self
 
     def identity(self, weights: str) -> dict[str, Any]:
         """What changes this model's answers; ``weights`` tells its weights apart."""

@@ -106,10 +106,14 @@ class Journal:
         """Flush, and with ``durable`` also survive a power loss."""
         self.flush()
         if self._file is not None:
-            if durable:
-                os.fsync(self._file)
-            os.close(self._file)
-            self._file = None
+            file, self._file = self._file, None
+            try:
+                if durable:
+                    os.fsync(file)
+            except OSError as error:
+                raise RunError(f"cannot write {self._segment_uri()}: {error}") from error
+            finally:
+                os.close(file)
 
 
 def read_records(storage: Storage, folder: str) -> Iterator[dict[str, Any]]:
