@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -87,7 +88,16 @@ class AskWorker:
         self._stage = stage
         self._job = job
         self._units = _UnitLoop(job, coordinator)
-        self._asking = AskingLoop(job, coordinator, stage.config.llm)
+        self._asking: AskingLoop | None = None
+        try:
+            self._asking = AskingLoop(job, coordinator, stage.config.llm)
+        except UserError as error:
+            # An exception here would be a dead actor to Ray: it is told with the first unit.
+            self._broken = (
+                f"{error}. It was right where the run was started, but not on the worker "
+                f"{socket.gethostname()}: environment variables reach the workers of a cluster "
+                "when it is started with them, or through the job's runtime environment"
+            )
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Work on the units of a block; called from several threads."""
@@ -96,6 +106,8 @@ class AskWorker:
     def _work(
         self, unit: Unit, rows: pa.Table, start: str | None
     ) -> tuple[pa.Table, list[StageAccount]]:
+        if self._asking is None:
+            raise RunError(self._broken)
         afresh = failed_before(self._job, unit) if self._job.retry else []
         out, account = self._asking.ask(self._stage, unit.unit_id, rows, afresh)
         return out, [account]

@@ -1,0 +1,210 @@
+"""The server: shares the limits of one run among its clients."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ray_pipeline.config import Budget
+from ray_pipeline.llm.config import LlmConfig
+from ray_pipeline.llm.limits.rate import rate_of
+from ray_pipeline.llm.limits.reservations import Reservations
+from ray_pipeline.llm.limits.shared import (
+    PICODOLLARS,
+    SILENT_SECONDS,
+    SYNC_SECONDS,
+    SYNCS_PER_SECOND,
+    ClientReport,
+    Grants,
+    KeyGrant,
+    KeyLimits,
+    KeyReport,
+    Totals,
+    key_labels,
+    key_limits,
+    picodollars,
+)
+from ray_pipeline.llm.limits.slots import Slots
+
+
+class LimitsServer:
+    """Shares the limits of one run among its clients. Not thread-safe; every call is short.
+
+    Args:
+        llms: models by name, with the limits of their keys.
+        budget: money and tokens of the whole run.
+        spent_usd: what the run directory's journal of responses has already cost.
+        spent_tokens: the tokens in that journal.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        llms: Mapping[str, LlmConfig],
+        budget: Budget,
+        spent_usd: float = 0.0,
+        spent_tokens: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._keys = {
+            label: KeyState(key_limits(config), clock())
+            for name, config in llms.items()
+            for label in key_labels(name, config)
+        }
+        max_cost = None if budget.max_cost_usd is None else picodollars(budget.max_cost_usd)
+        self._cost = Reservations(max_cost, picodollars(spent_usd))
+        self._tokens = Reservations(budget.max_tokens, spent_tokens)
+        self._clients: dict[str, _Client] = {}
+        self._exhausted: str | None = None
+
+    def sync(self, report: ClientReport) -> Grants:
+        """Take in what a client did and wants, and tell it what it may use.
+
+        Raises:
+            ValueError: the report names a key that the limits do not have.
+        """
+        if unknown := report.keys.keys() - self._keys.keys():
+            raise ValueError(f"no limits are known for {', '.join(sorted(unknown))}")
+        now = self._clock()
+        client = self._clients.setdefault(report.client, _Client())
+        client.heard = now
+        if client.grants is not None and report.sequence <= client.sequence:
+            return client.grants  # a repeated call: its reply was lost
+        self._forget_silent(now)
+        client.sequence = report.sequence
+        client.silent = False
+        self._cost.hear(report.client, report.cost, report.releases)
+        self._tokens.hear(report.client, report.tokens, report.releases)
+        for label, key_report in report.keys.items():
+            self._keys[label].hear(report.client, key_report, report.releases, now)
+        client.grants = self._grant(report, now)
+        return client.grants
+
+    def totals(self) -> Totals:
+        """What is spent, reserved, paused, retired."""
+        now = self._clock()
+        self._forget_silent(now)
+        cost, tokens, keys = self._cost, self._tokens, self._keys
+        return Totals(
+            spent_usd=cost.spent / PICODOLLARS,
+            spent_tokens=tokens.spent,
+            reserved_usd=cost.reserved() / PICODOLLARS,
+            reserved_tokens=tokens.reserved(),
+            unknown_usd=cost.unknown() / PICODOLLARS,
+            unknown_tokens=tokens.unknown(),
+            clients=sum(not client.silent for client in self._clients.values()),
+            in_flight=sum(key.slots.in_use() for key in keys.values()),
+            paused={n: k.paused_until - now for n, k in keys.items() if k.paused_until > now},
+            retired={n: k.retired for n, k in keys.items() if k.retired},
+            exhausted=self._exhausted,
+        )
+
+    def _forget_silent(self, now: float) -> None:
+        for name, client in self._clients.items():
+            if not client.silent and now - client.heard > SILENT_SECONDS:
+                client.silent = True
+                for key in self._keys.values():
+                    key.forget(name)
+                self._cost.forget(name)
+                self._tokens.forget(name)
+
+    def _grant(self, report: ClientReport, now: float) -> Grants:
+        name = report.client
+        keys = {
+            label: self._keys[label].grant(name, key, report.sequence, now)
+            for label, key in report.keys.items()
+        }
+        cost_ceiling = self._cost.grant(name, report.cost, report.releases)
+        tokens_ceiling = self._tokens.grant(name, report.tokens, report.releases)
+        self._exhausted = self._exhausted or self._why_exhausted(report)
+        live = sum(not client.silent for client in self._clients.values())
+        return Grants(
+            sequence=report.sequence,
+            keys=keys,
+            cost_ceiling=cost_ceiling,
+            tokens_ceiling=tokens_ceiling,
+            exhausted=self._exhausted,
+            hurry=any(self._keys[label].slots.must_return(name) for label in keys),
+            sync_seconds=min(0.5, max(SYNC_SECONDS, live / SYNCS_PER_SECOND)),
+        )
+
+    def _why_exhausted(self, report: ClientReport) -> str | None:
+        cost, tokens = report.cost, report.tokens
+        if self._cost.never_fits(report.client, cost):
+            limit = (self._cost.limit or 0) / PICODOLLARS
+            spent = (self._cost.spent + self._cost.unknown()) / PICODOLLARS
+            return (
+                f"the budget max_cost_usd of ${limit:.6g} is used up: ${spent:.6g} spent or "
+                f"possibly billed, and one more request may cost ${cost.next / PICODOLLARS:.2g}"
+            )
+        if self._tokens.never_fits(report.client, tokens):
+            spent_tokens = self._tokens.spent + self._tokens.unknown()
+            return (
+                f"the budget max_tokens of {self._tokens.limit} is used up: {spent_tokens} tokens "
+                f"spent or possibly billed, and one more request may take {tokens.next}"
+            )
+        return None
+
+
+@dataclass(slots=True)
+class _Client:
+    heard: float = 0.0
+    sequence: int = 0
+    silent: bool = False
+    grants: Grants | None = None
+
+
+class KeyState:
+    """One API key: its slots, its two rates, its pause."""
+
+    def __init__(self, limits: KeyLimits, now: float) -> None:
+        self.slots = Slots(limits.concurrency)
+        self._requests = rate_of(limits.requests_per_minute, now)
+        self._tokens = rate_of(limits.tokens_per_minute, now)
+        self.paused_until = -math.inf
+        self.retired: str | None = None
+
+    def hear(self, client: str, report: KeyReport, releases: bool, now: float) -> None:
+        self.slots.hear(client, report.in_use, report.waiting, releases)
+        for sequence, (permits, tokens) in report.unused.items():
+            if self._requests:
+                self._requests.give_back((client, sequence), permits)
+            if self._tokens:
+                self._tokens.give_back((client, sequence), tokens)
+        if report.pause_seconds > 0:
+            self.paused_until = max(self.paused_until, now + report.pause_seconds)
+        self.retired = self.retired or report.retired
+
+    def grant(self, client: str, report: KeyReport, sequence: int, now: float) -> KeyGrant:
+        pause = max(0.0, self.paused_until - now)
+        usable = pause == 0 and self.retired is None
+        wishes = [
+            (self._requests, report.permits if usable else 0, 1),
+            (self._tokens, report.tokens if usable else 0, report.next_tokens),
+        ]
+        offers = [
+            None if rate is None else rate.offer(client, wanted, smallest, now)
+            for rate, wanted, smallest in wishes
+        ]
+        if 0 in offers:
+            # Starts without tokens, or tokens without starts, would only keep others from both.
+            offers = [None if offer is None else 0 for offer in offers]
+        for (rate, _, _), offer in zip(wishes, offers, strict=True):
+            if rate is not None and offer:
+                rate.take((client, sequence), offer, now)
+        return KeyGrant(
+            slots=self.slots.grant(client, now),
+            permits=offers[0],
+            tokens=offers[1],
+            pause_seconds=pause,
+            retired=self.retired,
+        )
+
+    def forget(self, client: str) -> None:
+        self.slots.forget(client)
+        for rate in (self._requests, self._tokens):
+            if rate:
+                rate.forget(client)

@@ -1,0 +1,173 @@
+"""What both halves of the limits know: the limits themselves, and what a sync exchanges."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from ray_pipeline.llm.config import LlmConfig
+
+#: Life of a request permit, from the moment a client asked for it.
+PERMIT_SECONDS = 1.0
+#: A minute, plus a permit's life, plus a second for what the network does to arrival times.
+WINDOW_SECONDS = 60.0 + PERMIT_SECONDS + 1.0
+#: Time between two syncs of a client that waits for something, and of one that does not.
+SYNC_SECONDS = 0.1
+HEARTBEAT_SECONDS = 0.25
+#: A client without requests gives everything back after this long, and then keeps quiet.
+IDLE_SECONDS = 1.0
+#: A client not heard of for this long is taken for dead.
+SILENT_SECONDS = 5.0
+#: What a client may use without having reached the server; below `SILENT_SECONDS`.
+LEASE_SECONDS = 4.0
+#: How long a client goes on trying to reach the server before the run fails.
+UNREACHABLE_SECONDS = 60.0
+CALL_SECONDS = 10.0
+#: When there are fewer slots than clients, the slots go round this often.
+TURN_SECONDS = 2.0
+#: The server can take about this many syncs a second.
+SYNCS_PER_SECOND = 250
+PICODOLLARS = 10**12
+
+
+def picodollars(usd: float) -> int:
+    """Whole picodollars, rounded up."""
+    return math.ceil(usd * PICODOLLARS - 1e-3)
+
+
+@dataclass(frozen=True)
+class KeyLimits:
+    """Limits of one API key, for the whole cluster. None is no limit."""
+
+    concurrency: int
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+def key_labels(llm: str, config: LlmConfig) -> dict[str, str | None]:
+    """Labels of a model's keys, as ``LLM/VARIABLE``, and the environment variable of each.
+
+    A server without keys, and a local model, have one label without a variable.
+    """
+    if config.engine != "openai":
+        return {f"{llm}/local": None}
+    if not config.api_keys_env:
+        return {f"{llm}/no-key": None}
+    return {f"{llm}/{variable}": variable for variable in config.api_keys_env}
+
+
+def key_limits(config: LlmConfig) -> KeyLimits:
+    """Limits of each key of a model. A local model's concurrency is its engine's business."""
+    if config.engine != "openai":
+        return KeyLimits(concurrency=1_000_000)
+    return KeyLimits(config.concurrency, config.requests_per_minute, config.tokens_per_minute)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one try of a request may use, before it is known."""
+
+    #: The most it can cost, in picodollars.
+    cost: int = 0
+    #: The most tokens it can use, prompt and completion.
+    tokens: int = 0
+    #: Tokens to count against the tokens per minute until the true number is known.
+    rate_tokens: int = 0
+
+
+@dataclass(slots=True)
+class KeyReport:
+    """What a client has and wants of one key."""
+
+    in_use: int
+    #: Requests that wait for a slot.
+    waiting: int
+    #: Request starts, and tokens, that it could use within a permit's life.
+    permits: int
+    tokens: int
+    #: Tokens of the request that is next in line.
+    next_tokens: int
+    #: Permits and tokens of earlier grants that were not used, by the grant's sequence number.
+    unused: dict[int, tuple[int, int]] = field(default_factory=dict)
+    #: A server asked to be left alone for this long from now.
+    pause_seconds: float = 0.0
+    #: Why the key is of no more use.
+    retired: str | None = None
+
+
+@dataclass(slots=True)
+class BudgetReport:
+    """A client's money (picodollars) or tokens. ``spent`` and ``lost`` count since its start."""
+
+    spent: int = 0
+    #: Reserved for requests whose reply never came: they may have been billed.
+    lost: int = 0
+    #: Reserved for the requests in flight.
+    in_use: int = 0
+    #: What it would reserve soon, and what the smallest request next in line needs (0: none).
+    wanted: int = 0
+    next: int = 0
+
+
+@dataclass(slots=True)
+class ClientReport:
+    """A client's side of a sync. Sending the same report again is harmless."""
+
+    client: str
+    sequence: int
+    keys: dict[str, KeyReport]
+    cost: BudgetReport
+    tokens: BudgetReport
+    #: The client has dropped all its leases; what is in flight it keeps.
+    releases: bool = False
+
+
+@dataclass(slots=True)
+class KeyGrant:
+    """What a client may use of one key."""
+
+    #: Requests it may have in flight.
+    slots: int
+    #: Starts and tokens, in place of what is left of the last grant; None: not limited.
+    permits: int | None
+    tokens: int | None
+    pause_seconds: float
+    retired: str | None
+
+
+@dataclass(slots=True)
+class Grants:
+    """The server's side of a sync."""
+
+    sequence: int
+    keys: dict[str, KeyGrant]
+    #: How far the client's spent, lost and reserved together may go; None: not limited.
+    cost_ceiling: int | None
+    tokens_ceiling: int | None
+    #: Why nothing more may start in this run.
+    exhausted: str | None
+    #: The client was asked to give something up that another one waits for.
+    hurry: bool
+    #: Seconds to leave between two syncs, at least.
+    sync_seconds: float
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The state of a run's limits, for progress and the ledger."""
+
+    spent_usd: float
+    spent_tokens: int
+    #: Reserved for requests in flight or about to start.
+    reserved_usd: float
+    reserved_tokens: int
+    #: Reserved for requests whose reply never came (time-outs, cut connections, killed workers).
+    #: They may have been billed, count against the budget, and are in no journal.
+    unknown_usd: float
+    unknown_tokens: int
+    clients: int
+    in_flight: int
+    #: Seconds that each paused key still has to wait, and why each retired key is of no use.
+    paused: dict[str, float]
+    retired: dict[str, str]
+    exhausted: str | None
