@@ -1,0 +1,61 @@
+"""The demo as a user runs it, on both local engines, with the real small model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, Command
+
+DEMO = REPOSITORY / "configs/qa_distillation/demo.yaml"
+
+
+def _run(command: Command, run_dir: Path, *sets: str) -> dict:
+    settings = [part for key in sets for part in ("--set", key)]
+    source = f"source.path={REPOSITORY / 'samples/qa.csv'}"
+    done = command("run", DEMO, "--run-dir", run_dir, "--set", source, *settings, timeout=600)
+    assert done.code == 0, done.text
+    ledger = json.loads((run_dir / "ledger.json").read_text())
+    for stage in ledger["stages"]:
+        left = stage["kept"] + stage["dropped"] + stage["failed"]
+        assert stage["rows_in"] + stage["created"] == left
+    return {stage["name"]: stage for stage in ledger["stages"]}
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed here")
+def test_the_demo_on_vllm(command: Command, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stages = _run(command, run, "llms.rewriter.engine=vllm")
+    assert stages["source"]["rows_in"] == 161
+    assert stages["multiple-choice"]["kept"] > 130
+    assert stages["multiple-choice"]["llm"]["requests"] > 0
+    assert stages["drop-invalid"]["reasons"]["review:Classification=no"] == 6
+    exports = {path.name for path in (run / "exports").iterdir()}
+    assert {"fitb_rephrased.csv", "converted_mcq.csv", "cleaned_qa.csv", "dataset.csv"} <= exports
+    with (run / "exports/dataset.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == stages["multiple-choice"]["kept"]
+    assert not any("____" in row["question"] for row in rows)
+    assert "<html" in (run / "report.html").read_text()
+
+    (some,) = [r for r in rows if r["original_question"].startswith("The capital of Australia")]
+    traced = command("trace", run, some["row_id"])
+    assert traced.code == 0, traced.text
+    assert "fill-in-blank" in traced.out
+    assert "____" in traced.out
+
+
+@pytest.mark.slow
+def test_the_demo_on_transformers(command: Command, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stages = _run(
+        command, run, "llms.rewriter.engine=transformers", "source.limit=40", "unit_rows=20"
+    )
+    assert stages["source"]["rows_in"] == 40
+    asked = [stages[name]["llm"]["requests"] for name in ("fill-in-blank", "multiple-choice")]
+    assert sum(asked) > 0
