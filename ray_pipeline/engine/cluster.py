@@ -51,6 +51,9 @@ def joined(address: str | None, log_file: Path) -> Iterator[None]:
 
 def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    # Ray gives the workers of a cluster that it starts low priority, so that a desktop stays
+    # smooth. Here they are what the machine is for: a local engine must not wait for Ray's agents.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         if address in (None, "local"):
             # Without an address Ray joins what `ray start` has started here. "auto" would also
