@@ -288,7 +288,8 @@ def _plan(
         prepared = prepare(job.config, job.stage_types, job.prompt_folders, scratch, until)
         storage = Storage(job.config.run_dir)
         if remaining := unfinished(prepared, storage):
-            nodes = nodes_at(job.config.address, Path(scratch) / "ray.log")
+            with _ray_apart():
+                nodes = nodes_at(job.config.address, Path(scratch) / "ray.log")
             check_resources(remaining, job.config.llms, nodes, job.config.autoscaling)
         plans = make_plan(prepared, storage)
     table = Table(box=None, pad_edge=False)

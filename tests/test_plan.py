@@ -157,9 +157,7 @@ def test_more_than_the_cluster_has(command: Command, tmp_path: Path) -> None:
     toy.change(llms={"mock": llm})
     done = command("plan", toy.config_file)
     assert done.code == 2, done.text
-    assert re.search(
-        r"needs 80 GPUs at the same time \(llms.mock 80\), the cluster has \d", done.err
-    )
+    assert "needs 80 GPUs at the same time (llms.mock 80), the cluster has " in done.err
 
 
 def test_no_cluster_at_the_address(alone: Command, tmp_path: Path) -> None:

@@ -64,9 +64,15 @@ def _connect(address: str | None) -> None:
         raise RunError(f"Ray did not start on this machine: {error}") from error
     try:
         _knock(address)
+    except OSError as error:
+        raise UserError(f"no Ray cluster at {address}: {error}") from None
+    try:
         ray.init(address=address, **quiet)
     except Exception as error:
-        raise UserError(f"no Ray cluster at {address}: {error}") from None
+        raise UserError(
+            f"no Ray cluster at {address} that can be joined: {error}. A cluster with token "
+            "authentication wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment"
+        ) from None
 
 
 def _knock(address: str) -> None:

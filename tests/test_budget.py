@@ -1,0 +1,118 @@
+"""Money, tokens and rates hold for a whole run: its workers together, its restarts included."""
+
+from __future__ import annotations
+
+import bisect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Command, Toy, make_toy
+from mock_openai import MockServer
+
+ROWS = 60
+#: A question has five words and an answer eleven, and the server counts words.
+TOKENS = 16
+USD_PER_TOKEN = 0.001
+
+
+def toy_ask(folder: Path, server: MockServer, rows: int = ROWS, **llm: Any) -> Toy:
+    common = {"engine": "openai", "model": "m", "base_url": server.base_url, "api_keys_env": []}
+    prices = {"prompt": 1e6 * USD_PER_TOKEN, "completion": 1e6 * USD_PER_TOKEN}
+    return make_toy(
+        folder,
+        [f"text {i}" for i in range(rows)],
+        pipeline="toy_ask",
+        llms={"mock": {**common, "max_tokens": 16, "usd_per_million": prices, **llm}},
+        stages={"ask": {"llm": "mock", "prompt": "ask"}},
+    )
+
+
+def tokens(server: MockServer) -> int:
+    """What a provider would bill."""
+    stats = server.stats()
+    return int(stats["prompt_tokens"] + stats["completion_tokens"])
+
+
+def test_money_stops_a_run_and_more_of_it_continues_it(command: Command, tmp_path: Path) -> None:
+    needed = ROWS * TOKENS * USD_PER_TOKEN
+    with MockServer(latency=0.02) as server:
+        toy = toy_ask(tmp_path, server, actors=2)
+        toy.change(budget={"max_cost_usd": needed / 2})
+        done = command("run", toy.config_file)
+        assert done.code == 3, done.text
+        assert f"max_cost_usd of ${needed / 2:g} is used up" in done.err
+        assert "raise it under budget: to continue" in done.err
+        assert "Traceback" not in done.text
+        assert toy.ledger()["status"] == "budget_exhausted"
+        # Half of the budget is not left unused, and all of it is never passed.
+        assert needed / 4 < tokens(server) * USD_PER_TOKEN <= needed / 2
+
+        # It counts over restarts: there is nothing left for a second run.
+        done = command("run", toy.config_file)
+        assert done.code == 3, done.text
+        assert tokens(server) * USD_PER_TOKEN <= needed / 2
+
+        toy.change(budget={"max_cost_usd": 3 * needed})
+        done = command("run", toy.config_file)
+        assert done.code == 0, done.text
+        stats = server.stats()
+        assert (stats["completed"], stats["repeated_completed"]) == (ROWS, 0)
+        ask = toy.stage("ask")
+        assert (ask["kept"], toy.ledger()["status"]) == (ROWS, "succeeded")
+        assert ask["llm"]["requests"] + ask["llm"]["reused"] == ROWS
+        assert ask["llm"]["cost_usd"] == pytest.approx(tokens(server) * USD_PER_TOKEN)
+        assert tokens(server) == ROWS * TOKENS
+
+
+def test_tokens_stop_a_run_and_more_of_them_continue_it(command: Command, tmp_path: Path) -> None:
+    limit = ROWS * TOKENS // 2
+    with MockServer(latency=0.02) as server:
+        toy = toy_ask(tmp_path, server, actors=2, usd_per_million=None)
+        toy.change(budget={"max_tokens": limit})
+        done = command("run", toy.config_file)
+        assert done.code == 3, done.text
+        assert f"max_tokens of {limit} is used up" in done.err
+        assert toy.ledger()["status"] == "budget_exhausted"
+        assert limit / 2 < tokens(server) <= limit
+
+        toy.change(budget={"max_tokens": 10 * limit})
+        done = command("run", toy.config_file)
+        assert done.code == 0, done.text
+        stats = server.stats()
+        assert (stats["completed"], stats["repeated_completed"]) == (ROWS, 0)
+        assert toy.stage("ask")["kept"] == ROWS
+
+
+def most_in(seconds: float, arrivals: list[float]) -> int:
+    """The largest number of arrivals in any window of so many seconds."""
+    return max(bisect.bisect_left(arrivals, t + seconds) - i for i, t in enumerate(arrivals))
+
+
+def test_a_rate_holds_for_two_workers_together(command: Command, tmp_path: Path) -> None:
+    per_minute, rows = 300, 90
+    with MockServer(latency=0.05) as server:
+        toy = toy_ask(
+            tmp_path, server, rows, actors=2, requests_per_minute=per_minute, concurrency=6
+        )
+        done = command("run", toy.config_file)
+        assert done.code == 0, done.text
+        arrivals = sorted(e["t"] for e in server.events() if e["event"] == "arrival")
+        stats = server.stats()
+    assert len(arrivals) == rows
+    # A bucket of two seconds' worth spreads the starts, and a permit lives for a second. Two
+    # workers on their own would start all of them within eight seconds.
+    assert most_in(10, arrivals) <= per_minute / 60 * (10 + 2 + 1)
+    assert arrivals[-1] - arrivals[0] >= 60 / per_minute * rows - 3
+    assert max(stats["max_key_in_flight"].values()) <= 6
+
+
+@pytest.mark.slow
+def test_no_minute_sees_more_than_the_limit(command: Command, tmp_path: Path) -> None:
+    per_minute, rows = 120, 126
+    with MockServer(latency=0.05) as server:
+        toy = toy_ask(tmp_path, server, rows, actors=2, requests_per_minute=per_minute)
+        done = command("run", toy.config_file)
+        assert done.code == 0, done.text
+        assert server.stats()["arrivals"] == rows
+        assert max(server.stats()["max_per_minute"].values()) <= per_minute

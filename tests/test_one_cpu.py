@@ -1,0 +1,92 @@
+"""A cluster of one CPU: every kind of stage goes through, or the command says what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY, Command, make_toy
+from mock_openai import MockServer
+from one_cpu_cluster import one_cpu_cluster
+
+TEXTS = [f"row {i % 30}" + " drop" * (i % 10 == 3) + " twin" * (i == 5) for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    with one_cpu_cluster() as environment:
+        yield environment
+
+
+@pytest.fixture
+def command(cluster: dict[str, str], tmp_path: Path) -> Command:
+    command = Command(None, tmp_path)
+    command.environment |= cluster
+    return command
+
+
+@pytest.mark.parametrize("actors", [1, 3])
+def test_questions(command: Command, tmp_path: Path, actors: int) -> None:
+    with MockServer(latency=0.05) as server:
+        llm = {"engine": "openai", "model": "m", "base_url": server.base_url, "api_keys_env": []}
+        toy = make_toy(
+            tmp_path,
+            TEXTS,
+            pipeline="toy_ask",
+            llms={"mock": {**llm, "actors": actors}},
+            stages={"ask": {"llm": "mock", "prompt": "ask"}},
+        )
+        done = command("run", toy.config_file, timeout=90)
+    assert done.code == 0, done.text
+    assert toy.stage("shout")["dropped"] == 6
+    assert toy.stage("whisper")["kept"] == 55
+
+
+def test_decisions(command: Command, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, TEXTS, pipeline="toy_decide")
+    done = command("run", toy.config_file, timeout=90)
+    assert done.code == 0, done.text
+    assert toy.stage("first")["reasons"] == {"duplicate:exact": 55 - 28}
+    assert toy.stage("whisper")["kept"] == 28
+
+
+def demo(folder: Path, rows: int) -> Path:
+    """The demo of this repository with fewer rows, its run directory in the folder."""
+    config = yaml.safe_load((REPOSITORY / "configs/qa_distillation/demo.yaml").read_text())
+    config["run_dir"] = str(folder / "run")
+    config["source"] = {**config["source"], "path": str(REPOSITORY / "samples/qa.csv")}
+    config["source"]["limit"] = rows
+    file = folder / "demo.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def test_a_model_stage_that_leaves_no_cpu_for_the_others(command: Command, tmp_path: Path) -> None:
+    config = demo(tmp_path, 20)
+    wish = ("--until", "match-choices", "--set", "stages.match-choices.num_cpus=1")
+    for verb in ("plan", "run"):
+        done = command(verb, config, *wish, timeout=60)
+        assert done.code == 2, done.text
+        assert "needs 2 CPUs at the same time" in done.err
+        assert "stages.match-choices 1" in done.err
+        assert "the cluster has 1;" in done.err
+        assert "Traceback" not in done.text
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_the_demo(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    done = command("run", demo(tmp_path, 20), timeout=420)
+    assert done.code == 0, done.text
+    ledger = json.loads((tmp_path / "run/ledger.json").read_text())
+    assert ledger["status"] == "succeeded"
+    assert ledger["stages"][0]["kept"] == 20
+    for stage in ledger["stages"]:
+        made = stage["kept"] + stage["dropped"] + stage["failed"]
+        assert stage["rows_in"] + stage["created"] == made
+    asked = {s["name"]: s["llm"]["requests"] for s in ledger["stages"] if s.get("llm")}
+    assert sum(asked.values()) > 0
