@@ -15,9 +15,8 @@ from conftest import Command, Toy, make_toy
 from one_cpu_cluster import one_cpu_cluster
 
 #: Each text comes one to five times, near and far; some rows are dropped before, some doubled.
-TEXTS = [
-    f"text {i * i % 41}" + " drop" * (i % 10 == 3) + " twin" * (i % 29 == 4) for i in range(99)
-]
+TEXTS = [f"text {i * i % 41}" for i in range(99)]
+TEXTS = [t + " drop" * (i % 10 == 3) + " twin" * (i % 29 == 4) for i, t in enumerate(TEXTS)]
 
 
 def check(toy: Toy) -> list[dict[str, Any]]:

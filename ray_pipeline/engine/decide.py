@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
+from ray.exceptions import RayTaskError
 
 from ray_pipeline.engine.account import StageAccount
 from ray_pipeline.engine.blocks import unit_blocks
 from ray_pipeline.engine.fingerprint import fingerprint, set_digest
 from ray_pipeline.engine.parts import part_path, read_info, read_rows
 from ray_pipeline.engine.segment import checked, in_order
-from ray_pipeline.engine.unit_work import SegmentJob
+from ray_pipeline.engine.unit_work import SegmentJob, decisions_path
 from ray_pipeline.errors import RunError
 from ray_pipeline.rows import kept, set_column
 from ray_pipeline.sources.unit import Unit
@@ -41,6 +42,7 @@ def decide(job: SegmentJob, units: Sequence[Unit]) -> None:
     marker = f"{job.segment.folder}/decisions/done.json"
     if job.storage.read_bytes(marker) == identity.encode():
         return
+    job.storage.delete(marker)  # first: what is left of a killed run must not look complete
     for path in list(job.storage.list(f"{job.segment.folder}/decisions")):
         job.storage.delete(path)
     stage = _stage(job)
@@ -52,9 +54,23 @@ def decide(job: SegmentJob, units: Sequence[Unit]) -> None:
         .groupby(_UNIT)
         .map_groups(partial(_write, job=job), batch_format="pyarrow")
     )
-    for _ in written.iter_batches(batch_format="pyarrow"):
-        pass
+    try:
+        for _ in written.iter_batches(batch_format="pyarrow"):
+            pass
+    except Exception as error:
+        raise _explained(stage, error) from error
     job.storage.write_bytes(marker, identity.encode())
+
+
+def _explained(stage: DecideStage, error: Exception) -> RunError:
+    """Ray's error as one that names the stage and what it raised."""
+    cause = error
+    while isinstance(cause, RayTaskError):
+        cause = cause.cause
+    if isinstance(cause, RunError):
+        return cause
+    first_line = str(cause).strip().split("\n")[0]
+    return RunError(f"stage {stage.name!r} cannot decide: {type(cause).__name__}: {first_line}")
 
 
 def _identity(job: SegmentJob, units: Sequence[Unit]) -> str:
@@ -102,15 +118,11 @@ def _decision_schema(stage: DecideStage) -> pa.Schema:
     return pa.schema([pa.field(name, pa.string()) for name in names] + evidence)
 
 
-def _decisions_path(job: SegmentJob, unit_id: str) -> str:
-    return f"{job.segment.folder}/decisions/part-{unit_id}.parquet"
-
-
 def _write(group: pa.Table, job: SegmentJob) -> pa.Table:
     unit_id = group[_UNIT][0].as_py()
     sink = pa.BufferOutputStream()
     pq.write_table(group.drop_columns([_UNIT]).sort_by("row_id"), sink)
-    job.storage.write_bytes(_decisions_path(job, unit_id), sink.getvalue())
+    job.storage.write_bytes(decisions_path(job.segment, unit_id), sink.getvalue())
     return pa.table({"unit_id": [unit_id]})
 
 
@@ -119,7 +131,7 @@ def apply_decisions(
 ) -> tuple[pa.Table, list[StageAccount]]:
     """A unit's rows with their decisions: the work of a decide segment on one unit."""
     stage = _stage(job)
-    made = _read_decisions(job.storage, _decisions_path(job, unit_id), stage)
+    made = _read_decisions(job.storage, decisions_path(job.segment, unit_id), stage)
     ids = rows["row_id"].combine_chunks()
     at = pc.index_in(ids, made["row_id"].combine_chunks())
     decided = pc.is_valid(at)

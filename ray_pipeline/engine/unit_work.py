@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_pipeline.engine.account import StageAccount
+from ray_pipeline.engine.fingerprint import fingerprint
 from ray_pipeline.engine.parts import PartInfo, part_path, read_info, read_rows, write_part
 from ray_pipeline.engine.segment import (
     SOURCE,
@@ -23,7 +25,7 @@ from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.rows import KEPT, kept, set_column
 from ray_pipeline.sources.read import read_unit
 from ray_pipeline.sources.unit import Unit
-from ray_pipeline.stage import AskStage
+from ray_pipeline.stage import AskStage, DecideStage
 from ray_pipeline.storage import Storage
 
 #: Runs a segment's stages over kept rows, from the named stage on (None: the first).
@@ -117,7 +119,18 @@ def _input_digest(job: SegmentJob, unit: Unit) -> str:
     upstream = read_info(job.storage, part_path(job.upstream_folder, unit.unit_id))
     if upstream is None:
         raise RunError(f"unit {unit.unit_id} is missing in {job.upstream_folder}")
+    if job.segment.kind is DecideStage:
+        # What is decided on a unit's rows also depends on the rows of the others.
+        decisions = job.storage.read_bytes(decisions_path(job.segment, unit.unit_id)) or b""
+        return fingerprint(
+            [upstream.digest, hashlib.blake2b(decisions, digest_size=16).hexdigest()]
+        )
     return upstream.digest
+
+
+def decisions_path(segment: Segment, unit_id: str) -> str:
+    """Where the decisions on a unit's rows lie; there is no file when all of them are kept."""
+    return f"{segment.folder}/decisions/part-{unit_id}.parquet"
 
 
 def _fresh(job: SegmentJob, unit: Unit, work: Work) -> tuple[pa.Table, list[StageAccount]]:
