@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +77,31 @@ def test_a_model_stage_that_leaves_no_cpu_for_the_others(command: Command, tmp_p
         assert "stages.match-choices 1" in done.err
         assert "the cluster has 1;" in done.err
         assert "Traceback" not in done.text
+
+
+def test_a_run_without_an_address_does_not_join_the_private_cluster_of_another(
+    cluster: dict[str, str], tmp_path: Path
+) -> None:
+    script = (
+        "import ray\n"
+        "from pathlib import Path\n"
+        "from ray_pipeline.engine.cluster import joined\n"
+        "with joined(None, Path('ray.log')):\n"
+        "    address = ray.get_runtime_context().gcs_address\n"
+        "print('address', address)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    (address,) = [line.split()[1] for line in done.stdout.splitlines() if "address" in line]
+    assert address != cluster["RAY_ADDRESS"]
 
 
 @pytest.mark.vllm
