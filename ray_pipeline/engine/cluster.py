@@ -92,7 +92,8 @@ def _quiet(log_file: Path) -> Iterator[None]:
     """Send what Ray logs and prints to a file: the screen is for the user's own run."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("a", encoding="utf-8") as file:
-        handler = logging.StreamHandler(file)
+        # With a stream of its own: what ends the run is logged after this block is left.
+        handler = logging.FileHandler(log_file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for name in ("ray", "ray.data"):
             logger = logging.getLogger(name)

@@ -89,7 +89,6 @@ class PooledEngine:
         limits: LimitsClient,
     ) -> None:
         self._name = name
-        self._config = config
         self._limits = limits.llm(name, config)
         self._actors = actors
         self._busy: dict[Any, int] = {}
