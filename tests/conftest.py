@@ -35,6 +35,29 @@ def ray_cluster() -> Iterator[str]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Any]:
+    """A boto3 client of an S3 server on this machine with a bucket named ``bucket``.
+
+    The environment names the server too, for this process and for those that it starts.
+    """
+    server_module = pytest.importorskip("moto.server")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        import boto3
+
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="bucket")
+        yield client
+    server.stop()
+
+
 @dataclass
 class Finished:
     """A command that ended."""
