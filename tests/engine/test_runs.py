@@ -107,6 +107,22 @@ def test_too_many_failed_rows_stop_the_run(command: Command, tmp_path: Path) -> 
     assert toy.ledger()["status"] == "failed"
 
 
+def test_an_unexpected_end_is_one_line_and_its_trace_is_in_the_log(
+    command: Command, tmp_path: Path
+) -> None:
+    toy = make_toy(tmp_path, ["a", "b"], pipeline="toy_exports")
+    done = command("run", toy.config_file)
+    assert done.code == 1, done.text
+    end = "LookupError: a defect (logs/ray.log has the rest)"
+    assert done.err.splitlines() == [f"error: the run failed: {end}"]
+    assert "Traceback" not in done.text
+    assert (toy.ledger()["status"], toy.ledger()["message"]) == ("failed", end)
+    log = (toy.run_dir / "logs/ray.log").read_text()
+    assert "the run ended unexpectedly\nTraceback" in log
+    assert "toy_exports.py" in log
+    assert "LookupError: a defect\nand what else is to say about it" in log
+
+
 def test_the_layout_of_blocks_and_units_changes_no_row(command: Command, tmp_path: Path) -> None:
     rows = {}
     for unit_rows in (7, 60):
