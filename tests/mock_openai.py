@@ -36,12 +36,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
+import psutil
 
 _NOUNS = ["river", "mountain", "planet", "author", "capital", "metal", "painter", "engine"]
 _NOUNS += ["ocean", "theorem", "battle", "language", "composer", "island", "element", "bridge"]
 _NAMES = ["Lima", "Darwin", "Saturn", "Verdi", "Oslo", "Curie", "Nile", "Homer", "Iceland"]
 _NAMES += ["Turing", "Cairo", "Mozart", "Kepler", "Ghana", "Pascal", "Jupiter"]
 _MARKER = re.compile(r"\[\[mock:(\w+)\]\]")
+_DRAFT = re.compile(r"^Draft: (.*)$", re.MULTILINE)
 
 
 # --------------------------------------------------------------------------- answers
@@ -51,7 +53,8 @@ def answer_text(body: dict[str, Any], mode: str, labels: list[str]) -> str:
     """The answer to a request, from its content alone.
 
     A ``json_schema`` response format is always honoured; otherwise ``mode`` decides: a made-up
-    ``question``, an ``echo`` of the last message, a ``label``, or ``json``.
+    ``question``, an ``echo`` of the last message, the ``draft`` that the prompt holds, a
+    ``label``, or ``json``.
     """
     content = [body["messages"], body.get("seed"), body.get("response_format")]
     digest = hashlib.sha256(orjson.dumps(content)).digest()
@@ -62,6 +65,9 @@ def answer_text(body: dict[str, Any], mode: str, labels: list[str]) -> str:
         return orjson.dumps({"answer": _question(digest), "score": digest[5] % 10}).decode()
     if mode == "echo":
         return str(body["messages"][-1]["content"])
+    if mode == "draft":
+        found = _DRAFT.search(str(body["messages"][-1]["content"]))
+        return found.group(1) if found else _question(digest)
     if mode == "label":
         return labels[digest[0] % len(labels)]
     return _question(digest)
@@ -160,6 +166,7 @@ class Book:
         self.max_key_in_flight: collections.Counter[str] = collections.Counter()
         self.max_per_minute: collections.Counter[str] = collections.Counter()
         self.completions: collections.Counter[str] = collections.Counter()
+        self.per_process: collections.Counter[int] = collections.Counter()
 
     def arrived(self, key: str, sha: str) -> None:
         now = time.time()
@@ -177,13 +184,14 @@ class Book:
         self.max_per_minute[key] = max(self.max_per_minute[key], len(recent))
         self._write({"t": now, "event": "arrival", "key": key, "sha256": sha})
 
-    def ended(self, key: str, sha: str, status: str, completed: bool) -> None:
+    def ended(self, key: str, sha: str, status: str, completed: bool, process: int = 0) -> None:
         self.in_flight -= 1
         self.key_in_flight[key] -= 1
         self.statuses[status] += 1
         if completed:
             self.completed += 1
             self.completions[sha] += 1
+            self.per_process[process] += 1
         entry = {"t": time.time(), "event": "end", "key": key, "sha256": sha, "status": status}
         self._write({**entry, "completed": completed})
 
@@ -212,6 +220,7 @@ class Book:
             "per_key": dict(self.per_key),
             "max_key_in_flight": dict(self.max_key_in_flight),
             "max_per_minute": dict(self.max_per_minute),
+            "completed_per_process": {str(pid): n for pid, n in self.per_process.items()},
         }
 
 
@@ -234,6 +243,16 @@ class Server:
         self._known = {key for key in options.keys.split(",") if key}
         self._without_quota = {key for key in options.quota_keys.split(",") if key}
         self._started = time.monotonic()
+        self._processes: set[int] = set()
+
+    def process_of(self, transport: asyncio.Transport) -> int:
+        """The number of the client's process; 0 where they are not to be told apart."""
+        if not self.options.processes:
+            return 0
+        address = transport.get_extra_info("peername")
+        found = [c.pid for c in psutil.net_connections("tcp4") if c.laddr == address]
+        self._processes.update(pid for pid in found if pid)
+        return found[0] or 0 if found else 0
 
     def latency(self) -> float:
         jitter = self.options.jitter
@@ -244,6 +263,8 @@ class Server:
         """Status (``cut`` for a broken reply), body and seconds until it is sent."""
         options = self.options
         draw = self._faults.random()
+        if len(self._processes) < options.processes:
+            return "503", _error("not all clients are here", "x"), 0.0
         if self._known and key not in self._known:
             # Some servers repeat the key in the message; ours does, so that tests can look for it.
             return "401", _error(f"Incorrect API key provided: {key}", "invalid_api_key"), 0.0
@@ -301,10 +322,12 @@ class Connection(asyncio.Protocol):
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
         self._open: tuple[str, str] | None = None  # key label and hash of the request in work
+        self._process = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._process = self._server.process_of(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._open is not None:
@@ -384,7 +407,7 @@ class Connection(asyncio.Protocol):
     def _end(self, status: str, completed: bool) -> None:
         assert self._open is not None
         (label, sha), self._open = self._open, None
-        self._server.book.ended(label, sha, status, completed)
+        self._server.book.ended(label, sha, status, completed, self._process)
 
 
 async def serve(options: argparse.Namespace) -> None:
@@ -423,13 +446,19 @@ def parser() -> argparse.ArgumentParser:
     add("--pmalformed", type=float, default=0.0, help="share that gets broken JSON")
     add("--retry-after", type=float, default=0.0, help="Retry-After of 429 and 503; 0: none")
     add("--seed", type=int, default=0)
-    add("--answer", choices=["question", "echo", "json", "label"], default="question")
+    add("--answer", choices=["question", "echo", "draft", "json", "label"], default="question")
     add("--labels", default="yes,no", help="for --answer label")
     add("--keys", default="", help="keys that are known; others get 401; empty: all are")
     add("--quota-keys", default="", help="keys that get 429 insufficient_quota")
     add("--context-limit", type=int, default=0, help="words of the last message; more get 400")
     add("--reject-max-tokens", action="store_true", help="demand max_completion_tokens")
     add("--reject-temperature", action="store_true")
+    add(
+        "--processes",
+        type=int,
+        default=0,
+        help="tell the clients' processes apart, and answer 503 until so many have come",
+    )
     add("--log", default="", help="file for one JSON line an arrival and an end")
     return result
 
