@@ -147,13 +147,16 @@ class RowAsker:
             try:
                 response = await self._unit.respond(request, key, self._row_id)
             except EngineError as error:
-                raise AnswerError(error.code, error.detail) from None
+                # A filter's verdict is an answer: asking again brings the same one.
+                filtered = "" if error.code == "content_filter" else None
+                raise AnswerError(error.code, error.detail, answer=filtered) from None
             code, complaint, value = judge(response, prompt, check)
             if not code:
                 return Answer(response.text, value, response)
             self._unit.reject(key)
             if remaining == 0 or code == "content_filter":
-                raise AnswerError(code, f"{complaint}; the answer was {_short(response.text)!r}")
+                detail = f"{complaint}; the answer was {_short(response.text)!r}"
+                raise AnswerError(code, detail, answer=response.text)
             messages = _with_complaint(messages, response.text, complaint)
         raise AssertionError("unreachable")
 

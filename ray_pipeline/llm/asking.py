@@ -49,9 +49,16 @@ class Llm(Protocol):
 
 
 class AnswerError(Exception):
-    """No usable answer for a row: ``code`` for the ledger, the raw answer for the reader."""
+    """No usable answer for a row: ``code`` for the ledger, the raw answer for the reader.
 
-    def __init__(self, code: str, detail: str = "") -> None:
+    Args:
+        code: short and stable; the row fails as ``llm:CODE``.
+        detail: for people.
+        answer: what the model answered; None when no answer came (the request failed).
+    """
+
+    def __init__(self, code: str, detail: str = "", answer: str | None = None) -> None:
         super().__init__(f"llm:{code}" + (f": {detail}" if detail else ""))
         self.code = code
         self.detail = detail
+        self.answer = answer

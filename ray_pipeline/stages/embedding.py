@@ -94,15 +94,13 @@ class Embedder:
 
 def is_usable(vectors: Vectors) -> npt.NDArray[np.bool_]:
     """Which rows of `Embedder.encode` are vectors, and not NaN."""
-    usable: npt.NDArray[np.bool_] = np.isfinite(vectors).all(axis=1)
-    return usable
+    return np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)
 
 
 def _unit_length(vectors: npt.NDArray[Any]) -> Vectors:
     """The vectors at length 1; NaN where there is none (NaN, infinity, or all zeros)."""
-    vectors = vectors.astype(np.float64)
     with np.errstate(all="ignore"):
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit = np.where(np.isfinite(lengths) & (lengths > 0), vectors / lengths, np.nan)
-    scaled: Vectors = unit.astype(np.float32)
-    return scaled
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        unit: Vectors = (vectors / lengths).astype(np.float32)
+    unit[~(np.isfinite(lengths) & (lengths > 0))[:, 0]] = np.nan
+    return unit

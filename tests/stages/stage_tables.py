@@ -52,13 +52,14 @@ class ScriptedLlm:
         **values: Any,
     ) -> Answer:
         self.asked.append(values)
+        text = None
         while self.texts:
             text = self.texts.pop(0)
             complaint = check(text) if check else None
             if complaint is None:
                 return Answer(text, text, Response(text, "stop", 1, 1))
             self.complaints.append(complaint)
-        raise AnswerError("unusable", "; ".join(self.complaints))
+        raise AnswerError("unusable", "; ".join(self.complaints), answer=text)
 
 
 def settings(*prompts: str) -> Settings:
@@ -74,6 +75,13 @@ def ask(stage: AskStage, row: Row, llm: ScriptedLlm) -> Row:
     result = asyncio.run(_ask(stage, row, llm))
     assert isinstance(result, dict)
     return result
+
+
+def expand(stage: AskStage, row: Row, llm: ScriptedLlm) -> tuple[Row, list[Row]]:
+    """The row, and the rows made from it, that a stage makes of ``row``."""
+    result = asyncio.run(_ask(stage, row, llm))
+    assert isinstance(result, Expand)
+    return result.row, result.created
 
 
 async def _ask(stage: AskStage, row: Row, llm: ScriptedLlm) -> Row | Drop | Expand:
