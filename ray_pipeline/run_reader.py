@@ -182,6 +182,46 @@ class RunReader:
             return None
         return read_rows(self.storage, part_path(segment.folder, unit.unit_id))
 
+    def schema(self, segment: SegmentFolder) -> pa.Schema:
+        """Columns of a segment's rows, as the first committed part has them."""
+        for unit in self.units:
+            if self.part_info(segment, unit) is not None:
+                with self.storage.open(part_path(segment.folder, unit.unit_id)) as file:
+                    return pq.read_schema(file)
+        return pa.schema([])
+
+    def columns(
+        self, segment: SegmentFolder, unit: Unit, names: Collection[str]
+    ) -> pa.Table | None:
+        """Some columns of a unit's rows after a segment, nulls for those that are not there.
+
+        Returns: None when the unit is not committed.
+        """
+        if self.part_info(segment, unit) is None:
+            return None
+        path = part_path(segment.folder, unit.unit_id)
+        try:
+            with self.storage.open(path) as file:
+                parquet = pq.ParquetFile(file)
+                there = [name for name in names if name in parquet.schema_arrow.names]
+                table = parquet.read(there).replace_schema_metadata(None)
+                rows = parquet.metadata.num_rows
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(f"cannot read {self.storage.uri(path)}: {error}") from error
+        missing = {name: pa.nulls(rows) for name in names if name not in there}
+        for name, nulls in missing.items():
+            table = table.append_column(name, nulls)
+        return table.select(list(names))
+
+    def each_unit(
+        self, segment: SegmentFolder, names: Collection[str], units: Collection[Unit] | None = None
+    ) -> Iterator[tuple[Unit, pa.Table]]:
+        """`columns` of each committed unit, in order. For narrow columns: several are in memory."""
+        wanted = self.units if units is None else units
+        for unit, table in _in_threads(lambda unit: self.columns(segment, unit, names), wanted):
+            if table is not None:
+                yield unit, table
+
     def part_infos(
         self, segment: SegmentFolder, units: Collection[Unit] | None = None
     ) -> Iterator[tuple[Unit, PartInfo]]:

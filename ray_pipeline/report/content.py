@@ -10,11 +10,19 @@ from typing import Any
 from ray_pipeline.engine.account import StageAccount
 from ray_pipeline.engine.ledger import LedgerEntry
 from ray_pipeline.llm.usage import LlmUsage
+from ray_pipeline.report.effort import EffortRow, effort
+from ray_pipeline.report.embedding_map import EmbeddingMap, embedding_map
 from ray_pipeline.report.examples import RestingRow, SegmentExamples, changed_rows, resting_rows
 from ray_pipeline.report.flow import FlowRow, flow
+from ray_pipeline.report.groups import Duplicates, Shared, duplicates, shared
+from ray_pipeline.report.lengths import Lengths, lengths
+from ray_pipeline.report.versions import Versions, versions
 from ray_pipeline.rows import DROPPED, FAILED
 from ray_pipeline.run_reader import RunReader
 from ray_pipeline.storage import Storage, filesystem
+
+#: Columns whose rows with one value have one text in common.
+SHARED = ("same_question_group", "same_answer_group")
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class LlmLine:
     model: str
     usage: LlmUsage
     rows_in: int
+    failed: int
     seconds: float
     #: Whether the configuration has prices for the model.
     is_priced: bool
@@ -108,7 +117,14 @@ class Content:
     totals: Totals
     flow: list[FlowRow]
     reasons: list[ReasonLine]
+    #: None, here and below: the rows do not have the columns that it shows.
+    map: EmbeddingMap | None
+    duplicates: Duplicates | None
+    shared: list[Shared]
+    versions: Versions | None
+    lengths: Lengths | None
     changed: list[SegmentExamples]
+    effort: list[EffortRow]
     llms: list[LlmLine]
     prompts: list[tuple[str, str]]
     exports: list[str]
@@ -140,7 +156,13 @@ def gather(storage: Storage) -> Content:
         totals=_totals(lines),
         flow=flow([line.account for line in lines]),
         reasons=list(_reasons(reader)),
+        map=embedding_map(reader),
+        duplicates=duplicates(reader),
+        shared=[found for name in SHARED if (found := shared(reader, name)) is not None],
+        versions=versions(reader),
+        lengths=lengths(reader),
         changed=changed_rows(reader),
+        effort=effort([line.account for line in lines]),
         llms=list(_llms(reader)),
         prompts=[(path, _text(storage, path)) for path in sorted(storage.list("prompts"))],
         exports=sorted(storage.list("exports", recursive=True)),
@@ -199,8 +221,15 @@ def _llms(reader: RunReader) -> Iterator[LlmLine]:
         name = _mapping(stages.get(account.name)).get("llm")
         config = _mapping(llms.get(name))
         is_priced = config.get("usd_per_million") is not None or account.llm.cost_usd > 0
-        model = str(config.get("model") or "")
-        yield LlmLine(account.name, model, account.llm, account.rows_in, account.seconds, is_priced)
+        yield LlmLine(
+            stage=account.name,
+            model=str(config.get("model") or ""),
+            usage=account.llm,
+            rows_in=account.rows_in,
+            failed=account.failed,
+            seconds=account.seconds,
+            is_priced=is_priced,
+        )
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_pipeline.report.differences import Piece, differences
 from ray_pipeline.report.formats import plain, shortened
+from ray_pipeline.report.reading import without_vectors
 from ray_pipeline.rows import ENVELOPE_COLUMNS, FAILED, KEPT, reason_code
 from ray_pipeline.run_reader import Answer, RunReader, SegmentFolder
 from ray_pipeline.run_trace import Change, changes
@@ -115,8 +117,8 @@ class _Candidate:
 
 
 def _candidates(before: pa.Table, after: pa.Table) -> Iterator[_Candidate]:
-    came_in = {row["row_id"]: row for row in before.to_pylist()}
-    for row in sorted(after.to_pylist(), key=lambda row: row["row_id"]):
+    came_in = {row["row_id"]: row for row in without_vectors(before).to_pylist()}
+    for row in sorted(without_vectors(after).to_pylist(), key=lambda row: row["row_id"]):
         made_from = None if row["row_id"] in came_in else row["parent_id"]
         old = came_in.get(made_from or row["row_id"])
         if row["status"] != KEPT or old is None:
@@ -187,9 +189,8 @@ def _collect(
     rows: pa.Table,
     found: dict[tuple[str, str], list[RestingRow]],
 ) -> None:
-    for row in sorted(rows.to_pylist(), key=lambda row: row["row_id"]):
-        if row["status"] == KEPT:
-            continue
+    left = without_vectors(rows.filter(pc.not_equal(rows["status"], KEPT)))
+    for row in sorted(left.to_pylist(), key=lambda row: row["row_id"]):
         stage, reason = str(row["stage"]), str(row["reason"] or "?")
         examples = found[stage, reason_code(reason)]
         if len(examples) < _ROWS:

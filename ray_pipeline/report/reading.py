@@ -1,0 +1,65 @@
+"""What the sections read of a run: some columns, of some units, one part at a time.
+
+A report must not cost more the larger the run is. Each section looks at a bounded number of units,
+the same ones whenever the report is written: those whose ids, which are hashes, come first.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from ray_pipeline.rows import ENVELOPE_COLUMNS
+from ray_pipeline.run_reader import RunReader, SegmentFolder
+from ray_pipeline.sources.unit import Unit
+
+#: Units whose narrow columns a section reads at most: so many small reads take some ten seconds.
+MOST_UNITS = 2_000
+#: Text columns that are shown when the configuration maps none.
+_TEXTS = 3
+#: Columns that hold text, but not the data's own.
+_NOT_DATA = {"source_raw", "version", "note"}
+
+
+def some_units(reader: RunReader, most: int = MOST_UNITS) -> list[Unit]:
+    """At most so many units, as good as drawn at random and always the same."""
+    return sorted(reader.units, key=lambda unit: unit.unit_id)[:most]
+
+
+def segments_with(reader: RunReader, *columns: str) -> list[SegmentFolder]:
+    """The segments whose rows have all these columns, in order."""
+    return [s for s in reader.segments if set(columns) <= set(reader.schema(s).names)]
+
+
+def text_columns(reader: RunReader, schema: pa.Schema) -> list[str]:
+    """The columns of text that the rows are about: those that the configuration maps from the
+    source, else the first ones that the source has.
+    """
+    strings = [field.name for field in schema if _is_text(field.type)]
+    source = reader.config.get("source")
+    mapped = source.get("columns") if isinstance(source, dict) else None
+    wanted = [str(name) for name in mapped] if isinstance(mapped, dict) else []
+    if found := [name for name in wanted if name in strings]:
+        return found
+    first = reader.schema(reader.segments[0]).names if reader.segments else []
+    return [name for name in first if name in strings and _is_data(name)][:_TEXTS]
+
+
+def without_vectors(rows: pa.Table) -> pa.Table:
+    """The columns that a person can read: no embeddings."""
+    vectors = [field.name for field in rows.schema if is_vector(field.type)]
+    return rows.drop_columns(vectors) if vectors else rows
+
+
+def is_vector(kind: pa.DataType) -> bool:
+    """Whether a column holds lists of floating-point numbers."""
+    types = pa.types
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(lists and types.is_floating(kind.value_type))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_data(name: str) -> bool:
+    return name not in _NOT_DATA and name not in ENVELOPE_COLUMNS
