@@ -121,6 +121,21 @@ def report(run: Run) -> None:
         out.print(f"report: {write_report(Storage(run))}", soft_wrap=True)
 
 
+@app.command()
+def diff(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="a run directory")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="another one")],
+    json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Show what changed between two runs. Exits with 0 whatever the differences."""
+    from ray_pipeline import run_diff, run_diff_views
+    from ray_pipeline.run_reader import RunReader
+
+    with _explained():
+        found = run_diff.diff(RunReader(run_a), RunReader(run_b))
+        run_diff_views.print_diff(out, found, as_json=json)
+
+
 @models_app.command("list")
 def models_list() -> None:
     """List the packaged models and whether they are here."""
