@@ -4,6 +4,8 @@
 system: You rewrite quiz questions.
 user: |
   Rewrite as a question: {{ question }}
+examples:                                         # earlier turns of the chat, templates as well;
+  - {user: "...", assistant: "..."}               # one whose user part comes out empty is left out
 sampling: {max_tokens: 64, temperature: 0.0}      # overrides the model's defaults
 answer: {format: text}                            # or {format: label, labels: [yes, no]}
                                                   # or {format: json, schema: {...}}
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,14 +57,28 @@ class _Sampling(BaseModel):
     stop: tuple[str, ...] | None = None
 
 
+class _Example(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user: str
+    assistant: str
+
+
 class _PromptFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str = ""
     system: str | None = None
     user: str
+    examples: tuple[_Example, ...] = ()
     sampling: _Sampling = _Sampling()
     answer: _Answer = _Answer()
+
+
+#: A prompt compiled: its system part, its user part, its examples.
+_Templates = tuple[
+    jinja2.Template | None, jinja2.Template, list[tuple[jinja2.Template, jinja2.Template]]
+]
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,8 @@ class Prompt:
     sampling: Mapping[str, Any]
     format: AnswerFormat
     allow_truncated: bool = False
+    #: Earlier turns of the chat, what the user said and what the model is to have answered.
+    examples: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Prompt:
@@ -84,7 +103,8 @@ class Prompt:
         """
         try:
             parsed = _PromptFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-            for template in (parsed.system or "", parsed.user):
+            examples = tuple((turn.user, turn.assistant) for turn in parsed.examples)
+            for template in (parsed.system or "", parsed.user, *chain(*examples)):
                 _ENVIRONMENT.parse(template)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"prompt {path}: cannot be read: {error}") from None
@@ -104,17 +124,19 @@ class Prompt:
             sampling=parsed.sampling.model_dump(exclude_none=True),
             format=AnswerFormat(answer.format, answer.labels, answer.json_schema),
             allow_truncated=answer.allow_truncated,
+            examples=examples,
         )
 
     def identity(self) -> dict[str, Any]:
         """Everything of the prompt that changes an answer, as plain data."""
-        return {
+        identity = {
             "system": self.system,
             "user": self.user,
             "sampling": dict(self.sampling),
             "format": [self.format.kind, list(self.format.labels), self.format.schema],
             "allow_truncated": self.allow_truncated,
         }
+        return identity | ({"examples": self.examples} if self.examples else {})
 
     def to_yaml(self) -> str:
         """The prompt as a file that `load` reads."""
@@ -126,35 +148,45 @@ class Prompt:
         if self.allow_truncated:
             answer["allow_truncated"] = True
         sampling = {k: list(v) if isinstance(v, tuple) else v for k, v in self.sampling.items()}
-        parts = {"system": self.system, "user": self.user, "sampling": sampling, "answer": answer}
+        parts: dict[str, Any] = {"system": self.system, "user": self.user}
+        parts |= {"sampling": sampling, "answer": answer}
+        if self.examples:
+            parts["examples"] = [{"user": said, "assistant": so} for said, so in self.examples]
         return yaml.safe_dump(parts, sort_keys=False, allow_unicode=True)
 
     def variables(self) -> set[str]:
         """Names that the templates use."""
         import jinja2.meta
 
-        sources = (self.system or "", self.user)
+        sources = (self.system or "", self.user, *chain(*self.examples))
         return set().union(
             *(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(s)) for s in sources)
         )
 
     def render(self, **values: Any) -> tuple[Message, ...]:
         """The chat messages for these values. A name the template lacks is an error."""
-        system, user = self._templates
-        content = user.render(**values).strip()
-        message: Message = {"role": "user", "content": content}
-        if system is None:
-            return (message,)
-        return ({"role": "system", "content": system.render(**values).strip()}, message)
+        system, user, examples = self._templates
+        messages: list[Message] = []
+        if system is not None:
+            messages.append({"role": "system", "content": system.render(**values).strip()})
+        for said, so in examples:
+            if shown := said.render(**values).strip():
+                messages.append({"role": "user", "content": shown})
+                messages.append({"role": "assistant", "content": so.render(**values).strip()})
+        return (*messages, {"role": "user", "content": user.render(**values).strip()})
 
     def merged_sampling(self, defaults: Sampling) -> Sampling:
         """The model's defaults with this prompt's own settings over them."""
         return replace(defaults, **self.sampling)
 
     @cached_property
-    def _templates(self) -> tuple[jinja2.Template | None, jinja2.Template]:
-        system = _ENVIRONMENT.from_string(self.system) if self.system else None
-        return system, _ENVIRONMENT.from_string(self.user)
+    def _templates(self) -> _Templates:
+        compiled = _ENVIRONMENT.from_string
+        return (
+            compiled(self.system) if self.system else None,
+            compiled(self.user),
+            [(compiled(said), compiled(so)) for said, so in self.examples],
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled templates do not pickle, and are compiled once a worker.

@@ -19,7 +19,7 @@ _PREAMBLE = re.compile(
     rf"|(?:here(?:['’]s|\s+is|\s+are)|the|a|my)\b[^\n:?]{{0,60}}?\b{_ABOUT_IT}\b[^\n:?]{{0,60}}:"
     r"|(?:formal|casual|informal|rewritten|rephrased|paraphrased?|new)"
     r"(?:\s+(?:version|question|answer))?\s*:"
-    r"|answer\s*:"
+    r"|(?:answer|draft|rewrite|rewritten text)\s*:"
     r"|(?:sure|certainly|absolutely|of course|okay)[!,.](?=\s)"
     r")\**\s*",
     re.IGNORECASE,

@@ -20,6 +20,11 @@ class SimilarityConfig(ModelStageConfig):
     """Configuration of `ParaphraseSimilarity`."""
 
     batch_size: Annotated[int, Execution] = Field(64, ge=1, description="texts embedded at a time")
+    bfloat16: bool = Field(
+        False,
+        description="compute in bfloat16: about three times faster on a processor with "
+        "instructions for it; a similarity differs in the third digit",
+    )
 
 
 class ParaphraseSimilarity(ModelStage):
@@ -47,7 +52,10 @@ class ParaphraseSimilarity(ModelStage):
     def load(self) -> None:
         """Make the embedder, which loads its model when there is something to embed."""
         device = "cuda" if self.config.num_gpus else "cpu"
-        self._embedder = Embedder(self.settings.embedder, self.config.batch_size, device)
+        config = self.config
+        self._embedder = Embedder(
+            self.settings.embedder, config.batch_size, device, bfloat16=config.bfloat16
+        )
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Embed the versions of one unit and their sources."""
