@@ -94,7 +94,6 @@ class LlmLine:
     usage: LlmUsage
     rows_in: int
     failed: int
-    seconds: float
     #: Whether the configuration has prices for the model.
     is_priced: bool
 
@@ -227,7 +226,6 @@ def _llms(reader: RunReader) -> Iterator[LlmLine]:
             usage=account.llm,
             rows_in=account.rows_in,
             failed=account.failed,
-            seconds=account.seconds,
             is_priced=is_priced,
         )
 

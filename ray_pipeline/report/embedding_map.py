@@ -22,8 +22,8 @@ COLUMN = "embedding"
 EVIDENCE = ("outlier_rule", "outlier_cluster", "outlier_score", "outlier_verdict")
 #: Rows on the map, and outliers beyond those that happen to be among them.
 _POINTS, _OUTLIERS = 1_500, 300
-#: Parts that are opened for them.
-_PARTS = 24
+#: Parts that are opened for them: at least and, while there are fewer rows, at most.
+_PARTS, _MOST_PARTS = 24, 200
 #: With fewer rows the neighbourhoods that t-SNE looks for say nothing.
 _TSNE_FROM = 30
 _DIMENSIONS = 50
@@ -116,11 +116,15 @@ def _drawn(reader: RunReader, home: SegmentFolder) -> tuple[list[dict[str, Any]]
     names = text_columns(reader, reader.schema(home))
     sample: list[dict[str, Any]] = []
     outliers: list[dict[str, Any]] = []
-    for unit in some_units(reader, _PARTS):
+    seen = 0
+    for opened, unit in enumerate(some_units(reader, _MOST_PARTS)):
+        if opened >= _PARTS and seen >= _POINTS:
+            break
         ends = _ends(reader, home, unit)
         table = reader.columns(home, unit, ["row_id", "status", COLUMN, *names])
         if table is None:
             continue
+        seen += table.num_rows
         lost = {i for i, end in ends.items() if str(end["reason"]).startswith("outlier:")}
         chosen = _smallest(table, _POINTS)
         sample = sorted(sample + _rows(chosen, ends), key=_by_id)[:_POINTS]
@@ -221,6 +225,8 @@ def _kind(row: dict[str, Any], ranked: list[Any]) -> str:
     reason = reason_code(row["reason"] or "")
     if reason.startswith("outlier:"):
         return f"out-{reason.removeprefix('outlier:')}"
+    if row.get("outlier_verdict") is not None:
+        return "spared"
     cluster = row.get("outlier_cluster")
     if cluster is None:
         return "alone" if any(row.get(name) is not None for name in EVIDENCE) else "point"
@@ -268,13 +274,14 @@ def _title(row: dict[str, Any]) -> str:
 
 
 _LABELS = {
-    "noise": "in no cluster, kept",
-    "alone": "kept",
+    "noise": "in no cluster",
+    "alone": "no outlier",
     "other": "smaller clusters",
     "point": "rows",
-    "out-rule": "dropped by a rule",
+    "spared": "suspected, but kept",
+    "out-rule": "dropped: breaks a rule",
     "out-cluster": "dropped: far from every cluster",
-    "out-judge": "dropped by the judge",
+    "out-judge": "dropped: the judge's word",
 }
 
 

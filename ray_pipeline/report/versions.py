@@ -17,7 +17,7 @@ from ray_pipeline.sources.unit import Unit
 
 ORIGINAL = "original"
 #: Originals that are shown with their versions, and units that are opened for them.
-_PARENTS, _PARTS = 12, 4
+_PARENTS, _PARTS = 12, 24
 #: Rows that are counted, at least where there are more.
 _ROWS = 200_000
 #: Characters of a text.
@@ -178,14 +178,17 @@ def _style(name: str, tally: _Tally, most: int) -> Style:
 
 
 def _families(reader: RunReader, segments: list[SegmentFolder], order: list[str]) -> list[Family]:
-    """Originals with all their versions, drawn by their ids."""
+    """Originals with all their versions, drawn by their ids; those with a rejected one first."""
     texts = text_columns(reader, reader.schema(segments[-1]))
     found: list[Family] = []
     for unit in some_units(reader, _PARTS):
         found += _families_of(reader, segments, unit, texts, order)
         if len(found) >= _PARENTS:
             break
-    return found[:_PARENTS]
+    found = found[:_PARENTS]
+    # What was rejected says most: sorting is stable, so the rest stays as it was drawn.
+    found.sort(key=lambda family: all(version.reason is None for version in family.versions))
+    return found
 
 
 def _families_of(

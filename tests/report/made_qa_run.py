@@ -57,7 +57,7 @@ TOPICS = {
 _STRINGS = ("question", "answer", "outlier_rule", "outlier_verdict", "duplicate_of")
 _STRINGS += ("same_question_group", "same_answer_group", "version", "source_question")
 _TYPES = dict.fromkeys((*_STRINGS, "source_answer"), pa.string()) | {
-    "embedding": pa.list_(pa.float32(), DIMENSIONS),
+    "embedding": pa.list_(pa.float16()),
     "outlier_cluster": pa.int32(),
     "outlier_score": pa.float32(),
     "duplicate_similarity": pa.float32(),
@@ -204,7 +204,7 @@ def _embed(run: MadeQaRun, rows: list[Row]) -> list[Row]:
         centre = np.random.default_rng(1000 + row["topic"]).normal(size=DIMENSIONS)
         is_far = row["position"] % 41 in (7, 8)
         vector = numbers.normal(size=DIMENSIONS) * (3 if is_far else 0.35) + centre * (not is_far)
-        row["embedding"] = (vector / np.linalg.norm(vector)).tolist()
+        row["embedding"] = (vector / np.linalg.norm(vector)).astype(np.float16).tolist()
     return []
 
 
