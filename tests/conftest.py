@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,11 @@ class Command:
             out, err = process.communicate()
             raise AssertionError(f"the command hung:\n{out}\n{err}") from None
         return Finished(process.returncode, out, err)
+
+    def both(self, *arguments: str | Path, **env: str) -> list[Finished]:
+        """Run `plan` and `run` at the same time: for what they refuse with the same words."""
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(lambda verb: self(verb, *arguments, **env), ("plan", "run")))
 
 
 @pytest.fixture

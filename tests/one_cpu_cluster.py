@@ -1,4 +1,4 @@
-"""A Ray cluster of one CPU, in a process of its own, beside the session's cluster of two."""
+"""Ray clusters in processes of their own, beside the session's cluster of two CPUs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,28 @@ from collections.abc import Iterator
 _AUTH = {"RAY_AUTH_MODE": "token"}
 _SERVE = """
 import sys, ray
-context = ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+context = ray.init(
+    address="local", num_cpus=int(sys.argv[1]), include_dashboard=False, log_to_driver=False
+)
 print("address", context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 ray.shutdown()
 """
 
 
+def one_cpu_cluster() -> contextlib.AbstractContextManager[dict[str, str]]:
+    """As `other_cluster`, with the least that there can be."""
+    return other_cluster(1)
+
+
 @contextlib.contextmanager
-def one_cpu_cluster() -> Iterator[dict[str, str]]:
-    """Start it; gives the environment of those who join it, and ends it with the block."""
+def other_cluster(num_cpus: int) -> Iterator[dict[str, str]]:
+    """Start one; gives the environment of those who join it, and ends it with the block.
+
+    Its workers have the environment of this process.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-c", _SERVE],
+        [sys.executable, "-c", _SERVE, str(num_cpus)],
         env={**os.environ, **_AUTH},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -36,7 +46,7 @@ def one_cpu_cluster() -> Iterator[dict[str, str]]:
                 yield {"RAY_ADDRESS": line.split()[1], **_AUTH}
                 break
         else:
-            raise AssertionError("the cluster of one CPU did not start")
+            raise AssertionError("the cluster did not start")
     finally:
         process.stdin.close()
         try:

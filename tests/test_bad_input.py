@@ -102,8 +102,7 @@ def test_a_source_that_is_wrong(
 def test_a_configured_delimiter_that_is_wrong(alone: Command, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(GOOD_CSV.replace(b",", b";"))
     config = qa_config(tmp_path, tmp_path / "a.csv", source={"delimiter": ","})
-    for verb in ("plan", "run"):
-        done = alone(verb, config, "--until", "clean-text")
+    for done in alone.both(config, "--until", "clean-text"):
         assert_refused(done, tmp_path / "run", "'question' is not there", "source.delimiter: ';'")
 
 
@@ -285,8 +284,7 @@ def test_a_configuration_file_that_is_wrong(
 
 def test_a_key_that_is_not_set(alone: Command, tmp_path: Path) -> None:
     toy = toy_ask(tmp_path, ["a"], "http://127.0.0.1:1/v1", api_keys_env=["NOT_SET_ANYWHERE"])
-    for verb in ("plan", "run"):
-        done = alone(verb, toy.config_file)
+    for done in alone.both(toy.config_file):
         assert_refused(
             done, toy.run_dir, "llms.mock.api_keys_env", "NOT_SET_ANYWHERE is not set", "set it"
         )
@@ -299,8 +297,7 @@ def test_a_model_that_is_not_here(alone: Command, tmp_path: Path) -> None:
         ("nobody/no-such-model", "not in the local cache"),
     ):
         toy.change(llms={"mock": {"engine": "transformers", "model": model}})
-        for verb in ("plan", "run"):
-            done = alone(verb, toy.config_file)
+        for done in alone.both(toy.config_file):
             assert_refused(done, toy.run_dir, "llms.mock.model", model, mend)
     empty = {"RAY_PIPELINE_MODELS": str(tmp_path / "models")}
     toy.change(llms={"mock": {"engine": "transformers", "model": "smollm2-135m-instruct"}})
@@ -313,8 +310,7 @@ def test_more_than_the_cluster_has(command: Command, tmp_path: Path) -> None:
     assignments = ["--set", "stages.match-choices.num_cpus=64", "--until", "match-choices"]
     asks = {"max_tokens": 8, "engine": "openai", "model": "m", "api_keys_env": []}
     config = qa_config(tmp_path, tmp_path / "qa.csv", llms={"none": asks})
-    for verb in ("plan", "run"):
-        done = command(verb, config, *assignments, timeout=90)
+    for done in command.both(config, *assignments):
         assert_refused(
             done, tmp_path / "run", "needs 65 CPUs", "stages.match-choices 64", "the cluster has 2;"
         )
@@ -368,7 +364,7 @@ def stamps(run_dir: Path) -> dict[Path, int]:
 
 
 def test_a_permission_that_is_lost_in_mid_run(command: Command, tmp_path: Path) -> None:
-    toy = make_toy(tmp_path, [f"row {i} slow" for i in range(80)], unit_rows=2)
+    toy = make_toy(tmp_path, [f"row {i} slow" for i in range(40)], unit_rows=2)
     process = command.start("run", toy.config_file)
     folder = toy.run_dir / "stages/02-whisper/rows"
     deadline = time.monotonic() + 90
@@ -390,7 +386,7 @@ def test_a_permission_that_is_lost_in_mid_run(command: Command, tmp_path: Path) 
     done = command("run", toy.config_file)
     assert done.code == 0, done.text
     assert committed.items() <= stamps(toy.run_dir).items()
-    assert toy.stage("whisper")["kept"] == 80
+    assert toy.stage("whisper")["kept"] == 40
 
 
 # --------------------------------------------------------------------------- the API

@@ -1,4 +1,7 @@
-"""The demo as a user runs it, on both local engines, with the real small model."""
+"""The demo as a user runs it, on both local engines, with the real small model.
+
+With vLLM on a cluster of one CPU, the least that there can be; with transformers on two.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, Command
+from one_cpu_cluster import one_cpu_cluster
 
 DEMO = REPOSITORY / "configs/qa_distillation/demo.yaml"
 
@@ -28,8 +32,14 @@ def _run(command: Command, run_dir: Path, *sets: str) -> dict:
 @pytest.mark.slow
 @pytest.mark.vllm
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed here")
-def test_the_demo_on_vllm(command: Command, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_the_demo_on_vllm_with_one_cpu(tmp_path: Path) -> None:
+    command, run = Command(None, tmp_path), tmp_path / "run"
+    with one_cpu_cluster() as environment:
+        command.environment |= environment
+        _check_demo_on_vllm(command, run)
+
+
+def _check_demo_on_vllm(command: Command, run: Path) -> None:
     stages = _run(command, run, "llms.rewriter.engine=vllm")
     assert stages["source"]["rows_in"] == 161
     assert stages["multiple-choice"]["kept"] > 130

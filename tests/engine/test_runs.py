@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
-from conftest import Command, make_toy
+from conftest import Command, Toy, make_toy
 
 MIXED = [
     f"row {i}" + " drop" * (i % 10 == 3) + " twin" * (i % 25 == 4) + " boom" * (i == 7)
@@ -16,10 +17,18 @@ MIXED = [
 ]
 
 
-def test_every_row_is_accounted_for(command: Command, tmp_path: Path) -> None:
-    toy = make_toy(tmp_path, MIXED)
-    done = command("run", toy.config_file)
+@pytest.fixture(scope="module")
+def mixed(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A finished run, to be looked at only."""
+    folder = tmp_path_factory.mktemp("mixed")
+    toy = make_toy(folder, MIXED)
+    done = Command(ray_cluster, folder)("run", toy.config_file)
     assert done.code == 0, done.text
+    return toy
+
+
+def test_every_row_is_accounted_for(mixed: Toy) -> None:
+    toy = mixed
     source, shout, whisper = toy.ledger()["stages"]
     assert (source["rows_in"], source["kept"]) == (60, 60)
     assert (shout["rows_in"], shout["created"], shout["dropped"], shout["failed"]) == (60, 3, 6, 1)
@@ -38,13 +47,13 @@ def test_every_row_is_accounted_for(command: Command, tmp_path: Path) -> None:
 
 
 def test_a_second_run_reuses_every_stage_and_starts_no_cluster(
-    command: Command, tmp_path: Path
+    mixed: Toy, command: Command, tmp_path: Path
 ) -> None:
-    toy = make_toy(tmp_path, MIXED)
-    assert command("run", toy.config_file).code == 0
+    toy = Toy(mixed.config_file, tmp_path / "run", mixed.source)
+    shutil.copytree(mixed.run_dir, toy.run_dir)
     before = {p: p.stat().st_mtime_ns for p in (toy.run_dir / "stages").rglob("*.parquet")}
     # An address where nothing is: it would fail if it tried to connect.
-    again = command("run", toy.config_file, RAY_ADDRESS="127.0.0.1:1")
+    again = command("run", toy.config_file, "--run-dir", toy.run_dir, RAY_ADDRESS="127.0.0.1:1")
     assert again.code == 0, again.text
     assert all(stage["reused"] for stage in toy.ledger()["stages"])
     assert before == {p: p.stat().st_mtime_ns for p in (toy.run_dir / "stages").rglob("*.parquet")}
@@ -62,7 +71,9 @@ def test_identity_reruns_and_execution_does_not(command: Command, tmp_path: Path
     assert sorted(toy.parts("03-whisper")["whisper"].to_pylist()) == ["a?", "b?"]
 
 
-def test_an_appended_file_runs_only_its_units(command: Command, tmp_path: Path) -> None:
+def test_an_appended_file_runs_only_its_units_and_a_removed_one_leaves_no_part(
+    command: Command, tmp_path: Path
+) -> None:
     toy = make_toy(tmp_path, [f"row {i}" for i in range(30)])
     folder = tmp_path / "texts"
     folder.mkdir()
@@ -77,26 +88,22 @@ def test_an_appended_file_runs_only_its_units(command: Command, tmp_path: Path) 
     assert before.items() < after.items()
     assert toy.stage("whisper")["kept"] == 31
 
-
-def test_a_removed_row_leaves_no_stale_part(command: Command, tmp_path: Path) -> None:
-    toy = make_toy(tmp_path, [f"row {i}" for i in range(30)])
+    (folder / "a.jsonl").unlink()
     assert command("run", toy.config_file).code == 0
-    toy.source.write_text('{"text": "alone"}\n')
-    assert command("run", toy.config_file).code == 0
-    assert toy.parts("02-whisper")["text"].to_pylist() == ["alone"]
+    assert toy.parts("02-whisper")["text"].to_pylist() == ["new"]
 
 
 @pytest.mark.chaos
 def test_a_row_that_kills_its_worker_fails_alone(command: Command, tmp_path: Path) -> None:
-    texts = [f"row {i}" for i in range(30)]
-    texts[13] += " kill"
-    toy = make_toy(tmp_path, texts, budget={"max_failed_rows": 1})
+    texts = [f"row {i}" for i in range(12)]
+    texts[5] += " kill"
+    toy = make_toy(tmp_path, texts, unit_rows=4, budget={"max_failed_rows": 1})
     done = command("run", toy.config_file)
     assert done.code == 0, done.text
     assert toy.stage("shout")["reasons"] == {"crash:worker_died": 1}
     rows = toy.parts("02-whisper").to_pylist()
-    assert [row["text"] for row in rows if row["status"] == "failed"] == ["row 13 kill"]
-    assert sum(row["status"] == "kept" for row in rows) == 29
+    assert [row["text"] for row in rows if row["status"] == "failed"] == ["row 5 kill"]
+    assert sum(row["status"] == "kept" for row in rows) == 11
 
 
 def test_too_many_failed_rows_stop_the_run(command: Command, tmp_path: Path) -> None:
@@ -137,12 +144,18 @@ def test_the_layout_of_blocks_and_units_changes_no_row(command: Command, tmp_pat
     assert rows[7] == rows[60]
 
 
-def test_ctrl_c_stops_cleanly_and_a_second_run_continues(command: Command, tmp_path: Path) -> None:
-    toy = make_toy(tmp_path, [f"row {i} slow" for i in range(40)], unit_rows=2)
+def test_a_second_run_is_refused_and_ctrl_c_stops_the_first_cleanly(
+    command: Command, tmp_path: Path
+) -> None:
+    toy = make_toy(tmp_path, [f"row {i} slow" for i in range(40)], unit_rows=1)
     process = command.start("run", toy.config_file)
     deadline = time.monotonic() + 60
     while not list(toy.run_dir.rglob("part-*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)
+    second = command("run", toy.config_file)
+    assert second.code == 2
+    assert f"process {process.pid}" in second.err
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
@@ -152,19 +165,6 @@ def test_ctrl_c_stops_cleanly_and_a_second_run_continues(command: Command, tmp_p
     done = command("run", toy.config_file)
     assert done.code == 0, done.text
     assert toy.stage("whisper")["kept"] == 40
-
-
-def test_a_second_run_on_one_directory_is_refused(command: Command, tmp_path: Path) -> None:
-    toy = make_toy(tmp_path, [f"row {i} slow" for i in range(40)], unit_rows=2)
-    first = command.start("run", toy.config_file)
-    deadline = time.monotonic() + 60
-    while not (toy.run_dir / "ledger.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    second = command("run", toy.config_file)
-    assert second.code == 2
-    assert f"process {first.pid}" in second.err
-    first.communicate(timeout=120)
-    assert first.returncode == 0
 
 
 def test_until_stops_after_a_stage(command: Command, tmp_path: Path) -> None:
@@ -184,9 +184,8 @@ def test_save_every_stage_commits_each_stage(command: Command, tmp_path: Path) -
     assert toy.parts("02-whisper").num_rows == toy.stage("shout")["kept"]
 
 
-def test_the_ledger_and_the_exports_agree(command: Command, tmp_path: Path) -> None:
-    toy = make_toy(tmp_path, MIXED)
-    assert command("run", toy.config_file).code == 0
+def test_the_ledger_and_the_exports_agree(mixed: Toy) -> None:
+    toy = mixed
     lines = (toy.run_dir / "exports/dataset.jsonl").read_text().splitlines()
     assert len(lines) == toy.stage("whisper")["kept"]
     assert all(json.loads(line)["status"] == "kept" for line in lines)
