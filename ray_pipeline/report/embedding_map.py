@@ -13,7 +13,13 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from ray_pipeline.report.formats import one_line, plain, shortened
-from ray_pipeline.report.reading import is_vector, segments_with, some_units, text_columns
+from ray_pipeline.report.reading import (
+    is_vector,
+    segments_with,
+    some_units,
+    text_columns,
+    told_columns,
+)
 from ray_pipeline.rows import KEPT, reason_code
 from ray_pipeline.run_reader import RunReader, SegmentFolder
 from ray_pipeline.sources.unit import Unit
@@ -175,7 +181,7 @@ def _ends(reader: RunReader, home: SegmentFolder, unit: Unit) -> dict[str, dict[
         )
         if not has_evidence and not lost:
             continue
-        rows = reader.columns(segment, unit, ["row_id", "status", "reason", *EVIDENCE])
+        rows = told_columns(reader, segment, unit, ["row_id", "status", "reason", *EVIDENCE])
         for row in rows.to_pylist() if rows is not None else []:
             row["reason"] = None if row.pop("status") == KEPT else row["reason"]
             found.setdefault(row["row_id"], {}).update(

@@ -13,7 +13,13 @@ from markupsafe import Markup
 
 from ray_pipeline.report.charts import columns
 from ray_pipeline.report.formats import count, plain, shortened
-from ray_pipeline.report.reading import MOST_UNITS, segments_with, some_units, text_columns
+from ray_pipeline.report.reading import (
+    MOST_UNITS,
+    as_told,
+    segments_with,
+    some_units,
+    text_columns,
+)
 from ray_pipeline.rows import DROPPED, KEPT, reason_code
 from ray_pipeline.run_reader import RunReader, SegmentFolder
 from ray_pipeline.sources.unit import Unit
@@ -146,6 +152,7 @@ def _reasons(reader: RunReader) -> dict[str, int]:
 def _losers(reader: RunReader, segment: SegmentFolder) -> Iterator[tuple[str, _Place]]:
     names = ["row_id", "status", "reason", "duplicate_of", "duplicate_similarity"]
     for unit, rows in reader.each_unit(segment, names, some_units(reader)):
+        rows = as_told(rows)
         lost = rows.filter(
             pc.and_(pc.equal(rows["status"], DROPPED), pc.is_valid(rows["duplicate_of"]))
         )

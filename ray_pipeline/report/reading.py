@@ -6,7 +6,10 @@ the same ones whenever the report is written: those whose ids, which are hashes,
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_pipeline.rows import ENVELOPE_COLUMNS
 from ray_pipeline.run_reader import RunReader, SegmentFolder
@@ -18,6 +21,9 @@ MOST_UNITS = 2_000
 _TEXTS = 3
 #: Columns that hold text, but not the data's own.
 _NOT_DATA = {"source_raw", "version", "note"}
+#: Evidence that must be numbers, and that must be text.
+_NUMBERS = {"outlier_cluster", "outlier_score", "duplicate_similarity", "similarity"}
+_WORDS = {"outlier_rule", "outlier_verdict", "duplicate_of", "version"}
 
 
 def some_units(reader: RunReader, most: int = MOST_UNITS) -> list[Unit]:
@@ -42,6 +48,33 @@ def text_columns(reader: RunReader, schema: pa.Schema) -> list[str]:
         return found
     first = reader.schema(reader.segments[0]).names if reader.segments else []
     return [name for name in first if name in strings and _is_data(name)][:_TEXTS]
+
+
+def told_columns(
+    reader: RunReader, segment: SegmentFolder, unit: Unit, names: Collection[str]
+) -> pa.Table | None:
+    """`RunReader.columns`, with nulls for evidence of another type than the stages write."""
+    rows = reader.columns(segment, unit, names)
+    return None if rows is None else as_told(rows)
+
+
+def as_told(rows: pa.Table) -> pa.Table:
+    """The rows with nulls for what cannot be evidence: a source may have columns of these names."""
+    for index, field in enumerate(rows.schema):
+        if field.name in _NUMBERS:
+            rows = rows.set_column(index, field.name, _numbers(rows.column(index)))
+        elif field.name in _WORDS and not _is_text(field.type):
+            rows = rows.set_column(index, field.name, pa.nulls(rows.num_rows, pa.string()))
+    return rows
+
+
+def _numbers(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    if pa.types.is_integer(column.type):
+        return column
+    if not pa.types.is_floating(column.type):
+        return pa.nulls(len(column), pa.float64())
+    numbers = column.cast(pa.float64())
+    return pc.if_else(pc.is_finite(numbers), numbers, pa.scalar(None, pa.float64()))
 
 
 def without_vectors(rows: pa.Table) -> pa.Table:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ray_pipeline.report.charts import Bins, bar, histogram
 from ray_pipeline.report.formats import plain, shortened
-from ray_pipeline.report.reading import segments_with, some_units, text_columns
+from ray_pipeline.report.reading import segments_with, some_units, text_columns, told_columns
 from ray_pipeline.rows import KEPT, reason_code
 from ray_pipeline.run_reader import RunReader, SegmentFolder
 from ray_pipeline.sources.unit import Unit
@@ -144,7 +144,7 @@ def _resting(
     found: dict[str, dict[str, Any]] = {}
     names = ["row_id", "version", "status", "reason", "similarity"]
     for segment in segments:
-        rows = reader.columns(segment, unit, names)
+        rows = told_columns(reader, segment, unit, names)
         if rows is None:
             break
         for row in rows.to_pylist():
@@ -202,7 +202,7 @@ def _families_of(
     sources = [f"source_{name}" for name in texts]
     envelope = ["row_id", "parent_id", "status", "reason", "version", "similarity"]
     for segment in segments:
-        table = reader.columns(segment, unit, [*envelope, *texts, *sources])
+        table = told_columns(reader, segment, unit, [*envelope, *texts, *sources])
         for row in table.to_pylist() if table is not None else []:
             rows[row["row_id"]] = row
     children: dict[str, list[dict[str, Any]]] = defaultdict(list)

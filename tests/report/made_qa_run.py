@@ -90,6 +90,8 @@ class MadeQaRun:
     accounts: dict[str, StageAccount] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=lambda: Ledger("made-qa"))
     change: Callable[[str, Row], None] = lambda stage, row: None
+    #: Types of columns that are not what the stages write.
+    types: dict[str, pa.DataType] = field(default_factory=dict)
 
     def write(self, rows: int, unit_rows: int, until: str | None = None) -> MadeQaRun:
         """Run rows through. Whatever is decided depends on the row's own position."""
@@ -152,7 +154,9 @@ class MadeQaRun:
             for name in _ADDS.get(made, ())
             if name not in self.without
         ]
-        schema = pa.schema([pa.field(name, _TYPES[name]) for name in names] + list(ENVELOPE))
+        schema = pa.schema(
+            [pa.field(name, (_TYPES | self.types)[name]) for name in names] + list(ENVELOPE)
+        )
         return pa.Table.from_pylist(rows, schema)
 
     def _source(self, position: int) -> Row:
@@ -254,10 +258,11 @@ def _augment(style: str) -> Callable[[MadeQaRun, list[Row]], list[Row]]:
             row.setdefault("version", "original")
             if row["version"] != "original":
                 continue
+            asked = str(row["question"])
             question = {
-                "formal": f"Kindly explain: {row['question'].lower()}",
-                "casual": f"Hey, {row['question'].lower()}",
-                "typos": row["question"].replace("about", "abuot"),
+                "formal": f"Kindly explain: {asked.lower()}",
+                "casual": f"Hey, {asked.lower()}",
+                "typos": asked.replace("about", "abuot"),
             }[style]
             made.append(
                 row
@@ -266,7 +271,7 @@ def _augment(style: str) -> Callable[[MadeQaRun, list[Row]], list[Row]]:
                     "parent_id": row["row_id"],
                     "version": style,
                     "question": question,
-                    "source_question": row["question"],
+                    "source_question": asked,
                     "source_answer": row["answer"],
                 }
             )
@@ -307,6 +312,7 @@ def made_qa_run(
     without: tuple[str, ...] = (),
     change: Callable[[str, Row], None] | None = None,
     seed: int = 3,
+    types: dict[str, pa.DataType] | None = None,
 ) -> MadeQaRun:
     """Write the run.
 
@@ -318,8 +324,9 @@ def made_qa_run(
         without: columns to leave out of every part.
         change: called with every row before it is written, after each stage.
         seed: of the texts: another one makes other words in the same rows.
+        types: of columns that are to be of another type than the stages write.
     """
-    run = MadeQaRun(Storage(folder), without, seed)
+    run = MadeQaRun(Storage(folder), without, seed, types=types or {})
     if change is not None:
         run.change = change
     return run.write(rows, unit_rows, until).save()

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ray_pipeline.report.content import Content, gather
@@ -221,6 +222,37 @@ def test_sections_are_absent_without_their_columns(
     ids = {attributes.get("id") for tag, attributes in found.tags if tag == "section"}
     assert ids >= {"account", "map", "duplicates", "versions", "lengths"} - {section}
     assert section not in ids
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("version", 3),
+        ("similarity", "high"),
+        ("similarity", float("nan")),
+        ("outlier_cluster", "first"),
+        ("outlier_score", float("inf")),
+        ("outlier_score", True),
+        ("outlier_rule", 4),
+        ("duplicate_of", 17),
+        ("duplicate_similarity", "much"),
+        ("same_question_group", 5),
+        ("embedding", "vector"),
+        ("source_question", 1.5),
+        ("question", 8),
+    ],
+)
+def test_columns_that_only_have_the_name_do_no_harm(
+    tmp_path: Path, column: str, value: object
+) -> None:
+    # A source of somebody's own may well have a column `version` or `similarity`.
+    def change(stage: str, row: Row) -> None:
+        if column in row or stage == "augment-formal":
+            row[column] = value
+
+    types = {column: pa.array([value]).type}
+    run = made_qa_run(str(tmp_path), 40, until="augment-formal", types=types, change=change)
+    assert page(run).tags
 
 
 def test_a_run_without_rows_has_no_sections(tmp_path: Path) -> None:
