@@ -11,6 +11,7 @@ from pydantic import Field
 from ray_pipeline.llm.asking import AnswerError, Llm
 from ray_pipeline.rows import data_columns, kept
 from ray_pipeline.stage import AskStage, Drop, Expand, Row, StageConfig
+from ray_pipeline.stages import choices
 from ray_pipeline.stages.answer_checks import (
     Check,
     is_chatter,
@@ -54,6 +55,8 @@ class RephraseConfig(RewriteConfig):
 
         def check(text: str) -> str | None:
             text = tidy(text, one_line=True)
+            if choices.refers_to_options(text):
+                return "The question must not mention options: ask it without them."
             return usable(text) or _lost(question, text)
 
         return check

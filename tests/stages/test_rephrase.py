@@ -119,6 +119,7 @@ def test_what_the_first_model_left_is_the_seconds():
         ("Which river flows through Egypt?", "facts and names"),
         ("What is the capital of France in 1900?", "numbers"),
         ("The capital of France.", "question mark"),
+        ("Which of these is the capital of France?", "options"),
     ],
 )
 def test_what_makes_a_rephrasing_unusable(text, complaint):
