@@ -184,6 +184,8 @@ def _effect(key: str) -> Effect | None:
     top, _, rest = key.partition(".")
     if top in _EXECUTION:
         return "execution"
+    if key == "source.path":
+        return None  # what the files hold counts, not where they lie
     if top in ("seed", "source", "embedder"):
         return "identity"
     last = rest.split(".")[1] if "." in rest else ""
