@@ -1,15 +1,26 @@
-"""Raw question-answer rows to clean question-answer pairs.
+"""Raw question-answer rows to clean, distinct question-answer pairs in five versions each.
 
 Run it with ``ray-pipeline run configs/qa_distillation/demo.yaml``, or on a cluster with
 ``ray job submit -- python jobs/qa_distillation.py --config configs/qa_distillation/cluster.yaml``.
 """
 
 from ray_pipeline.pipeline import Pipeline
+from ray_pipeline.stages.accept import AcceptParaphrases
+from ray_pipeline.stages.augment import AugmentCasual, AugmentFormal, AugmentGeneral
 from ray_pipeline.stages.clean_text import CleanText
 from ray_pipeline.stages.drop_invalid import DropInvalid
+from ray_pipeline.stages.embed import Embed
+from ray_pipeline.stages.exact_duplicates import ExactDuplicates, SameAnswer, SameQuestion
 from ray_pipeline.stages.fill_in_blank import FillInBlank
 from ray_pipeline.stages.match_choices import MatchChoices
 from ray_pipeline.stages.multiple_choice import MultipleChoice
+from ray_pipeline.stages.near_duplicates import NearDuplicates
+from ray_pipeline.stages.outlier_clusters import OutlierClusters
+from ray_pipeline.stages.outlier_rules import OutlierRules
+from ray_pipeline.stages.outliers import Outliers
+from ray_pipeline.stages.rephrase import RephraseFirst, RephraseSecond
+from ray_pipeline.stages.similarity import ParaphraseSimilarity
+from ray_pipeline.stages.typos import Typos
 from ray_pipeline.stages.validate import Validate
 
 PIPELINE = Pipeline(
@@ -21,6 +32,22 @@ PIPELINE = Pipeline(
         FillInBlank,  # "Paris is the ____ of France" becomes a question
         MatchChoices,  # which of its options the answer means
         MultipleChoice,  # a question that stands without its options
+        OutlierRules,  # course talk, code, filler, other languages
+        Embed,
+        OutlierClusters,  # how far a row lies from what the others are about
+        Outliers,  # a model judges what rules and clusters suspect
+        ExactDuplicates,
+        SameQuestion,  # marks questions with several answers
+        SameAnswer,  # marks answers with several questions
+        NearDuplicates,
+        RephraseFirst,  # other words where a question needs them
+        RephraseSecond,  # a second model, for what is still in need
+        AugmentFormal,  # each makes a version of every row, as a new row
+        AugmentCasual,
+        AugmentGeneral,
+        Typos,
+        ParaphraseSimilarity,  # how close each version is to its source
+        AcceptParaphrases,  # versions that are no good are dropped
     ],
 )
 

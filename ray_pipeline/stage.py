@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from ray_pipeline.llm.asking import Llm
     from ray_pipeline.llm.prompt import Prompt
+    from ray_pipeline.tables import Tables
 
 #: A row as an `AskStage` sees it: its data columns by name.
 Row = dict[str, Any]
@@ -77,6 +78,8 @@ class Stage(ABC):
     reads: ClassVar[Mapping[str, pa.DataType]] = {}
     #: Data columns that the stage adds or overwrites, with their Arrow types.
     writes: ClassVar[Mapping[str, pa.DataType]] = {}
+    #: Data columns that go no further than this stage.
+    removes: ClassVar[Collection[str]] = ()
     #: Name of the stage's file under ``exports/``; None: it has none. See `exported`.
     export: ClassVar[str | None] = None
     #: Whether the stage uses the run's sentence-embedding model.
@@ -102,6 +105,10 @@ class Stage(ABC):
     def exported(self, rows: pa.Table) -> pa.Table:
         """The rows for the stage's exported file, of one unit: those it dropped, by default."""
         return rows.filter(pc.equal(rows["stage"], self.name))
+
+    def exports(self) -> Mapping[str, Callable[[pa.Table], pa.Table]]:
+        """The stage's files under ``exports/`` by name, and what chooses their rows in a unit."""
+        return {} if self.export is None else {self.export: self.exported}
 
 
 class MapStage(Stage):
@@ -199,17 +206,20 @@ class AskStage(Stage):
 class DecideStage(Stage):
     """Needs many rows at once. Only keys and scores travel, never whole rows."""
 
-    #: Column of `keys` that rows are grouped by.
-    group_by: ClassVar[str]
-
     @abstractmethod
     def keys(self, rows: pa.Table) -> pa.Table:
-        """A small table about ``rows``: ``row_id``, the `group_by` column, what deciding needs."""
+        """What deciding needs to know of ``rows``: ``ref`` and keys, hashes, scores.
+
+        Args:
+            rows: the columns of `reads`, ``row_id``, and ``ref`` (int64), the name by which a
+                decision refers to a row.
+        """
 
     @abstractmethod
-    def decide(self, group: pa.Table) -> pa.Table:
-        """Decisions on the rows of one group, sorted by ``row_id``.
+    def decide(self, keys: Tables) -> Tables:
+        """Decisions on rows, as steps over tables in parts (see `ray_pipeline.tables`).
 
-        Returns: a table with ``row_id``, ``status``, ``reason`` and the columns of `writes`
-        (evidence), for the rows that are not simply kept.
+        Returns: a table with ``ref``, ``status`` and ``reason`` (null: the row stays kept) and the
+        columns of `writes` (evidence), at most one row for each ref. Rows without a decision are
+        kept, without evidence. Winners and ids must depend on content alone: break ties by it.
         """

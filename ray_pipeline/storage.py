@@ -147,6 +147,16 @@ class Storage:
         except OSError as error:
             raise RunError(f"cannot delete {self.uri(path)}: {error}") from error
 
+    def delete_folder(self, path: str) -> None:
+        """Delete a folder with all that is in it; fine when it is not there."""
+        fs, _ = self._located
+        try:
+            fs.delete_dir(self._full(path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RunError(f"cannot delete {self.uri(path)}: {error}") from error
+
     def _full(self, path: str) -> str:
         root = self._located[1]
         return f"{root.rstrip('/')}/{path}".rstrip("/") if path else root

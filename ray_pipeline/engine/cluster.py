@@ -107,9 +107,6 @@ def _configure_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # Sorting shuffles run as plain tasks. The hash shuffle holds actors with CPUs of their own,
-    # which small clusters do not have.
-    context.shuffle_strategy = "sort_shuffle_pull_based"
 
 
 #: What one node has, as ``{"CPU": 2, "GPU": 0}``.

@@ -1,65 +1,92 @@
-"""Runs a decide stage: keys out of the rows, groups through Ray Data's shuffle, decisions back.
+"""Runs a decide stage: keys out of the rows, the stage's steps over them, decisions back.
 
-Only keys and scores travel. The decisions on a unit's rows are a small table on storage, which is
-then applied to the unit like a map.
+Only keys and scores travel, in files (see `stored_tables`). The decisions on a unit's rows are a
+small table on storage, which is then applied to the unit like a map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray.data
 from ray.exceptions import RayTaskError
 
 from ray_pipeline.engine.account import StageAccount
-from ray_pipeline.engine.blocks import unit_blocks
 from ray_pipeline.engine.fingerprint import fingerprint, set_digest
-from ray_pipeline.engine.parts import part_path, read_info, read_rows
+from ray_pipeline.engine.parts import PartInfo, part_path, read_info, read_rows
 from ray_pipeline.engine.segment import checked, in_order
+from ray_pipeline.engine.stored_tables import StoredTables, Workshop
+from ray_pipeline.engine.task_runner import RayRunner
 from ray_pipeline.engine.unit_work import SegmentJob, decisions_path
 from ray_pipeline.errors import RunError
 from ray_pipeline.rows import kept, set_column
 from ray_pipeline.sources.unit import Unit
 from ray_pipeline.stage import DecideStage
 from ray_pipeline.storage import Storage
+from ray_pipeline.tables import REF
 
-_UNIT = "_unit_id"
+#: Rows whose keys one task makes: between these, and a sixteenth of all.
+_LEAST_CHUNK, _MOST_CHUNK = 5_000, 100_000
 
 
-def decide(job: SegmentJob, units: Sequence[Unit]) -> None:
+def decide(job: SegmentJob, units: Sequence[Unit], say: Callable[[str], None]) -> None:
     """Make the decisions of the job's stage over all units, and put them on storage.
 
-    A second call with the same stage and the same input finds them there and does nothing.
+    A second call with the same stage and the same input finds them there and does nothing; after
+    a kill it goes on where the first one was.
 
     Raises:
         RunError: the stage broke its contract, or storage failed.
     """
-    identity = _identity(job, units)
-    marker = f"{job.segment.folder}/decisions/done.json"
+    infos = _input(job, units)
+    identity = fingerprint(
+        [
+            job.segment.fingerprint,
+            set_digest(f"{u.unit_id}:{i.digest}" for u, i in zip(units, infos, strict=True)),
+        ]
+    )
+    folder = f"{job.segment.folder}/decisions"
+    marker = f"{folder}/done.json"
     if job.storage.read_bytes(marker) == identity.encode():
         return
-    job.storage.delete(marker)  # first: what is left of a killed run must not look complete
-    for path in list(job.storage.list(f"{job.segment.folder}/decisions")):
-        job.storage.delete(path)
+    work_folder = f"{folder}/work-{identity[:16]}"
+    # First: what is left of other decisions, or of half of these, must not look complete.
+    job.storage.delete(marker)
+    if not job.storage.exists(work_folder):
+        job.storage.delete_folder(folder)
     stage = _stage(job)
-    written = (
-        ray.data.from_arrow(unit_blocks(units, 8))
-        .map_batches(partial(_keys, job=job), batch_format="pyarrow", batch_size=None)
-        .groupby(stage.group_by)
-        .map_groups(partial(_decisions, job=job), batch_format="pyarrow")
-        .groupby(_UNIT)
-        .map_groups(partial(_write, job=job), batch_format="pyarrow")
+    source = _KeysOfUnits.of(job, units, infos)
+    workshop = Workshop(
+        job.storage,
+        work_folder,
+        RayRunner(lambda text: say(f"deciding {stage.name}, {text}")),
+        tuple(chunk[0] for chunk in source.chunks),
     )
     try:
-        for _ in written.iter_batches(batch_format="pyarrow"):
-            pass
+        decisions = stage.decide(StoredTables(workshop, source))
+        assert isinstance(decisions, StoredTables)
+        write = _WriteDecisions(job, tuple(unit.unit_id for unit in units))
+        decisions.map(_Canonical(stage)).by_chunk().map(write).saved()
     except Exception as error:
         raise _explained(stage, error) from error
     job.storage.write_bytes(marker, identity.encode())
+    job.storage.delete_folder(work_folder)
+
+
+def _input(job: SegmentJob, units: Sequence[Unit]) -> list[PartInfo]:
+    assert job.upstream_folder is not None
+    infos = []
+    for unit in units:
+        info = read_info(job.storage, part_path(job.upstream_folder, unit.unit_id))
+        if info is None:
+            raise RunError(f"unit {unit.unit_id} is missing in {job.upstream_folder}")
+        infos.append(info)
+    return infos
 
 
 def _explained(stage: DecideStage, error: Exception) -> RunError:
@@ -73,57 +100,96 @@ def _explained(stage: DecideStage, error: Exception) -> RunError:
     return RunError(f"stage {stage.name!r} cannot decide: {type(cause).__name__}: {first_line}")
 
 
-def _identity(job: SegmentJob, units: Sequence[Unit]) -> str:
-    assert job.upstream_folder is not None
-    digests = []
-    for unit in units:
-        info = read_info(job.storage, part_path(job.upstream_folder, unit.unit_id))
-        if info is None:
-            raise RunError(f"unit {unit.unit_id} is missing in {job.upstream_folder}")
-        digests.append(f"{unit.unit_id}:{info.digest}")
-    return fingerprint([job.segment.fingerprint, set_digest(digests)])
-
-
 def _stage(job: SegmentJob) -> DecideStage:
     (stage,) = job.segment.stages
     assert isinstance(stage, DecideStage)
     return stage
 
 
-def _keys(block: pa.Table, job: SegmentJob) -> pa.Table:
-    assert job.upstream_folder is not None
-    stage = _stage(job)
-    tables = []
-    for unit_id in block["unit_id"].to_pylist():
-        rows = kept(read_rows(job.storage, part_path(job.upstream_folder, unit_id)))
-        keys = stage.keys(rows)
-        tables.append(keys.append_column(_UNIT, pa.array([unit_id] * keys.num_rows, pa.string())))
-    return pa.concat_tables(tables)
+@dataclass(frozen=True)
+class _KeysOfUnits:
+    """The stage's keys of the rows that come in: the table that deciding starts from."""
+
+    job: SegmentJob
+    unit_ids: tuple[str, ...]
+    #: First and last unit (exclusive) of each part.
+    chunks: tuple[tuple[int, int], ...]
+    rows: int
+
+    @classmethod
+    def of(cls, job: SegmentJob, units: Sequence[Unit], infos: Sequence[PartInfo]) -> _KeysOfUnits:
+        """Chunks of consecutive units. They depend on rows alone: a re-run finds the same."""
+        kept_rows = [info.accounts[-1].kept for info in infos]
+        total = sum(kept_rows)
+        target = min(_MOST_CHUNK, max(_LEAST_CHUNK, total // 16))
+        chunks: list[tuple[int, int]] = []
+        first = rows = 0
+        for ordinal, number in enumerate(kept_rows):
+            rows += number
+            if rows >= target:
+                chunks.append((first, ordinal + 1))
+                first, rows = ordinal + 1, 0
+        if first < len(units) or not chunks:
+            chunks.append((first, len(units)))
+        return cls(job, tuple(unit.unit_id for unit in units), tuple(chunks), total)
+
+    @property
+    def parts(self) -> int:
+        """How many chunks."""
+        return len(self.chunks)
+
+    def load(self, storage: Storage, part: int) -> pa.Table:
+        """The keys of a chunk's rows."""
+        assert self.job.upstream_folder is not None
+        stage = _stage(self.job)
+        columns = ["row_id", "status", *stage.reads]
+        tables = []
+        for ordinal in range(*self.chunks[part]):
+            path = part_path(self.job.upstream_folder, self.unit_ids[ordinal])
+            rows = kept(read_rows(storage, path, columns))
+            refs = (ordinal << 32) + np.arange(rows.num_rows, dtype=np.int64)
+            tables.append(rows.append_column(REF, pa.array(refs)))
+        return stage.keys(pa.concat_tables(tables).combine_chunks())
 
 
-def _decisions(group: pa.Table, job: SegmentJob) -> pa.Table:
-    stage = _stage(job)
-    # Sorted, so that a decision never depends on how blocks arrived.
-    group = group.sort_by("row_id")
-    made = stage.decide(group.drop_columns([_UNIT]))
-    schema = _decision_schema(stage)
-    made = made.select(schema.names).cast(schema)
-    at = pc.index_in(made["row_id"], group["row_id"].combine_chunks())
-    return made.append_column(_UNIT, group[_UNIT].combine_chunks().take(at))
+@dataclass(frozen=True)
+class _Canonical:
+    """Decisions with the columns and types that the stage declares."""
+
+    stage: DecideStage
+
+    def __call__(self, decisions: pa.Table) -> pa.Table:
+        schema = _decision_schema(self.stage)
+        if missing := set(schema.names) - set(decisions.column_names):
+            raise RunError(f"stage {self.stage.name!r} decides without {sorted(missing)}")
+        return decisions.select(schema.names).cast(schema)
 
 
 def _decision_schema(stage: DecideStage) -> pa.Schema:
     evidence = [pa.field(name, kind) for name, kind in stage.writes.items()]
-    names = ("row_id", "status", "reason")
-    return pa.schema([pa.field(name, pa.string()) for name in names] + evidence)
+    marks = [pa.field(name, pa.string()) for name in ("status", "reason")]
+    return pa.schema([pa.field(REF, pa.int64()), *marks, *evidence])
 
 
-def _write(group: pa.Table, job: SegmentJob) -> pa.Table:
-    unit_id = group[_UNIT][0].as_py()
-    sink = pa.BufferOutputStream()
-    pq.write_table(group.drop_columns([_UNIT]).sort_by("row_id"), sink)
-    job.storage.write_bytes(decisions_path(job.segment, unit_id), sink.getvalue())
-    return pa.table({"unit_id": [unit_id]})
+@dataclass(frozen=True)
+class _WriteDecisions:
+    """Puts the decisions on some units' rows on storage, a file for each unit."""
+
+    job: SegmentJob
+    unit_ids: tuple[str, ...]
+
+    def __call__(self, decisions: pa.Table) -> pa.Table:
+        refs = decisions[REF].to_numpy()
+        if (refs[1:] == refs[:-1]).any():
+            raise RunError(f"stage {self.job.segment.name!r} decided twice on a row")
+        ordinals, starts = np.unique(refs >> 32, return_index=True)
+        bounds = pairwise([*starts.tolist(), len(refs)])
+        for ordinal, (start, end) in zip(ordinals.tolist(), bounds, strict=True):
+            sink = pa.BufferOutputStream()
+            pq.write_table(decisions.slice(start, end - start), sink)
+            path = decisions_path(self.job.segment, self.unit_ids[ordinal])
+            self.job.storage.write_bytes(path, sink.getvalue())
+        return pa.table({REF: pa.array(ordinals)})
 
 
 def apply_decisions(
@@ -132,16 +198,21 @@ def apply_decisions(
     """A unit's rows with their decisions: the work of a decide segment on one unit."""
     stage = _stage(job)
     made = _read_decisions(job.storage, decisions_path(job.segment, unit_id), stage)
-    ids = rows["row_id"].combine_chunks()
-    at = pc.index_in(ids, made["row_id"].combine_chunks())
+    positions = pa.array(np.arange(rows.num_rows))
+    at = pc.index_in(positions, pc.bit_wise_and(made[REF], 0xFFFFFFFF).combine_chunks())
     decided = pc.is_valid(at)
     out = rows
-    for name in (*stage.writes, "status", "reason"):
+    for name in stage.writes:
         values = made[name].combine_chunks().take(at)
         if name in rows.column_names:
             values = pc.if_else(decided, values, rows[name])
         out = set_column(out, name, values)
-    out = checked(stage, rows, in_order([out], ids))
+    # No status means: kept, with evidence.
+    marked = pc.is_valid(made["status"].combine_chunks().take(at))
+    for name in ("status", "reason"):
+        values = made[name].combine_chunks().take(at)
+        out = set_column(out, name, pc.if_else(marked, values, rows[name]))
+    out = checked(stage, rows, in_order([out], rows["row_id"].combine_chunks()))
     return out, [StageAccount.of(stage.name, rows.num_rows, out)]
 
 

@@ -21,11 +21,11 @@ _SUFFIX = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet", "hf": ""}
 
 
 def export_stages(storage: Storage, segment: Segment, unit_ids: Sequence[str]) -> None:
-    """Write the file of each stage of a finished segment. One unit is in memory at a time."""
+    """Write the files of each stage of a finished segment. One unit is in memory at a time."""
     for stage in segment.stages:
-        if stage.export is not None:
-            tables = _rows(storage, segment, unit_ids, stage.exported)
-            _WRITERS[Path(stage.export).suffix[1:]](storage, f"exports/{stage.export}", tables)
+        for name, choose in stage.exports().items():
+            tables = _rows(storage, segment, unit_ids, choose)
+            _WRITERS[Path(name).suffix[1:]](storage, f"exports/{name}", tables)
 
 
 def export_dataset(

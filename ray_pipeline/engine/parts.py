@@ -7,6 +7,7 @@ attempt at a unit writes the same name, so that repeating one is harmless.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -94,10 +95,12 @@ def read_info(storage: Storage, path: str) -> PartInfo | None:
     )
 
 
-def read_rows(storage: Storage, path: str) -> pa.Table:
-    """All rows of a part: kept, dropped and failed ones."""
+def read_rows(storage: Storage, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """All rows of a part, kept, dropped and failed ones; all columns, or those named."""
     try:
         with storage.open(path) as file:
-            return pq.read_table(file).replace_schema_metadata(None)
+            return pq.read_table(file, columns=columns and list(columns)).replace_schema_metadata(
+                None
+            )
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"cannot read {storage.uri(path)}: {error}") from error

@@ -187,6 +187,7 @@ def checked(stage: Stage, rows: pa.Table, out: pa.Table) -> pa.Table:
             no row can be trusted.
     """
     schema = schema_after(stage, rows.schema)
+    out = out.drop_columns([name for name in stage.removes if name in out.column_names])
     if unknown := set(out.column_names) - set(schema.names):
         raise RunError(f"stage {stage.name!r} writes undeclared columns: {sorted(unknown)}")
     for field in schema:
@@ -208,7 +209,8 @@ def checked(stage: Stage, rows: pa.Table, out: pa.Table) -> pa.Table:
 
 def schema_after(stage: Stage, before: pa.Schema) -> pa.Schema:
     """Columns after a stage: the data columns, those that it writes, the envelope."""
-    types = {f.name: f.type for f in before if f.name not in ENVELOPE.names} | dict(stage.writes)
+    gone = {*ENVELOPE.names, *stage.removes}
+    types = {f.name: f.type for f in before if f.name not in gone} | dict(stage.writes)
     return pa.schema([pa.field(name, kind) for name, kind in types.items()] + list(ENVELOPE))
 
 

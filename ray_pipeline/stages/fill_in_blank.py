@@ -55,7 +55,7 @@ class FillInBlank(AskStage):
         try:
             found = await llm(self.prompt, check=check, question=stem, answer=answer, draft=draft)
         except AnswerError as error:
-            if self.config.if_unusable == "fail":
+            if self.config.if_unusable == "fail" or error.answer is None:
                 raise
             by_rule = unasked(draft, check)
             if by_rule is None:

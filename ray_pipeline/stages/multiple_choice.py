@@ -79,7 +79,7 @@ class MultipleChoice(AskStage):
         try:
             found = await llm(self.prompt, check=check, draft=draft, **values)
         except AnswerError as error:
-            if self.config.if_unusable == "fail":
+            if self.config.if_unusable == "fail" or error.answer is None:
                 raise
             by_rule = unasked(draft, check)
             what = "kept the stem" if by_rule in (None, stem) else "converted by rule"

@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from ray_pipeline.llm.asking import Llm
 from ray_pipeline.pipeline import Pipeline
@@ -29,6 +30,7 @@ from ray_pipeline.stage import (
     Row,
     StageConfig,
 )
+from ray_pipeline.tables import Tables
 
 
 class ShoutConfig(StageConfig):
@@ -81,23 +83,30 @@ class First(DecideStage):
     """Keeps one row of each text: the one with the smallest id."""
 
     name = "first"
+    reads: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string()}
     writes: ClassVar[Mapping[str, pa.DataType]] = {"winner": pa.string()}
-    group_by = "key"
 
     def keys(self, rows: pa.Table) -> pa.Table:
-        return pa.table({"row_id": rows["row_id"], "key": rows["text"]})
+        hashes = [xxhash.xxh3_64_intdigest(text.encode()) for text in rows["text"].to_pylist()]
+        key = pa.array(hashes, pa.uint64())
+        return rows.select(["ref", "row_id", "text"]).append_column("key", key)
 
-    def decide(self, group: pa.Table) -> pa.Table:
-        ids = group["row_id"].to_pylist()
-        losers = ids[1:]
-        return pa.table(
-            {
-                "row_id": pa.array(losers, pa.string()),
-                "status": pa.array(["dropped"] * len(losers), pa.string()),
-                "reason": pa.array(["duplicate:exact"] * len(losers), pa.string()),
-                "winner": pa.array([ids[0]] * len(losers), pa.string()),
-            }
+    def decide(self, keys: Tables) -> Tables:
+        return keys.group(["key"], self.losers, order=["row_id"])
+
+    def losers(self, groups: pa.Table) -> pa.Table:
+        made = []
+        winners: dict[int, str] = {}
+        for row in groups.to_pylist():
+            winner = winners.setdefault(row["key"], row["row_id"])
+            if winner != row["row_id"]:
+                made.append({"ref": row["ref"], "winner": winner})
+        table = pa.Table.from_pylist(
+            made, pa.schema([("ref", pa.int64()), ("winner", pa.string())])
         )
+        for name, value in (("status", "dropped"), ("reason", "duplicate:exact")):
+            table = table.append_column(name, pa.array([value] * len(made), pa.string()))
+        return table
 
 
 class Ask(AskStage):

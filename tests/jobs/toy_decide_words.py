@@ -11,13 +11,13 @@ from ray_pipeline.pipeline import Pipeline
 class FirstByWords(First):
     """Keeps one row of each text, as its words say."""
 
-    def decide(self, group: pa.Table) -> pa.Table:
-        text = group["key"][0].as_py()
-        if "slow" in text:
-            time.sleep(0.25)
-        if "broken" in text:
-            raise ValueError("the text says broken")
-        return super().decide(group)
+    def losers(self, groups: pa.Table) -> pa.Table:
+        for text in groups["text"].to_pylist():
+            if "slow" in text:
+                time.sleep(0.25)
+            if "broken" in text:
+                raise ValueError("the text says broken")
+        return super().losers(groups)
 
 
 PIPELINE = Pipeline("toy-decide-words", [Shout, FirstByWords, Whisper])

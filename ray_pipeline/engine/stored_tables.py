@@ -1,0 +1,345 @@
+"""`Tables` on storage: every step writes its parts as files, and the next step reads them.
+
+Nothing travels between processes but through files, each put under its name in one step. So a
+killed decision goes on where it was, memory is bounded by a part and not by the rows, and it does
+not matter which process does what. Who runs the tasks of a step is given from outside: Ray in a
+run (`engine.task_runner`), a plain loop in tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count, pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_pipeline.storage import Storage
+from ray_pipeline.tables import REF, Work, WorkWith
+
+#: Rows of a part, roughly: enough for vectorised work, little enough for many parts in memory.
+PART_ROWS = 250_000
+#: Tables of fewer rows stay in one part: a second process would cost more than it brings.
+_ONE_PART_ROWS = 20_000
+_LEAST_PARTS = 8
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a task wrote."""
+
+    rows: int
+
+
+class Source(Protocol):
+    """Where the parts of a table come from."""
+
+    @property
+    def parts(self) -> int:
+        """How many there are."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that they hold together, before any work; roughly."""
+
+    def load(self, storage: Storage, part: int) -> pa.Table:
+        """One part."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Files of one batch each."""
+
+    folder: str
+    parts: int
+    rows: int
+
+    def load(self, storage: Storage, part: int) -> pa.Table:
+        """The part's file."""
+        with storage.open(_path(self.folder, part)) as file:
+            return pa.ipc.open_file(file).read_all().replace_schema_metadata(None)
+
+    def schema(self, storage: Storage) -> pa.Schema:
+        """Columns and types of every part."""
+        with storage.open(_path(self.folder, 0)) as file:
+            return pa.ipc.open_file(file).schema.remove_metadata()
+
+
+@dataclass(frozen=True)
+class Both:
+    """The parts of one table, then those of another, with the columns of both."""
+
+    one: Saved
+    other: Saved
+
+    @property
+    def parts(self) -> int:
+        """Of both."""
+        return self.one.parts + self.other.parts
+
+    @property
+    def rows(self) -> int:
+        """Of both."""
+        return self.one.rows + self.other.rows
+
+    def load(self, storage: Storage, part: int) -> pa.Table:
+        """A part of either, with the columns of both."""
+        schema = pa.unify_schemas([self.one.schema(storage), self.other.schema(storage)])
+        mine = part < self.one.parts
+        table = (
+            self.one.load(storage, part)
+            if mine
+            else self.other.load(storage, part - self.one.parts)
+        )
+        return pa.concat_tables([schema.empty_table(), table], promote_options="default")
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Files with a batch for each part: a part is gathered from all of them, and sorted."""
+
+    folder: str
+    files: int
+    parts: int
+    rows: int
+    sort_by: tuple[str, ...]
+
+    def load(self, storage: Storage, part: int) -> pa.Table:
+        """The part's batch of every file."""
+        batches = []
+        for number in range(self.files):
+            with storage.open(_path(self.folder, number)) as file:
+                batches.append(pa.ipc.open_file(file).get_batch(part))
+        table = pa.Table.from_batches(batches).replace_schema_metadata(None).combine_chunks()
+        names = self.sort_by or _sortable(table.schema)
+        return table.take(pc.sort_indices(table, [(name, "ascending") for name in names]))
+
+
+def _sortable(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if not pa.types.is_nested(field.type)]
+
+
+def _path(folder: str, part: int) -> str:
+    return f"{folder}/{part:06d}.arrow"
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One piece of work on a part; ``beside`` gives its second table."""
+
+    work: Work | WorkWith
+    beside: Callable[[Storage, int], pa.Table] | None = None
+
+    def __call__(self, storage: Storage, part: int, table: pa.Table) -> pa.Table:
+        if self.beside is None:
+            return self.work(table)  # type: ignore[call-arg]
+        return self.work(table, self.beside(storage, part))  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Reads a small table whole."""
+
+    source: Saved
+
+    def __call__(self, storage: Storage, part: int) -> pa.Table:
+        return pa.concat_tables(self.source.load(storage, i) for i in range(self.source.parts))
+
+
+@dataclass(frozen=True)
+class _SamePart:
+    """Reads the part of the same number."""
+
+    source: Saved
+
+    def __call__(self, storage: Storage, part: int) -> pa.Table:
+        return self.source.load(storage, part)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One part of one step: load it, work on it, write it. Runs in any process."""
+
+    storage: Storage
+    source: Source
+    part: int
+    chain: tuple[_Step, ...]
+    folder: str
+    #: Puts each row into one of ``buckets`` batches of the file; None: one batch.
+    buckets: int = 1
+    bucket_of: Callable[[pa.Table], np.ndarray[Any, Any]] | None = None
+
+    def run(self) -> Written:
+        """Do it, unless an earlier attempt did."""
+        path = _path(self.folder, self.part)
+        if (done := self._done(path)) is not None:
+            return done
+        table = self.source.load(self.storage, self.part)
+        for step in self.chain:
+            table = step(self.storage, self.part, table)
+        self._write(path, table.combine_chunks())
+        return Written(table.num_rows)
+
+    def _done(self, path: str) -> Written | None:
+        try:
+            with self.storage.open(path) as file:
+                metadata = pa.ipc.open_file(file).schema.metadata
+        except FileNotFoundError:
+            return None
+        return Written(**orjson.loads(metadata[b"written"]))
+
+    def _write(self, path: str, table: pa.Table) -> None:
+        bounds = [0, table.num_rows]
+        if self.bucket_of is not None:
+            buckets = self.bucket_of(table)
+            table = table.take(pa.array(np.argsort(buckets, kind="stable")))
+            bounds = np.searchsorted(np.sort(buckets), np.arange(self.buckets + 1)).tolist()
+        written = orjson.dumps({"rows": table.num_rows})
+        schema = table.schema.with_metadata({"written": written})
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with (
+            self.storage.writer(path) as file,
+            pa.ipc.new_file(file, schema, options=options) as writer,
+        ):
+            for start, end in pairwise(bounds):
+                writer.write_batch(_batch(table.slice(start, end - start), schema))
+
+
+def _batch(table: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
+    columns = [column.combine_chunks() for column in table.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+@dataclass(frozen=True)
+class _ByKey:
+    """Puts rows with one key into one bucket."""
+
+    column: str
+    buckets: int
+
+    def __call__(self, table: pa.Table) -> np.ndarray[Any, Any]:
+        keys = table[self.column].to_numpy().astype(np.uint64)
+        # A multiplication spreads keys that are small or regular numbers (splitmix64's constant).
+        spread = (keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+        return (spread % np.uint64(self.buckets)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class ByChunk:
+    """Puts rows where the row lies that their ``column`` refers to."""
+
+    column: str
+    #: Ordinal of each chunk's first unit.
+    first_units: tuple[int, ...]
+
+    def __call__(self, table: pa.Table) -> np.ndarray[Any, Any]:
+        units = table[self.column].to_numpy() >> 32
+        return np.searchsorted(np.array(self.first_units), units, side="right") - 1
+
+
+#: Runs the tasks of a step, in any order and place, and returns what each wrote.
+Runner = Callable[[str, Sequence[Task]], Sequence[Written]]
+
+
+@dataclass
+class Workshop:
+    """Where the tables of one decision are made."""
+
+    storage: Storage
+    folder: str
+    run: Runner
+    #: Ordinal of the first unit of each part of the keys.
+    first_units: tuple[int, ...]
+    _numbers: count[int] = field(default_factory=count)
+
+    def execute(
+        self,
+        what: str,
+        source: Source,
+        chain: tuple[_Step, ...],
+        buckets: int = 1,
+        bucket_of: Callable[[pa.Table], np.ndarray[Any, Any]] | None = None,
+    ) -> tuple[str, list[Written]]:
+        """Write the parts of ``source`` after ``chain``; returns the folder and what each holds."""
+        folder = f"{self.folder}/{next(self._numbers):03d}"
+        tasks = [
+            Task(self.storage, source, part, chain, folder, buckets, bucket_of)
+            for part in range(source.parts)
+        ]
+        return folder, list(self.run(what, tasks))
+
+
+class StoredTables:
+    """See `ray_pipeline.tables.Tables`, which this implements."""
+
+    def __init__(self, workshop: Workshop, source: Source, chain: tuple[_Step, ...] = ()) -> None:
+        self._workshop = workshop
+        self._source = source
+        self._chain = chain
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all parts."""
+        return self._saved().rows
+
+    def saved(self) -> StoredTables:
+        """The same, computed once."""
+        self._saved()
+        return self
+
+    def map(self, work: Work) -> StoredTables:
+        """``work`` on each part."""
+        return StoredTables(self._workshop, self._source, (*self._chain, _Step(work)))
+
+    def map_with(self, small: StoredTables, work: WorkWith) -> StoredTables:
+        """``work`` on each part and all of ``small``."""
+        step = _Step(work, _Whole(small._saved()))
+        return StoredTables(self._workshop, self._source, (*self._chain, step))
+
+    def also(self, other: StoredTables) -> StoredTables:
+        """The rows of both."""
+        return StoredTables(self._workshop, Both(self._saved(), other._saved()))
+
+    def group(
+        self, by: Sequence[str], work: Work, *, order: Sequence[str] = (), fan_out: float = 1
+    ) -> StoredTables:
+        """``work`` on whole groups."""
+        rows = int(self._source.rows * fan_out)
+        parts = 1 if rows <= _ONE_PART_ROWS else max(_LEAST_PARTS, -(-rows // PART_ROWS))
+        buckets = self._spread("group", _ByKey(by[0], parts), parts, (*by, *order))
+        return StoredTables(self._workshop, buckets, (_Step(work),))
+
+    def meet(self, home: StoredTables, on: str, work: WorkWith) -> StoredTables:
+        """``work`` on rows and the rows that they refer to."""
+        first_units = self._workshop.first_units
+        buckets = self._spread("meet", ByChunk(on, first_units), len(first_units))
+        beside = _SamePart(home._saved())
+        return StoredTables(self._workshop, buckets, (_Step(work, beside),))
+
+    def by_chunk(self) -> StoredTables:
+        """Every row with the others on rows of its chunk of units, sorted."""
+        first_units = self._workshop.first_units
+        buckets = self._spread("apply", ByChunk(REF, first_units), len(first_units), (REF,))
+        return StoredTables(self._workshop, buckets)
+
+    def _spread(
+        self,
+        what: str,
+        bucket_of: Callable[[pa.Table], np.ndarray[Any, Any]],
+        parts: int,
+        sort_by: tuple[str, ...] = (),
+    ) -> Buckets:
+        folder, written = self._workshop.execute(what, self._source, self._chain, parts, bucket_of)
+        rows = sum(part.rows for part in written)
+        return Buckets(folder, len(written), parts, rows, sort_by)
+
+    def _saved(self) -> Saved:
+        if not isinstance(self._source, Saved) or self._chain:
+            folder, written = self._workshop.execute("save", self._source, self._chain)
+            rows = sum(part.rows for part in written)
+            self._source, self._chain = Saved(folder, len(written), rows), ()
+        return self._source

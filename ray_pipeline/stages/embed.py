@@ -1,0 +1,90 @@
+"""Sentence embeddings as a column: computed once, for every stage that looks at meaning."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from ray_pipeline.rows import fail, set_column
+from ray_pipeline.stage import Execution, ModelStage, ModelStageConfig, StageConfig
+from ray_pipeline.stages.embedding import Embedder, Vectors, is_usable
+
+#: Half precision is plenty for a direction in a few hundred dimensions, and half the storage.
+EMBEDDING = pa.list_(pa.float16())
+
+
+class EmbedConfig(ModelStageConfig):
+    """Configuration of `Embed`."""
+
+    max_tokens: int | None = Field(
+        256, ge=8, description="longest text that is read, in tokens; null: the model's own limit"
+    )
+    bfloat16: bool = Field(
+        False, description="multiply in bfloat16: faster on processors with instructions for it"
+    )
+    batch_size: Annotated[int, Execution] = Field(64, ge=1, description="texts a forward pass")
+
+
+class Embed(ModelStage):
+    """Writes the embedding of question and answer together, of length 1.
+
+    A row for which the model gives no numbers (NaN) fails: `ray-pipeline retry` tries it again.
+    """
+
+    name: ClassVar[str] = "embed"
+    #: Columns whose texts are embedded, joined by a line break.
+    columns: ClassVar[Sequence[str]] = ("question", "answer")
+    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
+    writes: ClassVar[Mapping[str, pa.DataType]] = {"embedding": EMBEDDING}
+    uses_embedder: ClassVar[bool] = True
+    Config: ClassVar[type[StageConfig]] = EmbedConfig
+
+    def load(self) -> None:
+        """Load the run's embedding model."""
+        self._embedder = Embedder(
+            self.settings.embedder,
+            self.config.batch_size,
+            bfloat16=self.config.bfloat16,
+            max_tokens=self.config.max_tokens,
+        )
+
+    def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
+        """Embed every row."""
+        columns = [pc.fill_null(rows[column], "") for column in self.columns]
+        texts = pc.binary_join_element_wise(*columns, "\n").to_pylist()
+        vectors = self._embedder.encode(texts)
+        usable = is_usable(vectors)
+        rows = set_column(rows, "embedding", embedding_column(vectors, usable))
+        return fail(rows, pa.array(~usable), "embedding:not_a_number")
+
+
+def embedding_column(vectors: Vectors, usable: npt.NDArray[np.bool_]) -> pa.Array:
+    """Vectors as a list column of half floats; null where they are not usable."""
+    number, dimensions = vectors.shape
+    lengths = np.where(usable, dimensions, 0)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    values = pa.array(vectors[usable].astype(np.float16).reshape(-1))
+    mask = pa.array(~usable) if number else None
+    return pa.ListArray.from_arrays(offsets, values, type=EMBEDDING, mask=mask)
+
+
+def vectors_of(column: pa.Array | pa.ChunkedArray) -> Vectors:
+    """The vectors of an embedding column without nulls, as float32 ``[rows, dimensions]``.
+
+    Rows that hold something else than numbers, or another number of them, come as NaN.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
+    dimensions = int(np.bincount(lengths.astype(np.int64)).argmax()) if len(lengths) else 0
+    right = lengths == dimensions
+    vectors = np.full((len(lengths), dimensions), np.nan, dtype=np.float32)
+    values = array.filter(pa.array(right)).flatten().to_numpy(zero_copy_only=False)
+    vectors[right] = values.astype(np.float32).reshape(-1, dimensions)
+    return vectors
