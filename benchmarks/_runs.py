@@ -39,6 +39,15 @@ def run_asking(
         "export": {"formats": []},
         **keys,
     }
+    return run_config(folder, config)
+
+
+def run_config(folder: Path, config: dict[str, Any]) -> Path:
+    """Run a configuration on a cluster of its own; returns the run directory.
+
+    Raises:
+        SystemExit: the run failed.
+    """
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     done = subprocess.run(
@@ -49,7 +58,7 @@ def run_asking(
     )
     if done.returncode:
         raise SystemExit(f"the run failed:\n{done.stdout}\n{done.stderr}")
-    return folder / "run"
+    return Path(config["run_dir"])
 
 
 def last_commit(run_dir: Path) -> float:

@@ -214,7 +214,8 @@ class _Runner:
         """Run segments that stream together, then audit and close each of them."""
         if jobs[0].segment.kind is DecideStage:
             self._display.say(f"deciding {jobs[0].segment.name}")
-            decide(jobs[0], self._units, self._display.say)
+            with self._ledger.timed("decide"):
+                decide(jobs[0], self._units, self._display.say)
         tally = Tally([job.segment for job in jobs], len(self._units))
         execution = Execution(jobs, self._units, self._coordinator)
         execution.start()
