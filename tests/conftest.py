@@ -19,6 +19,8 @@ import yaml
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
 sys.path.insert(0, str(TESTS))
+from fork_server import Started
+
 # For the processes that tests start, Ray's workers among them: they import the toy job's stages.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(TESTS / "jobs"), str(REPOSITORY), os.environ.get("PYTHONPATH")])
@@ -73,7 +75,10 @@ class Finished:
 
 
 class Command:
-    """The `ray-pipeline` command as a process of its own, on the session's cluster."""
+    """The `ray-pipeline` command as a process of its own, on the session's cluster.
+
+    Forked from a process that has imported Ray already: see `fork_server`.
+    """
 
     def __init__(self, address: str | None, folder: Path) -> None:
         self.folder = folder
@@ -81,16 +86,10 @@ class Command:
         if address is not None:
             self.environment["RAY_ADDRESS"] = address
 
-    def start(self, *arguments: str | Path, **env: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str | Path, **env: str) -> Started:
         """Start it in the background."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "ray_pipeline.cli", *map(str, arguments)],
-            cwd=self.folder,
-            env=self.environment | env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        words = [str(argument) for argument in arguments]
+        return Started("ray_pipeline.cli", words, self.folder, self.environment | env)
 
     def __call__(self, *arguments: str | Path, timeout: float = 180, **env: str) -> Finished:
         """Run it to its end."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Command, Toy, make_toy
+from fork_server import Started
 from mock_openai import MockServer
 
 ROWS = 60
@@ -142,7 +142,7 @@ def minute(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @dataclass
 class Minute:
     server: MockServer
-    process: subprocess.Popen[str]
+    process: Started
 
 
 @pytest.fixture(scope="module", autouse=True)

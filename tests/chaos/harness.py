@@ -17,7 +17,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ sys.path.insert(0, str(TESTS))
 import psutil
 import yaml
 from conftest import Command, Toy, make_toy
+from fork_server import Started
 from mock_openai import MockServer
 
 FAULTS = {"p429": 0.02, "p500": 0.02, "pcut": 0.01, "pmalformed": 0.01, "retry_after": 0.5}
@@ -218,9 +218,7 @@ def _kill_driver_at(
     kills.drivers += 1
 
 
-def _wait_for_answer(
-    toy: Toy, server: MockServer, number: int, process: subprocess.Popen[str]
-) -> None:
+def _wait_for_answer(toy: Toy, server: MockServer, number: int, process: Started) -> None:
     """Wait until the server has answered more than so many requests in all."""
     deadline = time.monotonic() + _PATIENCE
     while server.stats()["completed"] <= number:
@@ -231,9 +229,7 @@ def _wait_for_answer(
         time.sleep(0.02)
 
 
-def _kill_workers(
-    process: subprocess.Popen[str], chance: random.Random, number: int, kills: Kills
-) -> None:
+def _kill_workers(process: Started, chance: random.Random, number: int, kills: Kills) -> None:
     """Kill actors and tasks of a run at random, every second one an actor that asks."""
     deadline = time.monotonic() + _PATIENCE
     while len(kills.workers) < number and process.poll() is None and time.monotonic() < deadline:
