@@ -42,7 +42,7 @@ def run_asking(
     return run_config(folder, config)
 
 
-def run_config(folder: Path, config: dict[str, Any]) -> Path:
+def run_config(folder: Path, config: dict[str, Any], *options: str) -> Path:
     """Run a configuration on a cluster of its own; returns the run directory.
 
     Raises:
@@ -51,7 +51,7 @@ def run_config(folder: Path, config: dict[str, Any]) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     done = subprocess.run(
-        [sys.executable, "-m", "ray_pipeline.cli", "run", str(path)],
+        [sys.executable, "-m", "ray_pipeline.cli", "run", str(path), *options],
         env={**os.environ, "RAY_ADDRESS": "local"},
         capture_output=True,
         text=True,

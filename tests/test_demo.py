@@ -41,15 +41,35 @@ def test_the_demo_on_vllm_with_one_cpu(tmp_path: Path) -> None:
 
 def _check_demo_on_vllm(command: Command, run: Path) -> None:
     stages = _run(command, run, "llms.rewriter.engine=vllm")
-    assert stages["source"]["rows_in"] == 161
+    assert stages["source"]["rows_in"] == 174
     assert stages["multiple-choice"]["kept"] > 130
     assert stages["multiple-choice"]["llm"]["requests"] > 0
     assert stages["drop-invalid"]["reasons"]["review:Classification=no"] == 6
+    assert 5 <= stages["outliers"]["dropped"] <= 10
+    assert stages["exact-duplicates"]["dropped"] == 5
+    assert stages["near-duplicates"]["dropped"] == 1
+    styles = ("formal", "casual", "general", "typos")
+    originals = stages["augment-formal"]["rows_in"]
+    assert [stages[f"augment-{style}"]["created"] for style in styles] == [originals] * 4
+    assert stages["accept-paraphrases"]["rows_in"] == 5 * originals
     exports = {path.name for path in (run / "exports").iterdir()}
-    assert {"fitb_rephrased.csv", "converted_mcq.csv", "cleaned_qa.csv", "dataset.csv"} <= exports
+    assert {
+        "fitb_rephrased.csv",
+        "converted_mcq.csv",
+        "cleaned_qa.csv",
+        "SOAP_QA.csv",
+        "discarded_rows.csv",
+        "exact_duplicate_qa_pairs.csv",
+        "same_question_diff_answers.csv",
+        "same_answer_diff_questions.csv",
+        "near_duplicates.csv",
+        "deduplication_rephrasing.csv",
+        "augmented_qa.csv",
+        "dataset.csv",
+    } <= exports
     with (run / "exports/dataset.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == stages["multiple-choice"]["kept"]
+    assert len(rows) == stages["accept-paraphrases"]["kept"]
     assert not any("____" in row["question"] for row in rows)
     assert "<html" in (run / "report.html").read_text()
 

@@ -81,8 +81,10 @@ def vectors_of(column: pa.Array | pa.ChunkedArray) -> Vectors:
     Rows that hold something else than numbers, or another number of them, come as NaN.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not len(array):
+        return np.empty((0, 0), dtype=np.float32)
     lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
-    dimensions = int(np.bincount(lengths.astype(np.int64)).argmax()) if len(lengths) else 0
+    dimensions = int(np.bincount(lengths.astype(np.int64)).argmax())
     right = lengths == dimensions
     vectors = np.full((len(lengths), dimensions), np.nan, dtype=np.float32)
     values = array.filter(pa.array(right)).flatten().to_numpy(zero_copy_only=False)

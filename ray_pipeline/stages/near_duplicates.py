@@ -37,7 +37,9 @@ class NearDuplicatesConfig(StageConfig):
     """
 
     threshold: float = Field(0.8, gt=0, le=1, description="least Jaccard similarity of shingles")
-    ngram: int = Field(3, ge=1, le=50, description="words a shingle: 5 suits long documents")
+    ngram: int = Field(
+        2, ge=1, le=50, description="words a shingle: 2 suits questions, 5 long documents"
+    )
     bands: int = Field(20, ge=1, le=512)
     band_rows: int = Field(6, ge=1, le=64, description="hashes a band")
     must_equal: tuple[str, ...] = Field(

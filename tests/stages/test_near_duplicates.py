@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,8 @@ WORDS = [f"w{i}" for i in range(400)]
 
 
 def stage(**config: object) -> NearDuplicates:
-    return NearDuplicates(NearDuplicatesConfig(**{"must_equal": (), **config}), Settings(seed=7))  # type: ignore[arg-type]
+    chosen: dict[str, Any] = {"must_equal": (), "ngram": 3, **config}
+    return NearDuplicates(NearDuplicatesConfig(**chosen), Settings(seed=7))
 
 
 def naive_shingles(text: str, size: int) -> set[str]:

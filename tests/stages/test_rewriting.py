@@ -178,13 +178,19 @@ def test_a_question_made_by_fill_in_blank_is_not_paid_for_twice():
 
 
 def test_keep_falls_back_to_the_draft_or_the_stem():
-    result = ask(convert(if_unusable="keep"), ROW, ScriptedLlm())
+    result = ask(convert(if_unusable="keep"), ROW, ScriptedLlm("I cannot."))
     assert result["question"] == "Which city is the capital of France?"
     assert result["note"].startswith("multiple-choice: converted by rule")
     row = {**ROW, "question": "Name a capital. (A) Paris (B) Rome"}
-    result = ask(convert(if_unusable="keep"), row, ScriptedLlm())
+    result = ask(convert(if_unusable="keep"), row, ScriptedLlm("I cannot."))
     assert result["question"] == "Name a capital."
     assert result["note"].startswith("multiple-choice: kept the stem")
+
+
+def test_a_request_that_failed_is_no_unusable_answer():
+    """The row fails, so that `ray-pipeline retry` asks again."""
+    with pytest.raises(AnswerError):
+        ask(convert(if_unusable="keep"), ROW, ScriptedLlm())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,7 @@
+"""The job that benchmarks/outliers.py runs: texts in, clusters and outlier scores out."""
+
+from ray_pipeline.pipeline import Pipeline
+from ray_pipeline.stages.embed import Embed
+from ray_pipeline.stages.outlier_clusters import OutlierClusters
+
+PIPELINE = Pipeline("outliers", [Embed, OutlierClusters])
