@@ -1,0 +1,347 @@
+"""Which rows make which optimizer step, and which rank computes them.
+
+A *step* is one update of the weights: its rows are the effective batch. Steps depend on the rows'
+lengths, the seed and the epoch alone, so they are the same for one rank and for many, and for any
+size of micro-batch. Every row is in exactly one step of an epoch; the last step of an epoch may be
+smaller, and nothing is left out. A step is then cut into micro-batches of rows of similar length
+that fit the memory, and these are dealt to the ranks.
+
+All ranks know the whole plan: how many answer tokens a step has, which its loss is divided by, is
+known everywhere without asking. The position (epoch, step) is the whole state; the plan gives the
+exact next batch for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ray_pipeline.errors import UserError
+from ray_pipeline.rows import KEPT
+
+Ints = npt.NDArray[np.int64]
+Layout = Literal["right", "left", "packed"]
+
+
+class BatchConfig(BaseModel):
+    """Sizes of steps and micro-batches. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step_rows: int | None = Field(256, ge=1, description="rows an update; the seed's 32 x 8")
+    step_tokens: int | None = Field(
+        None, ge=1, description="tokens an update, in place of step_rows (set that to null)"
+    )
+    batch_tokens: int = Field(
+        8192, ge=1, description="tokens a forward pass, padding included; as memory allows"
+    )
+    batch_rows: int | None = Field(None, ge=1, description="rows a forward pass, at most")
+    window_steps: int = Field(
+        1,
+        ge=1,
+        description="rows are sorted by length within so many steps: more gives less padding where "
+        "steps are small, and steps of rows of one length",
+    )
+    layout: Layout = Field("right", description="side of the padding, or packed without any")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> BatchConfig:
+        if (self.step_rows is None) == (self.step_tokens is None):
+            raise ValueError("set one of step_rows and step_tokens, and the other to null")
+        return self
+
+
+@dataclass(frozen=True)
+class Position:
+    """The next step to take: ``step`` (from 0) of ``epoch`` (from 0)."""
+
+    epoch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch. All tensors of shape [rows, length]; packed: [1, tokens of all rows].
+
+    ``attention_mask`` is None where rows are packed: transformers then tells them apart by
+    ``position_ids``, which begin at 0 with each.
+    """
+
+    rows: Ints
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor | None
+    position_ids: torch.Tensor
+    answer_mask: torch.Tensor
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """Where the next token is an answer token; bool [rows, length - 1].
+
+        Shifted first, masked after: the last prompt token predicts the first answer token.
+        """
+        return self.answer_mask[:, 1:]
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """The answer tokens to predict, row by row; int64 [answers]."""
+        return self.input_ids[:, 1:][self.predicted]
+
+    def inputs(self) -> dict[str, torch.Tensor | None]:
+        """What a causal language model of transformers takes."""
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "position_ids": self.position_ids,
+        }
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on a device."""
+        mask = self.attention_mask
+        return Batch(
+            self.rows,
+            self.input_ids.to(device, non_blocking=True),
+            None if mask is None else mask.to(device, non_blocking=True),
+            self.position_ids.to(device, non_blocking=True),
+            self.answer_mask.to(device, non_blocking=True),
+        )
+
+
+class TokenRows:
+    """The tokens of all rows, as Arrow has them (memory-mapped, where the table is).
+
+    Args:
+        table: ``input_ids`` (list of integers), ``answer_mask`` (list of booleans) and ``row_id``;
+            rows whose ``status`` is there and is not kept are left out (their account is
+            `tokens.TokenAccount`'s).
+
+    Raises:
+        UserError: no row is left.
+        ValueError: a row's mask is not as long as its tokens, or it has no token.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        if "status" in table.column_names:
+            table = table.filter(pc.equal(table["status"], KEPT))
+        if not table.num_rows:
+            raise UserError(
+                "there are no rows to train on: all were dropped, or there were none. "
+                "The account of tokens says why."
+            )
+        self.row_ids: pa.ChunkedArray = table["row_id"]
+        ids = _lists(table["input_ids"], pa.int32())
+        masks = _lists(table["answer_mask"], pa.bool_())
+        self._offsets: Ints = ids.offsets.to_numpy().astype(np.int64)
+        self._mask_offsets: Ints = masks.offsets.to_numpy().astype(np.int64)
+        self._ids = ids.values.to_numpy(zero_copy_only=False)
+        self._mask = masks.values.to_numpy(zero_copy_only=False)
+        #: Tokens of each row; int64 [rows].
+        self.lengths: Ints = np.diff(self._offsets)
+        if not np.array_equal(self.lengths, np.diff(self._mask_offsets)) or self.lengths.min() < 1:
+            raise ValueError("every row needs at least one token and a mask of the same length")
+        counted = np.concatenate([[0], np.cumsum(self._mask)])
+        starts, ends = self._mask_offsets[:-1] + 1, self._mask_offsets[1:]
+        #: Answer tokens of each row that are predicted (a row's first token never is).
+        self.answer_tokens: Ints = counted[ends] - counted[starts]
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.lengths)
+
+    def ids(self, row: int) -> npt.NDArray[np.int32]:
+        """A row's tokens."""
+        return self._ids[self._offsets[row] : self._offsets[row + 1]]
+
+    def mask(self, row: int) -> npt.NDArray[np.bool_]:
+        """Which of a row's tokens are of the answer."""
+        return self._mask[self._mask_offsets[row] : self._mask_offsets[row + 1]]
+
+    def batch(self, rows: Sequence[int] | Ints, layout: Layout = "right", pad: int = 0) -> Batch:
+        """Rows as one micro-batch. What fills it up (``pad``) has no effect on any loss."""
+        return _packed(self, rows) if layout == "packed" else _padded(self, rows, layout, pad)
+
+
+def _lists(column: pa.ChunkedArray, of: pa.DataType) -> pa.LargeListArray:
+    cast = column.cast(pa.large_list(of)).combine_chunks()
+    return cast.chunk(0) if isinstance(cast, pa.ChunkedArray) else cast
+
+
+def _padded(source: TokenRows, rows: Sequence[int] | Ints, layout: Layout, pad: int) -> Batch:
+    chosen = np.asarray(rows, dtype=np.int64)
+    shape = (len(chosen), int(source.lengths[chosen].max()))
+    ids = np.full(shape, pad, dtype=np.int64)
+    attended, answers = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.bool_)
+    for number, row in enumerate(chosen):
+        length = int(source.lengths[row])
+        place = slice(shape[1] - length, None) if layout == "left" else slice(length)
+        ids[number, place] = source.ids(row)
+        answers[number, place] = source.mask(row)
+        answers[number, place.start or 0] = False
+        attended[number, place] = 1
+    positions = np.maximum(np.cumsum(attended, axis=1) - 1, 0)
+    return Batch(chosen, *(torch.from_numpy(a) for a in (ids, attended, positions, answers)))
+
+
+def _packed(source: TokenRows, rows: Sequence[int] | Ints) -> Batch:
+    chosen = np.asarray(rows, dtype=np.int64)
+    ids = np.concatenate([source.ids(row) for row in chosen]).astype(np.int64)
+    answers = np.concatenate([source.mask(row) for row in chosen])
+    positions = np.concatenate([np.arange(source.lengths[row]) for row in chosen])
+    answers[positions == 0] = False  # nothing before it predicts a row's first token
+    made = [torch.from_numpy(values)[None] for values in (ids, positions, answers)]
+    return Batch(chosen, made[0], None, made[1], made[2])
+
+
+class BatchPlan:
+    """The steps of every epoch, and their micro-batches on every rank.
+
+    Args:
+        rows: the rows to train on.
+        config: sizes.
+        seed: of the order of rows.
+
+    Raises:
+        UserError: a row has more tokens than a micro-batch may hold.
+    """
+
+    def __init__(self, rows: TokenRows, config: BatchConfig | None = None, seed: int = 0) -> None:
+        self.rows = rows
+        self.config = config or BatchConfig()
+        self.seed = seed
+        longest = int(rows.lengths.max())
+        if longest > self.config.batch_tokens:
+            raise UserError(
+                f"a row has {longest} tokens, and a micro-batch may hold batch_tokens = "
+                f"{self.config.batch_tokens}: raise that, or lower max_tokens."
+            )
+        self._epoch = lru_cache(maxsize=2)(self._planned)
+
+    def steps(self, epoch: int) -> int:
+        """Steps of an epoch."""
+        return len(self._epoch(epoch))
+
+    def total_steps(self, epochs: int) -> int:
+        """Steps of all epochs: what a learning-rate schedule needs."""
+        if self.config.step_rows is not None:
+            return epochs * self.steps(0)
+        return sum(self.steps(epoch) for epoch in range(epochs))
+
+    def step_rows(self, position: Position) -> Ints:
+        """The rows of a step, of all ranks."""
+        return self._epoch(position.epoch)[position.step]
+
+    def answer_tokens(self, position: Position) -> int:
+        """Answer tokens of a step, of all ranks: what its loss is divided by."""
+        return int(self.rows.answer_tokens[self.step_rows(position)].sum())
+
+    def micro_batches(self, position: Position, rank: int = 0, world: int = 1) -> list[Ints]:
+        """The rows of each of a rank's micro-batches of a step.
+
+        All ranks have equally many; one is empty only where a step has fewer rows than ranks.
+        """
+        return self._dealt(self.step_rows(position), world)[rank]
+
+    def batches(self, position: Position, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """The same as tensors, without the empty ones."""
+        for rows in self.micro_batches(position, rank, world):
+            if len(rows):
+                yield self.rows.batch(rows, self.config.layout)
+
+    def following(self, position: Position) -> Position:
+        """The step after this one."""
+        if position.step + 1 < self.steps(position.epoch):
+            return Position(position.epoch, position.step + 1)
+        return Position(position.epoch + 1, 0)
+
+    def in_order(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """All rows once, by length and not shuffled: for validation."""
+        for rows in self._dealt(np.arange(len(self.rows)), world)[rank]:
+            if len(rows):
+                yield self.rows.batch(rows, self.config.layout)
+
+    def real_share(self, epoch: int = 0) -> float:
+        """Share of an epoch's tokens, on one rank, that is not padding."""
+        steps = self._epoch(epoch)
+        padded = sum(self._cost(rows) for step in steps for rows in self._cut(step))
+        return float(self.rows.lengths.sum() / padded)
+
+    def _planned(self, epoch: int) -> list[Ints]:
+        """The rows of each step of an epoch."""
+        random = np.random.default_rng([self.seed, epoch])
+        order = random.permutation(len(self.rows)).astype(np.int64)
+        size = self.config.step_rows or self.config.step_tokens or 1
+        if self.config.window_steps > 1:
+            window = self._before(order) // (size * self.config.window_steps)
+            order = order[np.lexsort((self.rows.lengths[order], window))]
+        number = self._before(order) // size
+        cuts = np.flatnonzero(np.diff(number)) + 1
+        steps = np.split(order, cuts)
+        if self.config.window_steps > 1:
+            steps = _shuffled_within(steps, self.config.window_steps, random)
+        return steps
+
+    def _before(self, order: Ints) -> Ints:
+        """Rows, or tokens, in front of each row of an order."""
+        if self.config.step_rows is not None:
+            return np.arange(len(order))
+        lengths = self.rows.lengths[order]
+        return np.cumsum(lengths) - lengths
+
+    def _dealt(self, rows: Ints, world: int) -> list[list[Ints]]:
+        """A step's micro-batches by rank: equally many, and about equally much work."""
+        batches = self._cut(rows)
+        while len(batches) % world:
+            widest = max(batches, key=lambda one: (len(one) > 1, self._cost(one)))
+            if len(widest) == 1:
+                break
+            at = next(i for i, one in enumerate(batches) if one is widest)
+            half = (len(widest) + 1) // 2
+            batches[at : at + 1] = [widest[:half], widest[half:]]
+        batches.sort(key=self._cost, reverse=True)
+        batches += [np.empty(0, dtype=np.int64)] * (-len(batches) % world)
+        # There and back (0 1 1 0 0 1 ...), so that no rank always gets the larger one.
+        rounds = [batches[i : i + world] for i in range(0, len(batches), world)]
+        turned = [one if i % 2 == 0 else one[::-1] for i, one in enumerate(rounds)]
+        return [[one[rank] for one in turned] for rank in range(world)]
+
+    def _cut(self, rows: Ints) -> list[Ints]:
+        """Rows sorted by length, the longest first, in micro-batches that fit."""
+        lengths = self.rows.lengths
+        order = rows[np.lexsort((rows, -lengths[rows]))]
+        running = np.cumsum(lengths[order])
+        batches, start = [], 0
+        while start < len(order):
+            if self.config.layout == "packed":
+                before = running[start - 1] if start else 0
+                end = np.searchsorted(running, before + self.config.batch_tokens, side="right")
+            else:
+                end = start + self.config.batch_tokens // int(lengths[order[start]])
+            end = min(int(end), start + (self.config.batch_rows or len(order)))
+            batches.append(order[start:end])
+            start = end
+        return batches
+
+    def _cost(self, rows: Ints) -> int:
+        """Tokens of a micro-batch, padding included."""
+        if not len(rows):
+            return 0
+        lengths = self.rows.lengths[rows]
+        packed = self.config.layout == "packed"
+        return int(lengths.sum() if packed else lengths.max() * len(rows))
+
+
+def _shuffled_within(steps: list[Ints], size: int, random: Any) -> list[Ints]:
+    """The steps of each window in a random order: sorted ones would go from short to long."""
+    shuffled: list[Ints] = []
+    for start in range(0, len(steps), size):
+        window = steps[start : start + size]
+        shuffled += [window[i] for i in random.permutation(len(window))]
+    return shuffled
