@@ -16,13 +16,14 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 VOCABULARY = 67
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-WORDS = [*"abcdef", *["what", "is", "the", "of", "capital", "answer", "question", ".", ":", "?"]]
+WORDS = [*"abcdef", "what", "is", "the", "of", "capital", "answer", "question", *".:?\n"]
 
 
 def word_tokenizer(chat: bool = False) -> PreTrainedTokenizerFast:
@@ -64,6 +65,12 @@ def tiny_model(
             initializer_range=0.3, **shape, **more,
         )  # fmt: skip
         model = LlamaForCausalLM(config)
+        for module in list(
+            model.modules()
+        ):  # theirs computes in float32, whatever the model's type
+            for name, child in module.named_children():
+                if isinstance(child, LlamaRMSNorm):
+                    setattr(module, name, torch.nn.RMSNorm(16, eps=child.variance_epsilon))
     return model.double()
 
 

@@ -1,0 +1,354 @@
+"""Losses on answer tokens: cross-entropy, and distillation α·CE + β·T²·KL(teacher ‖ student).
+
+After Hinton, Vinyals and Dean (2015), "Distilling the Knowledge in a Neural Network": T² keeps the
+gradient of the KL term of the same size for any temperature T. In this module
+
+- logits are shifted first and masked after: what arrives are the answer positions only, so prompts
+  and padding can have no effect;
+- sums are divided by a number that the caller gives: the answer tokens of the whole effective batch
+  (all micro-batches of an accumulation, on all ranks). Then a loss does not depend on how the batch
+  was split (trl#4719, ms-swift#10165);
+- logits in float32 exist for a chunk of answer positions at a time, never for all of them: a chunk
+  is projected, its loss and its gradient computed, and its logits are gone before the next one. The
+  backward pass needs no second projection either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from ray_pipeline.errors import UserError
+
+#: Elements of a chunk's logits: 64 MiB of float32 on a CPU, 512 MiB on a GPU.
+_CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """``α·CE + β·T²·KL(teacher ‖ student)``; without a teacher, ``α = 1`` and ``β = 0``."""
+
+    alpha: float = 1.0
+    beta: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if self.temperature <= 0:
+            raise UserError(f"temperature must be above 0, and is {self.temperature}")
+        if self.alpha < 0 or self.beta < 0 or self.alpha + self.beta == 0:
+            raise UserError(
+                f"alpha and beta must be 0 or more and not both 0; they are {self.alpha} and "
+                f"{self.beta}"
+            )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A student at the answer positions of a micro-batch.
+
+    Attributes:
+        states: hidden states [answers, hidden] that ``weight`` [vocabulary, hidden] and ``bias``
+            [vocabulary] project to logits; or the logits themselves, with ``weight`` None.
+        targets: the answer tokens, int64 [answers].
+    """
+
+    states: torch.Tensor
+    targets: torch.Tensor
+    weight: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+
+    @property
+    def vocabulary(self) -> int:
+        """Logits of a position."""
+        return self.states.shape[1] if self.weight is None else self.weight.shape[0]
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """A micro-batch's part of a step's loss.
+
+    Attributes:
+        loss: scalar, with a gradient; the parts of all micro-batches and ranks add up to the loss.
+        cross_entropy: sum over the answer tokens, in nats, not divided and not weighted.
+        kl: likewise, at the objective's temperature, without T² and β; 0 without a teacher.
+        tokens: answer tokens.
+    """
+
+    loss: torch.Tensor
+    cross_entropy: torch.Tensor
+    kl: torch.Tensor
+    tokens: int
+
+
+class TeacherSignal(Protocol):
+    """What a teacher says about the answer tokens of one micro-batch, in the order of targets."""
+
+    def kl(self, logits: torch.Tensor, part: slice, temperature: float) -> torch.Tensor:
+        """Sum over positions of KL(teacher ‖ student), both at ``temperature``; in nats.
+
+        Args:
+            logits: the student's, [positions of part, vocabulary], float32 or float64.
+            part: which answer positions of the micro-batch these are.
+            temperature: that divides the logits of both.
+        """
+
+
+@dataclass(frozen=True)
+class OnlineSignal:
+    """A teacher that was run on the same micro-batch. Its logits, too, are made chunk by chunk.
+
+    ``answers`` as the student's; ``vocabulary``: how many tokens, from the first, both know (see
+    `shared_vocabulary`). Both distributions are cut to them before the softmax.
+    """
+
+    answers: Answers
+    vocabulary: int
+
+    @torch.no_grad()
+    def _logits(self, part: slice) -> torch.Tensor:
+        states, weight, bias = self.answers.states, self.answers.weight, self.answers.bias
+        if weight is None:
+            return _exact(states[part, : self.vocabulary])
+        cut_bias = None if bias is None else bias[: self.vocabulary]
+        return _exact(F.linear(states[part], weight[: self.vocabulary], cut_bias))
+
+    def kl(self, logits: torch.Tensor, part: slice, temperature: float) -> torch.Tensor:
+        """See `TeacherSignal`."""
+        student = F.log_softmax(logits[:, : self.vocabulary] / temperature, dim=-1)
+        teacher = F.log_softmax(self._logits(part).to(student.dtype) / temperature, dim=-1)
+        return F.kl_div(student, teacher, log_target=True, reduction="sum")
+
+
+@dataclass(frozen=True)
+class CachedSignal:
+    """A teacher's k most likely tokens at each answer position, and the mass of all others.
+
+    The distribution over the vocabulary becomes one over k + 1 outcomes: the k tokens, and a bucket
+    for the tail. The student's is reduced to the same outcomes, both are tempered as if these were
+    all there are (``q_i^(1/T)``, normalised), and KL is taken between them. So it is 0 where the
+    two agree, equal to the dense KL for k = vocabulary at any T, and for T = 1 never above the
+    dense one (grouping outcomes can only lower a KL divergence: Cover and Thomas, 2.7). At other
+    temperatures the bucket is tempered as one outcome: how the teacher's tail is distributed is
+    not known. Dropping the tail instead, or renormalising without it, would teach the student to
+    be surer than its teacher.
+
+    Attributes:
+        ids: int64 [answers, k].
+        log_probs: natural log-probabilities of those at T = 1, [answers, k].
+        tail: probability of all other tokens, [answers].
+        vocabulary: tokens that the teacher's softmax ran over.
+    """
+
+    ids: torch.Tensor
+    log_probs: torch.Tensor
+    tail: torch.Tensor
+    vocabulary: int
+
+    def kl(self, logits: torch.Tensor, part: slice, temperature: float) -> torch.Tensor:
+        """See `TeacherSignal`."""
+        logits, ids = logits[:, : self.vocabulary], self.ids[part]
+        student, teacher = logits.gather(1, ids), self.log_probs[part].to(logits.dtype)
+        if ids.shape[1] < self.vocabulary:
+            others = logits.scatter(1, ids, float("-inf")).logsumexp(1, keepdim=True)
+            student = torch.cat([student, others], dim=1)
+            tail = self.tail[part].to(logits.dtype).log().unsqueeze(1)
+            teacher = torch.cat([teacher, tail], dim=1)
+        # Unnormalised logits do: the softmax over the outcomes takes away the common term.
+        log_student = F.log_softmax(student / temperature, dim=1)
+        log_teacher = F.log_softmax(teacher / temperature, dim=1)
+        terms = log_teacher.exp() * (log_teacher - log_student)
+        return torch.where(log_teacher.isneginf(), 0, terms).sum()  # 0 log 0 = 0
+
+
+@torch.no_grad()
+def top_k(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The k most likely tokens and the mass of the others, at T = 1.
+
+    Args:
+        logits: [positions, vocabulary].
+        k: at most the vocabulary.
+
+    Returns:
+        ids int64 [positions, k], log-probabilities [positions, k], tail mass [positions].
+    """
+    log_probs = F.log_softmax(_exact(logits), dim=-1)
+    best = log_probs.topk(k, dim=-1)
+    # Summed, not 1 - sum: a tail of 1e-9 would be lost in float32's rounding.
+    tail = log_probs.exp().scatter(1, best.indices, 0).sum(1)
+    return best.indices, best.values, tail
+
+
+def answer_loss(
+    answers: Answers,
+    objective: Objective,
+    normaliser: float,
+    teacher: TeacherSignal | None = None,
+    chunk: int | None = None,
+) -> LossParts:
+    """A micro-batch's part of ``(α·ΣCE + β·T²·ΣKL) / normaliser``.
+
+    Args:
+        answers: the student at the answer positions.
+        objective: the weights.
+        normaliser: answer tokens of the whole effective batch, of all its micro-batches and ranks.
+        teacher: needed where ``objective.beta`` is above 0.
+        chunk: answer positions whose logits exist at once; None: as many as fit some 64 MiB on a
+            CPU, 512 MiB on a GPU.
+
+    Returns:
+        The loss and its parts; all 0, with a gradient of 0, where there is no answer token.
+
+    Raises:
+        UserError: the objective needs a teacher and there is none.
+    """
+    if objective.beta > 0 and teacher is None:
+        raise UserError(f"beta is {objective.beta}, and there is no teacher: set it to 0")
+
+    def part_sums(logits: torch.Tensor, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        ce = F.cross_entropy(logits, answers.targets[part], reduction="sum")
+        if objective.beta == 0 or teacher is None:
+            return ce, ce.new_zeros(())
+        return ce, teacher.kl(logits, part, objective.temperature)
+
+    kl_weight = objective.beta * objective.temperature**2
+    if chunk is None:
+        elements = _CHUNK_ELEMENTS.get(answers.states.device.type, 2**24)
+        chunk = max(16, elements // answers.vocabulary)
+    scale = 1 / max(normaliser, 1)
+    setup = _Setup(part_sums, objective.alpha * scale, kl_weight * scale, chunk)
+    loss, ce, kl = _Chunked.apply(answers.states, answers.weight, answers.bias, setup)
+    return LossParts(loss, ce, kl, len(answers.targets))
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What `_Chunked` computes: sums of CE and KL of a chunk, and their weights in the loss."""
+
+    part_sums: Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
+    ce_weight: float
+    kl_weight: float
+    chunk: int
+
+
+class _Chunked(torch.autograd.Function):
+    """Projection and loss, chunk by chunk, with the gradients computed on the way forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        setup: _Setup,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        grads = _Gradients.wanted(ctx.needs_input_grad, states, weight, bias)
+        compute = _compute_dtype(states)
+        cast = None if weight is None else weight.to(compute)
+        cast_bias = None if bias is None else bias.to(compute)
+        sums = torch.zeros(3, dtype=_exact(states[:0]).dtype, device=states.device)
+        for start in range(0, len(states), setup.chunk):
+            part = slice(start, min(start + setup.chunk, len(states)))
+            inputs = states[part] if cast is None else states[part].to(compute)
+            logits = inputs if cast is None else F.linear(inputs, cast, cast_bias)
+            with torch.set_grad_enabled(grads.any):
+                exact = _exact(logits).detach().requires_grad_(grads.any)
+                ce, kl = setup.part_sums(exact, part)
+                loss = setup.ce_weight * ce + setup.kl_weight * kl
+            sums += torch.stack([loss, ce, kl]).detach()
+            if grads.any:
+                (grad,) = torch.autograd.grad(loss, exact)
+                grads.add(part, grad.to(logits.dtype), inputs, cast)
+        ctx.grads = grads
+        ctx.mark_non_differentiable(sums[1], sums[2])
+        return sums[0].clone(), sums[1].clone(), sums[2].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[Any, ...]:
+        grads, scale = ctx.grads, grad_outputs[0]
+        scaled = [None if one is None else one * scale for one in grads.of_inputs()]
+        return (*scaled, None)
+
+
+@dataclass
+class _Gradients:
+    """Of the inputs of `_Chunked`; None where not wanted."""
+
+    states: torch.Tensor | None
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+
+    @classmethod
+    def wanted(
+        cls,
+        needed: tuple[bool, ...],
+        states: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+    ) -> _Gradients:
+        inputs = (states, weight, bias)
+        return cls(
+            *(
+                torch.zeros_like(one) if need and one is not None else None
+                for one, need in zip(inputs, needed[:3], strict=True)
+            )
+        )
+
+    @property
+    def any(self) -> bool:
+        return any(one is not None for one in self.of_inputs())
+
+    def of_inputs(self) -> tuple[torch.Tensor | None, ...]:
+        return self.states, self.weight, self.bias
+
+    def add(
+        self, part: slice, grad: torch.Tensor, inputs: torch.Tensor, weight: torch.Tensor | None
+    ) -> None:
+        """Add a chunk's: ``grad`` is that of its logits [positions, vocabulary]."""
+        if self.states is not None:
+            self.states[part] = grad if weight is None else grad @ weight
+        if self.weight is not None:
+            self.weight += grad.t() @ inputs
+        if self.bias is not None:
+            self.bias += grad.sum(0)
+
+
+def _exact(logits: torch.Tensor) -> torch.Tensor:
+    """In float32 at least: a softmax over a vocabulary is not for 16 bits."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _compute_dtype(states: torch.Tensor) -> torch.dtype:
+    kind = states.device.type
+    autocast = torch.is_autocast_enabled(kind) and states.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if autocast else states.dtype
+
+
+def shared_vocabulary(student: int, teacher: int, tokens: int) -> int:
+    """How many tokens, from the first, a student and a teacher can be compared on.
+
+    Models are often padded to a round number of logits (Qwen: 152,064 and 151,936 for one
+    tokenizer): what is beyond the tokenizer's tokens means nothing, and both are cut before the
+    softmax.
+
+    Args:
+        student: logits of the student.
+        teacher: logits of the teacher.
+        tokens: the largest token id of their tokenizer, plus one.
+
+    Raises:
+        UserError: one of the models does not know all tokens.
+    """
+    for name, size in (("student", student), ("teacher", teacher)):
+        if size < tokens:
+            raise UserError(
+                f"the {name} has {size} logits and the tokenizer {tokens} tokens: they do not "
+                "belong together. Student and teacher need one tokenizer."
+            )
+    return tokens
