@@ -129,6 +129,7 @@ def test_a_run_that_is_killed_goes_on(s3: Any, command: Command, tmp_path: Path)
 
     ledger = toy.ledger()
     assert ledger["status"] == "succeeded"
+    s3.head_object(Bucket="bucket", Key=f"{toy.uri.removeprefix('s3://bucket/')}/logs/ray.log")
     for stage in ledger["stages"]:
         assert (stage["rows_in"], stage["kept"], stage["created"]) == (ROWS, ROWS, 0)
     ask = ledger["stages"][2]["llm"]

@@ -18,7 +18,7 @@ from ray.exceptions import RayTaskError
 
 from ray_pipeline.engine.account import StageAccount
 from ray_pipeline.engine.fingerprint import fingerprint, set_digest
-from ray_pipeline.engine.parts import PartInfo, part_path, read_info, read_rows
+from ray_pipeline.engine.parts import PartInfo, part_path, read_infos, read_rows
 from ray_pipeline.engine.segment import checked, in_order
 from ray_pipeline.engine.stored_tables import StoredTables, Workshop
 from ray_pipeline.engine.task_runner import RayRunner
@@ -81,8 +81,8 @@ def decide(job: SegmentJob, units: Sequence[Unit], say: Callable[[str], None]) -
 def _input(job: SegmentJob, units: Sequence[Unit]) -> list[PartInfo]:
     assert job.upstream_folder is not None
     infos = []
-    for unit in units:
-        info = read_info(job.storage, part_path(job.upstream_folder, unit.unit_id))
+    found = read_infos(job.storage, job.upstream_folder, [unit.unit_id for unit in units])
+    for unit, info in zip(units, found, strict=True):
         if info is None:
             raise RunError(f"unit {unit.unit_id} is missing in {job.upstream_folder}")
         infos.append(info)

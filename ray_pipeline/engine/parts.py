@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import orjson
@@ -93,6 +94,13 @@ def read_info(storage: Storage, path: str) -> PartInfo | None:
         rows=metadata.num_rows,
         accounts=[StageAccount.from_json(account) for account in footer["accounts"]],
     )
+
+
+def read_infos(storage: Storage, folder: str, unit_ids: Sequence[str]) -> list[PartInfo | None]:
+    """The footers of a segment's parts of some units; None where there is no part."""
+    with ThreadPoolExecutor(16) as threads:
+        paths = [part_path(folder, unit_id) for unit_id in unit_ids]
+        return list(threads.map(lambda path: read_info(storage, path), paths))
 
 
 def read_rows(storage: Storage, path: str, columns: Sequence[str] | None = None) -> pa.Table:

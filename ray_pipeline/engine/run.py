@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +31,7 @@ from ray_pipeline.engine.exports import export_dataset, export_stages
 from ray_pipeline.engine.fingerprint import set_digest
 from ray_pipeline.engine.ledger import Done, Ledger, LedgerEntry, Status
 from ray_pipeline.engine.lock import run_lock
-from ray_pipeline.engine.parts import PartInfo, part_path, read_info
+from ray_pipeline.engine.parts import PartInfo, part_path, read_infos
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.segment import SOURCE, Segment, executions
 from ray_pipeline.engine.tally import Tally
@@ -41,8 +40,8 @@ from ray_pipeline.errors import RunError, UserError
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 from ray_pipeline.storage import Storage
 
-# Under Ray's own logger, so that it goes to the run's log file.
-_log = logging.getLogger("ray.pipeline")
+_log = logging.getLogger("ray_pipeline")
+_LOG = "logs/ray.log"
 
 #: Seconds between looks at a running execution, and between saves of the live ledger.
 _POLL = 0.5
@@ -88,13 +87,27 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
                 config, job.stage_types, job.prompt_folders, storage.uri("source"), until
             )
         _describe(storage, prepared)
-        return _Runner(storage, prepared, display, ledger, retry).run()
+        with _log_file(storage) as log_file:
+            return _Runner(storage, prepared, display, ledger, retry, log_file).run()
 
 
-def _log_file(storage: Storage) -> Path:
-    if storage.is_local:
-        return storage.local_path("logs/ray.log")
-    return Path(tempfile.mkdtemp(prefix="ray-pipeline-")) / "ray.log"
+@contextlib.contextmanager
+def _log_file(storage: Storage) -> Iterator[Path]:
+    """Where Ray's log lines and the trace of an unexpected end go; in the run when it is over."""
+    with tempfile.TemporaryDirectory(prefix="ray-pipeline-") as folder:
+        path = storage.local_path(_LOG) if storage.is_local else Path(folder) / "ray.log"
+        # Made when the first line comes: a run that reuses everything has nothing to say.
+        handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _log.handlers, _log.propagate = [handler], False
+        try:
+            yield path
+        finally:
+            handler.close()
+            if not storage.is_local and path.exists():
+                # A bucket that is gone was told already, with what it did to the run.
+                with contextlib.suppress(RunError):
+                    storage.write_bytes(_LOG, path.read_bytes())
 
 
 def _describe(storage: Storage, prepared: Prepared) -> None:
@@ -120,7 +133,9 @@ class _Runner:
         display: Display,
         ledger: Ledger,
         retry: bool,
+        log_file: Path,
     ) -> None:
+        self._log_file = log_file
         self._storage = storage
         self._prepared = prepared
         self._display = display
@@ -158,7 +173,7 @@ class _Runner:
             # the trace is in the log.
             _log.exception("the run ended unexpectedly")
             first_line = str(error).strip().split("\n")[0]
-            self._end("failed", f"{type(error).__name__}: {first_line} (logs/ray.log has the rest)")
+            self._end("failed", f"{type(error).__name__}: {first_line} ({_LOG} has the rest)")
         return self._ledger
 
     def _run_segments(self) -> None:
@@ -166,7 +181,7 @@ class _Runner:
         if not remaining:
             return
         config = self._prepared.config
-        with cluster.joined(config.address, _log_file(self._storage)):
+        with cluster.joined(config.address, self._log_file):
             cluster.check_resources(
                 remaining, config.llms, cluster.nodes_of_cluster(), config.autoscaling
             )
@@ -318,13 +333,8 @@ class _Runner:
 
     def _infos(self, segment: Segment) -> list[PartInfo | None]:
         """Footers of the segment's parts, for each unit; None where it is not committed."""
-
-        def info(unit_id: str) -> PartInfo | None:
-            found = read_info(self._storage, part_path(segment.folder, unit_id))
-            return found if found and found.fingerprint == segment.fingerprint else None
-
-        with ThreadPoolExecutor(16) as threads:
-            return list(threads.map(info, self._unit_ids))
+        found = read_infos(self._storage, segment.folder, self._unit_ids)
+        return [i if i and i.fingerprint == segment.fingerprint else None for i in found]
 
     def _sweep(self, segment: Segment) -> None:
         """Delete parts of units that the source no longer has."""

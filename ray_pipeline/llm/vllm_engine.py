@@ -57,6 +57,9 @@ class VllmEngine:
         if current_platform.is_cpu():
             # Compiling takes minutes on a CPU and gains little for small models.
             arguments["enforce_eager"] = True
+            # vLLM 0.32 rewinds a seeded request's generator when a prompt is computed in pieces,
+            # which a CPU generator cannot: the engine dies of it.
+            arguments["enable_chunked_prefill"] = False
         engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**(arguments | config.engine_args)))
         self._max_len = engine.model_config.max_model_len
         self._tokenizer = engine.get_tokenizer()

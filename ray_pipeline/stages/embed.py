@@ -51,6 +51,7 @@ class Embed(ModelStage):
         self._embedder = Embedder(
             self.settings.embedder,
             self.config.batch_size,
+            device="cuda" if self.config.num_gpus else "cpu",
             bfloat16=self.config.bfloat16,
             max_tokens=self.config.max_tokens,
         )
@@ -62,7 +63,7 @@ class Embed(ModelStage):
         vectors = self._embedder.encode(texts)
         usable = is_usable(vectors)
         rows = set_column(rows, "embedding", embedding_column(vectors, usable))
-        return fail(rows, pa.array(~usable), "embedding:not_a_number")
+        return fail(rows, pa.array(~usable), "embedding:not_finite")
 
 
 def embedding_column(vectors: Vectors, usable: npt.NDArray[np.bool_]) -> pa.Array:

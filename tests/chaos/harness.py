@@ -175,6 +175,12 @@ def qa_job(folder: Path, llm: dict[str, Any], source: Path, rows: int, unit_rows
         "stages": {
             "fill-in-blank": {**asks, "prompt": "fill_in_blank"},
             "multiple-choice": {**asks, "prompt": "multiple_choice"},
+            "outliers": asks,
+            "rephrase-first": asks,
+            "rephrase-second": asks,
+            "augment-formal": {"llm": "mock"},
+            "augment-casual": {"llm": "mock"},
+            "augment-general": {"llm": "mock"},
         },
     }
     config_file = folder / "config.yaml"

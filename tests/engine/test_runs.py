@@ -129,6 +129,11 @@ def test_an_unexpected_end_is_one_line_and_its_trace_is_in_the_log(
     assert "toy_exports.py" in log
     assert "LookupError: a defect\nand what else is to say about it" in log
 
+    # The same where every stage is reused, and no cluster is joined.
+    (toy.run_dir / "logs/ray.log").unlink()
+    assert command("run", toy.config_file).code == 1
+    assert "LookupError: a defect" in (toy.run_dir / "logs/ray.log").read_text()
+
 
 def test_the_layout_of_blocks_and_units_changes_no_row(command: Command, tmp_path: Path) -> None:
     rows = {}

@@ -43,7 +43,11 @@ def test_an_engine_in_its_actor(ray_cluster: str, engine: str) -> None:
 
     from ray_pipeline.llm.local_pool import start_pool
 
-    config = LlmConfig(engine=engine, model=MODEL, max_model_len=512, max_num_seqs=8)
+    # Few tokens a step, so that prompts have to wait for each other.
+    few = {"max_num_batched_tokens": 512} if engine == "vllm" else {}
+    config = LlmConfig(
+        engine=engine, model=MODEL, max_model_len=512, max_num_seqs=8, engine_args=few
+    )
     (actor,) = asyncio.run(start_pool("m", config, models.resolve(MODEL)))
 
     def answers(*requests: Request) -> list[Any]:
@@ -63,6 +67,10 @@ def test_an_engine_in_its_actor(ray_cluster: str, engine: str) -> None:
     assert not set("aeiou") & set(stopped.text)
     assert isinstance(too_long, EngineError)
     assert too_long.code == "context_length"
+
+    # Seeded sampling of long prompts once killed the engine on a CPU.
+    drawn = answers(*[ask(f"{i} " * 150, sampling=Sampling(8, 0.7)) for i in range(8)])
+    assert all(isinstance(answer, Response) for answer in drawn)
 
     if engine == "vllm":
         schema = {

@@ -67,6 +67,16 @@ def test_the_longest_of_equal_rows_stays(tmp_path: Path) -> None:
     assert {row["status"] for row in made.values()} == {"dropped"}
 
 
+def test_the_tidiest_of_equally_long_rows_stays(tmp_path: Path) -> None:
+    rows = rows_of(
+        ("who wrote it ?", "He"),
+        ("Who wrote it?", "He"),
+        ("WHO WROTE IT?", "He"),
+        ("Who  wrote it?", "He"),
+    )
+    assert losers(ExactDuplicates(), rows, tmp_path) == {0: 1, 2: 1, 3: 1}
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(
