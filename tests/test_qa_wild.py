@@ -13,12 +13,14 @@ from mock_openai import MockServer
 
 STAGES = yaml.safe_load((REPOSITORY / "configs/qa_distillation/demo.yaml").read_text())["stages"]
 
+ONE = [("Who wrote Emma?", "Jane Austen")]
 SOURCES = {
-    "one row": [("Who wrote Emma?", "Jane Austen")],
-    "all identical": [("Who wrote Emma?", "Jane Austen")] * 60,
+    "one row": ONE,
     "all empty": [("", "")] * 20,
-    "a long answer": [("Who wrote Emma?", "Jane Austen " * 8_400), ("What is 2 + 2?", "4")],
-    "not words": [
+    "everything": [
+        *ONE * 60,
+        *[("", "")] * 20,
+        ("What did Jane Austen write?", "Emma and other novels " * 5_000),
         ("?!", "…"),
         ("𝔘𝔫𝔦", "\u202e"),
         ("a\u0000b", "x"),
@@ -66,8 +68,10 @@ def test_wild_sources(command: Command, tmp_path: Path, kind: str) -> None:
         assert stage["rows_in"] + stage["created"] == left
         arrived = stage["kept"]
     originals = stages["augment-formal"]["rows_in"]
-    assert originals == {"one row": 1, "all identical": 1, "all empty": 0}.get(kind, originals)
+    assert originals == {"one row": 1, "all empty": 0}.get(kind, originals)
     assert arrived >= originals
+    if kind == "everything":
+        assert stages["exact-duplicates"]["dropped"] == 59
     report = (tmp_path / "run/report.html").read_text()
     assert "<html" in report
     assert len(report) < 3_000_000
