@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+import xxhash
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ray_pipeline.errors import UserError
@@ -163,6 +164,18 @@ class TokenRows:
     def mask(self, row: int) -> npt.NDArray[np.bool_]:
         """Which of a row's tokens are of the answer."""
         return self._mask[self._mask_offsets[row] : self._mask_offsets[row + 1]]
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of all rows' tokens and masks, in order."""
+        hashed = xxhash.xxh3_128()
+        for values in (self.lengths, self._of_rows(self._ids), self._of_rows(self._mask)):
+            hashed.update(np.ascontiguousarray(values).data)
+        return hashed.hexdigest()
+
+    def _of_rows(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        offsets = self._offsets if values is self._ids else self._mask_offsets
+        return values[offsets[0] : offsets[-1]]
 
     def batch(self, rows: Sequence[int] | Ints, layout: Layout = "right", pad: int = 0) -> Batch:
         """Rows as one micro-batch. What fills it up (``pad``) has no effect on any loss."""

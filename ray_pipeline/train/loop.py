@@ -1,0 +1,472 @@
+"""The training loop: one process of one or many, told its rank and how to sum over all ranks.
+
+A step computes the loss of its rank's micro-batches, each divided by the answer tokens of the whole
+step; gradients are summed over micro-batches and then over ranks. So loss and gradient are those of
+the effective batch, however it was divided. Gradients are summed by the loop itself: ranks may have
+different numbers of micro-batches, and the model needs no wrapper.
+
+Everything that a step depends on besides weights and the optimizer's moments is a function of its
+position: rows (`batches.BatchPlan`), learning rate, and the random numbers of dropout, which are
+seeded for each step. So a checkpoint needs no state of a scheduler, sampler or generator to go on
+with the exact next batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.train.batches import Batch, BatchPlan, Position
+from ray_pipeline.train.checkpoints import Checkpoints
+from ray_pipeline.train.forward import AnswerModel
+from ray_pipeline.train.losses import Objective, TeacherSignal, answer_loss
+
+Precision = Literal["auto", "float32", "bfloat16"]
+#: Elements of gradients that are summed over ranks at once.
+_BUCKET = 2**23
+
+
+class LoopConfig(BaseModel):
+    """How the weights are moved. The defaults are the seed's. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: float = Field(6.795e-5, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.05, ge=0, description="steps; below 1: share of all steps")
+    weight_decay: float = Field(0.01, ge=0, description="of matrices, not of biases and norms")
+    clip_norm: float | None = Field(1.0, gt=0, description="largest norm of a step's gradient")
+    epochs: int = Field(3, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    evaluate_every: int | None = Field(None, ge=1, description="steps; null: once an epoch")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps; null: at evaluations")
+    patience: int | None = Field(
+        4, ge=1, description="evaluations without a lower validation loss before it stops"
+    )
+    precision: Precision = Field(
+        "auto", description="of the forward pass; auto: bfloat16 on GPUs that have it"
+    )
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among those that train one model.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: number of processes.
+        all_reduce: sums a tensor over all ranks, in place; on every rank the result is the same to
+            the bit. Needed where there are several.
+    """
+
+    rank: int = 0
+    size: int = 1
+    all_reduce: Callable[[torch.Tensor], Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse ranks that could not work together."""
+        if self.size > 1 and self.all_reduce is None:
+            raise ValueError("a world of several ranks needs all_reduce")
+
+    @classmethod
+    def of_process_group(cls) -> World:
+        """The default process group of torch.distributed; one process where there is none."""
+        dist = torch.distributed
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size(), dist.all_reduce)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over ranks, in place."""
+        if self.all_reduce is not None and self.size > 1:
+            self.all_reduce(tensor)
+        return tensor
+
+
+class Teacher(Protocol):
+    """`forward.OnlineTeacher` or `teacher_cache.CachedTeacher`."""
+
+    def __call__(self, batch: Batch) -> TeacherSignal:
+        """What the teacher says about a micro-batch, on the batch's device."""
+
+
+@dataclass
+class Progress:
+    """How far a run is: what a checkpoint holds besides weights and moments."""
+
+    epoch: int = 0
+    step_of_epoch: int = 0
+    steps: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    #: Evaluations since the best one.
+    worse: int = 0
+    #: ``{"step": ..., "validation_loss": ...}`` of every evaluation.
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def position(self) -> Position:
+        """The next step."""
+        return Position(self.epoch, self.step_of_epoch)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training run ended. The model has the best weights, or the last without validation."""
+
+    stopped: Literal["epochs", "max_steps", "patience"]
+    progress: Progress
+
+
+def learning_rate(config: LoopConfig, step: int, total: int) -> float:
+    """The learning rate of a step (from 0) of ``total``: linear warm-up, then the schedule to 0."""
+    warmup = round(config.warmup * total) if config.warmup < 1 else int(config.warmup)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    left = max(0.0, 1 - (step - warmup) / max(1, total - warmup))
+    shapes = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}
+    return config.learning_rate * shapes[config.schedule]
+
+
+class Loop:
+    """Trains a model's parameters that require a gradient.
+
+    Args:
+        model: a causal language model of transformers or PEFT, on its device; what is trained in
+            float32 or float64.
+        plan: the rows to train on.
+        objective: the loss.
+        config: how to train.
+        teacher: where the objective has a KL term.
+        validation: rows whose cross-entropy on answers (not the objective, whose scale depends on
+            α, β and T) is watched.
+        world: this process among the ranks.
+        checkpoints: where to save and to resume from; rank 0 writes, all read.
+        report: called on every rank with the figures of each step and of each evaluation.
+
+    Raises:
+        UserError: nothing is to be trained, parameters are in 16 bits, or the checkpoints are of
+            another training.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        plan: BatchPlan,
+        objective: Objective | None = None,
+        config: LoopConfig | None = None,
+        *,
+        teacher: Teacher | None = None,
+        validation: BatchPlan | None = None,
+        world: World | None = None,
+        checkpoints: Checkpoints | None = None,
+        report: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.plan = plan
+        self.objective = objective or Objective()
+        self.config = config or LoopConfig()
+        self.teacher = teacher
+        self.validation = validation
+        self.world = world or World()
+        self.checkpoints = checkpoints
+        self.report = report or (lambda figures: None)
+        self.progress = Progress()
+        self.parameters = _trainable(model)
+        self.device = self.parameters[0].device
+        self.optimizer = _optimizer(self.parameters, self.config)
+        self.answers = AnswerModel(model)
+        self.total_steps = plan.total_steps(self.config.epochs)
+        if self.config.max_steps is not None:
+            self.total_steps = min(self.total_steps, self.config.max_steps)
+        self._best_weights: dict[str, torch.Tensor] | None = None
+
+    def run(self) -> Outcome:
+        """Train from the last checkpoint, or from the beginning, to the end.
+
+        Raises:
+            RunError: a loss or a gradient is not a number.
+        """
+        self._resume()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            while (stopped := self._stopped()) is None:
+                self._step()
+                evaluate = self._evaluation_due()
+                if evaluate:
+                    self._evaluate()
+                if self._checkpoint_due(evaluate):
+                    self._save()
+        self._take_best()
+        return Outcome(stopped, self.progress)
+
+    def _step(self) -> None:
+        """One update of the weights."""
+        began = time.perf_counter()
+        progress, position = self.progress, self.progress.position
+        torch.manual_seed(_seed(self.config.seed, progress.steps, self.world.rank))
+        self.model.train()
+        rate = learning_rate(self.config, progress.steps, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        sums = self._gradients(position)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        loss, cross_entropy, kl = sums.tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise RunError(
+                f"step {progress.steps + 1}: loss {loss}, gradient norm {float(norm)}. Lower "
+                "learning_rate, or raise warmup; the last checkpoint is from before."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        following = self.plan.following(position)
+        progress.steps += 1
+        progress.epoch, progress.step_of_epoch = following.epoch, following.step
+        tokens = self.plan.answer_tokens(position)
+        self.report(
+            {
+                "step": progress.steps,
+                "epoch": position.epoch,
+                "loss": loss,
+                "cross_entropy": cross_entropy / max(tokens, 1),
+                "kl": kl / max(tokens, 1),
+                "gradient_norm": float(norm),
+                "learning_rate": rate,
+                "answer_tokens": tokens,
+                "tokens": int(self.plan.rows.lengths[self.plan.step_rows(position)].sum()),
+                "seconds": time.perf_counter() - began,
+            }
+        )
+
+    def _gradients(self, position: Position) -> torch.Tensor:
+        """Leave a step's gradients in the parameters; returns its loss, and sums of CE and KL."""
+        tokens = self.plan.answer_tokens(position)
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        for batch in self.plan.batches(position, self.world.rank, self.world.size):
+            batch = batch.to(self.device)
+            with autocast(self.config.precision, self.device):
+                signal = self._signal(batch)
+                parts = answer_loss(self.answers(batch), self.objective, tokens, signal)
+            parts.loss.backward()
+            sums += torch.stack([parts.loss.detach(), parts.cross_entropy, parts.kl])
+        _sum_gradients(self.parameters, self.world)
+        return self.world.sum(sums)
+
+    def _signal(self, batch: Batch) -> TeacherSignal | None:
+        if self.objective.beta == 0 or self.teacher is None:
+            return None
+        return self.teacher(batch)
+
+    def _evaluate(self) -> None:
+        """Measure the validation loss and remember whether it is the best."""
+        assert self.validation is not None
+        progress = self.progress
+        batches = self.validation.in_order(self.world.rank, self.world.size)
+        nats, tokens = answer_nats(
+            self.answers, batches, self.device, self.config.precision, self.world
+        )
+        loss = nats / max(tokens, 1)
+        best = progress.best_loss is None or loss < progress.best_loss
+        progress.worse = 0 if best else progress.worse + 1
+        if best:
+            progress.best_loss, progress.best_step = loss, progress.steps
+            if self.checkpoints is None:
+                self._best_weights = _weights(self.model, copy=True)
+        figures = {"step": progress.steps, "validation_loss": loss}
+        progress.evaluations.append(dict(figures))
+        self.report({**figures, "best": best})
+
+    def _stopped(self) -> Literal["epochs", "max_steps", "patience"] | None:
+        progress, config = self.progress, self.config
+        if config.patience is not None and progress.worse >= config.patience:
+            return "patience"
+        if config.max_steps is not None and progress.steps >= config.max_steps:
+            return "max_steps"
+        return "epochs" if progress.epoch >= config.epochs else None
+
+    def _evaluation_due(self) -> bool:
+        if self.validation is None:
+            return False
+        every = self.config.evaluate_every
+        at = self.progress.step_of_epoch == 0 if every is None else self.progress.steps % every == 0
+        return at or self._stopped() is not None
+
+    def _checkpoint_due(self, evaluated: bool) -> bool:
+        every, progress = self.config.checkpoint_every, self.progress
+        if evaluated or self._stopped() is not None:
+            return True
+        return progress.step_of_epoch == 0 if every is None else progress.steps % every == 0
+
+    def _save(self) -> None:
+        if self.checkpoints is None or self.world.rank != 0:
+            return
+        state = {
+            "weights": _weights(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "identity": self._identity(),
+        }
+        self.checkpoints.save(self.progress.steps, state, self.progress.best_step)
+
+    def _resume(self) -> None:
+        state = None if self.checkpoints is None else self.checkpoints.latest()
+        if state is None:
+            return
+        self._check_identity(state["identity"])
+        self.model.load_state_dict(state["weights"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+
+    def _identity(self) -> dict[str, Any]:
+        """What must not change between a checkpoint and its resume, as plain data."""
+        steps = self.plan.config.model_dump(include={"step_rows", "step_tokens", "window_steps"})
+        moves = {"epochs", "max_steps", "patience", "evaluate_every", "checkpoint_every"}
+        return {
+            "rows": self.plan.rows.digest,
+            "order seed": self.plan.seed,
+            "parameters": sum(p.numel() for p in self.parameters),
+            **asdict(self.objective),
+            **steps,
+            **self.config.model_dump(exclude=moves),
+        }
+
+    def _check_identity(self, saved: dict[str, Any]) -> None:
+        mine = self._identity()
+        changed = [f"{key} (was {saved.get(key)}, is {mine[key]})" for key in mine
+                   if saved.get(key) != mine[key]]  # fmt: skip
+        if changed:
+            assert self.checkpoints is not None
+            where = self.checkpoints.storage.uri(self.checkpoints.folder)
+            raise UserError(
+                f"{where} holds checkpoints of another training; changed: {', '.join(changed)}. "
+                "Set these back to continue it, or train into another folder."
+            )
+
+    def _take_best(self) -> None:
+        """Give the model the weights of the best evaluation."""
+        best = self.progress.best_step
+        if best is None or best == self.progress.steps:
+            return
+        weights = self._best_weights
+        if self.checkpoints is not None:
+            weights = self.checkpoints.load(best)["weights"]
+        assert weights is not None
+        self.model.load_state_dict(weights, strict=False)
+
+
+@torch.no_grad()
+def answer_nats(
+    answers: AnswerModel,
+    batches: Iterable[Batch],
+    device: torch.device | str,
+    precision: Precision = "float32",
+    world: World | None = None,
+) -> tuple[float, int]:
+    """Cross-entropy of a model on answers, in evaluation mode.
+
+    Args:
+        answers: the model.
+        batches: this rank's; see `BatchPlan.in_order`.
+        device: of the model.
+        precision: of the forward pass.
+        world: sums over its ranks, where given.
+
+    Returns:
+        (nats, answer tokens), both summed; perplexity is ``exp(nats / tokens)``.
+    """
+    device = torch.device(device)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    with _evaluating(answers.model):
+        for batch in batches:
+            batch = batch.to(device)
+            with autocast(precision, device):
+                parts = answer_loss(answers(batch), Objective(), 1)
+            sums += torch.stack([parts.cross_entropy.double(), sums.new_tensor(parts.tokens)])
+    nats, tokens = (world or World()).sum(sums).tolist()
+    return nats, int(tokens)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The forward pass's precision. CPUs stay in float32, where bfloat16 is seldom faster."""
+    low = precision == "bfloat16"
+    if precision == "auto":
+        low = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=low)
+
+
+def _trainable(model: Any) -> list[torch.nn.Parameter]:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise UserError("the model has no parameter to train: all are frozen")
+    small = next((p.dtype for p in parameters if p.dtype.itemsize < 4), None)
+    if small is not None:
+        raise UserError(
+            f"the parameters to train are in {small}, which loses small updates: load the model "
+            "with dtype=torch.float32 (the forward pass may run in bfloat16 all the same)"
+        )
+    return parameters
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], config: LoopConfig) -> torch.optim.AdamW:
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    used = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(used, lr=config.learning_rate, fused=parameters[0].is_cuda or None)
+
+
+def _sum_gradients(parameters: list[torch.nn.Parameter], world: World) -> None:
+    """Sum gradients over ranks, some megabytes at a time; a rank without rows gives zeros."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if world.size == 1:
+        return
+    for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+        flat = world.sum(torch.cat([grad.reshape(-1) for grad in bucket]))
+        for grad, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            grad.copy_(summed.view_as(grad))
+
+
+def _buckets(grads: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Gradients in order, of one type a bucket, about `_BUCKET` elements each."""
+    bucket: list[torch.Tensor] = []
+    for grad in grads:
+        if bucket and (grad.dtype != bucket[0].dtype or sum(g.numel() for g in bucket) >= _BUCKET):
+            yield bucket
+            bucket = []
+        bucket.append(grad)
+    if bucket:
+        yield bucket
+
+
+def _weights(model: Any, copy: bool = False) -> dict[str, torch.Tensor]:
+    """What training changes: parameters with a gradient, and buffers."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    weights = {name: value for name, value in model.state_dict().items() if name not in frozen}
+    return {name: value.cpu().clone() for name, value in weights.items()} if copy else weights
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
