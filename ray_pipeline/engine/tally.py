@@ -63,7 +63,9 @@ class Tally:
                     tally.first_receipt = tally.first_receipt or now
                     tally.last_receipt = now
         for index, tally in self.segments.items():
-            tally.in_progress = news.in_progress.get(index, Counter())
+            # A worker's last word is a second old: what it had in hand then may be committed now.
+            live = Counter() if tally.finished else news.in_progress.get(index, Counter())
+            tally.in_progress = live
 
     def failed_rows(self) -> int:
         """Rows that failed so far."""
