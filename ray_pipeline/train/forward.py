@@ -9,7 +9,6 @@ the model's own logits are used.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,16 +59,7 @@ class OnlineTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> OnlineSignal:
         """What the teacher says about a batch."""
-        answers = self.model(batch)
-        weight, bias = answers.weight, answers.bias
-        return OnlineSignal(
-            replace(
-                answers,
-                weight=None if weight is None else weight.detach(),
-                bias=None if bias is None else bias.detach(),
-            ),
-            self.vocabulary,
-        )
+        return OnlineSignal(self.model(batch).detached(), self.vocabulary)
 
 
 def _split(model: Any) -> tuple[Any, Any] | None:

@@ -68,6 +68,12 @@ class Answers:
         """Logits of a position."""
         return self.states.shape[1] if self.weight is None else self.weight.shape[0]
 
+    def detached(self) -> Answers:
+        """The same without gradients."""
+        weight = None if self.weight is None else self.weight.detach()
+        bias = None if self.bias is None else self.bias.detach()
+        return Answers(self.states.detach(), self.targets, weight, bias)
+
 
 @dataclass(frozen=True)
 class LossParts:
@@ -222,6 +228,8 @@ def answer_loss(
         chunk = max(16, elements // answers.vocabulary)
     scale = 1 / max(normaliser, 1)
     setup = _Setup(part_sums, objective.alpha * scale, kl_weight * scale, chunk)
+    if not torch.is_grad_enabled():  # which a Function is not told
+        answers = answers.detached()
     loss, ce, kl = _Chunked.apply(answers.states, answers.weight, answers.bias, setup)
     return LossParts(loss, ce, kl, len(answers.targets))
 

@@ -351,3 +351,15 @@ def test_lora_adapters_train_through_the_split(rows) -> None:
     made = computed(model, rows, SPLITS["fours"], Objective())
     same(made, naive(model, rows))
     assert made[1] and all("lora" in name for name in made[1])
+
+
+def test_without_gradients_none_are_computed(rows) -> None:
+    student = AnswerModel(tiny_model("llama", seed=1))
+    batch = rows.batch(range(4))
+    expected = answer_loss(student(batch), Objective(), 5).loss.item()
+    with torch.no_grad(), torch.autograd.profiler.profile() as profile:
+        loss = answer_loss(student(batch), Objective(), 5).loss
+    done = {event.name for event in profile.function_events}
+    assert loss.item() == pytest.approx(expected)
+    assert "aten::_log_softmax" in done
+    assert not [name for name in done if "backward" in name]
