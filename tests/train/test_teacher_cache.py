@@ -1,0 +1,116 @@
+"""The teacher's cache: what is stored is what the teacher says, and nothing else is accepted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from train.train_fixtures import VOCABULARY, tiny_model, token_table, word_tokenizer
+
+from ray_pipeline.errors import UserError
+from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
+from ray_pipeline.train.forward import AnswerModel, OnlineTeacher
+from ray_pipeline.train.losses import Objective, answer_loss
+from ray_pipeline.train.teacher_cache import (
+    PARQUET,
+    CachedTeacher,
+    CacheInfo,
+    CacheWriter,
+    tokenizer_hash,
+)
+
+INFO = CacheInfo(k=8, vocabulary=VOCABULARY, tokenizer="t", teacher="tiny")
+MIX = Objective(0.4, 0.6, 2.0)
+
+
+def cache(rows: TokenRows, info: CacheInfo = INFO, **sizes) -> pa.Table:
+    plan = BatchPlan(rows, BatchConfig(**{"batch_tokens": 60, **sizes}))
+    return CacheWriter(tiny_model("llama", seed=2).float(), info)(rows, plan.in_order())
+
+
+@pytest.fixture(scope="module")
+def rows() -> TokenRows:
+    return TokenRows(token_table(12))
+
+
+@pytest.fixture(scope="module")
+def table(rows) -> pa.Table:
+    return cache(rows)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 2.0])
+def test_through_parquet_it_says_what_the_teacher_says(rows, tmp_path, temperature) -> None:
+    info = replace(INFO, k=VOCABULARY)
+    pq.write_table(cache(rows, info), tmp_path / "cache.parquet", **PARQUET)
+    read = pq.read_table(tmp_path / "cache.parquet")
+    cached = CachedTeacher(read, rows, info)
+    online = OnlineTeacher(tiny_model("llama", seed=2).float(), VOCABULARY)
+    student, objective = (
+        AnswerModel(tiny_model("llama", seed=1).float()),
+        Objective(0, 1, temperature),
+    )
+    for layout in ("right", "left", "packed"):
+        batch = rows.batch([7, 2, 11, 0], layout)
+        losses = [answer_loss(student(batch), objective, 1, one(batch)).loss.item()
+                  for one in (cached, online)]  # fmt: skip
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # float16
+
+
+def test_it_does_not_depend_on_batches_or_the_order_of_rows(rows, table) -> None:
+    other = cache(rows, batch_rows=1)
+    assert other["teacher_ids"].equals(table["teacher_ids"])
+    mixed = table.take(pa.array([5, 3, 11, 0, 1, 2, 4, 6, 7, 8, 9, 10]))
+    batch = rows.batch([4, 9])
+    one, two = (CachedTeacher(t, rows, INFO)(batch) for t in (table, mixed))
+    assert torch.equal(one.ids, two.ids) and torch.equal(one.tail, two.tail)
+    some = TokenRows(token_table(12).slice(4, 3))  # a part of the rows finds its own
+    assert torch.equal(CachedTeacher(table, some, INFO)(some.batch([0])).ids,
+                       CachedTeacher(table, rows, INFO)(rows.batch([4])).ids)  # fmt: skip
+
+
+def test_its_size_is_as_said() -> None:
+    rows = TokenRows(token_table(40, vocabulary=300))
+    info = CacheInfo(64, 300, "t", "tiny")
+    plan = BatchPlan(rows, BatchConfig(batch_tokens=60))
+    made = CacheWriter(tiny_model("llama", vocabulary=300), info)(rows, plan.in_order())
+    lists = made.select(["teacher_ids", "teacher_log_probs", "teacher_tail"])
+    values = sum(column.combine_chunks().values.nbytes for column in lists.columns)
+    assert values / rows.answer_tokens.sum() == 64 * (2 + 2) + 4
+    assert (
+        CacheInfo(64, 70_000, "t", "tiny").schema().field("teacher_ids").type.value_type
+        == pa.int32()
+    )
+
+
+def test_a_cache_of_something_else_is_refused(rows, table) -> None:
+    for change, said in (
+        ({"k": 9}, "k: 8, needed 9"),
+        ({"vocabulary": 60}, "vocabulary: 67, needed 60"),
+        ({"tokenizer": "u"}, "tokenizer: t, needed u"),
+        ({"teacher": "big"}, "teacher: tiny, needed big"),
+    ):
+        with pytest.raises(UserError, match=said):
+            CachedTeacher(table, rows, replace(INFO, **change))
+    with pytest.raises(UserError, match="no cache of a teacher"):
+        CachedTeacher(table.replace_schema_metadata(None), rows, INFO)
+    with pytest.raises(UserError, match="lacks 2 of 12 rows, such as row-10"):
+        CachedTeacher(table.slice(0, 10), rows, INFO)
+    with pytest.raises(UserError, match="other tokens than the teacher's cache"):
+        CachedTeacher(table, TokenRows(token_table(12, seed=1)), INFO)
+
+
+def test_what_cannot_be_computed_is_refused() -> None:
+    with pytest.raises(UserError, match="k is 68: take 1 to 67"):
+        CacheWriter(tiny_model(), replace(INFO, k=68))
+    with pytest.raises(UserError, match="67 logits and the tokenizer 80"):
+        CacheWriter(tiny_model(), replace(INFO, vocabulary=80))
+
+
+def test_the_tokenizers_identity_is_its_vocabulary() -> None:
+    one, other = word_tokenizer(), word_tokenizer(chat=True)
+    assert tokenizer_hash(one) == tokenizer_hash(other)
+    other.add_tokens(["new"])
+    assert tokenizer_hash(one) != tokenizer_hash(other)
