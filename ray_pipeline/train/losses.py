@@ -15,9 +15,8 @@ gradient of the KL term of the same size for any temperature T. In this module
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,19 +91,6 @@ class LossParts:
     tokens: int
 
 
-class TeacherSignal(Protocol):
-    """What a teacher says about the answer tokens of one micro-batch, in the order of targets."""
-
-    def kl(self, logits: torch.Tensor, part: slice, temperature: float) -> torch.Tensor:
-        """Sum over positions of KL(teacher ‖ student), both at ``temperature``; in nats.
-
-        Args:
-            logits: the student's, [positions of part, vocabulary], float32 or float64.
-            part: which answer positions of the micro-batch these are.
-            temperature: that divides the logits of both.
-        """
-
-
 @dataclass(frozen=True)
 class OnlineSignal:
     """A teacher that was run on the same micro-batch. Its logits, too, are made chunk by chunk.
@@ -125,7 +111,13 @@ class OnlineSignal:
         return _exact(F.linear(states[part], weight[: self.vocabulary], cut_bias))
 
     def kl(self, logits: torch.Tensor, part: slice, temperature: float) -> torch.Tensor:
-        """See `TeacherSignal`."""
+        """Sum over positions of KL(teacher ‖ student), both at ``temperature``; in nats.
+
+        Args:
+            logits: the student's, [positions of part, vocabulary], float32 or float64.
+            part: which answer positions of the micro-batch these are.
+            temperature: that divides the logits of both.
+        """
         student = F.log_softmax(logits[:, : self.vocabulary] / temperature, dim=-1)
         teacher = F.log_softmax(self._logits(part).to(student.dtype) / temperature, dim=-1)
         return F.kl_div(student, teacher, log_target=True, reduction="sum")
@@ -156,20 +148,34 @@ class CachedSignal:
     tail: torch.Tensor
     vocabulary: int
 
-    def kl(self, logits: torch.Tensor, part: slice, temperature: float) -> torch.Tensor:
-        """See `TeacherSignal`."""
-        logits, ids = logits[:, : self.vocabulary], self.ids[part]
-        student, teacher = logits.gather(1, ids), self.log_probs[part].to(logits.dtype)
-        if ids.shape[1] < self.vocabulary:
-            others = logits.scatter(1, ids, float("-inf")).logsumexp(1, keepdim=True)
-            student = torch.cat([student, others], dim=1)
-            tail = self.tail[part].to(logits.dtype).log().unsqueeze(1)
-            teacher = torch.cat([teacher, tail], dim=1)
-        # Unnormalised logits do: the softmax over the outcomes takes away the common term.
-        log_student = F.log_softmax(student / temperature, dim=1)
-        log_teacher = F.log_softmax(teacher / temperature, dim=1)
-        terms = log_teacher.exp() * (log_teacher - log_student)
-        return torch.where(log_teacher.isneginf(), 0, terms).sum()  # 0 log 0 = 0
+    def compare(
+        self, log_student: torch.Tensor, part: slice, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """KL over the outcomes, and how the tempered distributions differ.
+
+        Args:
+            log_student: log-probabilities of the outcomes at T = 1: [positions, k + 1] with the
+                tail last; [positions, k] where k is the vocabulary.
+            part: which answer positions these are.
+            temperature: of both distributions.
+
+        Returns:
+            KL(teacher ‖ student) summed over positions, in nats; student − teacher, tempered
+            probabilities in the shape of ``log_student``, which is T times the KL's gradient.
+        """
+        log_teacher = self.log_probs[part].to(log_student.dtype)
+        if log_student.shape[1] > log_teacher.shape[1]:
+            tail = self.tail[part].to(log_student.dtype).log().unsqueeze(1)
+            log_teacher = torch.cat([log_teacher, tail], dim=1)
+        student = F.log_softmax(log_student / temperature, dim=1)
+        teacher = F.log_softmax(log_teacher / temperature, dim=1)
+        terms = teacher.exp() * (teacher - student)
+        kl = torch.where(teacher.isneginf(), 0, terms).sum()  # 0 log 0 = 0
+        return kl, student.exp() - teacher.exp()
+
+
+#: What a teacher says about the answer tokens of one micro-batch, in the order of its targets.
+TeacherSignal = OnlineSignal | CachedSignal
 
 
 @torch.no_grad()
@@ -216,32 +222,98 @@ def answer_loss(
     if objective.beta > 0 and teacher is None:
         raise UserError(f"beta is {objective.beta}, and there is no teacher: set it to 0")
 
-    def part_sums(logits: torch.Tensor, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        ce = F.cross_entropy(logits, answers.targets[part], reduction="sum")
-        if objective.beta == 0 or teacher is None:
-            return ce, ce.new_zeros(())
-        return ce, teacher.kl(logits, part, objective.temperature)
-
-    kl_weight = objective.beta * objective.temperature**2
     if chunk is None:
         elements = _CHUNK_ELEMENTS.get(answers.states.device.type, 2**24)
         chunk = max(16, elements // answers.vocabulary)
-    scale = 1 / max(normaliser, 1)
-    setup = _Setup(part_sums, objective.alpha * scale, kl_weight * scale, chunk)
+    if objective.beta == 0:
+        teacher = None
+    setup = _Setup(answers.targets, teacher, objective, max(normaliser, 1), chunk)
     if not torch.is_grad_enabled():  # which a Function is not told
         answers = answers.detached()
     loss, ce, kl = _Chunked.apply(answers.states, answers.weight, answers.bias, setup)
     return LossParts(loss, ce, kl, len(answers.targets))
 
 
+#: Cross-entropy and KL of a chunk, summed, and the gradient of its loss where wanted.
+_Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+
+
 @dataclass(frozen=True)
 class _Setup:
-    """What `_Chunked` computes: sums of CE and KL of a chunk, and their weights in the loss."""
+    """What `_Chunked` computes of each chunk of logits."""
 
-    part_sums: Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
-    ce_weight: float
-    kl_weight: float
+    targets: torch.Tensor
+    teacher: TeacherSignal | None
+    objective: Objective
+    normaliser: float
     chunk: int
+
+    @property
+    def ce_weight(self) -> float:
+        return self.objective.alpha / self.normaliser
+
+    @property
+    def kl_weight(self) -> float:
+        return self.objective.beta * self.objective.temperature**2 / self.normaliser
+
+    def __call__(self, logits: torch.Tensor, part: slice, gradient: bool) -> _Part:
+        """A chunk's sums and gradient; its logits' memory is used up."""
+        if isinstance(self.teacher, OnlineSignal):
+            return self._differentiated(self.teacher, logits, part, gradient)
+        return self._closed_form(self.teacher, logits, part, gradient)
+
+    def _differentiated(
+        self, teacher: OnlineSignal, logits: torch.Tensor, part: slice, gradient: bool
+    ) -> _Part:
+        with torch.set_grad_enabled(gradient):
+            logits = logits.detach().requires_grad_(gradient)
+            ce = F.cross_entropy(logits, self.targets[part], reduction="sum")
+            kl = teacher.kl(logits, part, self.objective.temperature)
+            loss = self.ce_weight * ce + self.kl_weight * kl
+        grad = torch.autograd.grad(loss, logits)[0] if gradient else None
+        return ce.detach(), kl.detach(), grad
+
+    def _closed_form(
+        self, teacher: CachedSignal | None, logits: torch.Tensor, part: slice, gradient: bool
+    ) -> _Part:
+        """With s = softmax(z): ∂CE/∂z = s − one-hot of the target. With a and q the tempered
+        distributions of student and teacher over the outcomes, and r the student's mass of the
+        tail: ∂KL/∂z = (a − q) / T for a kept token, s/r · (a_tail − q_tail) / T for one of the
+        tail. So one softmax, in place, serves both, and a cached teacher costs next to nothing.
+        """
+        targets = self.targets[part].unsqueeze(1)
+        norm = logits.logsumexp(1, keepdim=True)
+        ce = (norm - logits.gather(1, targets)).sum()
+        kl = torch.zeros_like(ce)
+        if teacher is None:
+            grad = logits.sub_(norm).exp_().mul_(self.ce_weight) if gradient else None
+        else:
+            kl, grad = self._grouped(teacher, logits, norm, part)
+        if gradient and grad is not None:
+            one_hot = torch.full_like(targets, 1, dtype=grad.dtype)
+            grad.scatter_add_(1, targets, one_hot * -self.ce_weight)
+        return ce, kl, grad
+
+    def _grouped(
+        self, teacher: CachedSignal, logits: torch.Tensor, norm: torch.Tensor, part: slice
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of KL, and the gradient without the target's one-hot."""
+        ids, temperature = teacher.ids[part], self.objective.temperature
+        outcomes = logits.gather(1, ids) - norm
+        kept = outcomes.exp()
+        probs = logits.sub_(norm).exp_()
+        rest = probs[:, : teacher.vocabulary].scatter_(1, ids, 0)
+        has_tail = ids.shape[1] < teacher.vocabulary
+        if has_tail:  # 1e-30: what is less is nothing, and must not be divided by
+            mass = rest.sum(1, keepdim=True).clamp(min=1e-30)
+            outcomes = torch.cat([outcomes, mass.log()], dim=1)
+        kl, differ = teacher.compare(outcomes, part, temperature)
+        push = self.kl_weight / temperature * differ
+        factor = self.ce_weight + push[:, -1:] / mass if has_tail else self.ce_weight
+        rest.mul_(factor)
+        probs[:, teacher.vocabulary :].mul_(self.ce_weight)
+        probs.scatter_(1, ids, self.ce_weight * kept + push[:, : ids.shape[1]])
+        return kl, probs
 
 
 class _Chunked(torch.autograd.Function):
@@ -263,14 +335,10 @@ class _Chunked(torch.autograd.Function):
         for start in range(0, len(states), setup.chunk):
             part = slice(start, min(start + setup.chunk, len(states)))
             inputs = states[part] if cast is None else states[part].to(compute)
-            logits = inputs if cast is None else F.linear(inputs, cast, cast_bias)
-            with torch.set_grad_enabled(grads.any):
-                exact = _exact(logits).detach().requires_grad_(grads.any)
-                ce, kl = setup.part_sums(exact, part)
-                loss = setup.ce_weight * ce + setup.kl_weight * kl
-            sums += torch.stack([loss, ce, kl]).detach()
-            if grads.any:
-                (grad,) = torch.autograd.grad(loss, exact)
+            logits = inputs.clone() if cast is None else F.linear(inputs, cast, cast_bias)
+            ce, kl, grad = setup(_exact(logits), part, grads.any)
+            sums += torch.stack([setup.ce_weight * ce + setup.kl_weight * kl, ce, kl])
+            if grad is not None and grads.any:
                 grads.add(part, grad.to(logits.dtype), inputs, cast)
         ctx.grads = grads
         ctx.mark_non_differentiable(sums[1], sums[2])
@@ -322,7 +390,10 @@ class _Gradients:
         if self.states is not None:
             self.states[part] = grad if weight is None else grad @ weight
         if self.weight is not None:
-            self.weight += grad.t() @ inputs
+            if self.weight.dtype == grad.dtype:
+                self.weight.addmm_(grad.t(), inputs)
+            else:
+                self.weight += grad.t() @ inputs
         if self.bias is not None:
             self.bias += grad.sum(0)
 
