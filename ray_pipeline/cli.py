@@ -292,6 +292,7 @@ def _retry(run: str, address: str | None) -> None:
 def _plan(
     config_file: Path, assignments: list[str], run_dir: str | None, until: str | None
 ) -> None:
+    from ray_pipeline.engine.artifact import check_artifacts
     from ray_pipeline.engine.cluster import check_resources, nodes_at
     from ray_pipeline.engine.plan import make_plan, unfinished
     from ray_pipeline.engine.prepare import prepare
@@ -303,6 +304,7 @@ def _plan(
         prepared = prepare(job.config, job.stage_types, job.prompt_folders, scratch, until)
         storage = Storage(job.config.run_dir)
         if remaining := unfinished(prepared, storage):
+            check_artifacts(remaining)
             with _ray_apart():
                 nodes = nodes_at(job.config.address, Path(scratch) / "ray.log")
             check_resources(remaining, job.config.llms, nodes, job.config.autoscaling)

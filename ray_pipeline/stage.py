@@ -1,11 +1,12 @@
 """What a stage is: plain Python on Arrow tables. How it runs is the engine's business.
 
-Four kinds cover everything:
+Five kinds cover everything:
 
 - `MapStage`     rows in, the same rows out; may drop rows and create rows;
 - `AskStage`     one row, questions to a language model, the row's next state;
 - `ModelStage`   a `MapStage` with a local model, loaded once a worker;
-- `DecideStage`  needs to see many rows at once: keys out, decisions back.
+- `DecideStage`  needs to see many rows at once: keys out, decisions back;
+- `ArtifactStage`  makes files of all rows (a trained model, an evaluation), which go on unchanged.
 
 A stage declares its name (as in the ledger), its configuration, and the columns it reads and
 writes. Its configuration is a typed object; a field marked `Execution` changes only the speed,
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -27,6 +28,8 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from ray_pipeline.llm.asking import Llm
     from ray_pipeline.llm.prompt import Prompt
+    from ray_pipeline.storage import Storage
+    from ray_pipeline.stored_rows import StoredRows
     from ray_pipeline.tables import Tables
 
 #: A row as an `AskStage` sees it: its data columns by name.
@@ -65,10 +68,18 @@ class Settings:
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
     #: Identity of each language model (its configuration and weights) by its name under ``llms``.
     llms: Mapping[str, Any] = field(default_factory=dict)
+    #: What the models that `Stage.models` names resolve to, and the identity of their weights.
+    models: Mapping[str, str] = field(default_factory=dict)
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    #: Configurations of the run's stages by name. A stage may read those before it, on which its
+    #: fingerprint depends in any case.
+    stages: Mapping[str, Any] = field(default_factory=dict)
+    #: The run directory, where `ArtifactStage`s leave what later stages load.
+    run_dir: str = ""
 
 
 class Stage(ABC):
-    """Base of the four kinds. Subclass one of those, not this."""
+    """Base of the five kinds. Subclass one of those, not this."""
 
     #: Name in the ledger, the configuration and the run directory.
     name: ClassVar[str]
@@ -80,6 +91,8 @@ class Stage(ABC):
     writes: ClassVar[Mapping[str, pa.DataType]] = {}
     #: Data columns that go no further than this stage.
     removes: ClassVar[Collection[str]] = ()
+    #: Data columns of `writes` that are for later stages alone: no exported file has them.
+    internal: ClassVar[Collection[str]] = ()
     #: Name of the stage's file under ``exports/``; None: it has none. See `exported`.
     export: ClassVar[str | None] = None
     #: Whether the stage uses the run's sentence-embedding model.
@@ -93,9 +106,20 @@ class Stage(ABC):
         self.config: Any = config if config is not None else self.Config()
         self.settings = settings or Settings()
 
+    @classmethod
+    def models(cls, config: Any) -> Mapping[str, str]:
+        """Models that a configuration names, to be looked up: key in the configuration → name."""
+        return {}
+
+    def model(self, key: str) -> str:
+        """Folder or hub id of a model of `models`, by its key in the configuration."""
+        return self.settings.models[self.models(self.config)[key]]
+
     def identity(self) -> dict[str, Any]:
         """Everything besides name and version that changes what the stage makes."""
         identity: dict[str, Any] = {"config": self.config.identity()}
+        if names := sorted(self.models(self.config).values()):
+            identity["models"] = [self.settings.revisions[name] for name in names]
         if self.uses_embedder:
             identity["embedder"] = self.settings.embedder_revision
         if self.uses_seed:
@@ -222,4 +246,59 @@ class DecideStage(Stage):
         Returns: a table with ``ref``, ``status`` and ``reason`` (null: the row stays kept) and the
         columns of `writes` (evidence), at most one row for each ref. Rows without a decision are
         kept, without evidence. Winners and ids must depend on content alone: break ties by it.
+        """
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that an `ArtifactStage` runs at the same time, on the cluster."""
+
+    number: int
+    cpus: float
+    gpus: float = 0
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where an `ArtifactStage` works.
+
+    Attributes:
+        storage: the run directory.
+        folder: the stage's own folder in it, for what a later attempt goes on with.
+        say: takes a line of news for the user.
+    """
+
+    storage: Storage
+    folder: str
+    say: Callable[[str], None]
+
+
+class ArtifactStage(Stage):
+    """Makes files of all rows; the rows themselves go through unchanged.
+
+    Stages after it run anew when it ran anew, so they may read what it made.
+    """
+
+    #: Files that it makes, relative to the run directory: while one is missing it is not done.
+    makes: ClassVar[Sequence[str]] = ()
+
+    def check(self) -> None:
+        """Look at what the configuration names before anything is run or paid for.
+
+        Raises:
+            UserError: the stage could not work.
+        """
+
+    def workers(self) -> Workers | None:
+        """Processes on the cluster that run at the same time; None: it works in the run's own."""
+        return None
+
+    @abstractmethod
+    def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
+        """Make the files. What an earlier, killed attempt left is to be gone on with.
+
+        Returns: figures for ``metrics.json``, as plain data.
+
+        Raises:
+            RunError: it cannot be done; the message says what stands in the way.
         """

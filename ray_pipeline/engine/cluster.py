@@ -20,7 +20,14 @@ from ray_pipeline.engine.segment import Segment, executions
 from ray_pipeline.errors import RunError, UserError
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.llm.local_pool import engine_kind, gpus_an_actor
-from ray_pipeline.stage import AskStage, DecideStage, MapStage, ModelStage
+from ray_pipeline.stage import (
+    ArtifactStage,
+    AskStage,
+    DecideStage,
+    MapStage,
+    ModelStage,
+    Workers,
+)
 
 
 @contextlib.contextmanager
@@ -202,12 +209,21 @@ def _needs(group: Sequence[Segment]) -> list[_Need]:
     if any(segment.kind in (MapStage, DecideStage) for segment in group):
         needs.append(_Need("map and decide stages", 1, 1))
     for segment in group:
+        if segment.kind is ArtifactStage and (workers := _artifact_workers(segment)) is not None:
+            where = f"stages.{segment.name}"
+            needs.append(_Need(where, workers.number, workers.cpus, workers.gpus))
         if segment.kind is ModelStage:
             stage = segment.stages[-1]
             config = stage.config
             where = f"stages.{stage.name}"
             needs.append(_Need(where, config.actors, config.num_cpus or 0, config.num_gpus))
     return needs
+
+
+def _artifact_workers(segment: Segment) -> Workers | None:
+    (stage,) = segment.stages
+    assert isinstance(stage, ArtifactStage)
+    return stage.workers()
 
 
 def _llm_need(name: str, config: LlmConfig, nodes: Sequence[Node]) -> _Need:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import orjson
@@ -24,17 +24,27 @@ def export_stages(storage: Storage, segment: Segment, unit_ids: Sequence[str]) -
     """Write the files of each stage of a finished segment. One unit is in memory at a time."""
     for stage in segment.stages:
         for name, choose in stage.exports().items():
-            tables = _rows(storage, segment, unit_ids, choose)
+            rows = _rows(storage, segment, unit_ids, choose)
+            tables = (_without(table, stage.internal) for table in rows)
             _WRITERS[Path(name).suffix[1:]](storage, f"exports/{name}", tables)
 
 
 def export_dataset(
-    storage: Storage, segment: Segment, unit_ids: Sequence[str], name: str, formats: Sequence[str]
+    storage: Storage,
+    segment: Segment,
+    unit_ids: Sequence[str],
+    name: str,
+    formats: Sequence[str],
+    without: Collection[str] = (),
 ) -> None:
-    """Write the rows that came through every stage."""
+    """Write the rows that came through every stage, without columns that are for stages alone."""
     for kind in formats:
-        tables = _rows(storage, segment, unit_ids, kept)
+        tables = (_without(t, without) for t in _rows(storage, segment, unit_ids, kept))
         _WRITERS[kind](storage, f"exports/{name}{_SUFFIX[kind]}", tables)
+
+
+def _without(table: pa.Table, names: Collection[str]) -> pa.Table:
+    return table.drop_columns([name for name in names if name in table.column_names])
 
 
 def _rows(

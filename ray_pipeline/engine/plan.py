@@ -10,16 +10,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_pipeline.engine.artifact import Artifact
 from ray_pipeline.engine.fingerprint import set_digest
 from ray_pipeline.engine.ledger import Done
 from ray_pipeline.engine.parts import part_path, read_rows
 from ray_pipeline.engine.prepare import Prepared
-from ray_pipeline.engine.segment import SOURCE, Segment, apply_map
+from ray_pipeline.engine.segment import SOURCE, Segment, apply_map, told
 from ray_pipeline.llm.asking import Answer
 from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.rows import ENVELOPE_COLUMNS, kept, set_column
 from ray_pipeline.sources.read import read_unit
-from ray_pipeline.stage import AskStage, MapStage, ModelStage, Stage
+from ray_pipeline.stage import ArtifactStage, AskStage, MapStage, ModelStage, Stage
 from ray_pipeline.storage import Storage
 
 #: Rows that the estimate stands on, at most.
@@ -56,14 +57,20 @@ def make_plan(prepared: Prepared, storage: Storage) -> list[StagePlan]:
     if not plans:
         plans.append(StagePlan(SOURCE, "run", prepared.survey.rows))
     rows, scale = _sample(prepared, storage, finished)
+    artifacts = False
     for stage in prepared.stages[len(plans) - 1 :]:
         plan = StagePlan(stage.name, "run", round(rows.num_rows * scale))
         plans.append(plan)
         if isinstance(stage, AskStage):
             _estimate_requests(prepared, stage, rows, scale, plan)
             rows = _with_columns(rows, stage)
+        elif isinstance(stage, ModelStage) and artifacts:
+            plan.action = "unknown"  # its model may be one that is only made on the way
+            rows = _with_columns(rows, stage)
         elif isinstance(stage, MapStage):
             rows = kept(_apply(stage, rows))
+        elif isinstance(stage, ArtifactStage):
+            artifacts = True
         else:
             plan.action = "unknown"
             rows = _with_columns(rows, stage)
@@ -94,8 +101,9 @@ def _sample(
     units = prepared.survey.units
     wanted = max(1, min(len(units), SAMPLE_ROWS // max(1, units[0].rows)))
     chosen = [units[i * len(units) // wanted] for i in range(wanted)]
-    if finished:
-        segment, done = finished[-1]
+    with_rows = [one for one in finished if one[0].has_rows]
+    if with_rows:
+        segment, done = with_rows[-1]
         paths = [part_path(segment.folder, unit.unit_id) for unit in chosen]
         rows = pa.concat_tables([kept(read_rows(storage, path)) for path in paths])
         of = done.accounts[-1].kept
@@ -110,11 +118,16 @@ def _finished(prepared: Prepared, storage: Storage) -> list[tuple[Segment, Done]
     """The segments that are complete in the run directory, up to the first that is not."""
     finished = []
     digest = set_digest(unit.unit_id for unit in prepared.survey.units)
-    for segment in prepared.segments:
+    segments = list(prepared.segments)
+    for position in range(len(segments)):
+        segment = segments[position]
         done = Done.load(storage, segment.folder)
         if done is None or (done.fingerprint, done.input_digest) != (segment.fingerprint, digest):
             break
+        if not segment.has_rows and not Artifact(storage, segment).is_there():
+            break
         finished.append((segment, done))
+        segments = told(segments, segment, done.digest)
         digest = done.digest
     return finished
 
@@ -173,7 +186,9 @@ async def _until_asked(stage: AskStage, data: dict[str, Any], llm: Any) -> None:
 
 
 def stage_kind(stage: Stage) -> str:
-    """``map``, ``ask``, ``model`` or ``decide``, for the plan's table."""
+    """``map``, ``ask``, ``model``, ``decide`` or ``artifact``, for the plan's table."""
+    if isinstance(stage, ArtifactStage):
+        return "artifact"
     if isinstance(stage, AskStage):
         return "ask"
     if isinstance(stage, ModelStage):

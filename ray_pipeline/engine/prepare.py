@@ -67,12 +67,17 @@ def prepare(
         name: Prompt.load(_find_prompt(name, prompt_folders, where))
         for where, name in _prompts_used(chosen, configs)
     }
+    stage_models, stage_revisions = _resolve_stage_models(chosen, configs)
     settings = Settings(
         seed=config.seed,
         embedder=embedder,
         embedder_revision=embedder_revision,
         prompts=prompts,
         llms={name: config.llms[name].identity(revisions[name]) for name in used},
+        models=stage_models,
+        stages=configs,
+        revisions=stage_revisions,
+        run_dir=config.run_dir,
     )
     stages = [stage(configs[stage.name], settings) for stage in chosen]
     read = survey(config.source, _required(stages), config.unit_rows, scratch)
@@ -110,6 +115,19 @@ def _resolve_llms(config: RunConfig, used: Sequence[str]) -> tuple[dict[str, str
             resolved[name], revisions[name] = llm.model, llm.revision or ""
         else:
             resolved[name], revisions[name] = _resolve_model(llm.model, f"llms.{name}.model")
+    return resolved, revisions
+
+
+def _resolve_stage_models(
+    stages: Sequence[type[Stage]], configs: dict[str, Any]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The models that stages name themselves: by name, where they are and their identity."""
+    resolved, revisions = {}, {}
+    for stage in stages:
+        for key, name in stage.models(configs[stage.name]).items():
+            if name not in resolved:
+                where = f"stages.{stage.name}.{key}"
+                resolved[name], revisions[name] = _resolve_model(name, where)
     return resolved, revisions
 
 

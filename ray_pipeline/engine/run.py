@@ -22,7 +22,8 @@ import yaml
 
 from ray_pipeline.config import RunConfig
 from ray_pipeline.engine import cluster
-from ray_pipeline.engine.account import total
+from ray_pipeline.engine.account import StageAccount, total
+from ray_pipeline.engine.artifact import Artifact, check_artifacts
 from ray_pipeline.engine.coordinator import Stop, start_coordinator
 from ray_pipeline.engine.decide import decide
 from ray_pipeline.engine.environment import environment
@@ -33,7 +34,7 @@ from ray_pipeline.engine.ledger import Done, Ledger, LedgerEntry, Status
 from ray_pipeline.engine.lock import run_lock
 from ray_pipeline.engine.parts import PartInfo, part_path, read_infos
 from ray_pipeline.engine.prepare import Prepared, prepare
-from ray_pipeline.engine.segment import SOURCE, Segment, executions
+from ray_pipeline.engine.segment import SOURCE, Segment, executions, told
 from ray_pipeline.engine.tally import Tally
 from ray_pipeline.engine.unit_work import SegmentJob
 from ray_pipeline.errors import RunError, UserError
@@ -140,6 +141,8 @@ class _Runner:
         self._prepared = prepared
         self._display = display
         self._retry = retry
+        #: As prepared; those behind an artifact are told of it when it is known.
+        self._segments = list(prepared.segments)
         self._units = prepared.survey.units
         self._unit_ids = [unit.unit_id for unit in self._units]
         self._ledger = ledger
@@ -153,9 +156,13 @@ class _Runner:
             self._run_segments()
             self._ledger.check()
             export = self._prepared.config.export
-            last = self._prepared.segments[-1]
             with self._ledger.timed("exports"):
-                export_dataset(self._storage, last, self._unit_ids, export.name, export.formats)
+                last = self._rows_segment(len(self._segments))
+                assert last is not None
+                without = {name for stage in self._prepared.stages for name in stage.internal}
+                export_dataset(
+                    self._storage, last, self._unit_ids, export.name, export.formats, without
+                )
             self._end("succeeded")
         except _Stopped as stopped:
             self._end(stopped.stop.kind, stopped.stop.message)
@@ -180,6 +187,7 @@ class _Runner:
         remaining = self._reuse_finished()
         if not remaining:
             return
+        check_artifacts(remaining)
         config = self._prepared.config
         with cluster.joined(config.address, self._log_file):
             cluster.check_resources(
@@ -189,33 +197,47 @@ class _Runner:
                 self._storage, config.budget, config.llms, self._prepared.models
             )
             for group in executions(remaining):
-                self._execute([self._job(segment) for segment in group])
+                # Looked up again: one that came before may have told them of its artifact.
+                first = group[0].index
+                at = next(i for i, s in enumerate(self._segments) if s.index == first)
+                self._execute(self._segments[at : at + len(group)])
 
     def _reuse_finished(self) -> list[Segment]:
         """Take over the segments that are complete; returns the others."""
-        segments = self._prepared.segments
-        input_digest = set_digest(self._unit_ids)
-        for position, segment in enumerate(segments):
+        self._input_digest = set_digest(self._unit_ids)
+        for position in range(len(self._segments)):
+            segment = self._segments[position]
             done = Done.load(self._storage, segment.folder)
-            if done is None or not self._stands(done, segment, input_digest):
-                self._input_digest = input_digest
-                return segments[position:]
-            self._add_entries(segment, done, reused=True)
-            input_digest = done.digest
+            if done is None or not self._stands(done, segment, self._input_digest):
+                return self._segments[position:]
+            self._finish(segment, done, reused=True)
         return []
+
+    def _finish(self, segment: Segment, done: Done, reused: bool) -> None:
+        """Enter a complete segment in the ledger, and tell those behind it what they read."""
+        self._input_digest = done.digest
+        self._segments = told(self._segments, segment, done.digest)
+        self._add_entries(segment, done, reused)
+
+    def _rows_segment(self, before: int) -> Segment | None:
+        """The last segment in front of a position that commits rows."""
+        return next((s for s in reversed(self._segments[:before]) if s.has_rows), None)
 
     def _stands(self, done: Done, segment: Segment, input_digest: str) -> bool:
         if self._retry and any(a.failed for a in done.accounts if a.name != SOURCE):
+            return False
+        if not segment.has_rows and not Artifact(self._storage, segment).is_there():
             return False
         return (done.fingerprint, done.input_digest) == (segment.fingerprint, input_digest)
 
     def _job(self, segment: Segment) -> SegmentJob:
         prepared = self._prepared
-        position = prepared.segments.index(segment)
+        position = self._segments.index(segment)
+        upstream = self._rows_segment(position)
         return SegmentJob(
             storage=self._storage,
             segment=segment,
-            upstream_folder=prepared.segments[position - 1].folder if position else None,
+            upstream_folder=upstream.folder if upstream else None,
             source=prepared.survey.spec,
             input_schema=prepared.input_schemas[position],
             llms=prepared.config.llms,
@@ -225,8 +247,12 @@ class _Runner:
             retry=self._retry,
         )
 
-    def _execute(self, jobs: list[SegmentJob]) -> None:
+    def _execute(self, segments: list[Segment]) -> None:
         """Run segments that stream together, then audit and close each of them."""
+        if not segments[0].has_rows:
+            self._make(segments[0])
+            return
+        jobs = [self._job(segment) for segment in segments]
         if jobs[0].segment.kind is DecideStage:
             self._display.say(f"deciding {jobs[0].segment.name}")
             with self._ledger.timed("decide"):
@@ -243,6 +269,23 @@ class _Runner:
             raise
         for job in jobs:
             self._close(job.segment, tally)
+
+    def _make(self, segment: Segment) -> None:
+        """Make an artifact of the rows that the last segment kept."""
+        rows_segment = self._rows_segment(self._segments.index(segment))
+        assert rows_segment is not None
+        infos = self._infos(rows_segment)
+        kept = sum(info.accounts[-1].kept for info in infos if info is not None)
+        account = StageAccount(segment.name, rows_in=kept, kept=kept)
+        began = time.monotonic()
+        with self._ledger.timed("artifacts"):
+            digest = Artifact(self._storage, segment).make(
+                rows_segment.folder, self._unit_ids, self._input_digest, self._display.say
+            )
+        account.seconds = time.monotonic() - began
+        done = Done(segment.fingerprint, self._input_digest, digest, len(self._units), [account])
+        done.save(self._storage, segment.folder)
+        self._finish(segment, done, reused=False)
 
     def _watch(self, execution: Execution, tally: Tally, jobs: list[SegmentJob]) -> None:
         saved = time.monotonic()
@@ -275,7 +318,7 @@ class _Runner:
         asking = [job for job in jobs if job.segment.kind is AskStage]
         needed = {
             stage.config.llm
-            for segment in self._prepared.segments
+            for segment in self._segments
             for stage in segment.stages
             if isinstance(stage, AskStage)
             and not (segment.index in tally.segments and tally.segments[segment.index].finished)
@@ -327,9 +370,8 @@ class _Runner:
         with self._ledger.timed("exports"):
             export_stages(self._storage, segment, self._unit_ids)
         done.save(self._storage, segment.folder)
-        self._input_digest = done.digest
         reused = tally.segments[segment.index].reused == len(self._units)
-        self._add_entries(segment, done, reused)
+        self._finish(segment, done, reused)
 
     def _infos(self, segment: Segment) -> list[PartInfo | None]:
         """Footers of the segment's parts, for each unit; None where it is not committed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +26,14 @@ from ray_pipeline.rows import (
     kept,
     set_column,
 )
-from ray_pipeline.stage import AskStage, DecideStage, MapStage, ModelStage, Stage
+from ray_pipeline.stage import (
+    ArtifactStage,
+    AskStage,
+    DecideStage,
+    MapStage,
+    ModelStage,
+    Stage,
+)
 
 #: Name of the reading of the source in the ledger; its index is 0, the first stage's is 1.
 SOURCE = "source"
@@ -53,9 +60,9 @@ class Segment:
 
     @property
     def kind(self) -> type[Stage]:
-        """Which of the four kinds of stage it runs."""
+        """Which of the five kinds of stage it runs."""
         last = self.stages[-1] if self.stages else None
-        for kind in (AskStage, DecideStage, ModelStage):
+        for kind in (AskStage, DecideStage, ModelStage, ArtifactStage):
             if isinstance(last, kind):
                 return kind
         return MapStage
@@ -64,6 +71,19 @@ class Segment:
     def account_names(self) -> list[str]:
         """Names of its entries in the ledger, in order."""
         return [SOURCE] * self.reads_source + [stage.name for stage in self.stages]
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether it commits rows; what makes artifacts leaves those of the one before it."""
+        return self.kind is not ArtifactStage
+
+    def after(self, artifact: str) -> Segment:
+        """The same behind an artifact, whose identity is now part of all that it makes.
+
+        An artifact depends on all rows: parts whose own rows did not change are of another one.
+        """
+        prints = tuple(fingerprint([print_, artifact]) for print_ in self.fingerprints)
+        return replace(self, fingerprints=prints, fingerprint=prints[-1])
 
 
 def cut(stages: Sequence[Stage], source_identity: object, save_every_stage: bool) -> list[Segment]:
@@ -106,17 +126,25 @@ def cut(stages: Sequence[Stage], source_identity: object, save_every_stage: bool
 
 
 def executions(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Segments that stream together. A decide segment begins anew: it needs all rows before it."""
+    """Segments that stream together. One that needs all rows before it begins anew."""
     groups: list[list[Segment]] = []
     for segment in segments:
-        if segment.kind is DecideStage or not groups:
+        if segment.kind in (DecideStage, ArtifactStage) or not groups or not groups[-1][0].has_rows:
             groups.append([])
         groups[-1].append(segment)
     return groups
 
 
+def told(segments: Sequence[Segment], done: Segment, digest: str) -> list[Segment]:
+    """The segments, those behind a finished artifact told what it is made of."""
+    if done.has_rows:
+        return list(segments)
+    at = [segment.index for segment in segments].index(done.index)
+    return [*segments[: at + 1], *(segment.after(digest) for segment in segments[at + 1 :])]
+
+
 def _is_alone(stage: Stage) -> bool:
-    return isinstance(stage, AskStage | ModelStage | DecideStage)
+    return isinstance(stage, AskStage | ModelStage | DecideStage | ArtifactStage)
 
 
 def run_maps(

@@ -236,6 +236,7 @@ class Loop:
         self.report(
             {
                 "step": progress.steps,
+                "total_steps": self.total_steps,
                 "epoch": position.epoch,
                 "loss": loss,
                 "cross_entropy": cross_entropy / max(tokens, 1),

@@ -11,7 +11,7 @@ import copy
 import re
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,13 @@ def make_student(
     return student
 
 
-def load(name: str, dtype: torch.dtype = torch.float32) -> Any:
+def load(name: str, dtype: torch.dtype = torch.float32, quantization: Any = None) -> Any:
     """A causal language model from a folder or a hub id, in the precision that training needs.
+
+    Args:
+        name: folder or hub id.
+        dtype: of the weights.
+        quantization: transformers' configuration of frozen weights in fewer bits; None: none.
 
     Raises:
         UserError: there is none under this name.
@@ -84,7 +89,9 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, quantization_config=quantization
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model '{name}' cannot be loaded: {reason}") from error
@@ -188,7 +195,13 @@ def _from_config(changes: dict[str, Any], teacher: Any, seed: int) -> Any:
             raise UserError(f"student.config makes no model: {reason}") from error
 
 
-def save(model: Any, tokenizer: Any, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+def save(
+    model: Any,
+    tokenizer: Any,
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Path:
     """Write a model and its tokenizer as a Hugging Face folder, complete or not at all.
 
     Args:
@@ -196,6 +209,7 @@ def save(model: Any, tokenizer: Any, folder: str | Path, dtype: torch.dtype | No
         tokenizer: saved with it.
         folder: a local path; what is there is replaced.
         dtype: of the weights in the file; None: as they are. The model itself stays as it is.
+        files: texts by name, written beside it.
 
     Returns:
         The folder.
@@ -213,6 +227,8 @@ def save(model: Any, tokenizer: Any, folder: str | Path, dtype: torch.dtype | No
         target.parent.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
+        for name, text in (files or {}).items():
+            (scratch / name).write_text(text)
         if target.exists():
             old = target.with_name(f"{scratch.name}.old")
             target.rename(old)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import xxhash
 
@@ -79,6 +80,10 @@ class CacheInfo:
             )
         return cls(**orjson.loads(metadata))
 
+    def to_json(self) -> str:
+        """As it stands beside rows; see `cache_table`."""
+        return orjson.dumps(asdict(self)).decode()
+
     def check(self, expected: CacheInfo) -> None:
         """Compare with what a training needs.
 
@@ -93,6 +98,22 @@ class CacheInfo:
                 f"the teacher's cache does not fit ({'; '.join(differ)}). Compute it anew, or set "
                 "the training to what it was made for."
             )
+
+
+def cache_table(rows: pa.Table) -> tuple[pa.Table, CacheInfo]:
+    """A cache from rows that carry it, with what it was made of in a column ``teacher``.
+
+    Raises:
+        UserError: a row has none, or rows were made by different teachers.
+    """
+    told = pc.unique(rows["teacher"].combine_chunks()).to_pylist()
+    if len(told) != 1 or told[0] is None:
+        raise UserError(
+            f"the rows' teachers are {told or 'none'}: all rows to train on need the cache of one. "
+            "Compute it for all of them."
+        )
+    info = CacheInfo(**orjson.loads(told[0]))
+    return rows.drop_columns("teacher").cast(info.schema()), info
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

@@ -1,0 +1,118 @@
+"""Distillation of the teacher into a smaller student, and the same student without a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ray_pipeline.errors import UserError
+from ray_pipeline.stage import StageConfig, Workplace
+from ray_pipeline.stages.teacher_log_probs import TeacherLogProbs
+from ray_pipeline.stages.training import TrainingConfig, TrainingStage, same_tokenizer
+from ray_pipeline.stored_rows import StoredRows
+from ray_pipeline.train.job import ModelSource, TrainingJob
+from ray_pipeline.train.losses import Objective
+from ray_pipeline.train.student import StudentConfig
+
+
+class DistilConfig(TrainingConfig):
+    """Configuration of `Distil`. α, β and T are the seed's."""
+
+    student: StudentConfig = StudentConfig(every=3)
+    alpha: float = Field(0.4664, ge=0, description="weight of the cross-entropy")
+    beta: float = Field(0.2081, ge=0, description="weight of T² KL(teacher ‖ student)")
+    temperature: float = Field(0.7, gt=0)
+    teacher: Literal["cached", "online"] = Field(
+        "cached", description="its stored log-probabilities, or the model beside the student"
+    )
+
+
+def student_source(config: StudentConfig, resolved: str | None) -> ModelSource:
+    """The student made of the run's teacher."""
+    return ModelSource("teacher", of_run=True, student=config, student_base=resolved)
+
+
+class Distil(TrainingStage):
+    """Makes ``models/student``: α·CE + β·T²·KL(teacher ‖ student) on answers."""
+
+    name: ClassVar[str] = "distil"
+    makes: ClassVar[Sequence[str]] = ("models/student/config.json",)
+    Config: ClassVar[type[StageConfig]] = DistilConfig
+
+    @classmethod
+    def models(cls, config: Any) -> Mapping[str, str]:
+        """The student, where it is another model."""
+        name = config.student.model
+        return {"student.model": name} if name is not None else {}
+
+    @property
+    def source(self) -> ModelSource:
+        """What is trained."""
+        return student_source(self.config.student, self._other())
+
+    def check(self) -> None:
+        """See that α and β make an objective, and that a model named as student fits the rows."""
+        self.objective  # noqa: B018 it raises
+        if self.config.teacher == "cached" and self.settings.stages[TeacherLogProbs.name].k == 0:
+            raise UserError(
+                "teacher: cached, and stages.teacher-log-probs stores none: raise its k"
+            )
+        if (other := self._other()) is not None:
+            same_tokenizer([self.tokenizer, other])
+
+    @property
+    def objective(self) -> Objective:
+        """The loss."""
+        return Objective(self.config.alpha, self.config.beta, self.config.temperature)
+
+    def _other(self) -> str | None:
+        return self.model("student.model") if self.config.student.model else None
+
+    def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
+        """The student under its teacher."""
+        return TrainingJob(
+            rows=rows,
+            storage=place.storage,
+            folder=place.folder,
+            model=self.source,
+            name="student",
+            text=self.text,
+            objective=self.objective,
+            loop=self.config.loop,
+            batches=self.config.batches,
+            teacher=self.config.teacher,
+        )
+
+
+class TrainAlone(TrainingStage):
+    """Makes ``models/student-alone``: `Distil`'s student on the same rows, without a teacher.
+
+    The control: what distilling gains is what the student has over this one. All but the loss is
+    as configured for `Distil`.
+    """
+
+    name: ClassVar[str] = "train-alone"
+    makes: ClassVar[Sequence[str]] = ("models/student-alone/config.json",)
+    Config: ClassVar[type[StageConfig]] = StageConfig
+
+    @property
+    def training(self) -> Any:
+        """That of `Distil`."""
+        return self.settings.stages[Distil.name]
+
+    def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
+        """The student's cross-entropy on answers."""
+        config = self.training
+        other = config.student.model
+        return TrainingJob(
+            rows=rows,
+            storage=place.storage,
+            folder=place.folder,
+            model=student_source(config.student, self.settings.models[other] if other else None),
+            name="student-alone",
+            text=self.text,
+            loop=config.loop,
+            batches=config.batches,
+        )

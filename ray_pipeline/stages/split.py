@@ -1,0 +1,55 @@
+"""Which rows are trained on, and which are kept aside to validate and to test."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from pydantic import Field, model_validator
+
+from ray_pipeline.rows import set_column
+from ray_pipeline.stage import MapStage, StageConfig
+
+
+class SplitConfig(StageConfig):
+    """Configuration of `Split`."""
+
+    validation: float = Field(0.05, ge=0, lt=1, description="share of the source rows")
+    test: float = Field(0.05, ge=0, lt=1, description="likewise")
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> SplitConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test take all rows: nothing is left to train on")
+        return self
+
+
+class Split(MapStage):
+    """Writes ``split``: ``train``, ``validation`` or ``test``.
+
+    Drawn by a hash of the source row's id and the seed: all versions of a row are on one side, and
+    a row's side depends on no other row.
+    """
+
+    name: ClassVar[str] = "split"
+    writes: ClassVar[Mapping[str, pa.DataType]] = {"split": pa.string()}
+    uses_seed: ClassVar[bool] = True
+    Config: ClassVar[type[StageConfig]] = SplitConfig
+
+    def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
+        """Choose a side for every row."""
+        roots = pc.coalesce(rows["parent_id"], rows["row_id"]).to_pylist()
+        sides = [self._side(root) for root in roots]
+        counts.update(sides)
+        return set_column(rows, "split", pa.array(sides, pa.string()))
+
+    def _side(self, root: str) -> str:
+        key = f"{self.settings.seed}:{root}".encode()
+        share = xxhash.xxh3_64_intdigest(key) / 2**64
+        if share < self.config.test:
+            return "test"
+        return "validation" if share < self.config.test + self.config.validation else "train"

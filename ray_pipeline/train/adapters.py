@@ -1,0 +1,73 @@
+"""LoRA and QLoRA by PEFT: small trained matrices beside frozen weights."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from ray_pipeline.errors import UserError
+
+
+class AdapterConfig(BaseModel):
+    """LoRA (Hu et al. 2021); with ``four_bit`` QLoRA (Dettmers et al. 2023)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1, description="scale of the update: alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: str | list[str] = Field(
+        "all-linear", description="names of modules; all-linear: all but the output projection"
+    )
+    four_bit: bool = Field(
+        False, description="freeze the weights in 4 bits (NF4): needs a GPU and bitsandbytes"
+    )
+
+    def check(self) -> None:
+        """Raise UserError where this machine cannot train such an adapter."""
+        if self.four_bit and not torch.cuda.is_available():
+            raise UserError("adapter.four_bit needs a GPU: set it to false, or train on one")
+        if self.four_bit and find_spec("bitsandbytes") is None:
+            raise UserError("adapter.four_bit needs bitsandbytes: pip install bitsandbytes")
+
+
+def quantisation(config: AdapterConfig | None) -> Any:
+    """What `from_pretrained` takes as ``quantization_config``; None: full weights."""
+    if config is None or not config.four_bit:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def with_adapter(model: Any, config: AdapterConfig, seed: int) -> Any:
+    """The model with an adapter, the only part of it that is trained.
+
+    Raises:
+        UserError: the model has no modules of the names in ``targets``.
+    """
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if config.four_bit:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.targets,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return get_peft_model(model, lora)
+        except ValueError as error:
+            raise UserError(f"adapter.targets: {str(error).strip().splitlines()[0]}") from error

@@ -1,0 +1,243 @@
+"""One training of one model, as data: it is pickled to wherever it runs.
+
+Everything is read from the run and written to it, so that an attempt on another machine goes on
+where the last one stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from ray_pipeline.errors import UserError
+from ray_pipeline.storage import Storage
+from ray_pipeline.stored_rows import StoredRows
+from ray_pipeline.train.adapters import AdapterConfig, quantisation, with_adapter
+from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
+from ray_pipeline.train.checkpoints import Checkpoints
+from ray_pipeline.train.curve import Curve
+from ray_pipeline.train.forward import OnlineTeacher
+from ray_pipeline.train.loop import Loop, LoopConfig, Outcome, Teacher, World
+from ray_pipeline.train.losses import Objective, shared_vocabulary
+from ray_pipeline.train.model_store import get_model, put_model
+from ray_pipeline.train.student import StudentConfig, load, make_student, vocabulary_size
+from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
+from ray_pipeline.train.tokens import TextConfig
+
+#: Columns of token rows, and of what a cached teacher says about them.
+TOKENS = ("row_id", "input_ids", "answer_mask")
+CACHE = ("row_id", "tokens_hash", "teacher_ids", "teacher_log_probs", "teacher_tail", "teacher")
+#: The column that says which rows are for what.
+SPLIT = "split"
+
+
+class WorkersConfig(BaseModel):
+    """Processes that train one model. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    number: int = Field(1, ge=1, description="processes; 1 without a GPU trains in the run's own")
+    cpus: float = Field(1, gt=0, description="CPUs of each, where they are several")
+    gpu: bool | None = Field(None, description="one GPU each; null: where this machine has one")
+    max_failures: int = Field(3, ge=0, description="lost workers after which it is given up")
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether each worker gets a GPU."""
+        return torch.cuda.is_available() if self.gpu is None else self.gpu
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the run's own process can do it."""
+        return self.number == 1 and (not self.uses_gpu or torch.cuda.is_available())
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the model that is trained comes from.
+
+    Attributes:
+        base: folder or hub id; or, with ``of_run``, a model's name in the run.
+        student: how it is made smaller; None: it is trained as it is.
+        student_base: what ``student.model`` resolved to.
+        adapter: trains an adapter and freezes the rest.
+    """
+
+    base: str
+    of_run: bool = False
+    student: StudentConfig | None = None
+    student_base: str | None = None
+    adapter: AdapterConfig | None = None
+
+    def folder(self, storage: Storage) -> str:
+        """What transformers can load of the base on this machine."""
+        return get_model(storage, self.base) if self.of_run else self.base
+
+    def build(self, storage: Storage, seed: int) -> Any:
+        """The model, in float32.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        from transformers import AutoTokenizer
+
+        folder = self.folder(storage)
+        model = load(folder, quantization=quantisation(self.adapter))
+        if self.student is not None:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = make_student(self.student, model, tokenizer, seed, self.student_base)
+        return model if self.adapter is None else with_adapter(model, self.adapter, seed)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training of one model.
+
+    Attributes:
+        rows: token rows of the run, with `SPLIT`; a cached teacher's columns too, where used.
+        storage: the run directory; all that is written goes there.
+        folder: of the training's checkpoints and curve.
+        model: what is trained.
+        name: under which the run keeps the trained model; None: it is not kept.
+        objective: the loss.
+        teacher: what gives the KL term its distributions.
+        teacher_name: the teacher's name in the run.
+        text: format of the prompts, kept with the model.
+    """
+
+    rows: StoredRows
+    storage: Storage
+    folder: str
+    model: ModelSource
+    name: str | None
+    text: TextConfig
+    objective: Objective = field(default_factory=Objective)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    batches: BatchConfig = field(default_factory=BatchConfig)
+    teacher: Literal["cached", "online"] | None = None
+    teacher_name: str = "teacher"
+
+    @property
+    def curve(self) -> str:
+        """The learning curve's file."""
+        return f"{self.folder}/curve.jsonl"
+
+    @property
+    def result(self) -> str:
+        """The file that says how it ended; there when the model is."""
+        return f"{self.folder}/result.json"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result of a training that ended."""
+        raw = self.storage.read_bytes(self.result)
+        return None if raw is None else orjson.loads(raw)
+
+
+def train(
+    job: TrainingJob, world: World, device: str, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """Train on this rank, from the last checkpoint; rank 0 keeps curve, model and result.
+
+    Args:
+        job: what.
+        world: this process among the ranks.
+        device: as torch names it.
+        report: is told the figures of each step and evaluation, on every rank.
+    """
+    from transformers import AutoTokenizer
+
+    curve = Curve(job.storage, job.curve)
+
+    def told(figures: dict[str, Any]) -> None:
+        if world.rank == 0:
+            curve.add(figures)
+        report(figures)
+
+    # The tokenizer first: it is small, and what is wrong with the folder shows here as well.
+    tokenizer = AutoTokenizer.from_pretrained(job.model.folder(job.storage))
+    loop = make_loop(job, world, device, told)
+    outcome = loop.run()
+    if world.rank == 0:
+        curve.save()
+        if job.name is not None:
+            put_model(job.storage, job.name, loop.model, tokenizer, job.text)
+        job.storage.write_bytes(job.result, orjson.dumps(_figures(loop, outcome)))
+
+
+def make_loop(
+    job: TrainingJob, world: World, device: str, report: Callable[[dict[str, Any]], None]
+) -> Loop:
+    """The training loop of a job, with its rows, model and teacher loaded."""
+    rows = token_rows(job.rows, "train")
+    model = job.model.build(job.storage, job.loop.seed).to(device)
+    return Loop(
+        model,
+        BatchPlan(rows, job.batches, job.loop.seed),
+        job.objective,
+        job.loop,
+        teacher=_teacher(job, rows, model, device),
+        validation=_validation(job),
+        world=world,
+        checkpoints=Checkpoints(job.storage, f"{job.folder}/checkpoints"),
+        report=report,
+    )
+
+
+def token_rows(rows: StoredRows, split: str) -> TokenRows:
+    """The tokens of one split.
+
+    Raises:
+        UserError: it has no rows.
+    """
+    table = rows.mapped(TOKENS, **{SPLIT: split})
+    if not table.num_rows:
+        raise UserError(
+            f"there are no {split} rows: none reached the training, or the split gives them none"
+        )
+    return TokenRows(table)
+
+
+def _validation(job: TrainingJob) -> BatchPlan | None:
+    table = job.rows.mapped(TOKENS, **{SPLIT: "validation"})
+    return BatchPlan(TokenRows(table), job.batches) if table.num_rows else None
+
+
+def _teacher(job: TrainingJob, rows: TokenRows, student: Any, device: str) -> Teacher | None:
+    if job.teacher is None or job.objective.beta == 0:
+        return None
+    if job.teacher == "cached":
+        table, info = cache_table(job.rows.mapped(CACHE, **{SPLIT: "train"}))
+        shared_vocabulary(_logits(student), info.vocabulary, info.vocabulary)
+        return CachedTeacher(table, rows, info)
+    from transformers import AutoTokenizer
+
+    folder = get_model(job.storage, job.teacher_name)
+    tokens = vocabulary_size(AutoTokenizer.from_pretrained(folder))
+    teacher = load(folder).to(device)
+    shared = shared_vocabulary(_logits(student), _logits(teacher), tokens)
+    return OnlineTeacher(teacher, shared)
+
+
+def _logits(model: Any) -> int:
+    """Logits of a position."""
+    return int(model.get_output_embeddings().weight.shape[0])
+
+
+def _figures(loop: Loop, outcome: Outcome) -> dict[str, Any]:
+    progress, rows = outcome.progress, loop.plan.rows
+    return {
+        "stopped": outcome.stopped,
+        "steps": progress.steps,
+        "epochs": progress.epoch,
+        "best_step": progress.best_step,
+        "validation_loss": progress.best_loss,
+        "rows": len(rows),
+        "tokens": int(rows.lengths.sum()),
+        "answer_tokens": int(rows.answer_tokens.sum()),
+        "real_token_share": round(loop.plan.real_share(), 4),
+    }

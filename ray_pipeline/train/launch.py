@@ -1,0 +1,132 @@
+"""Runs a training: in this process, or by workers of Ray Train."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.storage import filesystem
+from ray_pipeline.train.job import TrainingJob, WorkersConfig, train
+from ray_pipeline.train.loop import World
+
+#: Seconds between two words on how far a training is.
+_SAY_EVERY = 10.0
+
+
+def run_training(
+    job: TrainingJob, workers: WorkersConfig, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train to the end, or find that an earlier attempt did.
+
+    Args:
+        job: what to train.
+        workers: with what.
+        say: takes a line of news.
+
+    Returns:
+        The job's result: how it stopped, steps, best step, validation loss, rows and tokens.
+
+    Raises:
+        RunError: it diverged, or workers were lost too often.
+        UserError: rows or models do not fit the configuration.
+    """
+    if (result := job.finished()) is not None:
+        return result
+    if workers.in_process:
+        train(job, World(), "cuda" if workers.uses_gpu else "cpu", Teller(say))
+    else:
+        _run_on_cluster(job, workers, say)
+    result = job.finished()
+    if result is None:
+        raise RunError("the training ended without a result")
+    return result
+
+
+@dataclass
+class Teller:
+    """Says how a training goes, every few seconds."""
+
+    say: Callable[[str], None]
+    _said: float = field(default_factory=time.monotonic)
+    _tokens: int = 0
+    _loss: float | None = None
+
+    def __call__(self, figures: dict[str, Any]) -> None:
+        """Take in the figures of a step or an evaluation."""
+        if (loss := figures.get("validation_loss")) is not None:
+            self.say(f"  step {figures['step']}: validation loss {loss:.4f}")
+            return
+        self._tokens += figures["tokens"]
+        spent = time.monotonic() - self._said
+        if spent > _SAY_EVERY:
+            rate = self._tokens / spent
+            self.say(
+                f"  step {figures['step']} of {figures['total_steps']}: loss "
+                f"{figures['loss']:.4f}, {rate:,.0f} tokens/s"
+            )
+            self._said, self._tokens = time.monotonic(), 0
+
+
+def _run_on_cluster(job: TrainingJob, workers: WorkersConfig, say: Callable[[str], None]) -> None:
+    """Workers of Ray Train. A lost one takes its group down; the next goes on from storage.
+
+    Ray Train gets a name of its own for every attempt: what is finished and what is not, the run
+    directory knows.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    number = f"{workers.number} worker" + "s" * (workers.number > 1)
+    say(f"  starting {number}" + " with a GPU each" * workers.uses_gpu)
+    scratch = f"{job.folder}/ray-train"
+    where, path = filesystem(job.storage.uri(scratch))
+    resources = {"CPU": workers.cpus} | ({"GPU": 1.0} if workers.uses_gpu else {})
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job, "gpu": workers.uses_gpu},
+        torch_config=TorchConfig(backend="nccl" if workers.uses_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers.number,
+            use_gpu=workers.uses_gpu,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=f"train-{uuid.uuid4().hex[:12]}",
+            storage_path=path,
+            storage_filesystem=where,
+            # Workers that cannot be placed are asked for again and again by default.
+            failure_config=FailureConfig(  # type: ignore[call-arg]  # of Ray Train v2
+                max_failures=workers.max_failures, controller_failure_limit=3
+            ),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise _explained(error) from error
+    finally:
+        job.storage.delete_folder(scratch)
+
+
+def _work(config: dict[str, Any]) -> None:
+    """A worker of Ray Train, which has set up the process group."""
+    world = World.of_process_group()
+    device = f"cuda:{torch.cuda.current_device()}" if config["gpu"] else "cpu"
+    train(config["job"], world, device, lambda figures: None)
+
+
+def _explained(error: Any) -> RunError | UserError:
+    """What the workers raised, as the user is to read it."""
+    for cause in (getattr(error, "worker_failures", None) or {}).values():
+        while cause is not None:
+            if isinstance(cause, RunError | UserError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    last = str(error).strip().splitlines()[-1]
+    return RunError(f"the workers of the training failed: {last}")

@@ -1,0 +1,91 @@
+"""Trained models of a run: ordinary Hugging Face folders, on local or on object storage."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ray_pipeline.errors import RunError
+from ray_pipeline.storage import Storage
+from ray_pipeline.train.student import save
+from ray_pipeline.train.tokens import TextConfig
+
+#: In a model's folder: how a question became a prompt in its training.
+TEXT_FILE = "ray_pipeline_text.json"
+
+
+def model_folder(name: str) -> str:
+    """Where a run keeps a model, relative to the run directory."""
+    return f"models/{name}"
+
+
+def put_model(
+    storage: Storage,
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    text: TextConfig | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Save a model with its tokenizer in a run; ``config.json`` is there when all of it is.
+
+    Args:
+        storage: the run directory.
+        name: of the model.
+        model: of transformers, or PEFT's, which is merged.
+        tokenizer: saved beside it.
+        text: the format of its prompts.
+        dtype: of the weights in the file; None: as they are.
+
+    Raises:
+        RunError: it could not be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="ray-pipeline-model-") as scratch:
+        target = storage.local_path(model_folder(name)) if storage.is_local else Path(scratch, name)
+        save(model, tokenizer, target, dtype, {TEXT_FILE: text.model_dump_json()} if text else {})
+        if not storage.is_local:
+            _upload(storage, name, target)
+
+
+def _upload(storage: Storage, name: str, folder: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == "config.json"):
+        relative = path.relative_to(folder).as_posix()
+        with storage.writer(f"{model_folder(name)}/{relative}") as target, path.open("rb") as file:
+            shutil.copyfileobj(file, target, 2**24)
+
+
+def get_model(storage: Storage, name: str) -> str:
+    """A folder on this machine with a run's model.
+
+    Raises:
+        RunError: the run has no such model.
+    """
+    folder = model_folder(name)
+    if not storage.exists(f"{folder}/config.json"):
+        raise RunError(f"{storage.uri(folder)}: the run has no such model")
+    return str(storage.local_path(folder)) if storage.is_local else _downloaded(storage, folder)
+
+
+@functools.cache
+def _downloaded(storage: Storage, folder: str) -> str:
+    scratch = tempfile.mkdtemp(prefix="ray-pipeline-model-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    for path in storage.list(folder, recursive=True):
+        copy = Path(scratch, path.removeprefix(f"{folder}/"))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with storage.open(path) as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target, 2**24)
+    return scratch
+
+
+def text_config(folder: str | Path) -> TextConfig | None:
+    """The prompts' format that a model was trained with; None where it is not written down."""
+    path = Path(folder, TEXT_FILE)
+    return TextConfig.model_validate_json(path.read_text()) if path.is_file() else None
