@@ -51,9 +51,8 @@ def _peak(side: str, answers: int, vocabulary: int, hidden: int) -> int:
     F.cross_entropy(F.linear(states[:8], weight), targets[:8]).backward()
     before = _resident()
     if side == "ours":
-        answer_loss(
-            Answers(states[answers:], targets, weight), Objective(), answers
-        ).loss.backward()
+        chosen = Answers(states[answers:], targets, weight)
+        answer_loss(chosen, Objective(), answers).loss.backward()
     else:
         labels = torch.cat([torch.full((answers,), -100), targets])
         F.cross_entropy(F.linear(states, weight), labels).backward()

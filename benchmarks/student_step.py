@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,7 @@ def _measure(loops: dict[str, Loop], rows: TokenRows, rounds: int) -> None:
         loop._step()
     ratios: dict[str, list[float]] = {"cached / plain": [], "cached / online": []}
     for number in range(rounds):
-        rates = {
-            name: tokens / seconds(lambda loop=loop: epoch(loop)) for name, loop in loops.items()
-        }
+        rates = {name: tokens / seconds(partial(epoch, loop)) for name, loop in loops.items()}
         ratios["cached / plain"].append(rates["cached"] / rates["plain"])
         ratios["cached / online"].append(rates["cached"] / rates["online"])
         listed = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())

@@ -1,4 +1,4 @@
-"""From rows to a student through the command: accounts, reuse, kills, several workers, bad input."""
+"""From rows to a student through the command: accounts, reuse, kills, workers, bad input."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ray_pipeline.storage import Storage
 from ray_pipeline.train.curve import read_curve
 
+TRAINING = ["train-teacher", "teacher-log-probs", "distil", "train-alone"]
 LETTERS = "abcdef"
 #: Enough steps to be killed among them.
 LOOP = {"epochs": 12, "learning_rate": 3e-3, "checkpoint_every": 5, "patience": None}
@@ -106,9 +107,7 @@ def calm(ray_cluster: str, tiny: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_from_rows_to_a_student(calm: Path) -> None:
     run = calm / "run"
     stages = stages_of(run)
-    assert list(stages) == [
-        "source", "split", "tokenise", "train-teacher", "teacher-log-probs", "distil", "train-alone",
-    ]  # fmt: skip
+    assert list(stages) == ["source", "split", "tokenise", *TRAINING]
     assert all(stage["kept"] == 216 for stage in stages.values())
     metrics = json.loads((run / "metrics.json").read_text())
     for name in ("train-teacher", "distil", "train-alone"):
@@ -154,7 +153,7 @@ def test_what_is_finished_is_reused(calm: Path, ray_cluster: str) -> None:
 def test_other_rows_make_another_teacher_and_another_cache(
     calm: Path, tiny: Path, tmp_path: Path, ray_cluster: str
 ) -> None:
-    """An appended file runs its own units alone, but not behind a model that was trained on them."""
+    """An appended file runs its own units alone, but not behind a model that learnt from it."""
     command = Command(ray_cluster, tmp_path)
     shutil.copytree(calm / "run", tmp_path / "run")
     config = json.loads((calm / "config.json").read_text())
