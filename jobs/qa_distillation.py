@@ -1,4 +1,4 @@
-"""Raw question-answer rows to clean, distinct question-answer pairs in five versions each.
+"""Raw question-answer rows to clean pairs in five versions each, and to a small model of them.
 
 Run it with ``ray-pipeline run configs/qa_distillation/demo.yaml``, or on a cluster with
 ``ray job submit -- python jobs/qa_distillation.py --config configs/qa_distillation/cluster.yaml``.
@@ -8,6 +8,7 @@ from ray_pipeline.pipeline import Pipeline
 from ray_pipeline.stages.accept import AcceptParaphrases
 from ray_pipeline.stages.augment import AugmentCasual, AugmentFormal, AugmentGeneral
 from ray_pipeline.stages.clean_text import CleanText
+from ray_pipeline.stages.distil import Distil, TrainAlone
 from ray_pipeline.stages.drop_invalid import DropInvalid
 from ray_pipeline.stages.embed import Embed
 from ray_pipeline.stages.exact_duplicates import ExactDuplicates, SameAnswer, SameQuestion
@@ -20,6 +21,10 @@ from ray_pipeline.stages.outlier_rules import OutlierRules
 from ray_pipeline.stages.outliers import Outliers
 from ray_pipeline.stages.rephrase import RephraseFirst, RephraseSecond
 from ray_pipeline.stages.similarity import ParaphraseSimilarity
+from ray_pipeline.stages.split import Split
+from ray_pipeline.stages.teacher_log_probs import TeacherLogProbs
+from ray_pipeline.stages.tokenise import Tokenise
+from ray_pipeline.stages.train_teacher import TrainTeacher
 from ray_pipeline.stages.typos import Typos
 from ray_pipeline.stages.validate import Validate
 
@@ -48,6 +53,12 @@ PIPELINE = Pipeline(
         Typos,
         ParaphraseSimilarity,  # how close each version is to its source
         AcceptParaphrases,  # versions that are no good are dropped
+        Split,  # rows to train on, to validate with and to test on
+        Tokenise,
+        TrainTeacher,  # fine-tunes it on the rows
+        TeacherLogProbs,  # what the teacher says about every answer token, stored once
+        Distil,  # a student of a part of the teacher's layers
+        TrainAlone,  # the same student without the teacher: what did distilling gain?
     ],
 )
 

@@ -17,8 +17,9 @@ from one_cpu_cluster import one_cpu_cluster
 DEMO = REPOSITORY / "configs/qa_distillation/demo.yaml"
 
 
-def _run(command: Command, run_dir: Path, *sets: str) -> dict:
+def _run(command: Command, run_dir: Path, *sets: str, until: str | None = None) -> dict:
     settings = [part for key in sets for part in ("--set", key)]
+    settings += ["--until", until] if until else []
     source = f"source.path={REPOSITORY / 'samples/qa.csv'}"
     done = command("run", DEMO, "--run-dir", run_dir, "--set", source, *settings, timeout=600)
     assert done.code == 0, done.text
@@ -40,7 +41,7 @@ def test_the_demo_on_vllm_with_one_cpu(tmp_path: Path) -> None:
 
 
 def _check_demo_on_vllm(command: Command, run: Path) -> None:
-    stages = _run(command, run, "llms.rewriter.engine=vllm")
+    stages = _run(command, run, "llms.rewriter.engine=vllm", until="accept-paraphrases")
     assert stages["source"]["rows_in"] == 174
     assert stages["multiple-choice"]["kept"] > 130
     assert stages["multiple-choice"]["llm"]["requests"] > 0
@@ -73,7 +74,7 @@ def _check_demo_on_vllm(command: Command, run: Path) -> None:
     assert not any("____" in row["question"] for row in rows)
     assert "<html" in (run / "report.html").read_text()
 
-    (some,) = [r for r in rows if r["original_question"].startswith("The capital of Australia")]
+    some = next(r for r in rows if r["original_question"].startswith("The capital of Australia"))
     traced = command("trace", run, some["row_id"])
     assert traced.code == 0, traced.text
     assert "fill-in-blank" in traced.out
@@ -81,11 +82,19 @@ def _check_demo_on_vllm(command: Command, run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_on_transformers(command: Command, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_the_demo_on_transformers_to_its_end(command: Command, tmp_path: Path) -> None:
+    """Few rows and steps, through every stage."""
     stages = _run(
-        command, run, "llms.rewriter.engine=transformers", "source.limit=40", "unit_rows=20"
+        command,
+        tmp_path / "run",
+        "llms.rewriter.engine=transformers",
+        "source.limit=12",
+        "unit_rows=6",
+        "stages.train-teacher.loop.max_steps=1",
+        "stages.distil.loop.max_steps=1",
     )
-    assert stages["source"]["rows_in"] == 40
+    assert stages["source"]["rows_in"] == 12
     asked = [stages[name]["llm"]["requests"] for name in ("fill-in-blank", "multiple-choice")]
     assert sum(asked) > 0
+    models = {path.name for path in (tmp_path / "run/models").iterdir()}
+    assert {"teacher", "student", "student-alone"} <= models

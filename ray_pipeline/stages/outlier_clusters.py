@@ -4,15 +4,20 @@ Campello, Moulavi and Sander, "Density-Based Clustering Based on Hierarchical De
 (2013), and their outlier score GLOSH (2015): 0 for the core of a cluster, towards 1 for a row whose
 neighbourhood is much thinner than that of the cluster next to it.
 
-The cost of HDBSCAN grows with the square of the rows. Beyond `exact_rows` of them, the embeddings
-are reduced (PCA), cut into parts of similar rows (k-means), and each part is clustered by itself:
-the cost then grows with the rows. `benchmarks/outliers.py` measures how far the two agree.
+The cost of HDBSCAN grows with the square of the rows. Beyond `exact_rows` of them, they are cut into
+parts of similar rows (k-means on their principal components), and each part is clustered by itself,
+in all dimensions: the cost then grows with the rows. `benchmarks/outliers.py` measures how far the
+two agree, and that fewer dimensions agree far less.
+
+A part is mostly about one thing, and so may be one cluster; without that, HDBSCAN splits what
+belongs together and calls most of a part outside of clusters.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +32,9 @@ from ray_pipeline.stages.embedding import Vectors
 from ray_pipeline.stages.text_keys import text_hash
 from ray_pipeline.tables import REF, Tables
 
+#: Dimensions in which rows are near enough to the same centre.
+_PART_DIMENSIONS = 32
+
 
 class OutlierClustersConfig(StageConfig):
     """Configuration of `OutlierClusters`."""
@@ -39,7 +47,9 @@ class OutlierClustersConfig(StageConfig):
         10_000, ge=100, description="up to so many rows are clustered together, in all dimensions"
     )
     part_rows: int = Field(4_000, ge=100, description="rows of a part, beyond exact_rows; roughly")
-    dimensions: int = Field(32, ge=2, description="dimensions of a part, beyond exact_rows")
+    dimensions: int | None = Field(
+        None, ge=2, description="to reduce a part's embeddings to, beyond exact_rows; null: not"
+    )
     sample_rows: int = Field(
         20_000, ge=100, description="rows that the reduction and the parts are fitted to"
     )
@@ -52,6 +62,7 @@ class OutlierClusters(DecideStage):
     """
 
     name: ClassVar[str] = "outlier-clusters"
+    version: ClassVar[int] = 2
     reads: ClassVar[Mapping[str, pa.DataType]] = {"embedding": EMBEDDING}
     writes: ClassVar[Mapping[str, pa.DataType]] = {
         "outlier_cluster": pa.int64(),
@@ -81,7 +92,8 @@ class OutlierClusters(DecideStage):
             sample = keys.map(self._least).group(["all"], self._least, order=["order"])
             parts = -(-rows // self.config.part_rows)
             fitted = sample.map(lambda table: _fit(self.config, self.settings.seed, parts, table))
-            together = keys.map_with(fitted.saved(), _reduced)
+            reduce = partial(_in_parts, self.config.dimensions is not None)
+            together = keys.map_with(fitted.saved(), reduce)
         return together.group(["part"], self._cluster_parts, order=["order"])
 
     def _least(self, table: pa.Table) -> pa.Table:
@@ -134,6 +146,7 @@ def _cluster(
     clusterer = hdbscan.HDBSCAN(
         min_cluster_size=min_cluster_size,
         min_samples=min_samples,
+        allow_single_cluster=True,
         core_dist_n_jobs=1,  # the parts are what runs side by side
     )
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -153,7 +166,7 @@ def _fit(config: OutlierClustersConfig, seed: int, parts: int, sample: pa.Table)
     vectors = vectors_of(sample["embedding"])
     # One thread: sums in another order would move the last digits, and with them rows.
     with threadpool_limits(1):
-        dimensions = min(config.dimensions, *vectors.shape)
+        dimensions = min(config.dimensions or _PART_DIMENSIONS, *vectors.shape)
         reduction = PCA(dimensions, svd_solver="covariance_eigh").fit(vectors)
         reduced = reduction.transform(vectors)
         centres = KMeans(min(parts, len(reduced)), n_init=1, random_state=seed).fit(reduced)
@@ -167,8 +180,8 @@ def _fit(config: OutlierClustersConfig, seed: int, parts: int, sample: pa.Table)
     return pa.table({"kind": kinds, "values": pa.array(values, pa.list_(pa.float32()))})
 
 
-def _reduced(table: pa.Table, fitted: pa.Table) -> pa.Table:
-    """The rows in fewer dimensions, with the number of the nearest centre as their part."""
+def _in_parts(reduce: bool, table: pa.Table, fitted: pa.Table) -> pa.Table:
+    """The rows with the number of the nearest centre as their part; in fewer dimensions or not."""
 
     def array(kind: str) -> Vectors:
         rows = fitted.filter(pc.equal(fitted["kind"], kind))["values"].to_pylist()
@@ -177,6 +190,7 @@ def _reduced(table: pa.Table, fitted: pa.Table) -> pa.Table:
     reduced = (vectors_of(table["embedding"]) - array("mean")) @ array("axes").T
     centres = array("centres")
     distances = (centres**2).sum(axis=1) - 2 * reduced @ centres.T
-    vectors = pa.array(list(reduced), pa.list_(pa.float32()))
-    table = table.set_column(table.schema.get_field_index("embedding"), "embedding", vectors)
+    if reduce:
+        vectors = pa.array(list(reduced), pa.list_(pa.float32()))
+        table = table.set_column(table.schema.get_field_index("embedding"), "embedding", vectors)
     return _with_part(table, distances.argmin(axis=1) if len(reduced) else np.empty(0))
