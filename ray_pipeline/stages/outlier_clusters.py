@@ -4,10 +4,10 @@ Campello, Moulavi and Sander, "Density-Based Clustering Based on Hierarchical De
 (2013), and their outlier score GLOSH (2015): 0 for the core of a cluster, towards 1 for a row whose
 neighbourhood is much thinner than that of the cluster next to it.
 
-The cost of HDBSCAN grows with the square of the rows. Beyond `exact_rows` of them, they are cut into
-parts of similar rows (k-means on their principal components), and each part is clustered by itself,
-in all dimensions: the cost then grows with the rows. `benchmarks/outliers.py` measures how far the
-two agree, and that fewer dimensions agree far less.
+The cost of HDBSCAN grows with the square of the rows. Beyond `exact_rows` of them, they are cut
+into parts of similar rows (k-means on their principal components), and each part is clustered by
+itself, in all dimensions: the cost then grows with the rows. `benchmarks/outliers.py` measures how
+far the two agree; fewer dimensions agree far less.
 
 A part is mostly about one thing, and so may be one cluster; without that, HDBSCAN splits what
 belongs together and calls most of a part outside of clusters.
@@ -164,6 +164,8 @@ def _fit(config: OutlierClustersConfig, seed: int, parts: int, sample: pa.Table)
     from threadpoolctl import threadpool_limits
 
     vectors = vectors_of(sample["embedding"])
+    if not len(vectors):  # the sample is one group, and a part without it is empty
+        return _fitted({})
     # One thread: sums in another order would move the last digits, and with them rows.
     with threadpool_limits(1):
         dimensions = min(config.dimensions or _PART_DIMENSIONS, *vectors.shape)
@@ -175,9 +177,14 @@ def _fit(config: OutlierClustersConfig, seed: int, parts: int, sample: pa.Table)
         "axes": reduction.components_,
         "centres": centres.cluster_centers_,
     }
+    return _fitted(arrays)
+
+
+def _fitted(arrays: Mapping[str, Vectors]) -> pa.Table:
     kinds = [name for name, array in arrays.items() for _ in array]
     values = [row.astype(np.float32).tolist() for array in arrays.values() for row in array]
-    return pa.table({"kind": kinds, "values": pa.array(values, pa.list_(pa.float32()))})
+    columns = {"kind": pa.array(kinds, pa.string())}
+    return pa.table({**columns, "values": pa.array(values, pa.list_(pa.float32()))})
 
 
 def _in_parts(reduce: bool, table: pa.Table, fitted: pa.Table) -> pa.Table:
