@@ -68,7 +68,7 @@ def test_unknown_extension(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.parquet", "a.csv.gz"])
 def test_empty_file(tmp_path: Path, name: str) -> None:
-    data = gzip.compress(b"") if name.endswith("gz") else b""
+    data = gzip.compress(b"", mtime=0) if name.endswith("gz") else b""
     (tmp_path / name).write_bytes(data)
     assert_says(message(tmp_path / name, tmp_path), f"{name}: expected", "found an empty file")
 
@@ -82,7 +82,11 @@ def test_no_rows(tmp_path: Path) -> None:
     [
         ("a.parquet", b"question,answer\n", ["expected Parquet", "b'question,answer"]),
         ("a.parquet", b"PAR1 cut here", ["expected Parquet", "cut file"]),
-        ("a.csv", gzip.compress(b"question,answer\n"), ["expected CSV, found gzip", "add .gz"]),
+        (
+            "a.csv",
+            gzip.compress(b"question,answer\n", mtime=0),
+            ["expected CSV, found gzip", "add .gz"],
+        ),
         ("a.csv", b"PAR1....", ["expected CSV, found a Parquet file", "name it .parquet"]),
         ("a.csv", b"PK\x03\x04..", ["found a ZIP file or a spreadsheet", "save it as CSV"]),
         ("a.csv", b"ques\0\0\0tion\n", ["expected CSV, found binary data"]),
@@ -92,7 +96,7 @@ def test_no_rows(tmp_path: Path) -> None:
         ("a.csv", b"question,answer\rq,a\r", ["only carriage returns"]),
         ("a.csv", b'"question,answer\nq,a\n', ["a quote in it that is never closed"]),
         ("a.csv.gz", b"question,answer\n", ["expected gzip data as its name says"]),
-        ("a.csv.gz", gzip.compress(b"q" * 9999)[:-20], ["expected gzip data", "cut file"]),
+        ("a.csv.gz", gzip.compress(b"q" * 9999, mtime=0)[:-20], ["expected gzip data", "cut file"]),
         ("a.jsonl", b"question,answer\nq,a\n", ["none of its 2 lines is an object", "Expecting"]),
         ("a.jsonl", b'[{"question": "q"}]', ["none of its 1 lines", "array is named .json"]),
         ("a.json", b'{\n "question": "q"\n}', ["none of its 3 lines is an object"]),
