@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -202,13 +202,15 @@ def _explained() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ray_apart() -> Iterator[None]:
+def _ray_apart(log: Path | None) -> Iterator[None]:
     """Keep what Ray's native code writes to the standard streams off the user's screen.
 
-    It goes to a temporary file, and from there to the screen only when the run ends with an
-    error that is not the user's: then it may hold the cause.
+    It goes to a file, and from there to the screen only when the run ends with an error that is
+    not the user's: then it may hold the cause. A file that lasts, where there is a place for it:
+    native code may end the process without a word to Python.
     """
-    with tempfile.TemporaryFile() as chatter:
+    with _chatter(log) as chatter:
+        start = chatter.seek(0, os.SEEK_END)
         streams = [os.dup(1), os.dup(2)]
         os.dup2(chatter.fileno(), 1)
         os.dup2(chatter.fileno(), 2)
@@ -225,8 +227,18 @@ def _ray_apart() -> Iterator[None]:
                 os.dup2(copy, number)
                 os.close(copy)
             if unexpected:
-                chatter.seek(0)
+                chatter.seek(start)
                 err.print(chatter.read().decode(errors="replace"), markup=False)
+
+
+def _chatter(log: Path | None) -> IO[bytes]:
+    if log is None:
+        return tempfile.TemporaryFile()
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("a+b")  # another run, that this one will be refused for, may write it
+    except OSError:  # the run itself says what is wrong with its folder
+        return tempfile.TemporaryFile()
 
 
 def _fail(error: Exception, code: int) -> None:
@@ -257,7 +269,9 @@ def _run(
         assignments = [*assignments, f"address={address}"]
     job = load_job(config_file, assignments, run_dir, pipeline)
     uri = job.config.run_dir
-    with _ray_apart(), ProgressDisplay(out) as display:
+    storage = Storage(uri)
+    log = storage.local_path("logs/native.log") if storage.is_local else None
+    with _ray_apart(log), ProgressDisplay(out) as display:
         ledger = run_job(job, display, until=until, retry=retry)
     out.print(status_table(RunReader(uri)))
     out.print(f"report: {write_report(Storage(uri))}", soft_wrap=True)
@@ -305,7 +319,7 @@ def _plan(
         storage = Storage(job.config.run_dir)
         if remaining := unfinished(prepared, storage):
             check_artifacts(remaining)
-            with _ray_apart():
+            with _ray_apart(None):
                 nodes = nodes_at(job.config.address, Path(scratch) / "ray.log")
             check_resources(remaining, job.config.llms, nodes, job.config.autoscaling)
         plans = make_plan(prepared, storage)
