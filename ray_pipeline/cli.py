@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -42,6 +42,7 @@ Sets = Annotated[
 ]
 RunDir = Annotated[str | None, typer.Option(help="another run directory than the configuration's")]
 Until = Annotated[str | None, typer.Option(metavar="STAGE", help="the last stage to run")]
+Engine = Literal["transformers", "vllm"]
 Address = Annotated[str | None, typer.Option(help="address of a Ray cluster to join")]
 
 
@@ -134,6 +135,42 @@ def diff(
     with _explained():
         found = run_diff.diff(RunReader(run_a), RunReader(run_b))
         run_diff_views.print_diff(out, found, as_json=json)
+
+
+@app.command()
+def generate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="a folder, packaged model, hub id, or a run's: RUN:student"
+        ),
+    ],
+    prompt: Annotated[
+        list[str], typer.Option(metavar="TEXT", help="a question; may be given several times")
+    ] = [],  # noqa: B006 - typer copies it
+    file: Annotated[
+        Path | None, typer.Option(help="questions: .txt one a line; .jsonl, .csv: `question`")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="of an answer, at most")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest answer")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="of answers above temperature 0")] = 0,
+    engine: Annotated[Engine, typer.Option(help="what runs the model")] = "transformers",
+) -> None:
+    """Ask a model, as it was asked in its training. Answers to a file come as JSON lines."""
+    from ray_pipeline.question_file import asked
+    from ray_pipeline.run_models import find_model
+
+    with _explained():
+        questions = asked(prompt, file)
+        folder = find_model(model)
+        with _ray_apart():
+            from ray_pipeline.evaluate.model_text import Decoding
+            from ray_pipeline.generate import answers, shown
+
+            decoding = Decoding(max_tokens, temperature, seed)
+            found = answers(folder, questions, decoding, engine)
+            for question, answer in zip(questions, found, strict=True):
+                out.file.write(shown(question, answer, as_json=file is not None) + "\n")
 
 
 @models_app.command("list")

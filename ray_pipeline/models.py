@@ -124,7 +124,7 @@ def resolve(name: str) -> str:
                 f"folder '{name}' is not a model: it lacks config.json. "
                 "Name the folder that save_pretrained wrote."
             )
-        return str(folder)
+        return str(folder.absolute())  # workers may stand in another folder
     if name.startswith(("/", "./", "../", "~")):
         raise ModelError(f"model folder '{name}' does not exist{_nearest(name)}. {_known()}")
     if HUB_ID.fullmatch(name):

@@ -50,6 +50,8 @@ class TransformersEngine:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from ray_pipeline.llm.trained_format import use_trained_format
+
         device = "cuda" if torch.cuda.is_available() else "cpu"
         revision = self._config.revision or "main"
         self._tokenizer = AutoTokenizer.from_pretrained(
@@ -57,6 +59,7 @@ class TransformersEngine:
         )
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
+        use_trained_format(self._tokenizer, self._model_name)
         model = AutoModelForCausalLM.from_pretrained(
             self._model_name, revision=revision, dtype=getattr(torch, self._config.dtype)
         )

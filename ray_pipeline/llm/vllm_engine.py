@@ -36,33 +36,17 @@ class VllmEngine:
         return True
 
     def _start(self) -> None:
-        _quiet()
+        quiet()
         from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        config = self._config
-        arguments: dict[str, Any] = {
-            "model": self._model,
-            "revision": config.revision,
-            "dtype": config.dtype,
-            "max_num_seqs": config.max_num_seqs,
-            "tensor_parallel_size": config.tensor_parallel_size,
-            "enable_prefix_caching": True,
-            "disable_log_stats": True,
-            "enable_lora": config.adapter is not None,
-        }
-        if config.max_model_len is not None:
-            arguments["max_model_len"] = config.max_model_len
-        if current_platform.is_cpu():
-            # Compiling takes minutes on a CPU and gains little for small models.
-            arguments["enforce_eager"] = True
-            # vLLM 0.32 rewinds a seeded request's generator when a prompt is computed in pieces,
-            # which a CPU generator cannot: the engine dies of it.
-            arguments["enable_chunked_prefill"] = False
-        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**(arguments | config.engine_args)))
+        from ray_pipeline.llm.trained_format import use_trained_format
+
+        arguments = engine_arguments(self._config, self._model)
+        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._max_len = engine.model_config.max_model_len
         self._tokenizer = engine.get_tokenizer()
+        use_trained_format(self._tokenizer, self._model)
         self._engine = engine
 
     async def generate(self, request: Request) -> Response | EngineError:
@@ -117,6 +101,31 @@ class VllmEngine:
         return LoRARequest(self._config.adapter, 1, self._config.adapter)
 
 
+def engine_arguments(config: LlmConfig, model: str) -> dict[str, Any]:
+    """What vLLM's engines are made with, on this machine."""
+    from vllm.platforms import current_platform
+
+    arguments: dict[str, Any] = {
+        "model": model,
+        "revision": config.revision,
+        "dtype": config.dtype,
+        "max_num_seqs": config.max_num_seqs,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "enable_lora": config.adapter is not None,
+    }
+    if config.max_model_len is not None:
+        arguments["max_model_len"] = config.max_model_len
+    if current_platform.is_cpu():
+        # Compiling takes minutes on a CPU and gains little for small models.
+        arguments["enforce_eager"] = True
+        # vLLM 0.32 rewinds a seeded request's generator when a prompt is computed in pieces,
+        # which a CPU generator cannot: the engine dies of it.
+        arguments["enable_chunked_prefill"] = False
+    return arguments | config.engine_args
+
+
 def _sampling_params(request: Request) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -144,7 +153,7 @@ def _guided(answer_format: AnswerFormat) -> Any:
     return None
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Settings of vLLM that only the environment takes; what the user set stands."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import functools
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ import torch
 from ray_pipeline.errors import RunError
 from ray_pipeline.storage import Storage
 from ray_pipeline.train.student import save
-from ray_pipeline.train.tokens import TextConfig
+from ray_pipeline.train.tokens import TextConfig, Tokeniser
 
 #: In a model's folder: how a question became a prompt in its training.
 TEXT_FILE = "ray_pipeline_text.json"
@@ -40,7 +41,8 @@ def put_model(
         name: of the model.
         model: of transformers, or PEFT's, which is merged.
         tokenizer: saved beside it.
-        text: the format of its prompts.
+        text: the format of its prompts. The model is saved with the ends of answers that this
+            taught it, so that whatever runs it stops there.
         dtype: of the weights in the file; None: as they are.
 
     Raises:
@@ -48,9 +50,24 @@ def put_model(
     """
     with tempfile.TemporaryDirectory(prefix="ray-pipeline-model-") as scratch:
         target = storage.local_path(model_folder(name)) if storage.is_local else Path(scratch, name)
-        save(model, tokenizer, target, dtype, {TEXT_FILE: text.model_dump_json()} if text else {})
+        save(model, tokenizer, target, dtype, _notes(model, tokenizer, text) if text else {})
         if not storage.is_local:
             _upload(storage, name, target)
+
+
+def _notes(model: Any, tokenizer: Any, text: TextConfig) -> dict[str, str]:
+    """What stands beside the weights on how to ask the model, and where its answers end."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    generation = copy.deepcopy(plain.generation_config)
+    own = generation.eos_token_id
+    known = own if isinstance(own, list) else [own] if own is not None else []
+    # The model's own ones first: some readers know of one only.
+    taught = sorted(Tokeniser(tokenizer, text).ends() - set(known))
+    generation.eos_token_id = [*known, *taught]
+    return {
+        TEXT_FILE: text.model_dump_json(),
+        "generation_config.json": generation.to_json_string(),
+    }
 
 
 def _upload(storage: Storage, name: str, folder: Path) -> None:

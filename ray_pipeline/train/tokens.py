@@ -182,6 +182,16 @@ class Tokeniser:
         # Some tokenizers end every text with the end-of-text token: a prompt has none.
         return [one[:-1] if not self.chat and one and one[-1] == eos else one for one in ids]
 
+    def ends(self) -> frozenset[int]:
+        """Tokens after which an answer is complete: the end of text, and what training puts there.
+
+        A chat template has its own end of turn, which many tokenizers do not name as theirs: a
+        model that was taught the one is not stopped by the other.
+        """
+        text = self._text("a", "a")
+        (whole,) = self.prompt_ids([text.prompt + text.rest])
+        return frozenset({int(self.tokenizer.eos_token_id), self._ended(whole)[-1]})
+
     def _check_columns(self, rows: pa.Table) -> None:
         for name in (self.config.question_column, self.config.answer_column, "row_id"):
             if name not in rows.column_names:

@@ -1,0 +1,12 @@
+"""A file of questions to a file of a model's answers, on the pipeline's own engines.
+
+Run it with ``ray-pipeline run configs/answer_questions/local.yaml``.
+"""
+
+from ray_pipeline.pipeline import Pipeline
+from ray_pipeline.stages.answer import Answer
+
+PIPELINE = Pipeline("answer-questions", [Answer])
+
+if __name__ == "__main__":
+    PIPELINE.main()

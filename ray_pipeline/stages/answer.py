@@ -1,0 +1,51 @@
+"""What a model answers to the rows' questions: a trained one at work, on any number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import pyarrow as pa
+from pydantic import Field
+
+from ray_pipeline.llm.asking import AnswerError, Llm
+from ray_pipeline.stage import AskStage, AskStageConfig, Drop, Expand, Row, StageConfig
+
+
+class AnswerConfig(AskStageConfig):
+    """Configuration of `Answer`."""
+
+    llm: str = Field("student", description="the model that answers: a name under `llms`")
+    prompt: str = Field("answer", description="prompt file, under `configs/prompts/`")
+
+
+class Answer(AskStage):
+    """Writes ``model_answer``; the row's own answer, if it has one, stays for comparison.
+
+    An answer is kept as it came. Where it is empty, or refused by the provider's filter,
+    ``model_answer_error`` has the code; where none came at all the row fails, for
+    ``ray-pipeline retry``. Rows without a question are dropped (``answer:no_question``).
+
+    The prompt gets ``question``.
+    """
+
+    name: ClassVar[str] = "answer"
+    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string()}
+    writes: ClassVar[Mapping[str, pa.DataType]] = {
+        "model_answer": pa.string(),
+        "model_answer_error": pa.string(),
+    }
+    Config: ClassVar[type[StageConfig]] = AnswerConfig
+
+    async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
+        """Ask the question."""
+        question = row["question"]
+        if not question or not question.strip():
+            return Drop("answer:no_question")
+        try:
+            text, code = (await llm(self.prompt, question=question)).text, None
+        except AnswerError as error:
+            if error.answer is None:
+                raise
+            text, code = error.answer, error.code
+        return {**row, "model_answer": text.strip(), "model_answer_error": code}
