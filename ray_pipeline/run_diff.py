@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_pipeline.engine.account import StageAccount
-from ray_pipeline.errors import UserError
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.llm.usage import LlmUsage
 from ray_pipeline.report.formats import plain, shortened
@@ -158,7 +157,7 @@ def diff(reader_a: RunReader, reader_b: RunReader) -> RunDiff:
         rows=_Rows(reader_a, reader_b).compare(),
         effort=_effort(reader_a, reader_b),
         environment=_changed(reader_a.environment, reader_b.environment),
-        metrics=_changed(_metrics(reader_a), _metrics(reader_b)),
+        metrics=_changed(reader_a.metrics, reader_b.metrics),
     )
 
 
@@ -238,15 +237,6 @@ def _totals(reader: RunReader) -> dict[str, float]:
         "completion_tokens": usage.completion_tokens,
         "cost_usd": usage.cost_usd,
     }
-
-
-def _metrics(reader: RunReader) -> dict[str, Any]:
-    try:
-        loaded = orjson.loads(reader.storage.read_bytes("metrics.json") or b"{}")
-    except orjson.JSONDecodeError as error:
-        where = reader.storage.uri("metrics.json")
-        raise UserError(f"{where}: not JSON: {error}") from None
-    return loaded if isinstance(loaded, dict) else {"": loaded}
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,25 @@ class RunReader:
         return loaded if isinstance(loaded, dict) else {}
 
     @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """``metrics.json``: figures of stages that made files of all rows; empty without any.
+
+        It may still name stages of an earlier run of the directory: see `made_by`.
+        """
+        try:
+            loaded = orjson.loads(self.storage.read_bytes("metrics.json") or b"{}")
+        except orjson.JSONDecodeError as error:
+            where = self.storage.uri("metrics.json")
+            raise UserError(f"{where}: not JSON: {error}") from None
+        return loaded if isinstance(loaded, dict) else {"": loaded}
+
+    def made_by(self, stage: str) -> dict[str, Any] | None:
+        """Figures of a stage of this run that made files of all rows; None: it did not."""
+        figures = self.metrics.get(stage)
+        in_ledger = any(entry.account.name == stage for entry in self.ledger.entries)
+        return figures if in_ledger and isinstance(figures, dict) else None
+
+    @cached_property
     def units(self) -> list[Unit]:
         """The units, in the source's order."""
         try:
@@ -266,8 +285,10 @@ class RunReader:
             yield from rows.filter(_mask(rows, stage, status, reason)).to_pylist()
 
     def kept_note(self, stage: str) -> str | None:
-        """What to know about a stage's kept rows where it committed together with others."""
+        """What to know about a stage's kept rows where it has none of its own."""
         segment = self.segment_of(stage)
+        if segment is None and self.made_by(stage) is not None:
+            return f"{stage} makes files: the rows it kept are those of the stage before it"
         if segment is None or segment.stages[-1] == stage:
             return None
         others = ", ".join(name for name in segment.stages if name != stage)

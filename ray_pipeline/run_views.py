@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ray_pipeline.artifact_views import made
 from ray_pipeline.engine.ledger import Ledger, LedgerEntry
 from ray_pipeline.llm.usage import LlmUsage
 from ray_pipeline.report.formats import count, dollars, duration, one_line, plain, shortened
@@ -27,11 +28,13 @@ _COLOURS = {KEPT: "green", DROPPED: "yellow", FAILED: "red"}
 
 
 def status(reader: RunReader) -> RenderableType:
-    """The account of a run, stage by stage, and why rows left it."""
+    """The account of a run, stage by stage, why rows left it, and what was made of them."""
     ledger = reader.ledger
     parts: list[RenderableType] = [_headline(reader), _account(ledger)]
     if any(entry.account.reasons for entry in ledger.entries):
         parts += [Text(), _reasons(ledger)]
+    if (artifacts := made(reader)) is not None:
+        parts += [Text(), artifacts]
     wrong = [entry.account.name for entry in ledger.entries if not entry.account.balances]
     if wrong:
         parts += [Text(f"\nthe account does not balance: {', '.join(wrong)}", "bold red")]

@@ -12,10 +12,14 @@ from ray_pipeline.engine.ledger import LedgerEntry
 from ray_pipeline.llm.usage import LlmUsage
 from ray_pipeline.report.effort import EffortRow, effort
 from ray_pipeline.report.embedding_map import EmbeddingMap, embedding_map
+from ray_pipeline.report.evaluation import Evaluation, evaluation
 from ray_pipeline.report.examples import RestingRow, SegmentExamples, changed_rows, resting_rows
 from ray_pipeline.report.flow import FlowRow, flow
 from ray_pipeline.report.groups import Duplicates, Shared, duplicates, shared
 from ray_pipeline.report.lengths import Lengths, lengths
+from ray_pipeline.report.samples import Samples, samples
+from ray_pipeline.report.search import Search, search
+from ray_pipeline.report.training import TrainingSection, training_section
 from ray_pipeline.report.versions import Versions, versions
 from ray_pipeline.rows import DROPPED, FAILED
 from ray_pipeline.run_reader import RunReader
@@ -116,6 +120,8 @@ class Content:
     totals: Totals
     flow: list[FlowRow]
     reasons: list[ReasonLine]
+    #: Stages that make files of all rows, which go through them unchanged: not in `flow`.
+    makers: list[str]
     #: None, here and below: the rows do not have the columns that it shows.
     map: EmbeddingMap | None
     duplicates: Duplicates | None
@@ -123,6 +129,11 @@ class Content:
     versions: Versions | None
     lengths: Lengths | None
     changed: list[SegmentExamples]
+    #: None, here and below: the run has no stage that makes what it shows.
+    search: Search | None
+    training: TrainingSection | None
+    evaluation: Evaluation | None
+    samples: Samples | None
     effort: list[EffortRow]
     llms: list[LlmLine]
     prompts: list[tuple[str, str]]
@@ -147,13 +158,15 @@ def gather(storage: Storage) -> Content:
     """
     reader = RunReader(storage.root)
     lines = list(_lines(reader))
+    makers = [line.account.name for line in lines if _only_makes(reader, line.account)]
     return Content(
         reader=reader,
         name=str(reader.config.get("name") or storage.root.rstrip("/").rpartition("/")[2]),
         ended=_written(storage, "ledger.json"),
         lines=lines,
         totals=_totals(lines),
-        flow=flow([line.account for line in lines]),
+        flow=flow([line.account for line in lines if line.account.name not in makers]),
+        makers=makers,
         reasons=list(_reasons(reader)),
         map=embedding_map(reader),
         duplicates=duplicates(reader),
@@ -161,11 +174,21 @@ def gather(storage: Storage) -> Content:
         versions=versions(reader),
         lengths=lengths(reader),
         changed=changed_rows(reader),
+        search=search(reader),
+        training=training_section(reader),
+        evaluation=evaluation(reader),
+        samples=samples(reader),
         effort=effort([line.account for line in lines]),
         llms=list(_llms(reader)),
         prompts=[(path, _text(storage, path)) for path in sorted(storage.list("prompts"))],
         exports=sorted(storage.list("exports", recursive=True)),
     )
+
+
+def _only_makes(reader: RunReader, account: StageAccount) -> bool:
+    """Whether a stage made files, and its rows are those of the stage before it."""
+    changes = account.created or account.dropped or account.failed
+    return reader.made_by(account.name) is not None and not changes
 
 
 def _lines(reader: RunReader) -> Iterator[StageLine]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -58,6 +59,36 @@ def dollars(amount: float) -> str:
     return "< $0.00001"
 
 
+def figure(value: float | None) -> str:
+    """A measured number with four significant digits, or a dash where there is none."""
+    if value is None:
+        return NONE
+    if value and not 1e-3 <= abs(value) < 1e6:
+        mantissa, exponent = f"{value:.3e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    if abs(value) >= 999.95:
+        return count(value)
+    return f"{value:#.4g}" if value else "0"
+
+
+def large(number: float) -> str:
+    """A number of parameters or tokens: ``134.5 M``."""
+    return _scaled(number, ("", "k", "M", "B", "T"))
+
+
+def size(number: float) -> str:
+    """Bytes in decimal units: ``538 MB``."""
+    return _scaled(number, ("B", "kB", "MB", "GB", "TB"))
+
+
+def latency(seconds: float) -> str:
+    """A short time: ``38.2 ms``, ``1.25 s``."""
+    if seconds >= 100:
+        return duration(seconds)
+    value, unit = (seconds, "s") if seconds >= 0.9995 else (1000 * seconds, "ms")
+    return f"{value:#.3g}".rstrip(".") + f" {unit}"
+
+
 def plain(value: Any) -> str:
     """A cell as text: strings as they are but without control characters, the rest as JSON."""
     if value is None:
@@ -75,3 +106,12 @@ def shortened(text: str, length: int) -> str:
 def one_line(value: Any, length: int) -> str:
     """A cell on one line of at most so many characters."""
     return shortened(" ".join(plain(value).split()), length)
+
+
+def _scaled(number: float, units: Sequence[str]) -> str:
+    place = 0
+    # What would round up to the next unit belongs to it.
+    while abs(number) >= 999.5 and place < len(units) - 1:
+        number, place = number / 1000, place + 1
+    digits = 0 if place == 0 or abs(number) >= 99.95 else 1
+    return f"{number:,.{digits}f} {units[place]}".rstrip()

@@ -47,6 +47,7 @@ def _template() -> Template:
         count=formats.count,
         duration=formats.duration,
         dollars=formats.dollars,
+        figure=formats.figure,
         plain=formats.plain,
         raw=raw,
     )

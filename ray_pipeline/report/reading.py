@@ -78,16 +78,25 @@ def _numbers(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 
 def without_vectors(rows: pa.Table) -> pa.Table:
-    """The columns that a person can read: no embeddings."""
-    vectors = [field.name for field in rows.schema if is_vector(field.type)]
+    """The columns that a person can read: no embeddings, no token ids."""
+    vectors = [field.name for field in rows.schema if _is_numbers(field.type)]
     return rows.drop_columns(vectors) if vectors else rows
 
 
 def is_vector(kind: pa.DataType) -> bool:
     """Whether a column holds lists of floating-point numbers."""
+    return _is_list(kind) and bool(pa.types.is_floating(kind.value_type))
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    """Whether a column holds lists of numbers or of marks: as many as a text has tokens."""
+    tests = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+    return _is_list(kind) and any(is_one(kind.value_type) for is_one in tests)
+
+
+def _is_list(kind: pa.DataType) -> bool:
     types = pa.types
-    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return bool(lists and types.is_floating(kind.value_type))
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

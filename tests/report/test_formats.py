@@ -57,3 +57,42 @@ def test_plain_text_has_no_control_characters() -> None:
     assert formats.plain(["x", 1]) == '["x",1]'
     assert formats.one_line("a \n b", 10) == "a b"
     assert formats.one_line("abcdef", 4) == "abc…"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0, "0"),
+        (1, "1.000"),
+        (12.193, "12.19"),
+        (0.76264, "0.7626"),
+        (999.94, "999.9"),
+        (999.96, "1,000"),
+        (123_456.7, "123,457"),
+        (12_000_000, "1.200e7"),
+        (6.795e-5, "6.795e-5"),
+        (-3.2, "-3.200"),
+    ],
+)
+def test_figure(value: float | None, text: str) -> None:
+    assert formats.figure(value) == text
+
+
+def test_units() -> None:
+    assert [formats.large(n) for n in (0, 950, 999.6, 62_000_000, 134_515_008, 1.7e9)] == [
+        "0",
+        "950",
+        "1.0 k",
+        "62.0 M",
+        "135 M",
+        "1.7 B",
+    ]
+    assert [formats.size(n) for n in (12, 538e6, 2.5e9)] == ["12 B", "538 MB", "2.5 GB"]
+    assert [formats.latency(s) for s in (0.0382, 0.138, 0.9999, 12.3, 250)] == [
+        "38.2 ms",
+        "138 ms",
+        "1.00 s",
+        "12.3 s",
+        "4 min 10 s",
+    ]

@@ -10,6 +10,7 @@ from ray_pipeline.report.content import Content, gather
 from ray_pipeline.report.embedding_map import EmbeddingMap, embedding_map
 from ray_pipeline.report.groups import duplicates, shared
 from ray_pipeline.report.lengths import lengths
+from ray_pipeline.report.reading import without_vectors
 from ray_pipeline.report.versions import versions
 from ray_pipeline.run_reader import RunReader
 from tests.report.made_qa_run import STYLES, MadeQaRun, Row, made_qa_run
@@ -296,3 +297,14 @@ def test_sections_of_a_run_without_their_columns_are_none(tmp_path: Path) -> Non
     assert shared(reader, "same_question_group") is None
     assert versions(reader) is None
     assert lengths(reader) is not None
+
+
+def test_token_ids_are_not_for_reading() -> None:
+    lists = {
+        "ids": pa.array([[1, 2]], pa.list_(pa.int32())),
+        "mask": pa.array([[True]], pa.list_(pa.bool_())),
+        "tails": pa.array([[0.5]], pa.large_list(pa.float32())),
+        "choices": pa.array([["a", "b"]]),
+        "length": [2],
+    }
+    assert without_vectors(pa.table(lists)).column_names == ["choices", "length"]
