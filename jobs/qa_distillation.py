@@ -11,6 +11,7 @@ from ray_pipeline.stages.clean_text import CleanText
 from ray_pipeline.stages.distil import Distil, TrainAlone
 from ray_pipeline.stages.drop_invalid import DropInvalid
 from ray_pipeline.stages.embed import Embed
+from ray_pipeline.stages.evaluate import Evaluate
 from ray_pipeline.stages.exact_duplicates import ExactDuplicates, SameAnswer, SameQuestion
 from ray_pipeline.stages.fill_in_blank import FillInBlank
 from ray_pipeline.stages.match_choices import MatchChoices
@@ -59,6 +60,7 @@ PIPELINE = Pipeline(
         TeacherLogProbs,  # what the teacher says about every answer token, stored once
         Distil,  # a student of a part of the teacher's layers
         TrainAlone,  # the same student without the teacher: what did distilling gain?
+        Evaluate,  # teacher and students on the rows kept aside
     ],
 )
 
