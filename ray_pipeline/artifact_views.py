@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ray_pipeline.report.evaluation import in_order
 from ray_pipeline.report.formats import count, duration, figure, one_line, plain
+from ray_pipeline.report.search import best_parameters, default_loss
 from ray_pipeline.run_reader import RunReader
 from ray_pipeline.run_trainings import Training, finite, trainings
 
@@ -24,7 +25,7 @@ def made(reader: RunReader) -> Table | None:
     lines = {}
     for entry in reader.ledger.entries:
         name = entry.account.name
-        if (figures := reader.made_by(name)) is not None:
+        if figures := reader.made_by(name):
             lines[name] = "; ".join(_finished(figures))
     running = reader.ledger.status == "running" and not reader.driver_is_gone()
     for training in trained.values():
@@ -95,10 +96,9 @@ def _evaluated(figures: Mapping[str, Any]) -> Iterator[str]:
 
 def _searched(figures: Mapping[str, Any]) -> Iterator[str]:
     yield f"{count(len(figures['history']))} trials"
-    best, default = finite(figures.get("best_loss")), finite(figures.get("default_loss"))
+    best, default = finite(figures.get("best_loss")), default_loss(figures)
     if best is not None:
-        defaults = f" (the defaults: {figure(default)})" if default is not None else ""
-        yield f"lowest loss {figure(best)}{defaults}"
-    if isinstance(figures.get("best"), dict):
-        values = figures["best"].items()
+        configured = f" (as configured: {figure(default)})" if default is not None else ""
+        yield f"lowest loss {figure(best)}{configured}"
+    if values := best_parameters(figures).items():
         yield ", ".join(f"{plain(n)} {one_line(value, _VALUE)}" for n, value in values)

@@ -27,11 +27,16 @@ def test_says_what_each_stage_made(tmp_path: Path) -> None:
         "validation loss 2.250 at step 60; 60 steps, ended by epochs; 1,590 rows"
     )
     assert found["search"].startswith(
-        "5 trials; lowest loss 2.300 (the defaults: 2.400); alpha 0.25"
+        "5 trials; lowest loss 2.300 (as configured: 2.400); alpha 0.25"
     )
     assert found["evaluate"].startswith(
         "perplexity: teacher 2.125, student-before 99,000, student 9.500, student-alone 12.20; "
     )
+
+
+def test_a_search_that_is_off_says_nothing(tmp_path: Path) -> None:
+    run = made_trained_run(str(tmp_path), change={"search": {}})
+    assert list(lines(run)) == ["train-teacher", "distil", "train-alone", "evaluate"]
 
 
 def test_the_account_has_their_rows_as_well(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from ray_pipeline.rows import ENVELOPE_COLUMNS
 from ray_pipeline.run_reader import RunReader, SegmentFolder
 from ray_pipeline.sources.unit import Unit
+from ray_pipeline.stages.teacher_log_probs import TeacherLogProbs
 
 #: Units whose narrow columns a section reads at most: so many small reads take some ten seconds.
 MOST_UNITS = 2_000
@@ -78,9 +79,12 @@ def _numbers(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 
 def without_vectors(rows: pa.Table) -> pa.Table:
-    """The columns that a person can read: no embeddings, no token ids."""
-    vectors = [field.name for field in rows.schema if _is_numbers(field.type)]
-    return rows.drop_columns(vectors) if vectors else rows
+    """The columns that a person can read: no embeddings, no token ids, no cache of a teacher."""
+    cache = set(TeacherLogProbs.internal)
+    hidden = {field.name for field in rows.schema if _is_numbers(field.type)}
+    # Some of its columns have names that a source's own may have, too.
+    hidden |= cache if cache <= set(rows.column_names) else set()
+    return rows.drop_columns(sorted(hidden)) if hidden else rows
 
 
 def is_vector(kind: pa.DataType) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import quantiles
 from typing import Any
 
@@ -17,7 +18,7 @@ from ray_pipeline.run_trainings import finite
 #: The stage, named as in the ledger.
 STAGE = "search"
 #: What the history says of a trial besides its parameters.
-_FACTS = ("trial", "loss", "status")
+_FACTS = ("trial", "loss", "lowest", "status", "parameters")
 #: Trials that are listed, the best ones; characters of a parameter's value.
 _LISTED, _VALUE = 30, 40
 #: How many times as far above the best loss as the upper quartile the axis reaches.
@@ -29,14 +30,14 @@ class Trial:
     """One trial of the history."""
 
     number: int
-    #: None: it has none, because it failed.
+    #: The lowest validation loss; None: it has none, because it diverged or failed.
     loss: float | None
     status: str
     parameters: Mapping[str, Any]
 
     @property
     def is_pruned(self) -> bool:
-        """Whether it was stopped early, so that its loss is not its last one."""
+        """Whether it was stopped before its end, because others were better."""
         return self.status.lower().startswith(("prun", "stop"))
 
 
@@ -56,13 +57,15 @@ class Search:
     svg: Markup
     complete: int
     pruned: int
+    #: Trials without a loss.
     failed: int
     #: Trials whose loss lies above the axis.
     beyond: int
+    #: Whether the loss of the values that are configured is known.
     has_default: bool
     sentence: str
     parameters: list[str]
-    #: The best trials, those that were not pruned first.
+    #: The best trials, the best one first.
     ranked: list[TrialLine]
 
 
@@ -71,22 +74,34 @@ def search(reader: RunReader) -> Search | None:
     figures = reader.made_by(STAGE) or {}
     history = figures.get("history")
     trials = _trials(history if isinstance(history, list) else [])
-    complete = [one for one in trials if one.loss is not None and not one.is_pruned]
-    if not complete:
+    known = [one for one in trials if one.loss is not None]
+    if not known:
         return None
-    default = finite(figures.get("default_loss"))
+    default = default_loss(figures)
     ceiling = _ceiling(trials, default)
     return Search(
         svg=_svg(trials, default, ceiling),
-        complete=len(complete),
-        pruned=sum(one.is_pruned for one in trials),
-        failed=sum(one.loss is None and not one.is_pruned for one in trials),
-        beyond=sum(one.loss is not None and one.loss > ceiling for one in trials),
+        complete=sum(not one.is_pruned for one in known),
+        pruned=sum(one.is_pruned for one in known),
+        failed=len(trials) - len(known),
+        beyond=sum((one.loss or 0.0) > ceiling for one in known),
         has_default=default is not None,
-        sentence=_sentence(figures, complete, default),
+        sentence=_sentence(figures, known, default),
         parameters=(names := _parameters(trials)),
         ranked=_ranked(trials, names),
     )
+
+
+def default_loss(figures: Mapping[str, Any]) -> float | None:
+    """The loss of the values that are configured, which the search is to beat."""
+    found = (finite(figures.get(name)) for name in ("default_loss", "configured_loss"))
+    return next((loss for loss in found if loss is not None), None)
+
+
+def best_parameters(figures: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the search found; empty where it does not say."""
+    found = (figures.get(name) for name in ("best", "best_parameters"))
+    return next((values for values in found if isinstance(values, dict)), {})
 
 
 def _trials(history: Sequence[Any]) -> list[Trial]:
@@ -123,19 +138,18 @@ def _ceiling(trials: Sequence[Trial], default: float | None) -> float:
 
 def _svg(trials: Sequence[Trial], default: float | None, ceiling: float) -> Markup:
     known = [one for one in trials if one.loss is not None]
-    shown = [(one.number, min(one.loss or 0.0, ceiling)) for one in known]
+    shown = [(float(one.number), min(one.loss or 0.0, ceiling)) for one in known]
     defaults = [(0.0, default)] if default is not None else []
     frame = Frame.around("trial", [Series("", [*shown, *defaults])])
     complete, pruned = (
         [(float(t.number), t.loss or 0.0) for t in known if t.is_pruned is wanted]
         for wanted in (False, True)
     )
-    best = [(x, min(loss for at, loss in complete if at <= x)) for x, _ in complete]
-    best.append((frame.x[1], best[-1][1]))
+    lowest = list(accumulate(shown, lambda best, one: (one[0], min(best[1], one[1]))))
     return line_chart(
         frame,
         level(frame, "default", default) if default is not None else "",
-        curve(frame, Series("best", best, "stairs")),
+        curve(frame, Series("best", [*lowest, (frame.x[1], lowest[-1][1])], "stairs")),
         *(
             beyond(frame, kind, x) if loss > ceiling else curve(frame, Series(kind, [(x, loss)]))
             for kind, points in (("pruned", pruned), ("trial", complete))
@@ -144,11 +158,10 @@ def _svg(trials: Sequence[Trial], default: float | None, ceiling: float) -> Mark
     )
 
 
-def _sentence(figures: Mapping[str, Any], complete: Sequence[Trial], default: float | None) -> str:
-    """What was found, and what it gained over the defaults."""
-    winner = min(complete, key=lambda one: (one.loss or 0.0, one.number))
-    reported = figures.get("best")
-    values = reported if isinstance(reported, dict) else winner.parameters
+def _sentence(figures: Mapping[str, Any], known: Sequence[Trial], default: float | None) -> str:
+    """What was found, and what it gained over what is configured."""
+    winner = min(known, key=lambda one: (one.loss or 0.0, one.number))
+    values = best_parameters(figures) or winner.parameters
     loss = finite(figures.get("best_loss"))
     loss = loss if loss is not None else winner.loss or 0.0
     text = f"The lowest validation loss is {figure(loss)}"
@@ -157,15 +170,15 @@ def _sentence(figures: Mapping[str, Any], complete: Sequence[Trial], default: fl
     if default is None:
         return f"{text}."
     if figure(loss) == figure(default):
-        return f"{text}; the defaults give the same."
+        return f"{text}; the configured values give the same."
     change = share(abs(default - loss), default)
     which = "less" if loss < default else "more"
-    return f"{text}: {change} {which} than the {figure(default)} of the defaults."
+    return f"{text}: {change} {which} than the {figure(default)} of the configured values."
 
 
 def _ranked(trials: Sequence[Trial], names: Sequence[str]) -> list[TrialLine]:
     known = [one for one in trials if one.loss is not None]
-    known.sort(key=lambda one: (one.is_pruned, one.loss, one.number))
+    known.sort(key=lambda one: (one.loss, one.number))
     return [
         TrialLine(one, figure(one.loss), [_value(one.parameters.get(name)) for name in names])
         for one in known[:_LISTED]

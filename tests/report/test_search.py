@@ -47,11 +47,21 @@ def test_the_best_so_far_only_falls(tmp_path: Path) -> None:
     assert float(ends) == 330.0  # it stays to the last trial
 
 
-def test_a_pruned_trial_is_not_the_best(tmp_path: Path) -> None:
-    history = [*HISTORY, {"trial": 5, "loss": 0.1, "status": "pruned", "alpha": 0.3}]
-    section = found(with_search(tmp_path, history=history, best_loss=None, best=None))
+def test_what_is_not_reported_is_taken_from_the_trials(tmp_path: Path) -> None:
+    section = found(with_search(tmp_path, best_loss=None, best=None))
     assert section.sentence.startswith("The lowest validation loss is 2.300, with alpha 0.2500")
-    assert [line.trial.number for line in section.ranked] == [2, 4, 0, 5, 1]
+
+
+def test_the_values_of_trial_0_are_those_that_are_configured(tmp_path: Path) -> None:
+    made = metrics(60)["search"]
+    figures = {
+        "best_parameters": made["best"],
+        "best_loss": made["best_loss"],
+        "configured_loss": made["default_loss"],
+        "history": [one | {"lowest": 2.3} for one in made["history"]],
+    }
+    run = made_trained_run(str(tmp_path / "a"), change={"search": figures})
+    assert found(run) == found(made_trained_run(str(tmp_path / "b")))
 
 
 def test_a_trial_that_diverged_does_not_flatten_the_others(tmp_path: Path) -> None:
@@ -70,13 +80,13 @@ def test_a_trial_that_diverged_does_not_flatten_the_others(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("default", "end"),
     [
-        (2.4, ": 4.2 % less than the 2.400 of the defaults."),
-        (2.2, ": 4.5 % more than the 2.200 of the defaults."),
-        (2.30001, "; the defaults give the same."),
+        (2.4, ": 4.2 % less than the 2.400 of the configured values."),
+        (2.2, ": 4.5 % more than the 2.200 of the configured values."),
+        (2.30001, "; the configured values give the same."),
         (None, "learning_rate 1.000e-4."),
     ],
 )
-def test_the_sentence_compares_with_the_defaults(
+def test_the_sentence_compares_with_what_is_configured(
     tmp_path: Path, default: float | None, end: str
 ) -> None:
     section = found(with_search(tmp_path, default_loss=default))
@@ -85,6 +95,14 @@ def test_the_sentence_compares_with_the_defaults(
     )
     assert section.sentence.endswith(end)
     assert section.has_default is (default is not None)
+
+
+def test_a_first_trial_that_diverged_stays_in_the_drawing(tmp_path: Path) -> None:
+    losses = [4_000.0, 2.4, 2.3, 2.5, 2.35, 2.2, 2.45, 2.31]
+    history = [{"trial": n, "loss": x, "status": "finished"} for n, x in enumerate(losses)]
+    svg = found(with_search(tmp_path, history=history)).svg
+    path = svg.split('class="line best" d="M')[1].split('"')[0]
+    assert 0 < float(path.split(" ")[0].split(",")[1]) < 170
 
 
 def test_parameters_may_stand_apart(tmp_path: Path) -> None:
@@ -119,9 +137,9 @@ def test_one_trial_is_a_search_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "history", [None, {}, [], ["x"], [{"trial": 0}], [{"loss": None}], [HISTORY[1]]]
+    "history", [None, {}, [], ["x"], [{"trial": 0}], [{"loss": None}], [HISTORY[3]]]
 )
-def test_without_a_complete_trial_there_is_no_section(tmp_path: Path, history: Any) -> None:
+def test_without_a_trial_that_has_a_loss_there_is_no_section(tmp_path: Path, history: Any) -> None:
     run = with_search(tmp_path, history=history)
     assert search(RunReader(run.storage.root)) is None
     assert page(run).tags

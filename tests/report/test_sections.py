@@ -13,6 +13,7 @@ from ray_pipeline.report.lengths import lengths
 from ray_pipeline.report.reading import without_vectors
 from ray_pipeline.report.versions import versions
 from ray_pipeline.run_reader import RunReader
+from ray_pipeline.stages.teacher_log_probs import TeacherLogProbs
 from tests.report.made_qa_run import STYLES, MadeQaRun, Row, made_qa_run
 from tests.report.test_report import page
 
@@ -308,3 +309,10 @@ def test_token_ids_are_not_for_reading() -> None:
         "length": [2],
     }
     assert without_vectors(pa.table(lists)).column_names == ["choices", "length"]
+
+
+def test_the_cache_of_a_teacher_is_not_for_reading() -> None:
+    written = {name: pa.nulls(1, kind) for name, kind in TeacherLogProbs.writes.items()}
+    assert without_vectors(pa.table({"text": ["a"], **written})).column_names == ["text"]
+    own = pa.table({"text": ["a"], "teacher": ["Mrs Smith"]})
+    assert without_vectors(own).column_names == ["text", "teacher"]
