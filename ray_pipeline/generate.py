@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import orjson
 
@@ -31,10 +32,10 @@ def answers(
         RunError: the engine did not start.
     """
     _check_writes(folder)
-    ask = _ENGINES[engine](folder)
-    for first in range(0, len(questions), _AT_ONCE):
-        for answer in ask(questions[first : first + _AT_ONCE], decoding):
-            yield answer.text
+    with _ENGINES[engine](folder) as ask:
+        for first in range(0, len(questions), _AT_ONCE):
+            for answer in ask(questions[first : first + _AT_ONCE], decoding):
+                yield answer.text
 
 
 def shown(question: str, answer: str, as_json: bool) -> str:
@@ -59,7 +60,8 @@ def _check_writes(folder: str) -> None:
         )
 
 
-def _with_transformers(folder: str) -> Generator:
+@contextmanager
+def _with_transformers(folder: str) -> Iterator[Generator]:
     import torch
     from safetensors import SafetensorError
 
@@ -76,16 +78,21 @@ def _with_transformers(folder: str) -> Generator:
             f"the weights in {folder} cannot be read ({error}): copy or train the model again"
         ) from None
     model = model.to("cuda" if gpu else "cpu")
-    return TextGenerator(model, tokenizer, trained_format(folder, tokenizer))
+    yield TextGenerator(model, tokenizer, trained_format(folder, tokenizer))
 
 
-def _with_vllm(folder: str) -> Generator:
+@contextmanager
+def _with_vllm(folder: str) -> Iterator[Generator]:
     from ray_pipeline.evaluate.vllm_generation import VllmGenerator
 
-    return VllmGenerator(folder)
+    generator = VllmGenerator(folder)
+    try:
+        yield generator
+    finally:
+        generator.close()
 
 
-_ENGINES: dict[str, Callable[[str], Generator]] = {
+_ENGINES: dict[str, Callable[[str], AbstractContextManager[Generator]]] = {
     "transformers": _with_transformers,
     "vllm": _with_vllm,
 }

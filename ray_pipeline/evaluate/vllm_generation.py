@@ -16,6 +16,9 @@ from ray_pipeline.evaluate.model_text import (
     trained_format,
 )
 
+#: That vLLM's processes get to end by themselves.
+_SHUTDOWN_SECONDS = 30.0
+
 
 class VllmGenerator:
     """A causal language model that answers questions, in bfloat16.
@@ -57,6 +60,10 @@ class VllmGenerator:
         except ValueError as error:
             raise UserError(f"vLLM refuses a question: {error}") from None
         return [self.text.answer(one.outputs[0].token_ids) for one in done]
+
+    def close(self) -> None:
+        """End vLLM's processes, and wait for it: at the exit it would kill them, with warnings."""
+        self._llm.llm_engine.engine_core.shutdown(_SHUTDOWN_SECONDS)
 
 
 def _started(folder: str) -> Any:

@@ -147,6 +147,11 @@ def test_perplexity_is_of_the_answer_tokens_of_all_test_rows(run: Run) -> None:
     assert figures["answer_tokens"] == counted
     assert figures["perplexity"] == pytest.approx(math.exp(nats / counted), rel=1e-5)
 
+    run.storage.delete_folder("stages")
+    low = run.make(CONFIG.model_copy(update={"dtype": "bfloat16"}))["models"]["teacher"]
+    assert low["perplexity"] == pytest.approx(figures["perplexity"], rel=0.05)
+    assert low["perplexity"] != figures["perplexity"]
+
 
 def test_sizes_are_counted(run: Run) -> None:
     figures = run.make()["models"]
