@@ -163,7 +163,7 @@ def generate(
     with _explained():
         questions = asked(prompt, file)
         folder = find_model(model)
-        with _ray_apart():
+        with _ray_apart(None):
             from ray_pipeline.evaluate.model_text import Decoding
             from ray_pipeline.generate import answers, shown
 

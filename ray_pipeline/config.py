@@ -58,6 +58,8 @@ class RunConfig(_Section):
     run_dir: str
     seed: int = 0
     unit_rows: int | None = Field(None, ge=1)
+    #: The last stage to run; None: all of them.
+    until: str | None = None
     save_every_stage: bool = False
     source: SourceConfig
     llms: dict[str, LlmConfig] = {}

@@ -38,6 +38,7 @@ def qa_config(folder: Path, path: Path | list[Path], **keys: Any) -> Path:
     config = {
         "name": "qa-distillation",
         "run_dir": str(folder / "run"),
+        "until": "accept-paraphrases",
         "source": {"path": [str(one) for one in paths]},
         "llms": {"none": {"engine": "openai", "model": "m", "api_keys_env": ["NOT_SET_ANYWHERE"]}},
         "stages": {

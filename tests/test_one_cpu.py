@@ -57,7 +57,7 @@ def test_decisions(command: Command, tmp_path: Path) -> None:
 def demo(folder: Path, rows: int) -> Path:
     """The demo of this repository with fewer rows, its run directory in the folder."""
     config = yaml.safe_load((REPOSITORY / "configs/qa_distillation/demo.yaml").read_text())
-    config["run_dir"] = str(folder / "run")
+    config |= {"run_dir": str(folder / "run"), "until": "accept-paraphrases"}
     config["source"] = {**config["source"], "path": str(REPOSITORY / "samples/qa.csv")}
     config["source"]["limit"] = rows
     file = folder / "demo.yaml"

@@ -38,6 +38,7 @@ def test_wild_sources(command: Command, tmp_path: Path, kind: str) -> None:
         config = {
             "name": "qa-distillation",
             "run_dir": str(tmp_path / "run"),
+            "until": "accept-paraphrases",
             "source": {
                 "path": str(source),
                 "columns": {"question": "Question", "answer": "Answer"},

@@ -51,12 +51,12 @@ def prepare(
         stage_types: the job's stages, in order.
         prompt_folders: where prompts are looked for, in order.
         scratch: folder or URI for copies of sources that can't be entered in the middle.
-        until: the last stage to run.
+        until: the last stage to run; None: what the configuration says.
 
     Raises:
         UserError: anything that would stop the run later.
     """
-    chosen = _until(stage_types, until)
+    chosen = _until(stage_types, until or config.until)
     configs = {t.name: stage_config(config, t.name) for t in chosen}
     used = _llms_used(config, [configs[t.name] for t in chosen if issubclass(t, AskStage)], chosen)
     resolved, revisions = _resolve_llms(config, used)
@@ -91,7 +91,7 @@ def _until(stages: Sequence[type[Stage]], until: str | None) -> list[type[Stage]
         return list(stages)
     names = [stage.name for stage in stages]
     if until not in names:
-        raise UserError(f"--until {until}: the job has no such stage{nearest(until, names)}")
+        raise UserError(f"until {until}: the job has no such stage{nearest(until, names)}")
     return list(stages[: names.index(until) + 1])
 
 

@@ -55,7 +55,11 @@ class Tally:
         """Take in what the coordinator reported."""
         now = time.monotonic()
         for index, receipts in news.receipts.items():
-            tally = self.segments[index]
+            tally = self.segments.get(index)
+            if tally is None:
+                # The last word of a worker of an earlier execution, which Ray let go of before it
+                # came. That segment was audited from its parts: nothing is missing.
+                continue
             for receipt in receipts:
                 tally.done[receipt.unit_id] = receipt.accounts
                 tally.reused += receipt.reused

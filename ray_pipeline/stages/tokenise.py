@@ -18,7 +18,9 @@ from ray_pipeline.train.tokens import TextConfig, Tokeniser
 class TokeniseConfig(ModelStageConfig):
     """Configuration of `Tokenise`."""
 
-    model: str = Field(description="whose tokenizer; teacher and student have the same one")
+    model: str = Field(
+        "smollm2-135m-instruct", description="whose tokenizer; teacher and student have the same"
+    )
     text: TextConfig = TextConfig()
 
 

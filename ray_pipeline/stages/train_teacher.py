@@ -19,7 +19,7 @@ from ray_pipeline.train.student import load
 class TrainTeacherConfig(TrainingConfig):
     """Configuration of `TrainTeacher`."""
 
-    model: str = Field(description="the model to fine-tune")
+    model: str = Field("smollm2-135m-instruct", description="the model to fine-tune")
     method: Literal["full", "lora", "none"] = Field(
         "full", description="all weights; an adapter, merged at the end; or the model as it is"
     )

@@ -15,7 +15,8 @@ _SAVE_SECONDS = 5.0
 class Curve:
     """Collects the loop's figures, and puts them on storage every few seconds.
 
-    A resumed training repeats the steps since its last checkpoint: what the file has of them is
+    Call `save` before each checkpoint: a training that goes on from it repeats nothing before. A
+    resumed training repeats the steps since its last checkpoint: what the file has of them is
     replaced, so each step is in it once.
 
     Args:

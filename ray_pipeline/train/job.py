@@ -160,7 +160,7 @@ def train(
 
     # The tokenizer first: it is small, and what is wrong with the folder shows here as well.
     tokenizer = AutoTokenizer.from_pretrained(job.model.folder(job.storage))
-    loop = make_loop(job, world, device, told)
+    loop = make_loop(job, world, device, told, curve.save)
     outcome = loop.run()
     if world.rank == 0:
         curve.save()
@@ -170,7 +170,11 @@ def train(
 
 
 def make_loop(
-    job: TrainingJob, world: World, device: str, report: Callable[[dict[str, Any]], None]
+    job: TrainingJob,
+    world: World,
+    device: str,
+    report: Callable[[dict[str, Any]], None],
+    before_checkpoint: Callable[[], None] | None = None,
 ) -> Loop:
     """The training loop of a job, with its rows, model and teacher loaded."""
     rows = token_rows(job.rows, "train")
@@ -185,6 +189,7 @@ def make_loop(
         world=world,
         checkpoints=Checkpoints(job.storage, f"{job.folder}/checkpoints"),
         report=report,
+        before_checkpoint=before_checkpoint,
     )
 
 

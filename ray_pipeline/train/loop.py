@@ -153,6 +153,8 @@ class Loop:
         world: this process among the ranks.
         checkpoints: where to save and to resume from; rank 0 writes, all read.
         report: called on every rank with the figures of each step and of each evaluation.
+        before_checkpoint: called on rank 0 before each checkpoint is written: what was reported up
+            to here will not be reported again.
 
     Raises:
         UserError: nothing is to be trained, parameters are in 16 bits, or the checkpoints are of
@@ -171,6 +173,7 @@ class Loop:
         world: World | None = None,
         checkpoints: Checkpoints | None = None,
         report: Callable[[dict[str, Any]], None] | None = None,
+        before_checkpoint: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
         self.plan = plan
@@ -181,6 +184,7 @@ class Loop:
         self.world = world or World()
         self.checkpoints = checkpoints
         self.report = report or (lambda figures: None)
+        self.before_checkpoint = before_checkpoint or (lambda: None)
         self.progress = Progress()
         self.parameters = _trainable(model)
         self.device = self.parameters[0].device
@@ -311,6 +315,7 @@ class Loop:
     def _save(self) -> None:
         if self.checkpoints is None or self.world.rank != 0:
             return
+        self.before_checkpoint()
         state = {
             "weights": _weights(self.model),
             "optimizer": self.optimizer.state_dict(),

@@ -164,6 +164,7 @@ def qa_job(folder: Path, llm: dict[str, Any], source: Path, rows: int, unit_rows
     config = {
         "name": "qa-distillation",
         "run_dir": str(folder / "run"),
+        "until": "accept-paraphrases",
         "seed": 7,
         "unit_rows": unit_rows,
         "source": {
