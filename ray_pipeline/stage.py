@@ -71,8 +71,8 @@ class Settings:
     #: What the models that `Stage.models` names resolve to, and the identity of their weights.
     models: Mapping[str, str] = field(default_factory=dict)
     revisions: Mapping[str, str] = field(default_factory=dict)
-    #: Configurations of the run's stages by name. A stage may read those before it, on which its
-    #: fingerprint depends in any case.
+    #: Configurations of the job's stages by name. A stage may read those before it, on which its
+    #: fingerprint depends in any case; what it reads of later ones belongs into its identity.
     stages: Mapping[str, Any] = field(default_factory=dict)
     #: The run directory, where `ArtifactStage`s leave what later stages load.
     run_dir: str = ""
@@ -302,3 +302,10 @@ class ArtifactStage(Stage):
         Raises:
             RunError: it cannot be done; the message says what stands in the way.
         """
+
+    def outcome(self, place: Workplace) -> Any:
+        """What later stages depend on that a second making might not repeat, as plain data.
+
+        Configuration and rows are told to them in any case. None: nothing else.
+        """
+        return None

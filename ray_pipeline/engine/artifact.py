@@ -59,7 +59,7 @@ class Artifact:
         input_digest: str,
         say: Callable[[str], None],
     ) -> str:
-        """Make it of the rows in a segment's folder; returns its identity.
+        """Make it of the rows in a segment's folder; returns what later stages depend on, hashed.
 
         What a killed attempt at the same artifact left stays for the stage to go on with; what was
         left by one of other rows or another configuration is deleted first.
@@ -72,9 +72,11 @@ class Artifact:
         paths = tuple(part_path(rows_folder, unit_id) for unit_id in unit_ids)
         rows = StoredRows(self.storage, paths, input_digest)
         say(f"making {self.stage.name}")
-        figures = self.stage.make(rows, Workplace(self.storage, folder, say))
+        place = Workplace(self.storage, folder, say)
+        figures = self.stage.make(rows, place)
         self._record(figures)
-        return identity
+        outcome = self.stage.outcome(place)
+        return identity if outcome is None else fingerprint([identity, outcome])
 
     def _record(self, figures: dict[str, object]) -> None:
         """Put the figures into ``metrics.json``, beside those of the other stages."""

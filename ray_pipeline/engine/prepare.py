@@ -57,7 +57,8 @@ def prepare(
         UserError: anything that would stop the run later.
     """
     chosen = _until(stage_types, until or config.until)
-    configs = {t.name: stage_config(config, t.name) for t in chosen}
+    of_job = {t.name: stage_config(config, t.name) for t in stage_types}
+    configs = {t.name: of_job[t.name] for t in chosen}
     used = _llms_used(config, [configs[t.name] for t in chosen if issubclass(t, AskStage)], chosen)
     resolved, revisions = _resolve_llms(config, used)
     embedder = embedder_revision = None
@@ -75,7 +76,7 @@ def prepare(
         prompts=prompts,
         llms={name: config.llms[name].identity(revisions[name]) for name in used},
         models=stage_models,
-        stages=configs,
+        stages=of_job,
         revisions=stage_revisions,
         run_dir=config.run_dir,
     )

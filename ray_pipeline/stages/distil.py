@@ -11,10 +11,14 @@ from ray_pipeline.errors import UserError
 from ray_pipeline.stage import StageConfig, Workplace
 from ray_pipeline.stages.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.stages.training import TrainingConfig, TrainingStage, same_tokenizer
+from ray_pipeline.storage import Storage
 from ray_pipeline.stored_rows import StoredRows
 from ray_pipeline.train.job import ModelSource, TrainingJob
-from ray_pipeline.train.losses import Objective
 from ray_pipeline.train.student import StudentConfig
+from ray_pipeline.tune.parameters import Parameters, get_best
+
+#: The stage that looks for better parameters than those configured here; see `stages.search`.
+SEARCH = "search"
 
 
 class DistilConfig(TrainingConfig):
@@ -28,10 +32,30 @@ class DistilConfig(TrainingConfig):
         "cached", description="its stored log-probabilities, or the model beside the student"
     )
 
+    @property
+    def parameters(self) -> Parameters:
+        """What a search varies, as configured."""
+        return Parameters(
+            alpha=self.alpha,
+            beta=self.beta,
+            temperature=self.temperature,
+            learning_rate=self.loop.learning_rate,
+        )
+
 
 def student_source(config: StudentConfig, resolved: str | None) -> ModelSource:
     """The student made of the run's teacher."""
     return ModelSource("teacher", of_run=True, student=config, student_base=resolved)
+
+
+def parameters_of(config: DistilConfig, stages: Mapping[str, Any], run: Storage) -> Parameters:
+    """The best ones that the run's search found, where it has searched; else as configured.
+
+    Raises:
+        RunError: it has searched, and its result is not there.
+    """
+    search = stages.get(SEARCH)
+    return get_best(run) if search is not None and search.trials else config.parameters
 
 
 class Distil(TrainingStage):
@@ -54,7 +78,7 @@ class Distil(TrainingStage):
 
     def check(self) -> None:
         """See that α and β make an objective, and that a model named as student fits the rows."""
-        self.objective  # noqa: B018 it raises
+        self.config.parameters.objective  # noqa: B018 it raises
         if self.config.teacher == "cached" and self.settings.stages[TeacherLogProbs.name].k == 0:
             raise UserError(
                 "teacher: cached, and stages.teacher-log-probs stores none: raise its k"
@@ -62,16 +86,16 @@ class Distil(TrainingStage):
         if (other := self._other()) is not None:
             same_tokenizer([self.tokenizer, other])
 
-    @property
-    def objective(self) -> Objective:
-        """The loss."""
-        return Objective(self.config.alpha, self.config.beta, self.config.temperature)
-
     def _other(self) -> str | None:
         return self.model("student.model") if self.config.student.model else None
 
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
         """The student under its teacher."""
+        parameters = parameters_of(self.config, self.settings.stages, place.storage)
+        return self.job_with(parameters, rows, place)
+
+    def job_with(self, parameters: Parameters, rows: StoredRows, place: Workplace) -> TrainingJob:
+        """The same with other parameters."""
         return TrainingJob(
             rows=rows,
             storage=place.storage,
@@ -79,8 +103,8 @@ class Distil(TrainingStage):
             model=self.source,
             name="student",
             text=self.text,
-            objective=self.objective,
-            loop=self.config.loop,
+            objective=parameters.objective,
+            loop=parameters.loop(self.config.loop),
             batches=self.config.batches,
             teacher=self.config.teacher,
         )
@@ -90,7 +114,7 @@ class TrainAlone(TrainingStage):
     """Makes ``models/student-alone``: `Distil`'s student on the same rows, without a teacher.
 
     The control: what distilling gains is what the student has over this one. All but the loss is
-    as configured for `Distil`.
+    that of `Distil`, the learning rate too where a search chose it.
     """
 
     name: ClassVar[str] = "train-alone"
@@ -106,6 +130,7 @@ class TrainAlone(TrainingStage):
         """The student's cross-entropy on answers."""
         config = self.training
         other = config.student.model
+        parameters = parameters_of(config, self.settings.stages, place.storage)
         return TrainingJob(
             rows=rows,
             storage=place.storage,
@@ -113,6 +138,6 @@ class TrainAlone(TrainingStage):
             model=student_source(config.student, self.settings.models[other] if other else None),
             name="student-alone",
             text=self.text,
-            loop=config.loop,
+            loop=parameters.loop(config.loop),
             batches=config.batches,
         )

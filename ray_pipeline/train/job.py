@@ -169,6 +169,32 @@ def train(
         job.storage.write_bytes(job.result, orjson.dumps(_figures(loop, outcome)))
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What a training works with, loaded. Several trainings, one after another, may share it."""
+
+    plan: BatchPlan
+    validation: BatchPlan | None
+    model: Any
+    teacher: Teacher | None
+
+    @classmethod
+    def load(cls, job: TrainingJob, device: str) -> Bench:
+        """A job's rows, model and teacher."""
+        rows = token_rows(job.rows, "train")
+        model = job.model.build(job.storage, job.loop.seed).to(device)
+        teacher = None if job.objective.beta == 0 else _teacher(job, rows, model, device)
+        plan = BatchPlan(rows, job.batches, job.loop.seed)
+        return cls(plan, _validation(job), model, teacher)
+
+    def loop(self, objective: Objective, config: LoopConfig, **more: Any) -> Loop:
+        """A training of the model as it is; ``more``: further arguments of `Loop`."""
+        teacher, validation = self.teacher, self.validation
+        return Loop(
+            self.model, self.plan, objective, config, teacher=teacher, validation=validation, **more
+        )
+
+
 def make_loop(
     job: TrainingJob,
     world: World,
@@ -177,15 +203,9 @@ def make_loop(
     before_checkpoint: Callable[[], None] | None = None,
 ) -> Loop:
     """The training loop of a job, with its rows, model and teacher loaded."""
-    rows = token_rows(job.rows, "train")
-    model = job.model.build(job.storage, job.loop.seed).to(device)
-    return Loop(
-        model,
-        BatchPlan(rows, job.batches, job.loop.seed),
+    return Bench.load(job, device).loop(
         job.objective,
         job.loop,
-        teacher=_teacher(job, rows, model, device),
-        validation=_validation(job),
         world=world,
         checkpoints=Checkpoints(job.storage, f"{job.folder}/checkpoints"),
         report=report,
@@ -213,7 +233,7 @@ def _validation(job: TrainingJob) -> BatchPlan | None:
 
 
 def _teacher(job: TrainingJob, rows: TokenRows, student: Any, device: str) -> Teacher | None:
-    if job.teacher is None or job.objective.beta == 0:
+    if job.teacher is None:
         return None
     if job.teacher == "cached":
         table, info = cache_table(job.rows.mapped(CACHE, **{SPLIT: "train"}))

@@ -120,6 +120,10 @@ class Progress:
         return Position(self.epoch, self.step_of_epoch)
 
 
+class Diverged(RunError):
+    """A loss or a gradient is not a number: the parameters do not work."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a training run ended. The model has the best weights, or the last without validation."""
@@ -193,26 +197,50 @@ class Loop:
         self.total_steps = plan.total_steps(self.config.epochs)
         if self.config.max_steps is not None:
             self.total_steps = min(self.total_steps, self.config.max_steps)
+        self._keeps_best = False
         self._best_weights: dict[str, torch.Tensor] | None = None
 
     def run(self) -> Outcome:
         """Train from the last checkpoint, or from the beginning, to the end.
 
         Raises:
-            RunError: a loss or a gradient is not a number.
+            Diverged: a loss or a gradient is not a number.
+        """
+        self._keeps_best = self.checkpoints is None
+        for _ in self.evaluations():
+            pass
+        stopped = self._stopped()
+        assert stopped is not None
+        self._take_best()
+        return Outcome(stopped, self.progress)
+
+    def evaluations(self) -> Iterator[dict[str, float]]:
+        """Train as `run` does, a piece at a time; the model is left with its last weights.
+
+        Yields:
+            ``step`` and ``validation_loss`` of each evaluation, before training goes on. Who has
+            seen enough need not ask for more.
+
+        Raises:
+            Diverged: a loss or a gradient is not a number.
         """
         self._resume()
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            while (stopped := self._stopped()) is None:
+            while not self.finished:
                 self._step()
                 evaluate = self._evaluation_due()
                 if evaluate:
                     self._evaluate()
                 if self._checkpoint_due(evaluate):
                     self._save()
-        self._take_best()
-        return Outcome(stopped, self.progress)
+                if evaluate:
+                    yield dict(self.progress.evaluations[-1])
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self._stopped() is not None
 
     def _step(self) -> None:
         """One update of the weights."""
@@ -227,7 +255,7 @@ class Loop:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
         loss, cross_entropy, kl = sums.tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise RunError(
+            raise Diverged(
                 f"step {progress.steps + 1}: loss {loss}, gradient norm {float(norm)}. Lower "
                 "learning_rate, or raise warmup; the last checkpoint is from before."
             )
@@ -285,7 +313,7 @@ class Loop:
         progress.worse = 0 if best else progress.worse + 1
         if best:
             progress.best_loss, progress.best_step = loss, progress.steps
-            if self.checkpoints is None:
+            if self._keeps_best:
                 self._best_weights = _weights(self.model, copy=True)
         figures = {"step": progress.steps, "validation_loss": loss}
         progress.evaluations.append(dict(figures))

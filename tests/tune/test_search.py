@@ -1,0 +1,380 @@
+"""Search: proposals and pruning that survive a kill, trials that share a process, whole runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import psutil
+import pytest
+import torch
+import yaml
+from conftest import TESTS, Command
+from tune.tiny_study import model_folder, qa_rows, tiny_job
+
+from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.stage import Settings
+from ray_pipeline.stages.distil import DistilConfig
+from ray_pipeline.stages.search import Search, SearchConfig
+from ray_pipeline.stages.split import SplitConfig
+from ray_pipeline.stages.teacher_log_probs import TeacherLogProbsConfig
+from ray_pipeline.storage import Storage
+from ray_pipeline.tune import observer as observer_module
+from ray_pipeline.tune.observer import Observer
+from ray_pipeline.tune.parameters import Parameters, PruningConfig, Range, Space, get_best
+from ray_pipeline.tune.pruning import LOSS, Pruning
+from ray_pipeline.tune.search import Study, TrialWorkers, _proposals, search
+from ray_pipeline.tune.trial import Trial
+from ray_pipeline.tune.trials import WORST, TrialRecord, Trials, best
+
+SEEDS = Parameters(alpha=0.4664, beta=0.2081, temperature=0.7, learning_rate=6.795e-5)
+
+
+def record(number: int, *losses: float, status: Any = "finished", **changed: float) -> TrialRecord:
+    steps = tuple((10 * i, loss) for i, loss in enumerate(losses, start=1))
+    return TrialRecord(number, status, SEEDS.model_copy(update=changed), steps, 1.0)
+
+
+def study(seed: int = 7) -> Any:
+    return SimpleNamespace(space=Space(), first=SEEDS, seed=seed)
+
+
+def valley(parameters: Parameters) -> float:
+    return (parameters.alpha - 0.3) ** 2 + (parameters.temperature - 2) ** 2
+
+
+def propose(
+    records: list[TrialRecord], number: int, at_once: int = 1, seed: int = 7
+) -> list[TrialRecord]:
+    """What a search goes on to try: ``at_once`` are proposed before one of them ends, the last."""
+    proposals, records, running = _proposals(study(seed), records), list(records), []
+    while len(records) < number:
+        while len(running) < at_once:
+            config = dict(proposals.suggest(name := f"{len(records)}-{len(running)}-{time.time()}"))
+            running.append((name, config.pop("number"), Parameters(**config)))
+        name, made, parameters = running.pop()
+        loss = valley(parameters)
+        proposals.on_trial_complete(name, {LOSS: loss})
+        records.append(TrialRecord(made, "finished", parameters, ((1, loss),), 0.1))
+    return records
+
+
+def test_a_search_that_goes_on_tries_what_it_would_have_tried() -> None:
+    whole = propose([], 16)
+    assert whole[0].parameters == SEEDS and [one.number for one in whole] == list(range(16))
+    for cut in (1, 4, 13):
+        assert propose(whole[:cut], 16) == whole
+    assert propose([], 16, seed=8)[1:] != whole[1:]
+    random, told = (sum(valley(r.parameters) for r in part) for part in (whole[1:6], whole[11:]))
+    assert told < random  # TPE has learnt where to look
+
+
+def test_what_finished_is_not_proposed_again_where_others_were_lost() -> None:
+    before = propose([], 3, at_once=3)
+    assert [one.number for one in before] == [2, 3, 4]  # 0 and 1 were running
+    after = propose(before, 8, at_once=3)
+    assert len({one.number for one in after}) == len({one.parameters for one in after}) == 8
+    ended = propose(before, 4)
+    assert (ended[3].number, ended[3].parameters) == (0, SEEDS)
+
+
+def test_pruning_counts_the_trials_of_an_earlier_attempt() -> None:
+    pruning = Pruning(PruningConfig(grace=1, reduction=2))
+    for number in (0, 1, 2):
+        pruning.recall(record(number, 2.0 + number, 1.0 + number))
+    pruning.recall(record(3, status="diverged"))
+
+    def decision(number: int, *losses: float) -> str:
+        trial: Any = SimpleNamespace(trial_id=f"new-{number}", config={"number": number})
+        pruning.on_trial_add(None, trial)
+        decisions = [
+            pruning.on_trial_result(None, trial, {"training_iteration": i, LOSS: loss})
+            for i, loss in enumerate(losses, start=1)
+        ]
+        return decisions[-1]
+
+    assert decision(4, 1.9, 0.9) == "CONTINUE"
+    assert decision(5, 9.0) == "STOP"
+    assert decision(6, 1.8, 9.0) == "STOP"
+    assert decision(0, 9.0, 9.0) == "CONTINUE"
+
+
+def test_trials_are_kept_for_their_study_alone(tmp_path) -> None:
+    storage = Storage(str(tmp_path))
+    trials = Trials(storage, "search/trials.jsonl", "one")
+    kept = [
+        record(0, 3.0, 2.5),
+        record(2, 4.0, status="pruned", beta=0.5),
+        record(1, 1.0, status="diverged", learning_rate=1.0),
+        record(3, 2.6, 2.5, alpha=0.9),
+    ]
+    assert best([]) is None and best([kept[2]]) is None
+    for one in kept:
+        trials.add(one)
+    assert Trials(storage, "search/trials.jsonl", "one").records == kept
+    assert best(kept) is kept[0] and kept[2].loss is None
+    assert kept[2].scores == [1.0, WORST] and record(0, 2.0, 3.0).scores == [2.0, 2.0]
+    lines = (tmp_path / "search/trials.jsonl").read_bytes().splitlines()
+    assert orjson.loads(lines[1])["losses"] == [[10, 4.0]]
+    assert Trials(storage, "search/trials.jsonl", "another").records == []
+
+
+def test_trials_are_kept_on_object_storage(s3) -> None:
+    storage = Storage("s3://bucket/run")
+    for number in (0, 1):
+        Trials(storage, "search/trials.jsonl", "one").add(record(number, 3.0))
+    assert Trials(storage, "search/trials.jsonl", "one").records == [record(0, 3.0), record(1, 3.0)]
+
+
+def test_a_study_is_told_apart_by_all_that_its_trials_depend_on(tmp_path) -> None:
+    job = tiny_job(tmp_path)
+    mine = Study(job, Space(), SEEDS, 7, PruningConfig(), {"k": 1})
+    others = [
+        Study(job, Space(beta=Range(low=0, high=1)), SEEDS, 7, PruningConfig(), {"k": 1}),
+        Study(job, Space(), SEEDS.model_copy(update={"alpha": 0.5}), 7, PruningConfig(), {"k": 1}),
+        Study(job, Space(), SEEDS, 8, PruningConfig(), {"k": 1}),
+        Study(job, Space(), SEEDS, 7, None, {"k": 1}),
+        Study(job, Space(), SEEDS, 7, PruningConfig(), {"k": 2}),
+    ]
+    assert len({mine.digest, *(one.digest for one in others)}) == 6
+    assert mine.digest == Study(job, Space(), SEEDS, 7, PruningConfig(), {"k": 1}).digest
+
+
+def test_ranges() -> None:
+    assert Space().outside(SEEDS) == []
+    assert Space(alpha=Range(low=0.5, high=1)).outside(SEEDS) == ["alpha"]
+    with pytest.raises(ValueError, match=r"low \(2\) is above high \(1\)"):
+        Range(low=2, high=1)
+    with pytest.raises(ValueError, match="temperature: low must be above 0"):
+        Space(temperature=Range(low=0, high=1))
+
+
+def stage(trials: int = 1, validation: float = 0.1, **changed: Any) -> Search:
+    configs = {
+        "split": SplitConfig(validation=validation),
+        "teacher-log-probs": TeacherLogProbsConfig(),
+        "distil": DistilConfig(**changed),
+    }
+    return Search(SearchConfig(trials=trials), Settings(stages=configs))
+
+
+def test_what_cannot_be_searched_is_refused() -> None:
+    stage().check()
+    with pytest.raises(UserError, match=r"distil\.alpha is 2, outside of space\.alpha, 0\.1 to 1"):
+        stage(alpha=2).check()
+    with pytest.raises(UserError, match=r"distil\.loop\.learning_rate is 1, outside"):
+        stage(loop={"learning_rate": 1}).check()
+    with pytest.raises(UserError, match=r"stages\.split\.validation is 0"):
+        stage(validation=0).check()
+    off = stage(trials=0, alpha=2, validation=0)
+    off.check()
+    assert off.makes == () and off.workers() is None
+
+
+def test_its_identity_has_that_of_the_distillation_where_it_searches() -> None:
+    assert stage().identity() != stage(beta=0.5).identity()
+    assert stage(0).identity() == stage(0, beta=0.5).identity()
+
+
+def test_as_many_trials_as_nodes_hold() -> None:
+    two = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 3.0}]
+    assert TrialWorkers(cpus=1).on(two) == 5
+    assert TrialWorkers(cpus=2).on(two) == 2
+    assert TrialWorkers(cpus=0.5, gpus=0.25).on(two) == 4
+    assert TrialWorkers(cpus=8, at_most=3).on(two) == 3  # of a cluster that grows
+    with pytest.raises(UserError, match=r"needs 4 CPUs and 1 GPUs.* has 3 CPUs and 1 GPUs"):
+        TrialWorkers(cpus=4, gpus=1).on(two)
+
+
+def steps_of(trial: Trial) -> list[dict[str, Any]]:
+    results = [trial.step()]
+    while not results[-1]["done"]:
+        results.append(trial.step())
+    return results
+
+
+def make_trial(job: Any, parameters: Parameters) -> Trial:
+    trial = object.__new__(Trial)  # without Ray Tune's own set-up
+    trial.setup({**parameters.model_dump(), "number": 0}, job, "cpu", torch.get_num_threads())
+    return trial
+
+
+def test_trials_of_one_process_do_not_see_each_other(tmp_path) -> None:
+    job = tiny_job(tmp_path, learning_rate=1.0)
+    good = SEEDS.model_copy(update={"learning_rate": 1e-2})
+    fresh = steps_of(make_trial(job, good))
+    assert [one["step"] for one in fresh] == [2, 4] and fresh[-1]["ended"]
+    assert fresh[-1][LOSS] == min(one["loss"] for one in fresh)
+
+    trial = make_trial(job, SEEDS.model_copy(update={"learning_rate": 1e30}))
+    (diverged,) = steps_of(trial)
+    assert diverged["diverged"] and diverged[LOSS] == WORST
+    bench = trial._bench
+    trial.reset_config({**good.model_dump(), "number": 1})
+    trial.step()  # and pruned
+    trial.reset_config({**good.model_dump(), "number": 2})
+    again = steps_of(trial)
+    assert [one["loss"] for one in again] == [one["loss"] for one in fresh]
+    assert trial._bench is bench
+
+
+def test_what_no_parameters_could_help_ends_the_search(tmp_path) -> None:
+    (result,) = steps_of(make_trial(tiny_job(tmp_path, validation=0), SEEDS))
+    kind, message = result["refused"]
+    assert kind == "UserError" and "stages.split.validation" in message
+    watching = Observer(Trials(Storage(str(tmp_path)), "t", "s"), 3, TrialWorkers(), print)
+    trial: Any = SimpleNamespace(trial_id="1", config={}, last_result=result, status="RUNNING")
+    watching.on_trial_result(1, [trial], trial, result)
+    watching.on_trial_complete(1, [trial], trial)
+    with pytest.raises(UserError, match="no validation rows"):
+        watching.on_step_end(1, [trial])
+
+
+def test_silence_ends_the_search(ray_cluster, tmp_path, monkeypatch) -> None:
+    trials = Trials(Storage(str(tmp_path)), "t", "s")
+    running, waiting = (SimpleNamespace(status=status) for status in ("RUNNING", "PENDING"))
+    watching = Observer(trials, 3, TrialWorkers(cpus=1, silence=0), print)
+    with pytest.raises(RunError, match=r"longer than stages\.search\.silence"):
+        watching.on_step_end(1, [running, waiting])
+    watching = Observer(trials, 3, TrialWorkers(cpus=1), print)
+    watching.on_step_end(1, [waiting])
+    monkeypatch.setattr(observer_module, "_START_SECONDS", 0)
+    with pytest.raises(RunError, match=r"One needs 1 CPUs and 0 GPUs; of 2 CPUs"):
+        watching.on_step_end(1, [waiting])
+
+
+def test_nothing_is_left_to_run_without_a_cluster(tmp_path) -> None:
+    trials = Trials(Storage(str(tmp_path)), "t", "s")
+    for number in (1, 0, 2):
+        trials.add(record(number, 2.0))
+    found = search(Study(tiny_job(tmp_path), Space(), SEEDS), 2, trials, TrialWorkers(), print)
+    assert [one.number for one in found] == [1, 0]
+
+
+def kill_one_trial() -> None:
+    """End the first process of a trial on this test's own cluster."""
+    mine = psutil.Process()
+    while True:
+        for process in mine.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Trial"):
+                    process.kill()
+                    return
+        time.sleep(0.05)
+
+
+def test_a_trial_whose_process_is_lost_begins_again(ray_cluster, tmp_path) -> None:
+    job = tiny_job(tmp_path)
+    trials = Trials(job.storage, "search/trials.jsonl", "s")
+    told: list[str] = []
+    killer = threading.Thread(target=kill_one_trial, daemon=True)
+    killer.start()
+    found = search(Study(job, Space(), SEEDS), 3, trials, TrialWorkers(at_most=1), told.append)
+    assert not killer.is_alive()
+    assert any("was lost and begins again" in line for line in told), told
+    assert [(one.number, one.status) for one in found] == [(n, "finished") for n in range(3)]
+    assert found == Trials(job.storage, "search/trials.jsonl", "s").records
+    assert [step for step, _ in found[0].losses] == [2, 4]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A run of tests/jobs/searching.py with eight trials."""
+    model = str(model_folder(tmp_path / "model"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in qa_rows(72)))
+    loop = {"epochs": 100, "max_steps": 10, "schedule": "constant", "warmup": 0}
+    stages = {
+        "split": {"validation": 0.2, "test": 0.0},
+        "tokenise": {"model": model},
+        "train-teacher": {"model": model, "method": "none"},
+        "teacher-log-probs": {"k": 8},
+        "search": {
+            "trials": 8,
+            "space": {"learning_rate": {"low": 1e-6, "high": 1e-1}},
+            "loop": {"max_steps": 120, "evaluate_every": 20},
+        },
+        "distil": {
+            "student": {"layers": [0]},
+            "loop": loop,
+            "batches": {"step_rows": 16, "batch_tokens": 512},
+        },
+    }
+    path = tmp_path / "config.yaml"
+    settings = {
+        "name": "searching",
+        "job": str(TESTS / "jobs/searching.py"),
+        "run_dir": str(tmp_path / "run"),
+        "seed": 7,
+        "unit_rows": 36,
+        "source": {"path": str(rows)},
+        "stages": stages,
+    }
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_a_run_searches_is_killed_goes_on_and_distils_with_the_best(
+    command: Command, config: Path
+) -> None:
+    run = config.parent / "run"
+    record_file = run / "search/trials.jsonl"
+    process = command.start("run", config)
+    while process.poll() is None:
+        if record_file.exists() and record_file.read_bytes().count(b"\n") >= 2:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    out, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, out + err
+    before = record_file.read_bytes().splitlines()
+    assert 2 <= len(before) < 8
+
+    done = command("run", config)
+    assert done.code == 0, done.text
+    assert f"8 trials, {len(before)} of them finished before" in done.out
+    lines = record_file.read_bytes().splitlines()
+    assert lines[: len(before)] == before  # not run again
+    trials = [orjson.loads(line) for line in lines]
+    assert len(trials) == len({one["number"] for one in trials}) == 8
+    first = next(one for one in trials if one["number"] == 0)
+    assert first["status"] == "finished" and first["parameters"] == SEEDS.model_dump()
+    assert any(one["status"] == "pruned" for one in trials)
+    lowest = min(one["loss"] for one in trials if one["loss"] is not None)
+    assert lowest <= first["loss"]
+
+    figures = json.loads((run / "metrics.json").read_text())["search"]
+    assert (figures["best_loss"], figures["configured_loss"]) == (lowest, first["loss"])
+    assert figures["trials"] == Counter(one["status"] for one in trials)
+    assert [one["trial"] for one in figures["history"]] == [one["number"] for one in trials]
+    assert figures["history"][-1]["lowest"] == lowest
+    table = (run / "search/trials.csv").read_text().splitlines()
+    assert len(table) == 9 and table[1].startswith(f"{figures['best_trial']},")
+
+    found = get_best(Storage(str(run)))
+    assert found.model_dump() == figures["best_parameters"]
+    curve = (run / "stages/06-distil/work/curve.jsonl").read_text().splitlines()
+    assert json.loads(curve[0])["learning_rate"] == found.learning_rate
+
+    again = yaml.safe_load((run / "search/best.yaml").read_text())
+    assert again["stages"]["search"]["trials"] == 0
+    assert again["stages"]["distil"]["alpha"] == found.alpha
+    assert again["stages"]["distil"]["loop"]["learning_rate"] == found.learning_rate
+    planned = command("plan", run / "search/best.yaml")
+    assert planned.code == 0, planned.text
+    actions = dict(line.split()[:2] for line in planned.out.splitlines()[1:8])
+    assert actions["teacher-log-probs"] == "reused" and actions["distil"] == "run"
+
+
+def test_a_trial_that_fits_no_node_is_refused(command: Command, config: Path) -> None:
+    for refused in command.both(config, "--set", "stages.search.num_cpus=64"):
+        assert refused.code == 2
+        assert "the run needs 64 CPUs" in refused.err and "(stages.search 64)" in refused.err
