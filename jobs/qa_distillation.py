@@ -21,6 +21,7 @@ from ray_pipeline.stages.outlier_clusters import OutlierClusters
 from ray_pipeline.stages.outlier_rules import OutlierRules
 from ray_pipeline.stages.outliers import Outliers
 from ray_pipeline.stages.rephrase import RephraseFirst, RephraseSecond
+from ray_pipeline.stages.search import Search
 from ray_pipeline.stages.similarity import ParaphraseSimilarity
 from ray_pipeline.stages.split import Split
 from ray_pipeline.stages.teacher_log_probs import TeacherLogProbs
@@ -58,6 +59,7 @@ PIPELINE = Pipeline(
         Tokenise,
         TrainTeacher,  # fine-tunes it on the rows
         TeacherLogProbs,  # what the teacher says about every answer token, stored once
+        Search,  # for better α, β, temperature and learning rate; off by default
         Distil,  # a student of a part of the teacher's layers
         TrainAlone,  # the same student without the teacher: what did distilling gain?
         Evaluate,  # teacher and students on the rows kept aside
