@@ -1,0 +1,77 @@
+"""LoRA: only the adapter is trained, and what is saved is an ordinary model with it merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from train.train_fixtures import tiny_model, token_table, word_tokenizer
+from transformers import AutoModelForCausalLM
+
+from ray_pipeline.errors import UserError
+from ray_pipeline.storage import Storage
+from ray_pipeline.train.adapters import AdapterConfig, with_adapter
+from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
+from ray_pipeline.train.checkpoints import Checkpoints
+from ray_pipeline.train.loop import Loop, LoopConfig
+from ray_pipeline.train.model_store import get_model, put_model
+
+CONFIG = AdapterConfig(rank=2, alpha=4, dropout=0.0)
+
+
+def adapted(seed: int = 0):
+    return with_adapter(tiny_model("llama", seed=1), CONFIG, seed)
+
+
+def trained(model, **more) -> Loop:
+    plan = BatchPlan(TokenRows(token_table(16)), BatchConfig(step_rows=8, batch_tokens=100))
+    loop = Loop(model, plan, config=LoopConfig(learning_rate=1e-2, epochs=2), **more)
+    loop.run()
+    return loop
+
+
+def test_only_the_adapter_is_trained_and_saved_in_checkpoints(tmp_path: Path) -> None:
+    model = adapted()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    storage = Storage(str(tmp_path))
+    trained(model, checkpoints=Checkpoints(storage))
+    for name, value in model.named_parameters():
+        assert torch.equal(value, before[name]) == ("lora_" not in name), name
+    saved = Checkpoints(storage).latest()
+    assert saved is not None
+    assert all("lora_" in name for name in saved["weights"])
+    assert sum(value.numel() for value in saved["weights"].values()) < 2_000
+
+
+def test_what_is_saved_is_the_merged_model(tmp_path: Path) -> None:
+    model = adapted()
+    trained(model)
+    storage = Storage(str(tmp_path))
+    put_model(storage, "teacher", model, word_tokenizer())
+    loaded = AutoModelForCausalLM.from_pretrained(
+        get_model(storage, "teacher"), dtype=torch.float64
+    ).eval()
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, model.eval()(ids).logits)
+        plain = tiny_model("llama", seed=1).eval()
+        assert not torch.allclose(plain(ids).logits, loaded(ids).logits)
+
+
+def test_the_same_seed_makes_the_same_adapter() -> None:
+    ones, others = (
+        {name: value for name, value in adapted(seed).state_dict().items() if "lora_A" in name}
+        for seed in (3, 3)
+    )
+    assert ones and all(torch.equal(ones[name], others[name]) for name in ones)
+    third = adapted(4).state_dict()
+    assert any(not torch.equal(ones[name], third[name]) for name in ones)
+
+
+def test_what_cannot_be_adapted_is_said() -> None:
+    with pytest.raises(UserError, match=r"adapter\.targets: .*no_such_module"):
+        with_adapter(tiny_model(), AdapterConfig(targets=["no_such_module"]), 0)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="needs a GPU"):
+            AdapterConfig(four_bit=True).check()
