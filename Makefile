@@ -39,7 +39,7 @@ run: setup
 	$(BIN)/ray-pipeline run configs/qa_distillation/demo.yaml
 
 test: setup
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
