@@ -117,6 +117,7 @@ def test_from_rows_to_a_student(calm: Path) -> None:
         losses = [line["cross_entropy"] for line in curve(run, name) if "cross_entropy" in line]
         assert len(losses) == figures["steps"] == 12 * -(-figures["rows"] // 32)
         assert losses[-1] < 0.8 * losses[0]
+    assert not list(run.glob("stages/*/work/checkpoints/*"))
     layers = {name: len({k.split(".")[2] for k in weights(run, name) if ".layers." in k})
               for name in ("teacher", "student", "student-alone")}  # fmt: skip
     assert layers == {"teacher": 3, "student": 1, "student-alone": 1}

@@ -167,6 +167,13 @@ def train(
         if job.name is not None:
             put_model(job.storage, job.name, loop.model, tokenizer, job.text)
         job.storage.write_bytes(job.result, orjson.dumps(_figures(loop, outcome)))
+        # Three times the model's size each, and nothing goes on from them any more.
+        job.storage.delete_folder(checkpoints_folder(job))
+
+
+def checkpoints_folder(job: TrainingJob) -> str:
+    """Where a training keeps what it goes on from."""
+    return f"{job.folder}/checkpoints"
 
 
 @dataclass(frozen=True)
@@ -207,7 +214,7 @@ def make_loop(
         job.objective,
         job.loop,
         world=world,
-        checkpoints=Checkpoints(job.storage, f"{job.folder}/checkpoints"),
+        checkpoints=Checkpoints(job.storage, checkpoints_folder(job)),
         report=report,
         before_checkpoint=before_checkpoint,
     )
