@@ -162,6 +162,7 @@ def train(
     tokenizer = AutoTokenizer.from_pretrained(job.model.folder(job.storage))
     loop = make_loop(job, world, device, told, curve.save)
     outcome = loop.run()
+    world.sum(torch.zeros(1, device=device))  # all have taken the best weights from storage
     if world.rank == 0:
         curve.save()
         if job.name is not None:
