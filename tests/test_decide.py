@@ -92,7 +92,7 @@ def test_reuse_and_an_appended_file(command: Command, tmp_path: Path) -> None:
 
 def test_a_driver_that_is_killed_while_it_decides(tmp_path: Path) -> None:
     command = Command("local", tmp_path)  # a cluster that dies with its driver
-    texts = [f"slow {i % 16}" for i in range(80)]
+    texts = [f"slow {i % 8}" for i in range(24)]
     toy = make_toy(tmp_path, texts, pipeline="toy_decide_words")
     process = command.start("run", toy.config_file)
     assert process.stdout is not None
@@ -111,7 +111,7 @@ def test_a_driver_that_is_killed_while_it_decides(tmp_path: Path) -> None:
 
     done = command("run", toy.config_file)
     assert done.code == 0, done.text
-    assert len(check(toy)) == 80
+    assert len(check(toy)) == 24
     assert stamps(toy.run_dir / "stages/01-shout") == before
     assert [s["reused"] for s in toy.ledger()["stages"]] == [True, True, False, False]
 

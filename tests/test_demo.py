@@ -1,7 +1,4 @@
-"""The demo as a user runs it, on both local engines, with the real small model.
-
-With vLLM on a cluster of one CPU, the least that there can be; with transformers on two.
-"""
+"""The demo's rows as a user runs them, with the real small model on a cluster of one CPU."""
 
 from __future__ import annotations
 
@@ -79,22 +76,3 @@ def _check_demo_on_vllm(command: Command, run: Path) -> None:
     assert traced.code == 0, traced.text
     assert "fill-in-blank" in traced.out
     assert "____" in traced.out
-
-
-@pytest.mark.slow
-def test_the_demo_on_transformers_to_its_end(command: Command, tmp_path: Path) -> None:
-    """Few rows and steps, through every stage."""
-    stages = _run(
-        command,
-        tmp_path / "run",
-        "llms.rewriter.engine=transformers",
-        "source.limit=12",
-        "unit_rows=6",
-        "stages.train-teacher.loop.max_steps=1",
-        "stages.distil.loop.max_steps=1",
-    )
-    assert stages["source"]["rows_in"] == 12
-    asked = [stages[name]["llm"]["requests"] for name in ("fill-in-blank", "multiple-choice")]
-    assert sum(asked) > 0
-    models = {path.name for path in (tmp_path / "run/models").iterdir()}
-    assert {"teacher", "student", "student-alone"} <= models

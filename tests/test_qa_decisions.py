@@ -109,29 +109,3 @@ def test_a_kill_inside_each_decide_stage(undisturbed: Toy, tmp_path: Path) -> No
     assert done.code == 0, done.text
     assert everything(toy) == everything(undisturbed)
     assert not list(toy.run_dir.glob("stages/*/decisions/work-*"))
-
-
-WILD = {
-    "one": [{"question": "just one", "answer": "row"}],
-    "equal": [{"question": "the same", "answer": "row"}] * 250,
-    "empty": [{"question": "", "answer": ""}] * 40,
-    "long": [
-        {"question": "q", "answer": "word " * 20_000},
-        {"question": "q", "answer": "x" * 100_000},
-    ],
-    "nan": [{"question": f"nan {i % 3}", "answer": "no numbers"} for i in range(30)],
-}
-
-
-@pytest.mark.parametrize("kind", WILD)
-def test_wild_rows(command: Command, tmp_path: Path, kind: str) -> None:
-    toy = make(tmp_path, WILD[kind])
-    done = command("run", toy.config_file)
-    assert done.code == 0, done.text
-    kept = {"one": 1, "equal": 1, "empty": 1, "long": 2, "nan": 3}[kind]
-    assert toy.stage("near-duplicates")["kept"] == kept
-    first = everything(toy)[1]
-    if kind == "nan":
-        assert first["outlier_score"].null_count == 30
-    if kind == "equal":
-        assert set(first["outlier_score"].to_pylist()) == {0.0}

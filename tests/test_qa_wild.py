@@ -1,4 +1,4 @@
-"""Wild sources through all of `qa_distillation`: nothing hangs, nothing is lost."""
+"""A wild source through all of `qa_distillation`'s first half: nothing hangs, nothing is lost."""
 
 from __future__ import annotations
 
@@ -6,34 +6,27 @@ import csv
 import json
 from pathlib import Path
 
-import pytest
 import yaml
 from conftest import REPOSITORY, Command
 from mock_openai import MockServer
 
 STAGES = yaml.safe_load((REPOSITORY / "configs/qa_distillation/demo.yaml").read_text())["stages"]
 
-ONE = [("Who wrote Emma?", "Jane Austen")]
-SOURCES = {
-    "one row": ONE,
-    "all empty": [("", "")] * 20,
-    "everything": [
-        *ONE * 60,
-        *[("", "")] * 20,
-        ("What did Jane Austen write?", "Emma and other novels " * 5_000),
-        ("?!", "…"),
-        ("𝔘𝔫𝔦", "\u202e"),
-        ("a\u0000b", "x"),
-        ("日本で一番高い山は?", "富士山"),
-    ],
-}
+ROWS = [
+    *[("Who wrote Emma?", "Jane Austen")] * 60,
+    *[("", "")] * 20,
+    ("What did Jane Austen write?", "Emma and other novels " * 5_000),
+    ("?!", "…"),
+    ("𝔘𝔫𝔦", "\u202e"),
+    ("a\u0000b", "x"),
+    ("日本で一番高い山は?", "富士山"),
+]
 
 
-@pytest.mark.parametrize("kind", SOURCES)
-def test_wild_sources(command: Command, tmp_path: Path, kind: str) -> None:
+def test_a_wild_source(command: Command, tmp_path: Path) -> None:
     source = tmp_path / "rows.csv"
     with source.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("Question", "Answer"), *SOURCES[kind]])
+        csv.writer(file).writerows([("Question", "Answer"), *ROWS])
     with MockServer() as server:
         config = {
             "name": "qa-distillation",
@@ -62,17 +55,14 @@ def test_wild_sources(command: Command, tmp_path: Path, kind: str) -> None:
     assert "Traceback" not in done.text
     ledger = json.loads((tmp_path / "run/ledger.json").read_text())
     stages = {stage["name"]: stage for stage in ledger["stages"]}
-    assert stages["source"]["rows_in"] == len(SOURCES[kind])
+    assert stages["source"]["rows_in"] == len(ROWS)
     arrived = 0
     for stage in ledger["stages"]:
         left = stage["kept"] + stage["dropped"] + stage["failed"]
         assert stage["rows_in"] + stage["created"] == left
         arrived = stage["kept"]
-    originals = stages["augment-formal"]["rows_in"]
-    assert originals == {"one row": 1, "all empty": 0}.get(kind, originals)
-    assert arrived >= originals
-    if kind == "everything":
-        assert stages["exact-duplicates"]["dropped"] == 59
+    assert arrived >= stages["augment-formal"]["rows_in"]
+    assert stages["exact-duplicates"]["dropped"] == 59
     report = (tmp_path / "run/report.html").read_text()
     assert "<html" in report
     assert len(report) < 3_000_000
