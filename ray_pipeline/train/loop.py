@@ -53,7 +53,9 @@ class LoopConfig(BaseModel):
         4, ge=1, description="evaluations without a lower validation loss before it stops"
     )
     precision: Precision = Field(
-        "auto", description="of the forward pass; auto: bfloat16 on GPUs that have it"
+        "auto",
+        description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. Name it "
+        "where a CPU has instructions for it (AVX-512 BF16, AMX)",
     )
     seed: int = 0
 
@@ -441,7 +443,9 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The forward pass's precision. CPUs stay in float32, where bfloat16 is seldom faster."""
+    """The forward pass's precision. CPUs stay in float32 unless told: without instructions for
+    bfloat16 it is slower there, with them twice as fast (benchmarks/README.md).
+    """
     low = precision == "bfloat16"
     if precision == "auto":
         low = device.type == "cuda" and torch.cuda.is_bf16_supported()
