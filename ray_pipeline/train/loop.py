@@ -54,8 +54,8 @@ class LoopConfig(BaseModel):
     )
     precision: Precision = Field(
         "auto",
-        description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. Name it "
-        "where a CPU has instructions for it (AVX-512 BF16, AMX)",
+        description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. Name "
+        "bfloat16 where a CPU has instructions for it (AVX-512 BF16, AMX)",
     )
     seed: int = 0
 
