@@ -54,7 +54,9 @@ def test_what_is_saved_is_the_merged_model(tmp_path: Path) -> None:
     ).eval()
     ids = torch.arange(12)[None]
     with torch.no_grad():
-        torch.testing.assert_close(loaded(ids).logits, model.eval()(ids).logits)
+        # The model's own norms compute in float32, those of the fixture in float64.
+        expected = model.eval()(ids).logits
+        torch.testing.assert_close(loaded(ids).logits, expected, rtol=1e-3, atol=1e-5)
         plain = tiny_model("llama", seed=1).eval()
         assert not torch.allclose(plain(ids).logits, loaded(ids).logits)
 
