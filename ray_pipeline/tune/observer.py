@@ -18,8 +18,13 @@ from ray_pipeline.tune.trials import TrialRecord, Trials, best
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
-#: Seconds in which some trial must have started, on a cluster that may have to grow first.
-_START_SECONDS = 900.0
+#: Seconds in which some trial must have started, on a cluster that may have to grow first; and
+#: where there is room for it.
+_START_SECONDS, _STALL_SECONDS = 900.0, 60.0
+
+
+class Broken(RunError):
+    """This attempt at the search cannot go on; another one might."""
 
 
 class Workers(Protocol):
@@ -95,8 +100,8 @@ class Observer(tune.Callback):
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        """A trial failed for good, and not by its parameters: those that do not work diverge."""
-        self._error = RunError(f"trial {trial.config['number']} failed: {_reason(trial)}")
+        """Ray Tune gives a trial up: not for its parameters, those that do not work diverge."""
+        self._error = Broken(f"trial {trial.config['number']} failed: {_reason(trial)}")
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
@@ -121,6 +126,7 @@ class Observer(tune.Callback):
 
         Raises:
             UserError: rows or models do not fit the configuration.
+            Broken: a trial was given up, or none starts although there is room.
             RunError: the search cannot go on.
         """
         while self._ended:
@@ -148,8 +154,12 @@ class Observer(tune.Callback):
                 f"no trial has reported for {silent:.0f} s. Where an evaluation takes longer than "
                 "stages.search.silence, raise that"
             )
-        if not running and silent > _START_SECONDS:
-            free, total = ray.available_resources(), ray.cluster_resources()
+        if running or silent <= min(_START_SECONDS, _STALL_SECONDS):
+            return
+        free, total = ray.available_resources(), ray.cluster_resources()
+        if free.get("CPU", 0) >= self._workers.cpus and free.get("GPU", 0) >= self._workers.gpus:
+            raise Broken(f"no trial was started for {silent:.0f} s, though there was room for one")
+        if silent > _START_SECONDS:
             raise RunError(
                 f"no trial could be started for {silent:.0f} s. One needs {self._workers.cpus:g} "
                 f"CPUs and {self._workers.gpus:g} GPUs; of {total.get('CPU', 0):g} CPUs and "

@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 import ray
+import ray.exceptions
 from optuna.distributions import FloatDistribution
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -24,14 +25,15 @@ from ray.tune.search.optuna import OptunaSearch
 from ray_pipeline.engine.fingerprint import fingerprint
 from ray_pipeline.errors import RunError, UserError
 from ray_pipeline.train.job import TrainingJob
-from ray_pipeline.tune.observer import Observer
+from ray_pipeline.tune.observer import Broken, Observer
 from ray_pipeline.tune.parameters import Parameters, PruningConfig, Space
 from ray_pipeline.tune.pruning import LOSS, Pruning
 from ray_pipeline.tune.sampler import SeededTPE
 from ray_pipeline.tune.trial import Trial
 from ray_pipeline.tune.trials import TrialRecord, Trials
 
-#: Processes of one trial that may be lost before the search is given up.
+#: Processes of one trial that may be lost before Ray Tune gives it up; and times in a row that Ray
+#: Tune may fail, without a trial that finished in between, before the search is given up.
 _MAX_FAILURES = 2
 
 
@@ -113,7 +115,7 @@ def search(
 
     Args:
         study: what is searched.
-        number: trials that there are to be; Ray must have been joined where any is left.
+        number: trials that there are to be. Ray has been joined.
         trials: the record, of this study; every trial is added to it when it finishes.
         workers: for the trials.
         say: takes a line of news.
@@ -126,29 +128,43 @@ def search(
         RunError: a trial's process was lost too often, or none could be started, or none was heard
             of for too long.
     """
-    if len(trials.records) >= number:
-        return trials.records[:number]
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    at_once = min(workers.on(nodes), number - len(trials.records))
-    say(_beginning(number, len(trials.records), at_once, workers))
-    observer = Observer(trials, number, workers, say)
-    with tempfile.TemporaryDirectory(prefix="ray-pipeline-search-") as scratch, _quiet():
+    failed = 0
+    while (done := len(trials.records)) < number:
         try:
-            _tuner(study, number, trials.records, workers, at_once, observer, scratch).fit()
-        except tune.TuneError as error:
-            raise RunError(f"the search failed: {str(error).strip().splitlines()[-1]}") from error
-    if len(trials.records) < number:
-        raise RunError(f"the search ended after {len(trials.records)} of {number} trials")
+            _attempt(study, number, trials, workers, say)
+        except (tune.TuneError, ray.exceptions.RayError, Broken) as error:
+            # Ray Tune repeats a trial whose process was lost, but does not get over everything: of
+            # one that dies between two trials (2.60) it counts the loss twice and gives the second
+            # trial up. With what is recorded it can begin anew.
+            reason = str(error).strip().splitlines()[-1]
+            failed = 1 if len(trials.records) > done else failed + 1
+            if failed > _MAX_FAILURES:
+                raise RunError(f"the search failed: {reason}") from error
+            say(f"  Ray Tune begins again: {reason}")
     return trials.records[:number]
 
 
+def _attempt(
+    study: Study, number: int, trials: Trials, workers: TrialWorkers, say: Callable[[str], None]
+) -> None:
+    """Run what is left with a Ray Tune that knows nothing but the record."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    done = len(trials.records)
+    at_once = min(workers.on(nodes), number - done)
+    say(_beginning(number, done, at_once, workers))
+    observer = Observer(trials, number, workers, say)
+    with tempfile.TemporaryDirectory(prefix="ray-pipeline-search-") as scratch, _quiet():
+        _tuner(study, number, trials.records, workers, at_once, observer, scratch).fit()
+    if len(trials.records) < number:
+        raise RunError(f"the search ended after {len(trials.records)} of {number} trials")
+
+
 def _beginning(number: int, done: int, at_once: int, workers: TrialWorkers) -> str:
-    gpus = f" and {workers.gpus:g} GPUs" if workers.gpus else ""
     goes_on = f", {done} of them finished before" if done else ""
-    return (
-        f"  {number} trials{goes_on}; {at_once} at the same time, each with {workers.cpus:g} "
-        f"CPUs{gpus}"
-    )
+    each = f"{workers.cpus:g} CPU" + "s" * (workers.cpus != 1)
+    if workers.gpus:
+        each += f" and {workers.gpus:g} GPU" + "s" * (workers.gpus != 1)
+    return f"  {number} trials{goes_on}; {at_once} at the same time, each with {each}"
 
 
 def _tuner(

@@ -169,6 +169,29 @@ def test_early_stopping_keeps_the_best_weights(tmp_path, stored) -> None:
     assert progress.evaluations[-1]["validation_loss"] == pytest.approx(before, rel=1e-12)
 
 
+def test_in_pieces_it_is_the_same_training() -> None:
+    whole, figures = trained(validation=True, evaluate_every=3)
+    expected = [one for one in figures if "validation_loss" in one]
+
+    def loop() -> Loop:
+        model, more = tiny_model("llama", seed=1), {"validation": whole.validation}
+        return Loop(model, whole.plan, MIX, whole.config, teacher=whole.teacher, **more)
+
+    pieces, seen = loop(), []
+    for evaluation in pieces.evaluations():
+        seen.append({**evaluation, "best": pieces.progress.worse == 0})
+        assert pieces.finished == (len(seen) == len(expected))
+    assert seen == expected and pieces.progress == whole.progress
+
+    left = loop()
+    state = torch.get_rng_state()
+    evaluations = left.evaluations()
+    next(evaluations)
+    assert not torch.equal(torch.get_rng_state(), state)
+    evaluations.close()
+    assert torch.equal(torch.get_rng_state(), state) and not left.finished
+
+
 def test_max_steps_stops_and_the_schedule_ends_there() -> None:
     loop, figures = trained(max_steps=5)
     assert len(figures) == 5 and loop._stopped() == "max_steps"

@@ -18,18 +18,22 @@ import pytest
 import torch
 import yaml
 from conftest import TESTS, Command
+from ray import tune
 from tune.tiny_study import model_folder, qa_rows, tiny_job
 
 from ray_pipeline.errors import RunError, UserError
 from ray_pipeline.stage import Settings
-from ray_pipeline.stages.distil import DistilConfig
+from ray_pipeline.stages.distil import DistilConfig, parameters_of
 from ray_pipeline.stages.search import Search, SearchConfig
 from ray_pipeline.stages.split import SplitConfig
 from ray_pipeline.stages.teacher_log_probs import TeacherLogProbsConfig
 from ray_pipeline.storage import Storage
+from ray_pipeline.train.loop import LoopConfig
+from ray_pipeline.train.losses import Objective
 from ray_pipeline.tune import observer as observer_module
-from ray_pipeline.tune.observer import Observer
-from ray_pipeline.tune.parameters import Parameters, PruningConfig, Range, Space, get_best
+from ray_pipeline.tune import search as search_module
+from ray_pipeline.tune.observer import Broken, Observer
+from ray_pipeline.tune.parameters import Parameters, PruningConfig, Range, Space, get_best, put_best
 from ray_pipeline.tune.pruning import LOSS, Pruning
 from ray_pipeline.tune.search import Study, TrialWorkers, _proposals, search
 from ray_pipeline.tune.trial import Trial
@@ -184,6 +188,28 @@ def test_its_identity_has_that_of_the_distillation_where_it_searches() -> None:
     assert stage(0).identity() == stage(0, beta=0.5).identity()
 
 
+def test_a_student_that_a_later_stage_names_is_looked_up(tmp_path) -> None:
+    named = {"model": str(model_folder(tmp_path / "model"))}
+    (revision,) = stage(student=named).identity()["distil"]["models"]
+    assert revision.startswith("sha256:")
+    with pytest.raises(UserError, match=r"stages\.distil\.student\.model: .*nobodys-model"):
+        stage(student={"model": "nobodys-model"}).identity()
+
+
+def test_distillation_takes_what_the_search_found(tmp_path) -> None:
+    run, configured = Storage(str(tmp_path)), DistilConfig()
+    searched = {"search": SearchConfig(trials=1)}
+    assert parameters_of(configured, {}, run) == SEEDS
+    assert parameters_of(configured, {"search": SearchConfig()}, run) == SEEDS
+    with pytest.raises(RunError, match="left no parameters"):
+        parameters_of(configured, searched, run)
+    found = SEEDS.model_copy(update={"alpha": 0.9, "learning_rate": 1e-3})
+    put_best(run, found)
+    assert parameters_of(configured, searched, run) == found
+    assert found.objective == Objective(0.9, 0.2081, 0.7)
+    assert found.loop(LoopConfig(epochs=9)) == LoopConfig(epochs=9, learning_rate=1e-3)
+
+
 def test_as_many_trials_as_nodes_hold() -> None:
     two = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 3.0}]
     assert TrialWorkers(cpus=1).on(two) == 5
@@ -241,14 +267,41 @@ def test_what_no_parameters_could_help_ends_the_search(tmp_path) -> None:
 def test_silence_ends_the_search(ray_cluster, tmp_path, monkeypatch) -> None:
     trials = Trials(Storage(str(tmp_path)), "t", "s")
     running, waiting = (SimpleNamespace(status=status) for status in ("RUNNING", "PENDING"))
-    watching = Observer(trials, 3, TrialWorkers(cpus=1, silence=0), print)
+    watching = Observer(trials, 3, TrialWorkers(silence=0), print)
     with pytest.raises(RunError, match=r"longer than stages\.search\.silence"):
         watching.on_step_end(1, [running, waiting])
-    watching = Observer(trials, 3, TrialWorkers(cpus=1), print)
-    watching.on_step_end(1, [waiting])
-    monkeypatch.setattr(observer_module, "_START_SECONDS", 0)
-    with pytest.raises(RunError, match=r"One needs 1 CPUs and 0 GPUs; of 2 CPUs"):
+    small, large = (Observer(trials, 3, TrialWorkers(cpus=cpus), print) for cpus in (1, 8))
+    for watching in (small, large):
         watching.on_step_end(1, [waiting])
+    monkeypatch.setattr(observer_module, "_STALL_SECONDS", 0)
+    large.on_step_end(1, [waiting])  # another's work may end, or the cluster grow
+    with pytest.raises(Broken, match="there was room"):
+        small.on_step_end(1, [waiting])
+    monkeypatch.setattr(observer_module, "_START_SECONDS", 0)
+    with pytest.raises(RunError, match=r"One needs 8 CPUs and 0 GPUs; of 2 CPUs"):
+        large.on_step_end(1, [waiting])
+
+
+def test_where_ray_tune_fails_it_begins_again_with_what_is_left(tmp_path, monkeypatch) -> None:
+    trials, told, attempts = Trials(Storage(str(tmp_path)), "t", "s"), [], []
+
+    def attempt(finish: bool) -> Any:
+        def failing(*arguments: Any) -> None:
+            attempts.append(len(trials.records))
+            if finish:
+                trials.add(record(len(trials.records), 2.0))
+            raise [tune.TuneError("told\nlast line"), Broken("no trial")][len(attempts) % 2]
+
+        return failing
+
+    some = Study(tiny_job(tmp_path), Space(), SEEDS)
+    monkeypatch.setattr(search_module, "_attempt", attempt(finish=True))
+    assert len(search(some, 5, trials, TrialWorkers(), told.append)) == 5
+    assert attempts == [0, 1, 2, 3, 4] and told[1].endswith("begins again: last line")
+    monkeypatch.setattr(search_module, "_attempt", attempt(finish=False))
+    with pytest.raises(RunError, match=r"the search failed: (last line|no trial)"):
+        search(some, 6, trials, TrialWorkers(), told.append)
+    assert attempts[5:] == [5, 5, 5]
 
 
 def test_nothing_is_left_to_run_without_a_cluster(tmp_path) -> None:
@@ -259,28 +312,37 @@ def test_nothing_is_left_to_run_without_a_cluster(tmp_path) -> None:
     assert [one.number for one in found] == [1, 0]
 
 
-def kill_one_trial() -> None:
+def kill_a_trial() -> None:
     """End the first process of a trial on this test's own cluster."""
     mine = psutil.Process()
     while True:
         for process in mine.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Trial"):
+            with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+                # The name of its actor, and that of what is called where it is busy.
+                if process.cmdline()[0].startswith(("ray::Trial", "ray::ResourceTrainable")):
                     process.kill()
                     return
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
-def test_a_trial_whose_process_is_lost_begins_again(ray_cluster, tmp_path) -> None:
+def test_lost_processes_cost_no_trial(ray_cluster, tmp_path) -> None:
+    """One is lost in the middle of a trial, one between two."""
     job = tiny_job(tmp_path)
     trials = Trials(job.storage, "search/trials.jsonl", "s")
     told: list[str] = []
-    killer = threading.Thread(target=kill_one_trial, daemon=True)
+
+    def kill() -> None:
+        kill_a_trial()
+        while not trials.records:
+            time.sleep(0.001)
+        kill_a_trial()
+
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     found = search(Study(job, Space(), SEEDS), 3, trials, TrialWorkers(at_most=1), told.append)
     assert not killer.is_alive()
-    assert any("was lost and begins again" in line for line in told), told
-    assert [(one.number, one.status) for one in found] == [(n, "finished") for n in range(3)]
+    assert sum("was lost and begins again" in line for line in told) >= 2, told
+    assert {one.status for one in found} == {"finished"} and len(found) == 3
     assert found == Trials(job.storage, "search/trials.jsonl", "s").records
     assert [step for step, _ in found[0].losses] == [2, 4]
 
