@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import orjson
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ray_pipeline.errors import UserError
 from ray_pipeline.storage import Storage
@@ -25,6 +25,7 @@ from ray_pipeline.train.forward import OnlineTeacher
 from ray_pipeline.train.loop import Loop, LoopConfig, Outcome, Teacher, World
 from ray_pipeline.train.losses import Objective, shared_vocabulary
 from ray_pipeline.train.model_store import get_model, put_model
+from ray_pipeline.train.replica import Replica, Sharded, Whole
 from ray_pipeline.train.student import StudentConfig, load, make_student, vocabulary_size
 from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
 from ray_pipeline.train.tokens import TextConfig
@@ -45,6 +46,11 @@ class WorkersConfig(BaseModel):
     cpus: float = Field(1, gt=0, description="CPUs of each, where they are several")
     gpu: bool | None = Field(None, description="one GPU each; null: where this machine has one")
     max_failures: int = Field(3, ge=0, description="lost workers after which it is given up")
+    sharded: bool = Field(
+        False,
+        description="each worker holds a part of the model (FSDP2): for one that does not fit a "
+        "GPU with its gradients and moments, 16 bytes a parameter",
+    )
 
     @property
     def uses_gpu(self) -> bool:
@@ -55,6 +61,12 @@ class WorkersConfig(BaseModel):
     def in_process(self) -> bool:
         """Whether the run's own process can do it."""
         return self.number == 1 and (not self.uses_gpu or torch.cuda.is_available())
+
+    @model_validator(mode="after")
+    def _parts_of_something(self) -> WorkersConfig:
+        if self.sharded and self.number == 1:
+            raise ValueError("sharded divides the model among workers: set number to 2 or more")
+        return self
 
 
 @dataclass(frozen=True)
@@ -139,7 +151,11 @@ class TrainingJob:
 
 
 def train(
-    job: TrainingJob, world: World, device: str, report: Callable[[dict[str, Any]], None]
+    job: TrainingJob,
+    world: World,
+    device: str,
+    report: Callable[[dict[str, Any]], None],
+    sharded: bool = False,
 ) -> None:
     """Train on this rank, from the last checkpoint; rank 0 keeps curve, model and result.
 
@@ -148,6 +164,7 @@ def train(
         world: this process among the ranks.
         device: as torch names it.
         report: is told the figures of each step and evaluation, on every rank.
+        sharded: each rank holds a part of the model.
     """
     from transformers import AutoTokenizer
 
@@ -160,13 +177,16 @@ def train(
 
     # The tokenizer first: it is small, and what is wrong with the folder shows here as well.
     tokenizer = AutoTokenizer.from_pretrained(job.model.folder(job.storage))
-    loop = make_loop(job, world, device, told, curve.save)
+    loop = make_loop(job, world, device, told, curve.save, sharded)
     outcome = loop.run()
     world.sum(torch.zeros(1, device=device))  # all have taken the best weights from storage
+    model = None
+    if job.name is not None:
+        model = loop.replica.whole(lambda: job.model.build(job.storage, job.loop.seed))
     if world.rank == 0:
         curve.save()
         if job.name is not None:
-            put_model(job.storage, job.name, loop.model, tokenizer, job.text)
+            put_model(job.storage, job.name, model, tokenizer, job.text)
         job.storage.write_bytes(job.result, orjson.dumps(_figures(loop, outcome)))
         # Three times the model's size each, and nothing goes on from them any more.
         job.storage.delete_folder(checkpoints_folder(job))
@@ -183,24 +203,29 @@ class Bench:
 
     plan: BatchPlan
     validation: BatchPlan | None
-    model: Any
+    replica: Replica
     teacher: Teacher | None
 
+    @property
+    def model(self) -> Any:
+        """What is trained."""
+        return self.replica.model
+
     @classmethod
-    def load(cls, job: TrainingJob, device: str) -> Bench:
+    def load(cls, job: TrainingJob, device: str, sharded: bool = False) -> Bench:
         """A job's rows, model and teacher."""
         rows = token_rows(job.rows, "train")
-        model = job.model.build(job.storage, job.loop.seed).to(device)
+        model = job.model.build(job.storage, job.loop.seed)
         teacher = None if job.objective.beta == 0 else _teacher(job, rows, model, device)
         plan = BatchPlan(rows, job.batches, job.loop.seed)
-        return cls(plan, _validation(job), model, teacher)
+        replica = Sharded(model, device) if sharded else Whole(model.to(device))
+        return cls(plan, _validation(job), replica, teacher)
 
     def loop(self, objective: Objective, config: LoopConfig, **more: Any) -> Loop:
         """A training of the model as it is; ``more``: further arguments of `Loop`."""
         teacher, validation = self.teacher, self.validation
-        return Loop(
-            self.model, self.plan, objective, config, teacher=teacher, validation=validation, **more
-        )
+        more |= {"teacher": teacher, "validation": validation, "replica": self.replica}
+        return Loop(self.model, self.plan, objective, config, **more)
 
 
 def make_loop(
@@ -209,9 +234,10 @@ def make_loop(
     device: str,
     report: Callable[[dict[str, Any]], None],
     before_checkpoint: Callable[[], None] | None = None,
+    sharded: bool = False,
 ) -> Loop:
     """The training loop of a job, with its rows, model and teacher loaded."""
-    return Bench.load(job, device).loop(
+    return Bench.load(job, device, sharded).loop(
         job.objective,
         job.loop,
         world=world,
