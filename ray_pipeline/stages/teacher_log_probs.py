@@ -13,6 +13,7 @@ from pydantic import Field
 from ray_pipeline.rows import set_column
 from ray_pipeline.stage import Execution, ModelStage, ModelStageConfig, StageConfig
 from ray_pipeline.storage import Storage
+from ray_pipeline.train.precision import Precision
 
 _LISTS: Mapping[str, pa.DataType] = {
     "teacher_ids": pa.large_list(pa.int32()),
@@ -26,6 +27,11 @@ class TeacherLogProbsConfig(ModelStageConfig):
 
     k: int = Field(
         64, ge=0, description="tokens kept at each position, the rest is their tail; 0: none at all"
+    )
+    precision: Precision = Field(
+        "auto",
+        description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. The "
+        "softmax is in float32 in any case",
     )
     batch_tokens: Annotated[int, Execution] = Field(
         8192, ge=1, description="tokens a forward pass, padding included"
@@ -74,7 +80,7 @@ class TeacherLogProbs(ModelStage):
             teacher=revision(folder),
         )
         device = "cuda" if self.config.num_gpus else "cpu"
-        self._write = CacheWriter(load(folder).to(device), self._info)
+        self._write = CacheWriter(load(folder).to(device), self._info, self.config.precision)
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Ask the teacher about the rows that are trained on."""

@@ -7,7 +7,7 @@ where the last one stopped.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
@@ -105,6 +105,12 @@ class ModelSource:
             model = make_student(self.student, model, tokenizer, seed, self.student_base)
         return model if self.adapter is None else with_adapter(model, self.adapter, seed)
 
+    def in_full(self) -> ModelSource:
+        """The same with the base's weights as they were before they were put into 4 bits."""
+        if self.adapter is None or not self.adapter.four_bit:
+            return self
+        return replace(self, adapter=self.adapter.model_copy(update={"four_bit": False}))
+
 
 @dataclass(frozen=True)
 class TrainingJob:
@@ -180,9 +186,7 @@ def train(
     loop = make_loop(job, world, device, told, curve.save, sharded)
     outcome = loop.run()
     world.sum(torch.zeros(1, device=device))  # all have taken the best weights from storage
-    model = None
-    if job.name is not None:
-        model = loop.replica.whole(lambda: job.model.build(job.storage, job.loop.seed))
+    model = None if job.name is None else _trained_model(job, loop)
     if world.rank == 0:
         curve.save()
         if job.name is not None:
@@ -190,6 +194,23 @@ def train(
         job.storage.write_bytes(job.result, orjson.dumps(_figures(loop, outcome)))
         # Three times the model's size each, and nothing goes on from them any more.
         job.storage.delete_folder(checkpoints_folder(job))
+
+
+def _trained_model(job: TrainingJob, loop: Loop) -> Any:
+    """The model as it is kept, on rank 0. All ranks ask."""
+
+    def build() -> Any:
+        return job.model.build(job.storage, job.loop.seed)
+
+    model = loop.replica.whole(build)
+    in_full = job.model.in_full()
+    if model is None or in_full == job.model:
+        return model
+    # An adapter is merged into what the 4 bits stand for, not into the 4 bits, which would round
+    # it away.
+    merged = in_full.build(job.storage, job.loop.seed)
+    merged.load_state_dict(loop.replica.weights(), strict=False)
+    return merged
 
 
 def checkpoints_folder(job: TrainingJob) -> str:

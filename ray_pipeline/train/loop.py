@@ -30,9 +30,8 @@ from ray_pipeline.train.batches import Batch, BatchPlan, Position
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.forward import AnswerModel
 from ray_pipeline.train.losses import Objective, TeacherSignal, answer_loss
+from ray_pipeline.train.precision import Precision, autocast
 from ray_pipeline.train.replica import Replica, Whole
-
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class LoopConfig(BaseModel):
@@ -462,16 +461,6 @@ def _evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The forward pass's precision. CPUs stay in float32 unless told: without instructions for
-    bfloat16 it is slower there, with them twice as fast (benchmarks/README.md).
-    """
-    low = precision == "bfloat16"
-    if precision == "auto":
-        low = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 
 def _trainable(model: Any) -> list[torch.nn.Parameter]:

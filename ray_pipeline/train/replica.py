@@ -201,8 +201,10 @@ def _layers(model: Any) -> list[torch.nn.Module]:
 
 def _trained(model: Any) -> list[tuple[str, torch.Tensor]]:
     """Parameters with a gradient, and buffers, by name."""
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    return [(name, value) for name, value in model.state_dict().items() if name not in frozen]
+    every = model.named_parameters(remove_duplicate=False)
+    wanted = {name for name, p in every if p.requires_grad} | {n for n, _ in model.named_buffers()}
+    # Not by what is frozen: a state has more, such as the scales of weights in 4 bits.
+    return [(name, value) for name, value in model.state_dict().items() if name in wanted]
 
 
 def _gathered(value: Any) -> Any:

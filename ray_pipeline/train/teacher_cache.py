@@ -29,6 +29,7 @@ from ray_pipeline.errors import UserError
 from ray_pipeline.train.batches import Batch, TokenRows
 from ray_pipeline.train.forward import AnswerModel
 from ray_pipeline.train.losses import Answers, CachedSignal, top_k
+from ray_pipeline.train.precision import Precision, autocast
 
 _METADATA = b"ray_pipeline.teacher"
 _CHUNK_ELEMENTS = 2**24
@@ -135,12 +136,13 @@ class CacheWriter:
     Args:
         teacher: a causal language model of transformers, on its device; it is set to evaluation.
         info: what to compute.
+        precision: of the forward pass; the softmax is in float32.
 
     Raises:
         UserError: k is above the vocabulary, or the teacher has fewer logits than it.
     """
 
-    def __init__(self, teacher: Any, info: CacheInfo) -> None:
+    def __init__(self, teacher: Any, info: CacheInfo, precision: Precision = "float32") -> None:
         logits = teacher.get_output_embeddings().weight.shape[0]
         if not 1 <= info.k <= info.vocabulary:
             raise UserError(f"k is {info.k}: take 1 to {info.vocabulary}, the vocabulary")
@@ -150,6 +152,7 @@ class CacheWriter:
                 "they do not belong together"
             )
         self.info = info
+        self.precision = precision
         self.teacher = AnswerModel(teacher.eval())
         self.device = next(teacher.parameters()).device
 
@@ -163,7 +166,8 @@ class CacheWriter:
         """
         entries: dict[int, tuple[Any, Any, Any]] = {}
         for batch in batches:
-            ids, log_probs, tail = self._top_k(self.teacher(batch.to(self.device)))
+            with autocast(self.precision, self.device):
+                ids, log_probs, tail = self._top_k(self.teacher(batch.to(self.device)))
             ends = np.cumsum(rows.answer_tokens[batch.rows])[:-1]
             parts = [np.split(values, ends) for values in (ids, log_probs, tail)]
             entries.update(zip(batch.rows.tolist(), zip(*parts, strict=True), strict=True))

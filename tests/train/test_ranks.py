@@ -1,5 +1,5 @@
-"""On real ranks: two gloo processes give the losses, gradient norms and weights of one, whether each
-holds the whole model or a part of it; and one goes on where two stopped.
+"""On real ranks: two gloo processes give the losses, gradient norms and weights of one, whether
+each holds the whole model or a part of it; and one goes on where two stopped.
 """
 
 from __future__ import annotations
