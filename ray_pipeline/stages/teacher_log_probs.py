@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +14,10 @@ from ray_pipeline.rows import set_column
 from ray_pipeline.stage import Execution, ModelStage, ModelStageConfig, StageConfig
 from ray_pipeline.storage import Storage
 from ray_pipeline.train.precision import Precision
+
+if TYPE_CHECKING:
+    from ray_pipeline.train.teacher_cache import CacheWriter
+    from ray_pipeline.train.vllm_cache import VllmCacheWriter
 
 _LISTS: Mapping[str, pa.DataType] = {
     "teacher_ids": pa.large_list(pa.int32()),
@@ -27,6 +31,13 @@ class TeacherLogProbsConfig(ModelStageConfig):
 
     k: int = Field(
         64, ge=0, description="tokens kept at each position, the rest is their tail; 0: none at all"
+    )
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers",
+        description="vllm: for a teacher that one process does not hold; as fast on a CPU",
+    )
+    engine_args: Annotated[dict[str, Any], Execution] = Field(
+        {}, description="of vLLM, such as tensor_parallel_size"
     )
     precision: Precision = Field(
         "auto",
@@ -67,8 +78,8 @@ class TeacherLogProbs(ModelStage):
 
         from ray_pipeline.models import revision
         from ray_pipeline.train.model_store import get_model
-        from ray_pipeline.train.student import load, vocabulary_size
-        from ray_pipeline.train.teacher_cache import CacheInfo, CacheWriter, tokenizer_hash
+        from ray_pipeline.train.student import vocabulary_size
+        from ray_pipeline.train.teacher_cache import CacheInfo, tokenizer_hash
 
         folder = get_model(Storage(self.settings.run_dir), "teacher")
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -79,8 +90,19 @@ class TeacherLogProbs(ModelStage):
             tokenizer=tokenizer_hash(tokenizer),
             teacher=revision(folder),
         )
-        device = "cuda" if self.config.num_gpus else "cpu"
-        self._write = CacheWriter(load(folder).to(device), self._info, self.config.precision)
+        self._write = self._writer(folder)
+
+    def _writer(self, folder: str) -> CacheWriter | VllmCacheWriter:
+        from ray_pipeline.train.student import load
+        from ray_pipeline.train.teacher_cache import CacheWriter
+
+        config = self.config
+        if config.engine == "vllm":
+            from ray_pipeline.train.vllm_cache import VllmCacheWriter
+
+            return VllmCacheWriter(folder, self._info, config.precision, config.engine_args)
+        device = "cuda" if config.num_gpus else "cpu"
+        return CacheWriter(load(folder).to(device), self._info, config.precision)
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Ask the teacher about the rows that are trained on."""

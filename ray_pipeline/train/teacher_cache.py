@@ -171,7 +171,7 @@ class CacheWriter:
             ends = np.cumsum(rows.answer_tokens[batch.rows])[:-1]
             parts = [np.split(values, ends) for values in (ids, log_probs, tail)]
             entries.update(zip(batch.rows.tolist(), zip(*parts, strict=True), strict=True))
-        return self._table(rows, [entries[row] for row in range(len(rows))])
+        return cache_of(rows, [entries[row] for row in range(len(rows))], self.info)
 
     def _top_k(self, answers: Answers) -> tuple[Any, Any, Any]:
         """(ids, log-probabilities, tail) of all answer tokens of a batch, as numpy arrays."""
@@ -186,16 +186,24 @@ class CacheWriter:
         ids, log_probs, tail = (torch.cat(one).cpu().numpy() for one in zip(*made, strict=True))
         return ids, log_probs.astype(np.float16), tail.astype(np.float32)
 
-    def _table(self, rows: TokenRows, entries: Sequence[tuple[Any, Any, Any]]) -> pa.Table:
-        schema = self.info.schema()
-        hashes = [tokens_hash(rows, row) for row in range(len(rows))]
-        columns = [rows.row_ids.combine_chunks(), pa.array(hashes, pa.uint64())]
-        for field, values in zip(list(schema)[2:], zip(*entries, strict=True), strict=True):
-            offsets = np.concatenate([[0], np.cumsum([one.size for one in values])])
-            flat = np.concatenate([one.reshape(-1) for one in values])
-            column = pa.array(flat.astype(field.type.value_type.to_pandas_dtype()))
-            columns.append(pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), column))
-        return pa.Table.from_arrays(columns, schema=schema)
+
+def cache_of(rows: TokenRows, entries: Sequence[tuple[Any, Any, Any]], info: CacheInfo) -> pa.Table:
+    """The cache of rows from what a teacher said about each.
+
+    Args:
+        rows: the rows.
+        entries: ids [answers, k], log-probabilities [answers, k] and tails [answers] of each row.
+        info: what they are of.
+    """
+    schema = info.schema()
+    hashes = [tokens_hash(rows, row) for row in range(len(rows))]
+    columns = [rows.row_ids.combine_chunks(), pa.array(hashes, pa.uint64())]
+    for field, values in zip(list(schema)[2:], zip(*entries, strict=True), strict=True):
+        offsets = np.concatenate([[0], np.cumsum([one.size for one in values])])
+        flat = np.concatenate([one.reshape(-1) for one in values])
+        column = pa.array(flat.astype(field.type.value_type.to_pandas_dtype()))
+        columns.append(pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), column))
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 #: Options of `pyarrow.parquet.write_table`: bytes of one significance lie together and pack better.
