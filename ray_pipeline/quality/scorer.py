@@ -1,0 +1,124 @@
+"""The four quality scores of instructions and responses, computed by the batch.
+
+Every rule and number is that of the experiment this system comes from (see docs/quality/scores.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_pipeline.quality import row_by_row, rules
+from ray_pipeline.quality.characters import Flags, Texts, offsets_of
+from ray_pipeline.quality.patterns import Patterns, count
+from ray_pipeline.quality.readability import Readability
+from ray_pipeline.quality.rules import COMPLEX_QUESTIONS, DIRECTIVES, STEPS, TOPICS, Found
+from ray_pipeline.quality.sentences import sentences, words
+from ray_pipeline.quality.tokens import Counts, Tokens
+
+#: Bytes that are worked on at once: their arrays fit a processor's cache, and memory is bounded.
+SLICE_BYTES = 1 << 19
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of some rows, and how many tokens they have."""
+
+    clarity: rules.Floats
+    response_quality: rules.Floats
+    diversity: rules.Floats
+    complexity: rules.Floats
+    tokens: rules.Integers
+
+
+class QualityScorer:
+    """Scores batches of rows.
+
+    Args:
+        tokenizer: a fast tokenizer of Hugging Face.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokens = Tokens(tokenizer)
+        self._readability = Readability()
+        #: Rows that were looked at one by one, for a character that is not plain.
+        self.alone = 0
+
+    def __call__(self, instructions: pa.StringArray, responses: pa.StringArray) -> Scores:
+        """Score rows. The arrays hold valid UTF-8 and no nulls."""
+        if not len(instructions):
+            return Scores(*(np.zeros(0) for _ in range(4)), np.zeros(0, dtype=np.int64))
+        made = [
+            _scores(self._look(instructions.slice(at, rows), responses.slice(at, rows)))
+            for at, rows in _slices(instructions, responses)
+        ]
+        columns = zip(*(vars(scores).values() for scores in made), strict=True)
+        return Scores(*map(np.concatenate, columns))
+
+    def _look(self, instructions: pa.StringArray, responses: pa.StringArray) -> Found:
+        texts = Texts.of(instructions, responses)
+        strange = texts.strange_rows()
+        counts = self._counts(texts, strange)
+        found = _found(texts, self._readability.of_instructions(texts), counts)
+        for row in np.flatnonzero(strange).tolist():
+            instruction, response = instructions[row].as_py(), responses[row].as_py()
+            row_by_row.correct(found, row, instruction, response, self._readability)
+            self.alone += 1
+        return found
+
+    def _counts(self, texts: Texts, strange: Flags) -> Counts:
+        if not self._tokens.by_pieces:
+            return self._tokens.by_text(texts.joined)
+        counts = self._tokens.of(texts)
+        again = np.flatnonzero(strange | self._tokens.must_be_read(texts.joined))
+        if len(again):
+            counts.replace(again, self._tokens.by_text(texts.joined.take(pa.array(again))))
+        return counts
+
+
+def _found(texts: Texts, reading_ease: rules.Floats, counts: Counts) -> Found:
+    patterns = Patterns(texts)
+    in_instruction = patterns.in_instruction
+    instruction_words, response_words = words(texts)
+    parts, varied = sentences(texts)
+    return Found(
+        instruction_words=instruction_words,
+        asks=patterns.asks() | (count(map(in_instruction, DIRECTIVES)) > 0),
+        reading_ease=reading_ease,
+        is_complex=count(map(in_instruction, COMPLEX_QUESTIONS)) > 0,
+        response_words=response_words,
+        structured=patterns.paragraphs() | patterns.lists(),
+        sentences=parts,
+        varied=varied,
+        code=patterns.code(),
+        steps=count(map(patterns.in_response, STEPS)),
+        topics=count(map(patterns.in_either, TOPICS)),
+        tokens=counts.tokens,
+        distinct=counts.distinct,
+        distinct_pairs=counts.distinct_pairs,
+    )
+
+
+def _scores(found: Found) -> Scores:
+    return Scores(
+        rules.clarity(found),
+        rules.response_quality(found),
+        rules.diversity(found),
+        rules.complexity(found),
+        found.tokens,
+    )
+
+
+def _slices(one: pa.StringArray, other: pa.StringArray) -> Iterator[tuple[int, int]]:
+    """(first row, rows) of slices of about `SLICE_BYTES`, of one row at least."""
+    ends = (offsets_of(one) + offsets_of(other))[1:]
+    at = 0
+    while at < len(ends):
+        begun = ends[at - 1] if at else 0
+        end = max(at + 1, int(np.searchsorted(ends, begun + SLICE_BYTES)))
+        yield at, end - at
+        at = end
