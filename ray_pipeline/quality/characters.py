@@ -16,7 +16,6 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 Bytes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
@@ -27,7 +26,7 @@ KIND = SPACE | LETTER | NUMBER  # as GPT-2's regular expression divides characte
 WORD = 8  # \w of Python's `re`
 STRANGE = 16  # not plain
 
-_PADDING = 8  # zero bytes behind the last text: looking ahead needs no care
+_PADDING = 24  # zero bytes behind the last text: looking ahead needs no care
 _ROOM = 0x110000
 #: Pictures and symbols beyond the first plane, most of them younger than the stable characters.
 _EMOJI = range(0x1F000, 0x1FB00)
@@ -73,43 +72,35 @@ def classes() -> Bytes:
 
 
 @functools.cache
-def _lower() -> Bytes:
-    table = np.arange(256, dtype=np.uint8)
-    table[ord("A") : ord("Z") + 1] += 32
-    return table
+def _of_ascii() -> Bytes:
+    return np.resize(classes()[:128], 256)
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Instructions and responses, each pair joined by a space, one behind the other.
+    """Texts one behind the other.
 
     Attributes:
-        joined: the texts.
         bytes: their UTF-8, followed by a few zero bytes.
-        starts: where each row starts, and where the last one ends.
-        middles: where each row's joining space is.
+        starts: where each of them starts, and where the last one ends.
     """
 
-    joined: pa.StringArray
     bytes: Bytes
     starts: Positions
-    middles: Positions
 
     @classmethod
-    def of(cls, instructions: pa.StringArray, responses: pa.StringArray) -> Texts:
-        """Join two arrays without nulls."""
-        joined = pc.binary_join_element_wise(instructions, responses, " ")
-        starts = offsets_of(joined)
-        lengths = np.diff(offsets_of(instructions))
-        data = np.zeros(starts[-1] + _PADDING, dtype=np.uint8)
-        if len(joined):
-            data[:-_PADDING] = np.frombuffer(joined.buffers()[2], np.uint8, starts[-1])
-        return cls(joined, data, starts, starts[:-1] + lengths)
+    def of(cls, array: pa.StringArray) -> Texts:
+        """The texts of an array without nulls."""
+        starts, first = offsets_of(array)
+        data = np.zeros((starts[-1] + 2 * _PADDING) // 8 * 8, dtype=np.uint8)
+        if starts[-1]:
+            data[: starts[-1]] = np.frombuffer(array.buffers()[2], np.uint8, starts[-1], first)
+        return cls(data, starts)
 
     @property
     def number(self) -> int:
-        """Rows."""
-        return len(self.middles)
+        """How many texts there are."""
+        return len(self.starts) - 1
 
     @property
     def size(self) -> int:
@@ -117,28 +108,19 @@ class Texts:
         return int(self.starts[-1])
 
     @cached_property
-    def edges(self) -> Positions:
-        """Starts of instructions and responses in turn (responses with the joining space)."""
-        edges = np.empty(2 * self.number + 1, dtype=np.int64)
-        edges[0::2] = self.starts
-        edges[1::2] = self.middles
-        return edges
-
-    @cached_property
     def is_ascii(self) -> bool:
         """Whether no text has another character."""
-        return not self.size or int(self.bytes.max()) < 0x80
+        return int(self.bytes.max()) < 0x80
 
     @cached_property
     def classes(self) -> Bytes:
         """The class of each byte's character (of the padding: that of a zero byte)."""
-        found = classes()[:256][self.bytes]
+        found = np.take(_of_ascii(), self.bytes)
         if self.is_ascii:
             return found
         first = np.flatnonzero(self.bytes >= 0xC0)
         length = 2 + (self.bytes[first] >= 0xE0) + (self.bytes[first] >= 0xF0)
-        code = self.bytes[first] & (0xFF >> (length + 1)).astype(np.uint8)
-        code = code.astype(np.int64)
+        code = (self.bytes[first] & (0xFF >> (length + 1))).astype(np.int64)
         for byte in (1, 2, 3):
             more = length > byte
             code[more] = code[more] << 6 | (self.bytes[first[more] + byte] & 0x3F)
@@ -151,48 +133,47 @@ class Texts:
     @cached_property
     def is_space(self) -> Flags:
         """Which bytes are of white space."""
-        return (self.classes & SPACE).astype(bool)
-
-    @cached_property
-    def lower(self) -> Bytes:
-        """The bytes with ASCII letters in lower case."""
-        return _lower()[self.bytes]
-
-    @cached_property
-    def in_instruction(self) -> Flags:
-        """Which bytes are of an instruction."""
-        flags = np.zeros(len(self.bytes), dtype=bool)
-        flags[: self.size] = np.repeat(np.arange(2 * self.number) % 2 == 0, np.diff(self.edges))
-        return flags
+        return (self.classes & SPACE).view(bool)
 
     def first_of_runs(self, flags: Flags) -> Positions:
-        """Where runs of true flags start; no run goes over the start of a row."""
-        starts = flags[: self.size].copy()
-        starts[1:] &= ~flags[: self.size - 1]
-        at = self.starts[:-1]
+        """Where runs of true flags start; no run goes over the start of a text."""
+        flags = flags[: self.size]
+        starts = flags.copy()
+        starts[1:] &= ~flags[:-1]
+        at = self.starts[:-1][np.diff(self.starts) > 0]
         starts[at] = flags[at]
         return np.flatnonzero(starts)
 
-    def strange_rows(self) -> Flags:
-        """Which rows hold a character that is not plain."""
+    def texts_of(self, at: Positions) -> Positions:
+        """In which text each place is."""
+        return np.searchsorted(self.starts, at, side="right") - 1
+
+    def where(self, at: Positions, length: int = 1) -> Flags:
+        """Which texts hold one of some places, with ``length`` bytes from there on."""
+        text = self.texts_of(at)
         found = np.zeros(self.number, dtype=bool)
-        at = np.flatnonzero(self.classes[: self.size] & STRANGE)
-        found[np.searchsorted(self.starts, at, side="right") - 1] = True
+        found[text[at + length <= self.starts[text + 1]]] = True
         return found
 
+    def at(self, character: str) -> Positions:
+        """Where an ASCII character is."""
+        return np.flatnonzero(self.bytes[: self.size] == ord(character))
 
-def offsets_of(texts: pa.Array) -> Positions:
-    """Offsets of an array of strings, from 0 on, as int64."""
+    def strange(self) -> Flags:
+        """Which texts hold a character that is not plain."""
+        return self.where(np.flatnonzero(self.classes[: self.size] & STRANGE))
+
+
+def offsets_of(texts: pa.StringArray) -> tuple[Positions, int]:
+    """Offsets of an array of strings counted from 0, and where in its buffer they begin."""
     if not len(texts):
-        return np.zeros(1, dtype=np.int64)
+        return np.zeros(1, dtype=np.int64), 0
     kind = np.dtype(np.int64 if pa.types.is_large_string(texts.type) else np.int32)
     at = texts.offset * kind.itemsize
     offsets = np.frombuffer(texts.buffers()[1], kind, len(texts) + 1, at).astype(np.int64)
-    return offsets - offsets[0]
+    return offsets - offsets[0], int(offsets[0])
 
 
-def cut(data: Bytes, offsets: Positions) -> pa.Array:
-    """The pieces of ``data`` between offsets, as an array of binaries; nothing is copied."""
-    ends = np.append(offsets, len(data))
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(data)]
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets), buffers)
+def growth(counts_up_to: Positions, edges: Positions) -> Positions:
+    """What running totals grow by between edges; before the first element they are 0."""
+    return np.diff(np.append(0, counts_up_to)[edges])

@@ -14,22 +14,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from ray_pipeline.quality.characters import KIND, Flags, Positions, Texts
+from ray_pipeline.quality.characters import KIND, LETTER, Flags, Positions, Texts
 
-_APOSTROPHE, _BLANK = ord("'"), ord(" ")
 _ONE = np.isin(np.arange(256), list(b"stmd"))
 _TWO = [tuple(ending) for ending in (b"re", b"ve", b"ll")]
 
 
-def piece_starts(texts: Texts) -> Positions:
-    """Where the pieces of all rows start. They cover every byte."""
+def piece_starts(texts: Texts) -> tuple[Positions, Positions]:
+    """Where the pieces of texts start (they cover every byte).
+
+    Returns: the starts, and those of them where a run of letters was cut behind a contraction:
+        the ``uff`` of ``'st|uff``. No text may be empty.
+    """
     kinds = texts.classes[: texts.size] & KIND
     starts = np.empty(texts.size, dtype=bool)
     starts[1:] = kinds[1:] != kinds[:-1]
     starts[texts.starts[:-1]] = True
     _cut_white_space(texts, starts)
-    _cut_contractions(texts, starts)
-    return np.flatnonzero(starts)
+    within = _cut_contractions(texts, starts)
+    return np.flatnonzero(starts), within
 
 
 def _cut_white_space(texts: Texts, starts: Flags) -> None:
@@ -42,19 +45,20 @@ def _cut_white_space(texts: Texts, starts: Flags) -> None:
     for _ in range(0 if texts.is_ascii else 2):  # to the first byte of the character
         last -= (data[last] & 0xC0) == 0x80
     starts[last] = True
-    starts[behind[data[last] == _BLANK]] = False
+    starts[behind[data[last] == ord(" ")]] = False
 
 
-def _cut_contractions(texts: Texts, starts: Flags) -> None:
-    data = texts.bytes
-    at = np.flatnonzero((data[: texts.size] == _APOSTROPHE) & starts)
+def _cut_contractions(texts: Texts, starts: Flags) -> Positions:
+    data, at = texts.bytes, texts.at("'")
+    at = at[starts[at]]
     first, second = data[at + 1], data[at + 2]
     letters = _ONE[first].astype(np.int64)
     for one, two in _TWO:
         letters += 2 * ((first == one) & (second == two))
     end = at + 1 + letters
-    row_end = texts.starts[np.searchsorted(texts.starts, at, side="right")]
-    contraction = (letters > 0) & (end <= row_end)
+    text_end = texts.starts[texts.texts_of(at) + 1]
+    contraction = (letters > 0) & (end <= text_end)
     starts[at[contraction] + 1] = False
-    end = end[contraction]
-    starts[end[end < texts.size]] = True
+    end = end[contraction & (end < text_end)]
+    starts[end] = True
+    return end[(texts.classes[end] & LETTER) > 0]

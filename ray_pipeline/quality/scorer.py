@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_pipeline.quality import row_by_row, rules
 from ray_pipeline.quality.characters import Flags, Texts, offsets_of
-from ray_pipeline.quality.patterns import Patterns, count
 from ray_pipeline.quality.readability import Readability
+from ray_pipeline.quality.responses import fences, lists, paragraphs, sentences, word_counts
 from ray_pipeline.quality.rules import COMPLEX_QUESTIONS, DIRECTIVES, STEPS, TOPICS, Found
-from ray_pipeline.quality.sentences import sentences, words
 from ray_pipeline.quality.tokens import Counts, Tokens
+from ray_pipeline.quality.words import Keywords, Read, Words
 
 #: Bytes that are worked on at once: their arrays fit a processor's cache, and memory is bounded.
 SLICE_BYTES = 1 << 19
@@ -44,6 +45,7 @@ class QualityScorer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokens = Tokens(tokenizer)
+        self._words = Words(self._tokens)
         self._readability = Readability()
         #: Rows that were looked at one by one, for a character that is not plain.
         self.alone = 0
@@ -60,43 +62,47 @@ class QualityScorer:
         return Scores(*map(np.concatenate, columns))
 
     def _look(self, instructions: pa.StringArray, responses: pa.StringArray) -> Found:
-        texts = Texts.of(instructions, responses)
-        strange = texts.strange_rows()
-        counts = self._counts(texts, strange)
-        found = _found(texts, self._readability.of_instructions(texts), counts)
-        for row in np.flatnonzero(strange).tolist():
+        questions, answers = Texts.of(instructions), Texts.of(responses)
+        pairs = pc.binary_join_element_wise(instructions, responses, " ")
+        joined = Texts.of(pairs)
+        read = self._words.read(joined, joined.starts[:-1] + np.diff(questions.starts))
+        strange = questions.strange() | answers.strange()
+        counts = self._counts(read.counts, strange, pairs, joined)
+        found = _found(questions, answers, read, self._readability.of_texts(questions), counts)
+        for row in np.flatnonzero(strange | read.unsure).tolist():
             instruction, response = instructions[row].as_py(), responses[row].as_py()
             row_by_row.correct(found, row, instruction, response, self._readability)
             self.alone += 1
         return found
 
-    def _counts(self, texts: Texts, strange: Flags) -> Counts:
-        if not self._tokens.by_pieces:
-            return self._tokens.by_text(texts.joined)
-        counts = self._tokens.of(texts)
-        again = np.flatnonzero(strange | self._tokens.must_be_read(texts.joined))
+    def _counts(
+        self, counts: Counts | None, strange: Flags, pairs: pa.StringArray, joined: Texts
+    ) -> Counts:
+        if counts is None:
+            return self._tokens.by_text(pairs)
+        again = np.flatnonzero(strange | self._tokens.must_be_read(pairs, joined.bytes.tobytes()))
         if len(again):
-            counts.replace(again, self._tokens.by_text(texts.joined.take(pa.array(again))))
+            counts.replace(again, self._tokens.by_text(pairs.take(pa.array(again))))
         return counts
 
 
-def _found(texts: Texts, reading_ease: rules.Floats, counts: Counts) -> Found:
-    patterns = Patterns(texts)
-    in_instruction = patterns.in_instruction
-    instruction_words, response_words = words(texts)
-    parts, varied = sentences(texts)
+def _found(
+    questions: Texts, answers: Texts, read: Read, reading_ease: rules.Floats, counts: Counts
+) -> Found:
+    parts, varied = sentences(answers)
+    topics = Keywords(read.instructions.bits | read.responses.bits)
     return Found(
-        instruction_words=instruction_words,
-        asks=patterns.asks() | (count(map(in_instruction, DIRECTIVES)) > 0),
+        instruction_words=word_counts(questions),
+        asks=questions.where(questions.at("?")) | read.instructions.any(DIRECTIVES),
         reading_ease=reading_ease,
-        is_complex=count(map(in_instruction, COMPLEX_QUESTIONS)) > 0,
-        response_words=response_words,
-        structured=patterns.paragraphs() | patterns.lists(),
+        is_complex=read.instructions.any(COMPLEX_QUESTIONS),
+        response_words=word_counts(answers),
+        structured=paragraphs(answers) | lists(answers),
         sentences=parts,
         varied=varied,
-        code=patterns.code(),
-        steps=count(map(patterns.in_response, STEPS)),
-        topics=count(map(patterns.in_either, TOPICS)),
+        code=fences(answers) | read.responses.functions(),
+        steps=read.responses.count(STEPS),
+        topics=topics.count(TOPICS),
         tokens=counts.tokens,
         distinct=counts.distinct,
         distinct_pairs=counts.distinct_pairs,
@@ -115,7 +121,7 @@ def _scores(found: Found) -> Scores:
 
 def _slices(one: pa.StringArray, other: pa.StringArray) -> Iterator[tuple[int, int]]:
     """(first row, rows) of slices of about `SLICE_BYTES`, of one row at least."""
-    ends = (offsets_of(one) + offsets_of(other))[1:]
+    ends = (offsets_of(one)[0] + offsets_of(other)[0])[1:]
     at = 0
     while at < len(ends):
         begun = ends[at - 1] if at else 0

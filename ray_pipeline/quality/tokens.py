@@ -16,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_pipeline.quality.characters import Flags, Texts, cut
-from ray_pipeline.quality.pieces import piece_starts
-from ray_pipeline.quality.vocabulary import Numbers, Vocabulary
+from ray_pipeline.quality.characters import Flags
+from ray_pipeline.quality.vocabulary import Numbers
 
 _GPT2_PIECES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 
@@ -40,8 +39,6 @@ class Counts:
 class Tokens:
     """Counts with a tokenizer of Hugging Face.
 
-    Where it cuts texts as GPT-2's does, each distinct piece is encoded once and remembered.
-
     Args:
         tokenizer: a fast one (`transformers.PreTrainedTokenizerFast`).
     """
@@ -57,56 +54,57 @@ class Tokens:
         #: The same string, the same token: with most tokenizers each id is its own.
         self._alias = self._aliases()
         self.added = [t.content for t in self._backend.get_added_tokens_decoder().values()]
-        self._pieces = Vocabulary(self._encode_pieces) if cuts_as_gpt2(self._backend) else None
-
-    @property
-    def by_pieces(self) -> bool:
-        """Whether pieces are remembered: else whole texts are encoded, in batches."""
-        return self._pieces is not None
+        #: Whether it cuts texts as GPT-2's does, so that pieces can be encoded by themselves.
+        self.cuts_as_gpt2 = _cuts_as_gpt2(self._backend)
 
     def by_text(self, texts: pa.Array) -> Counts:
         """Counts of texts that the tokenizer itself reads from end to end."""
         encoded = self._backend.encode_batch_fast(texts.to_pylist(), add_special_tokens=False)
         lengths = np.fromiter((len(e.ids) for e in encoded), np.int64, len(encoded))
         ids = np.fromiter((i for e in encoded for i in e.ids), np.int64, lengths.sum())
-        return self._count(lengths, ids)
+        return self.count(lengths, ids)
 
-    def of(self, texts: Texts) -> Counts:
-        """Counts of texts of plain characters without an added token.
+    def must_be_read(self, texts: pa.Array, data: bytes) -> Flags:
+        """Which texts hold an added token (``<|endoftext|>``), which is found before cutting.
 
-        Of other texts they may be wrong: see `must_be_read`.
+        Args:
+            texts: the texts.
+            data: the same one behind the other: where a token is not in there, it is in none.
         """
-        assert self._pieces is not None
-        starts = piece_starts(texts)
-        lengths, ids = self._pieces(cut(texts.bytes[: texts.size], starts))
-        rows = np.searchsorted(starts, texts.starts[:-1])
-        return self._count(np.add.reduceat(lengths, rows) if len(rows) else rows, ids)
-
-    def must_be_read(self, joined: pa.Array) -> Flags:
-        """Which texts hold an added token (``<|endoftext|>``), which is found before cutting."""
-        found = np.zeros(len(joined), dtype=bool)
+        found = np.zeros(len(texts), dtype=bool)
         for token in self.added:
-            found |= pc.match_substring(joined, token).to_numpy(zero_copy_only=False)
+            if token.encode() in data:
+                found |= pc.match_substring(texts, token).to_numpy(zero_copy_only=False)
         return found
 
-    def _encode_pieces(self, pieces: Sequence[bytes]) -> list[list[int]]:
-        texts = [piece.decode(errors="replace") for piece in pieces]
-        return [e.ids for e in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+    def of_pieces(self, pieces: Sequence[bytes]) -> list[list[int]]:
+        """The ids of pieces, each encoded by itself."""
+        words = [piece.decode(errors="replace") for piece in pieces]
+        found: list[list[int]] = [[] for _ in words]
+        # One call for all, as if they were the words of a text that somebody else had cut.
+        made = self._backend.encode(words, is_pretokenized=True, add_special_tokens=False)
+        for word, number in zip(made.word_ids, made.ids, strict=True):
+            found[word].append(number)
+        return found
 
-    def _count(self, lengths: Numbers, ids: Numbers) -> Counts:
+    def count(self, lengths: Numbers, ids: Numbers) -> Counts:
+        """Counts of texts.
+
+        Args:
+            lengths: how many tokens each text has.
+            ids: the tokens of all texts, one text behind the other.
+        """
         if self._alias is not None:
             ids = self._alias[ids]
-        rows = np.repeat(np.arange(len(lengths)), lengths)
-        bits = self._bits
-        distinct = _distinct(rows, ids, bits)
+        number, bits = len(lengths), self._bits
+        rows = np.repeat(np.arange(number), lengths)
+        distinct, _ = _distinct(rows, ids, bits)
         same_row = rows[1:] == rows[:-1]
         pairs = (ids[:-1] << bits | ids[1:])[same_row]
-        row_of_pair = rows[1:][same_row]
-        made = _distinct(row_of_pair, pairs, 2 * bits)
-        number = len(lengths)
-        distinct_pairs = np.bincount(made[0], minlength=number)
-        distinct_pairs -= self._equal_strings(*made, number)
-        return Counts(lengths, np.bincount(distinct[0], minlength=number), distinct_pairs)
+        row_of_pair, pair = _distinct(rows[1:][same_row], pairs, 2 * bits)
+        distinct_pairs = np.bincount(row_of_pair, minlength=number)
+        distinct_pairs -= self._equal_strings(row_of_pair, pair, number)
+        return Counts(lengths, np.bincount(distinct, minlength=number), distinct_pairs)
 
     def _equal_strings(self, rows: Numbers, pairs: Numbers, number: int) -> Numbers:
         """How many of a row's distinct pairs have the string of another one.
@@ -155,7 +153,7 @@ def _distinct(rows: Numbers, values: Numbers, bits: int) -> tuple[Numbers, Numbe
     return keys >> bits, keys & (1 << bits) - 1
 
 
-def cuts_as_gpt2(backend: Any) -> bool:
+def _cuts_as_gpt2(backend: Any) -> bool:
     """Whether a tokenizer cuts texts as GPT-2's does, and encodes each piece by itself."""
     made = json.loads(backend.to_str())
     model, pieces = made["model"], made["pre_tokenizer"] or {}

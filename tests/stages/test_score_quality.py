@@ -294,8 +294,8 @@ def test_a_bounded_memory_of_words(tokenizer, monkeypatch):
     for start in range(0, 5_000, 100):
         text = " ".join(f"w{n}x{'y' * (n % 60)}" for n in range(start, start + 100))
         fast(pa.array([text]), pa.array([text]))
-        assert len(fast._tokens._pieces._known) < 600
-        assert len(fast._readability._syllables._known) < 400
+        assert len(fast._words.known) < 600
+        assert len(fast._readability._syllables) < 400
 
 
 def stage_of(tokenizer="gpt2-tokenizer"):
@@ -335,7 +335,7 @@ def test_the_stage_adds_its_columns_and_takes_a_null_for_an_empty_text():
 
 def test_a_tokenizer_that_cuts_in_another_way(literal):
     stage = stage_of("smollm2-135m-instruct")
-    assert not stage._scorer._tokens.by_pieces
+    assert not stage._scorer._tokens.cuts_as_gpt2
     other = AutoTokenizer.from_pretrained(fetch("smollm2-135m-instruct"))
     pairs = list(zip(SNIPPETS, reversed(SNIPPETS), strict=True))
     agree(stage._scorer, LiteralScorer(other), pairs)
