@@ -4,7 +4,6 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -357,6 +356,5 @@ def test_real_rows(fast, literal):
     files = sorted(Path(REAL_ROWS).glob("*.jsonl")) if REAL_ROWS else []
     if not files:
         pytest.skip("RAY_PIPELINE_REAL_ROWS names no folder with JSONL files")
-    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    rows = [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
     agree(fast, literal, [(row["instruction"], row["response"]) for row in rows])
-    assert np.isfinite(len(rows))
