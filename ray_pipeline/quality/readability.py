@@ -145,11 +145,11 @@ class _Hyphens:
         pointed = f".{word}."
         weights = [0] * (len(pointed) + 1)
         for start in range(len(pointed) - 1):
-            node: dict[str, Any] | None = self._tree
+            node = self._tree
             for at in range(start, len(pointed)):
-                node = node.get(pointed[at])
-                if node is None:
+                if pointed[at] not in node:
                     break
+                node = node[pointed[at]]
                 if "" in node:
                     offset, values = node[""]
                     for place, value in enumerate(values, start + offset):

@@ -59,7 +59,7 @@ def sentences(texts: Texts) -> tuple[Positions, Flags]:
     """
     stops = texts.bytes[: texts.size] == ord(".")
     at = texts.first_of_runs(~texts.is_space[: texts.size] & ~stops)
-    stops_before = np.cumsum(stops, dtype=np.int32)
+    stops_before = np.cumsum(stops, dtype=np.int64)
     row = texts.texts_of(at)
     first = np.flatnonzero(np.diff(stops_before[at] + row, prepend=-1))
     lengths = np.diff(first, append=len(at))

@@ -53,7 +53,8 @@ class QualityScorer:
     def __call__(self, instructions: pa.StringArray, responses: pa.StringArray) -> Scores:
         """Score rows. The arrays hold valid UTF-8 and no nulls."""
         if not len(instructions):
-            return Scores(*(np.zeros(0) for _ in range(4)), np.zeros(0, dtype=np.int64))
+            none = np.zeros(0)
+            return Scores(none, none, none, none, np.zeros(0, dtype=np.int64))
         made = [
             _scores(self._look(instructions.slice(at, rows), responses.slice(at, rows)))
             for at, rows in _slices(instructions, responses)

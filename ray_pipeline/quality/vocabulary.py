@@ -154,11 +154,12 @@ class Vocabulary:
         self._high: Keys = np.zeros(slots, dtype=np.uint64)  # 0: a free slot
         self._places = np.zeros(slots, dtype=np.int32)
         self._long: dict[bytes, int] = {}
-        self._marks = np.zeros(1024, dtype=np.int64)
-        self._starts = np.zeros(1024, dtype=np.int64)
-        self._lengths = np.zeros(1024, dtype=np.int64)
-        self._numbers = np.zeros(1024, dtype=np.int64)
-        self._number = self._used = 0
+        self._number: int = 0  # words
+        self._used: int = 0  # of the numbers
+        self._marks: Numbers = np.zeros(1024, dtype=np.int64)
+        self._starts: Numbers = np.zeros(1024, dtype=np.int64)
+        self._lengths: Numbers = np.zeros(1024, dtype=np.int64)
+        self._numbers: Numbers = np.zeros(1024, dtype=np.int64)
 
 
 def _with_room(array: Numbers, size: int) -> Numbers:
