@@ -48,6 +48,17 @@ class Vocabulary:
         look_at: works out the entries of words that are met for the first time.
     """
 
+    _low: Keys
+    _high: Keys  # 0: a free slot
+    _places: npt.NDArray[np.int32]
+    _long: dict[bytes, int]
+    _number: int  # of words
+    _used: int  # of numbers
+    _marks: Numbers
+    _starts: Numbers
+    _lengths: Numbers
+    _numbers: Numbers
+
     def __init__(self, look_at: Callable[[Sequence[bytes]], Sequence[Entry]]) -> None:
         self._look_at = look_at
         self._clear()
@@ -150,16 +161,14 @@ class Vocabulary:
 
     def _clear(self) -> None:
         slots = 1 << _SLOT_BITS
-        self._low: Keys = np.zeros(slots, dtype=np.uint64)
-        self._high: Keys = np.zeros(slots, dtype=np.uint64)  # 0: a free slot
+        self._low = np.zeros(slots, dtype=np.uint64)
+        self._high = np.zeros(slots, dtype=np.uint64)
         self._places = np.zeros(slots, dtype=np.int32)
-        self._long: dict[bytes, int] = {}
-        self._number: int = 0  # words
-        self._used: int = 0  # of the numbers
-        self._marks: Numbers = np.zeros(1024, dtype=np.int64)
-        self._starts: Numbers = np.zeros(1024, dtype=np.int64)
-        self._lengths: Numbers = np.zeros(1024, dtype=np.int64)
-        self._numbers: Numbers = np.zeros(1024, dtype=np.int64)
+        self._long = {}
+        self._number = self._used = 0
+        self._marks, self._starts, self._lengths, self._numbers = (
+            np.zeros(1024, dtype=np.int64) for _ in range(4)
+        )
 
 
 def _with_room(array: Numbers, size: int) -> Numbers:
