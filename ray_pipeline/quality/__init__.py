@@ -1,0 +1,1 @@
+"""The heuristic quality scores: clarity, response quality, diversity, complexity, in batches."""
