@@ -24,7 +24,7 @@ from rich.text import Text
 
 from ray_pipeline.config import nearest
 from ray_pipeline.errors import UserError
-from ray_pipeline.report.formats import count, figure, one_line, share
+from ray_pipeline.report.formats import NONE, count, figure, one_line, share
 from ray_pipeline.rows import KEPT
 from ray_pipeline.run_reader import RunReader, SegmentFolder
 from ray_pipeline.stages.global_order import descending
@@ -294,10 +294,10 @@ def _table(found: Mapping[str, Preview]) -> Table:
             Text(name),
             count(kept.rows),
             share(kept.rows, one.pool),
-            count(tokens) if known else "-",
-            share(tokens, one.pool_tokens) if one.pool_tokens else "-",
-            f"{figure(kept.lowest)} to {figure(kept.highest)}" if kept.rows else "-",
-            figure(kept.mean) if kept.rows else "-",
+            count(tokens) if known else NONE,
+            share(tokens, one.pool_tokens) if one.pool_tokens else NONE,
+            f"{figure(kept.lowest)} to {figure(kept.highest)}" if kept.rows else NONE,
+            figure(kept.mean) if kept.rows else NONE,
         )
     return table
 
@@ -309,7 +309,7 @@ def _sources(found: Preview) -> Table:
         table.add_column(heading, justify="right")
     for source, number in found.kept.by_source().items():
         of = found.pool_sources.get(source)
-        own = share(number, of) if of else "-"
+        own = share(number, of) if of else NONE
         table.add_row(
             Text(one_line(source, 60)), count(number), share(number, found.kept.rows), own
         )
