@@ -144,7 +144,7 @@ class ScoreFigures:
         rest = sum(number for _, number in found[_SOURCES:])
         return named | ({"(others)": rest} if rest else {})
 
-    def plain(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """As they stand in ``metrics.json``."""
         figures: dict[str, Any] = {
             "rows": self.rows,
@@ -155,6 +155,18 @@ class ScoreFigures:
             "score_std": math.sqrt(self.squares / self.rows) if self.rows else 0.0,
         }
         return figures | ({"by_source": self.by_source()} if self.sources else {})
+
+
+def arrow_stream(path: Path, schema: pa.Schema) -> pa.RecordBatchStreamWriter:
+    """A stream that `datasets` reads, even when nothing is written to it."""
+    stream = pa.ipc.new_stream(str(path), schema)
+    stream.write_batch(pa.RecordBatch.from_pylist([], schema))
+    return stream
+
+
+def plain(rows: pa.Table) -> pa.Table:
+    """The rows with a schema that `datasets` takes as it is: every column may be null."""
+    return rows.cast(pa.schema([pa.field(field.name, field.type) for field in rows.schema]))
 
 
 class SubsetWriter:
@@ -191,7 +203,7 @@ class SubsetWriter:
         scores = rows.select(list(self._scores.values())).rename_columns(list(self._scores))
         if self._streams is None:
             self._streams = (
-                pa.ipc.new_stream(str(self._arrow), rows.schema),
+                arrow_stream(self._arrow, rows.schema),
                 pacsv.CSVWriter(str(self._csv), scores.schema),
             )
         self._parquet.write(rows)
@@ -228,7 +240,9 @@ def save_dataset(folder: Path, splits: dict[str, Path]) -> None:
     dataset = datasets.DatasetDict(
         {split: datasets.Dataset.from_file(str(path)) for split, path in splits.items()}
     )
-    dataset.save_to_disk(str(folder))
+    # By itself it writes no file of no rows, and cannot read that again.
+    shards = {split: None if rows.num_rows else 1 for split, rows in dataset.items()}
+    dataset.save_to_disk(str(folder), num_shards=shards)
 
 
 def held_by(rows: pa.Table, name: str) -> pa.Array:

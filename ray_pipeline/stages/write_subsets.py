@@ -23,9 +23,11 @@ from ray_pipeline.stages.subset_config import SelectSubsetsConfig
 from ray_pipeline.stages.subset_files import (
     InOrder,
     SubsetWriter,
+    arrow_stream,
     arrow_to_parquet,
     count_names,
     held_by,
+    plain,
     save_dataset,
 )
 from ray_pipeline.stages.weigh_scores import WeighScores
@@ -140,10 +142,10 @@ class _Work:
         """The rows of subsets to where they are sorted, and the validation rows to a file."""
         read = [*self._columns, *([self._tokens] if self._tokens else [])]
         stream = None
-        for table in self._rows.tables(read):
+        for table in map(plain, self._rows.tables(read)):
             aside = table.filter(pc.equal(table["split"], "validation")).select(self._columns)
             if stream is None:
-                stream = pa.ipc.new_stream(str(validation), aside.schema)
+                stream = arrow_stream(validation, aside.schema)
             stream.write_table(aside)
             self._validation_rows += aside.num_rows
             pool = table.filter(pc.equal(table["split"], TRAIN))
@@ -229,7 +231,7 @@ class _Work:
         for name, of, kind in self._selection.names():
             asked = self._selection.subsets[of].model_dump(exclude_none=True)
             one = {"of": of, "control": kind == "control", "asked": asked}
-            figures[name] = {**one, **writers[name].figures.plain()}
+            figures[name] = {**one, **writers[name].figures.as_json()}
             figures[name]["smaller_than_asked"] = self._asked(of) is not None
         return figures
 
