@@ -62,6 +62,7 @@ def test_a_run_and_its_preview(command: Command, tmp_path: Path) -> None:
     done = command("run", config)
     assert done.code == 0, done.text
     assert "where 100,000 are asked" in done.text
+    assert "few 12 rows, quality from" in " ".join(done.out.split())
     run = tmp_path / "run"
     ledger = {s["name"]: s for s in json.loads((run / "ledger.json").read_text())["stages"]}
     assert ledger["weigh-scores"]["reasons"] == {"score:not_a_number": 1}

@@ -250,14 +250,14 @@ def _schema(rows: StoredRows) -> pa.Schema:
 def _scratch(place: Workplace) -> Iterator[Path]:
     """An empty folder of this machine: in the run directory, where that is local."""
     if not place.storage.is_local:
-        with tempfile.TemporaryDirectory(prefix="ray-pipeline-subsets-") as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix="ray-pipeline-subsets-") as temporary:
+            yield Path(temporary)
         return
     folder = place.storage.local_path(f"{place.folder}/subsets")
     shutil.rmtree(folder, ignore_errors=True)  # a killed attempt's
     folder.mkdir(parents=True)
     try:
-        yield Path(folder)
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -274,5 +274,5 @@ def _publish(folder: Path, storage: Storage) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: path.name == "dataset_dict.json"):
         relative = path.relative_to(folder).as_posix()
-        with storage.writer(f"{FOLDER}/{relative}") as target, path.open("rb") as file:
-            shutil.copyfileobj(file, target, 2**24)
+        with storage.writer(f"{FOLDER}/{relative}") as stream, path.open("rb") as file:
+            shutil.copyfileobj(file, stream, 2**24)
