@@ -28,7 +28,7 @@ Marks = Callable[[pa.Table], Mapping[str, npt.NDArray[np.bool_]]]
 RANGE = "range"
 #: Rows of a range, roughly. A task of the engine takes several.
 RANGE_ROWS = 25_000
-#: Sampled rows for each range. With 32, one range in a thousand is larger than 1.6 times the mean.
+#: Sampled rows for each range. With 32, one range in six hundred is larger than 1.6 means.
 _SAMPLES = 32
 
 

@@ -35,8 +35,8 @@ from ray_pipeline.storage import Storage
 from ray_pipeline.stored_rows import StoredRows
 
 FOLDER = "exports/subsets"
-#: Columns that are not the user's: of the envelope, and those of `Tokenise`.
-_NOT_WRITTEN = {*ENVELOPE_COLUMNS, "input_ids", "answer_mask"} - {"row_id"}
+#: Columns that are not the user's: of the envelope, and those that are for later stages alone.
+_NOT_WRITTEN = {*ENVELOPE_COLUMNS, "input_ids", "answer_mask", "embedding"} - {"row_id"}
 #: The seed's columns of a file of scores, after ``idx`` and ``score``.
 _DIMENSIONS = ("clarity", "response_quality", "diversity", "complexity")
 
@@ -189,8 +189,11 @@ class _Work:
 
     def _asked(self, name: str) -> int | None:
         """Rows that a subset should have and has not; None: it has them."""
-        rows = self._selection.subsets[name].rows
-        return rows if rows is not None and rows > self._counts[name] else None
+        subset = self._selection.subsets[name]
+        if subset.is_threshold:
+            return None
+        asked = subset.rows or subset.of(self._pool)
+        return asked if asked > self._counts[name] else None
 
     def _write(self) -> dict[str, SubsetWriter]:
         """Pass the rows, in order, to the files of the subsets that hold them."""
