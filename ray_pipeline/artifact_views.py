@@ -45,12 +45,24 @@ def _finished(figures: Mapping[str, Any]) -> Iterator[str]:
         return _evaluated(figures)
     if isinstance(figures.get("history"), list):
         return _searched(figures)
+    if "pool" in figures and isinstance(figures.get("subsets"), dict):
+        return _selected(figures)
     if "steps" in figures:
         return _trained(figures)
     return (
         f"{one_line(name, _VALUE)} {one_line(value, _VALUE)}"
         for name, value in list(figures.items())[:_FIGURES]
     )
+
+
+def _selected(figures: Mapping[str, Any]) -> Iterator[str]:
+    for name, one in figures["subsets"].items():
+        if isinstance(one, dict) and not one.get("control"):
+            rows, least = finite(one.get("rows")), finite(one.get("score_min"))
+            few = " (fewer than asked)" if one.get("smaller_than_asked") else ""
+            yield f"{plain(name)} {count(rows or 0)} rows{few}, quality from {figure(least)}"
+    if (pool := finite(figures["pool"])) is not None:
+        yield f"of {count(pool)} rows to train on"
 
 
 def _trained(figures: Mapping[str, Any]) -> Iterator[str]:

@@ -123,6 +123,28 @@ def report(run: Run) -> None:
 
 
 @app.command()
+def preview(
+    run: Run,
+    min_score: Annotated[float | None, typer.Option(help="rows with at least this score")] = None,
+    share: Annotated[float | None, typer.Option(help="the best so many of 1")] = None,
+    rows: Annotated[int | None, typer.Option(help="the best so many")] = None,
+    quantile: Annotated[float | None, typer.Option(help="rows not below this quantile")] = None,
+    by: Annotated[str | None, typer.Option(metavar="COLUMN", help="count by this, too")] = None,
+    json: Annotated[bool, typer.Option("--json", help="one JSON object a subset")] = False,
+) -> None:
+    """Show what a quality threshold would keep of a run's scored rows, without writing anything.
+
+    Without a threshold: each of the subsets that the run's configuration names.
+    """
+    from ray_pipeline import subset_preview
+    from ray_pipeline.run_reader import RunReader
+
+    measures = {"min_score": min_score, "share": share, "rows": rows, "quantile": quantile}
+    with _explained():
+        subset_preview.print_preview(out, RunReader(run), measures, by, as_json=json)
+
+
+@app.command()
 def diff(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="a run directory")],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="another one")],

@@ -8,7 +8,7 @@ component have lost whole sources: A is like B, B like C, ..., and Z is nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from ray_pipeline.rows import DROPPED
-from ray_pipeline.stage import DecideStage, StageConfig
+from ray_pipeline.stage import DecideStage, Settings, StageConfig
 from ray_pipeline.stages.components import components
 from ray_pipeline.stages.minhash import band_keys, jaccard, shingles
 from ray_pipeline.stages.text_keys import normalised, ranks, run_starts, text_hash
@@ -66,6 +66,11 @@ class NearDuplicates(DecideStage):
     #: Similar pairs that are decided on in one process (about 60 bytes each); beyond, each
     #: connected component is decided on by itself.
     pairs_in_memory: ClassVar[int] = 5_000_000
+
+    def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
+        super().__init__(config, settings)
+        equal = dict.fromkeys(self.config.must_equal, pa.string())
+        self.reads = {**equal, **self.reads}  # type: ignore[misc]
 
     def keys(self, rows: pa.Table) -> pa.Table:
         """The shingles of the text, the rank among similar rows, a hash of what must be equal."""
@@ -125,6 +130,48 @@ class NearDuplicates(DecideStage):
         pairs = pairs.drop_columns(["better_shingles"])
         pairs = pairs.append_column("similarity", pa.array(similarity))
         return pairs.filter(pa.array(similarity >= np.float32(self.config.threshold)))
+
+
+class NearDuplicateInstructionsConfig(NearDuplicatesConfig):
+    """Configuration of `NearDuplicateInstructions`."""
+
+    enabled: bool = Field(False, description="without it nothing is read, compared or dropped")
+    ngram: int = Field(5, ge=1, le=50, description="words a shingle: 5 suits whole responses")
+    must_equal: tuple[str, ...] = Field((), description="columns that must be equal besides")
+
+
+class NearDuplicateInstructions(NearDuplicates):
+    """The same for rows of instructions and responses. Off by default."""
+
+    columns: ClassVar[Sequence[str]] = ("instruction", "response")
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "instruction": pa.string(),
+        "response": pa.string(),
+    }
+    Config: ClassVar[type[StageConfig]] = NearDuplicateInstructionsConfig
+
+    def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
+        super().__init__(config, settings)
+        if not self.config.enabled:
+            self.reads = {}  # type: ignore[misc]
+
+    def keys(self, rows: pa.Table) -> pa.Table:
+        """None where it is off."""
+        return super().keys(rows) if self.config.enabled else rows.select([REF]).slice(0, 0)
+
+    def decide(self, keys: Tables) -> Tables:
+        """Nothing where it is off."""
+        return super().decide(keys) if self.config.enabled else keys.map(_nothing_dropped)
+
+    def exports(self) -> Mapping[str, Callable[[pa.Table], pa.Table]]:
+        """No file where it is off."""
+        return super().exports() if self.config.enabled else {}
+
+
+def _nothing_dropped(keys: pa.Table) -> pa.Table:
+    texts = {name: pa.array([], pa.string()) for name in ("status", "reason", "duplicate_of")}
+    similarity = pa.array([], pa.float32())
+    return pa.table({REF: keys[REF], **texts, "duplicate_similarity": similarity})
 
 
 def _candidates(groups: pa.Table) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from ray_pipeline.rows import set_column
 from ray_pipeline.stage import MapStage, StageConfig
+from ray_pipeline.stages.text_keys import normalised
 
 
 class SplitConfig(StageConfig):
@@ -42,10 +43,14 @@ class Split(MapStage):
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Choose a side for every row."""
-        roots = pc.coalesce(rows["parent_id"], rows["row_id"]).to_pylist()
-        sides = [self._side(root) for root in roots]
+        sides = [self._side(root) for root in self._roots(rows)]
         counts.update(sides)
         return set_column(rows, "split", pa.array(sides, pa.string()))
+
+    def _roots(self, rows: pa.Table) -> Iterable[str]:
+        """What draws each row's side: rows with one root are on one side."""
+        roots: list[str] = pc.coalesce(rows["parent_id"], rows["row_id"]).to_pylist()
+        return roots
 
     def _side(self, root: str) -> str:
         key = f"{self.settings.seed}:{root}".encode()
@@ -53,3 +58,21 @@ class Split(MapStage):
         if share < self.config.test:
             return "test"
         return "validation" if share < self.config.test + self.config.validation else "train"
+
+
+class HoldOut(Split):
+    """Writes ``split`` like `Split`, drawn by the row's text instead of its id.
+
+    Rows with the same instruction and response, but for case, punctuation and white space, are on
+    one side: a duplicate of a row that is tested on is never trained on.
+    """
+
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "instruction": pa.string(),
+        "response": pa.string(),
+    }
+
+    def _roots(self, rows: pa.Table) -> Iterable[str]:
+        texts = (rows[name].to_pylist() for name in ("instruction", "response"))
+        for instruction, response in zip(*texts, strict=True):
+            yield f"{normalised(instruction)}\x1f{normalised(response)}"

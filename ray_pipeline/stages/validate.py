@@ -1,4 +1,4 @@
-"""Validation: every question and answer is there, is text, and has a reasonable length."""
+"""Validation: the texts of every row are there, are text, and have a reasonable length."""
 
 from __future__ import annotations
 
@@ -18,7 +18,23 @@ from ray_pipeline.stage import MapStage, StageConfig
 _UNDECODABLE = "[\ufffd\x01-\x08\x0b\x0c\x0e-\x1f\x7f\\x00]"
 
 
-class ValidateConfig(StageConfig):
+class _TextsConfig(StageConfig):
+    """What `Validate` and its kin have in common.
+
+    The longest text of a column is at ``max_<column>_chars``; without such a field, any length is
+    right.
+    """
+
+    columns: tuple[str, ...]
+    max_undecodable_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="largest share of control and replacement characters (U+FFFD) in a text",
+    )
+
+
+class ValidateConfig(_TextsConfig):
     """Configuration of `Validate`."""
 
     columns: tuple[str, ...] = Field(
@@ -26,12 +42,6 @@ class ValidateConfig(StageConfig):
     )
     max_question_chars: int = Field(20_000, ge=1, description="longest question, in characters")
     max_answer_chars: int = Field(20_000, ge=1, description="longest answer, in characters")
-    max_undecodable_share: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="largest share of control and replacement characters (U+FFFD) in a text",
-    )
 
 
 class Validate(MapStage):
@@ -47,18 +57,14 @@ class Validate(MapStage):
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Mark the rows that are not valid; the first reason found stays."""
-        longest = {
-            "question": self.config.max_question_chars,
-            "answer": self.config.max_answer_chars,
-        }
         for column in self.config.columns:
             rows = _with_decodable(rows, column)
             text = rows[column]
             rows = drop(rows, pc.is_null(text), f"invalid:null: {column}")
             empty = pc.equal(pc.utf8_trim_whitespace(text), pa.scalar(""))
             rows = drop(rows, empty, f"invalid:empty: {column}")
-            if column in longest:
-                rows = _drop_too_long(rows, column, longest[column])
+            if (longest := getattr(self.config, f"max_{column}_chars", None)) is not None:
+                rows = _drop_too_long(rows, column, longest)
             rows = self._drop_undecodable(rows, column)
         return rows
 
@@ -76,6 +82,28 @@ class Validate(MapStage):
             null_handling="replace",
         )
         return drop(rows, pc.greater(pc.cast(found, pa.float64()), allowed), reason)
+
+
+class ValidateInstructionsConfig(_TextsConfig):
+    """Configuration of `ValidateInstructions`."""
+
+    columns: tuple[str, ...] = Field(
+        ("instruction", "response"), description="text columns that must be there and not be empty"
+    )
+    max_instruction_chars: int = Field(
+        20_000, ge=1, description="longest instruction, in characters"
+    )
+    max_response_chars: int = Field(20_000, ge=1, description="longest response, in characters")
+
+
+class ValidateInstructions(Validate):
+    """The same for rows of instructions and responses."""
+
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "instruction": pa.string(),
+        "response": pa.string(),
+    }
+    Config: ClassVar[type[StageConfig]] = ValidateInstructionsConfig
 
 
 def _drop_too_long(rows: pa.Table, column: str, limit: int) -> pa.Table:
