@@ -25,6 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
+from ray_pipeline.rows import set_column
+
 if TYPE_CHECKING:
     from ray_pipeline.llm.asking import Llm
     from ray_pipeline.llm.prompt import Prompt
@@ -107,6 +109,16 @@ class Stage(ABC):
         self.settings = settings or Settings()
 
     @classmethod
+    def is_off(cls, config: Any, stages: Mapping[str, Any]) -> bool:
+        """Whether a configuration turns the stage off. Then `Off` stands in its place.
+
+        Args:
+            config: the stage's.
+            stages: the configurations of all of the job's stages, by name.
+        """
+        return False
+
+    @classmethod
     def models(cls, config: Any) -> Mapping[str, str]:
         """Models that a configuration names, to be looked up: key in the configuration → name."""
         return {}
@@ -150,6 +162,34 @@ class MapStage(Stage):
         filter). A created row has a new id (`rows.created_row_id`) and a ``parent_id``. An
         exception makes the engine run the batch row by row: only the rows that raise fail.
         """
+
+
+class Off(MapStage):
+    """Stands for a stage that is turned off: its columns are there, and null. It costs no pool.
+
+    Columns that the stage changes rather than adds stay as they are.
+    """
+
+    def __init__(self, stage: type[Stage]) -> None:
+        super().__init__()
+        # Of the instance: the class stands for any stage.
+        self.__dict__.update(
+            name=stage.name,
+            writes=stage.writes,
+            removes=stage.removes,
+            internal=stage.internal,
+            added=[name for name in stage.writes if name not in stage.reads],
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Nothing of its configuration matters but that it is off."""
+        return {"off": True}
+
+    def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
+        """Add the columns, without a value."""
+        for name in self.__dict__["added"]:
+            rows = set_column(rows, name, pa.nulls(rows.num_rows, self.writes[name]))
+        return rows
 
 
 class ModelStageConfig(StageConfig):
