@@ -167,7 +167,8 @@ class MapStage(Stage):
 class Off(MapStage):
     """Stands for a stage that is turned off: its columns are there, and null. It costs no pool.
 
-    Columns that the stage changes rather than adds stay as they are.
+    Columns that are there already stay as they are: those that the stage would only have changed,
+    and scores that a source brings with it.
     """
 
     def __init__(self, stage: type[Stage]) -> None:
@@ -178,7 +179,6 @@ class Off(MapStage):
             writes=stage.writes,
             removes=stage.removes,
             internal=stage.internal,
-            added=[name for name in stage.writes if name not in stage.reads],
         )
 
     def identity(self) -> dict[str, Any]:
@@ -186,9 +186,10 @@ class Off(MapStage):
         return {"off": True}
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
-        """Add the columns, without a value."""
-        for name in self.__dict__["added"]:
-            rows = set_column(rows, name, pa.nulls(rows.num_rows, self.writes[name]))
+        """Add the columns that are missing, or of another type, without a value."""
+        for name, kind in self.writes.items():
+            if name not in rows.column_names or rows.schema.field(name).type != kind:
+                rows = set_column(rows, name, pa.nulls(rows.num_rows, kind))
         return rows
 
 

@@ -3,8 +3,8 @@
 Li et al. (2023), "From Quantity to Quality" (arXiv 2308.12032): the mean loss of the answer's
 tokens given the instruction, over their mean loss without it. Near 1, the instruction tells a model
 little about the answer, which is then worth learning; near 0, the answer follows from it. Above 1,
-instruction and answer do not belong together. Li et al. (2024), "Superfiltering" (arXiv 2402.00530):
-a model as small as GPT-2 ranks rows nearly as a large one does.
+instruction and answer do not belong together. Li et al. (2024), "Superfiltering" (arXiv
+2402.00530): a model as small as GPT-2 ranks rows nearly as a large one does.
 """
 
 from __future__ import annotations
@@ -186,10 +186,7 @@ class ScoreIfd(ModelStage):
         self, given: Floats, alone: Floats, where: npt.NDArray[np.int64], counts: Counter[str]
     ) -> Floats:
         with np.errstate(all="ignore"):
-            if self.config.ratio == "perplexity":
-                ratio = np.exp(given - alone)
-            else:
-                ratio = given / alone
+            ratio = given / alone if self.config.ratio == "loss" else np.exp(given - alone)
         finite = np.isfinite(given) & np.isfinite(alone)
         counts["no score: loss not finite"] += int((~finite[where]).sum())
         counts["no score: answer certain alone"] += int((finite & ~np.isfinite(ratio)).sum())
