@@ -158,5 +158,7 @@ def test_a_prompt_of_ones_own_has_its_own_range(tmp_path: Path) -> None:
     ["{type: string}", "{type: integer}", "{type: integer, minimum: 3, maximum: 3}", "true"],
 )
 def test_a_prompt_that_does_not_say_what_a_score_is_is_refused(tmp_path: Path, field: str) -> None:
-    with pytest.raises(UserError, match=r"prompt mine: answer: .*'clarity' as an integer or number"):
+    with pytest.raises(
+        UserError, match=r"prompt mine: answer: .*'clarity' as an integer or number"
+    ):
         stage(prompt=custom(tmp_path, field))

@@ -1,0 +1,68 @@
+"""The subsets that a run wrote: their sizes, their scores and where their rows come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray_pipeline.report.formats import plain, shortened
+from ray_pipeline.run_reader import RunReader
+
+STAGE = "write-subsets"
+#: Sources that are named of a subset, and characters of a name.
+_SOURCES, _NAME = 5, 60
+
+
+@dataclass(frozen=True)
+class SubsetLine:
+    """A subset's or a control's line of the table."""
+
+    name: str
+    is_control: bool
+    rows: float | None
+    tokens: float | None
+    lowest: float | None
+    mean: float | None
+    highest: float | None
+    #: Rows by source, the largest first.
+    sources: list[tuple[str, float]]
+    other_sources: int
+
+
+def subset_lines(reader: RunReader) -> list[SubsetLine]:
+    """The subsets of ``metrics.json``, each followed by its control; none where none was written.
+
+    It reads ``{"subsets": {NAME: {"rows", "tokens", "score": {"lowest", "mean", "highest"},
+    "sources": {SOURCE: rows}}}}``; what is missing or not a number is left out.
+    """
+    figures = (reader.made_by(STAGE) or {}).get("subsets")
+    subsets = figures if isinstance(figures, dict) else {}
+    return [_line(str(name), one) for name, one in subsets.items() if isinstance(one, dict)]
+
+
+def _line(name: str, figures: dict[str, Any]) -> SubsetLine:
+    score = figures.get("score")
+    score = score if isinstance(score, dict) else {}
+    sources = figures.get("sources")
+    by_source = [
+        (shortened(plain(source), _NAME), rows)
+        for source, number in (sources.items() if isinstance(sources, dict) else ())
+        if (rows := _number(number)) is not None
+    ]
+    by_source.sort(key=lambda one: (-one[1], one[0]))
+    return SubsetLine(
+        name=shortened(plain(name), _NAME),
+        is_control=name.endswith("-random"),
+        rows=_number(figures.get("rows")),
+        tokens=_number(figures.get("tokens")),
+        lowest=_number(score.get("lowest")),
+        mean=_number(score.get("mean")),
+        highest=_number(score.get("highest")),
+        sources=by_source[:_SOURCES],
+        other_sources=max(0, len(by_source) - _SOURCES),
+    )
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and value == value else None
