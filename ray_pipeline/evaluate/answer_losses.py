@@ -19,7 +19,7 @@ _CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}
 
 @torch.no_grad()
 def answer_losses(
-    model: AnswerModel, rows: TokenRows, batches: Iterable[Batch], bfloat16: bool = False
+    model: AnswerModel, rows: TokenRows, batches: Iterable[Batch]
 ) -> npt.NDArray[np.float64]:
     """Mean cross-entropy of each row's answer tokens, in nats; NaN for a row without any.
 
@@ -27,13 +27,11 @@ def answer_losses(
         model: in evaluation mode.
         rows: the rows.
         batches: all of them, in micro-batches of any order (`BatchPlan.in_order`).
-        bfloat16: multiply matrices in bfloat16.
     """
     sums = np.zeros(len(rows))
     device = model.model.device
     for batch in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            answers = model(batch.to(device))
+        answers = model(batch.to(device))
         counts = rows.answer_tokens[batch.rows]
         owner = np.repeat(np.arange(len(batch.rows)), counts)
         sums[batch.rows] = np.bincount(owner, _losses(answers), minlength=len(batch.rows))
@@ -51,9 +49,7 @@ def _losses(answers: Answers) -> npt.NDArray[np.float64]:
     ):
         logits = states
         if answers.weight is not None:
-            weight = answers.weight.to(states.dtype)
-            bias = None if answers.bias is None else answers.bias.to(states.dtype)
-            logits = F.linear(states, weight, bias)
+            logits = F.linear(states, answers.weight, answers.bias)
         exact = logits if logits.dtype == torch.float64 else logits.float()
         losses = F.cross_entropy(exact, targets, reduction="none")
         made.append(losses.double().cpu().numpy())

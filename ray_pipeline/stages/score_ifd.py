@@ -50,7 +50,9 @@ class ScoreIfdConfig(ModelStageConfig):
     prompt: str = Field(
         "### Instruction:\n{question}\n\n### Response:\n", description="the plain style's prompt"
     )
-    bfloat16: bool = Field(False, description="multiply in bfloat16: the third digit may change")
+    bfloat16: bool = Field(
+        False, description="weights in bfloat16: faster, and scores move in the third digit"
+    )
     batch_tokens: Annotated[int, Execution] = Field(
         4096, ge=1, description="tokens a forward pass, padding included"
     )
@@ -93,12 +95,15 @@ class ScoreIfd(ModelStage):
 
     def load(self) -> None:
         """Load the model and its tokenizer."""
+        import torch
+
         from ray_pipeline.evaluate.model_text import load_tokenizer
         from ray_pipeline.train.student import load
 
         folder = self.model("model")
         device = "cuda" if self.config.num_gpus else "cpu"
-        self.use(load(folder).eval().to(device), load_tokenizer(folder))
+        dtype = torch.bfloat16 if self.config.bfloat16 else torch.float32
+        self.use(load(folder, dtype).eval().to(device), load_tokenizer(folder))
 
     def use(self, model: Any, tokenizer: Any) -> None:
         """Score with this model, which is on its device, and its tokenizer."""
@@ -179,7 +184,7 @@ class ScoreIfd(ModelStage):
         longest = int(tokens.lengths.max())
         size = BatchConfig(batch_tokens=max(longest, self.config.batch_tokens))
         batches = BatchPlan(tokens, size).in_order()
-        losses = answer_losses(self._model, tokens, batches, self.config.bfloat16)
+        losses = answer_losses(self._model, tokens, batches)
         return losses[: len(texts)], losses[len(texts) :]
 
     def _ratio(
