@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from ray_pipeline.report.formats import plain, shortened
 from ray_pipeline.report.reading import segments_with, some_units, text_columns
 from ray_pipeline.report.scatter import Axis, scatter
 from ray_pipeline.run_reader import RunReader, SegmentFolder
+from ray_pipeline.sources.unit import Unit
 
 #: Scores that say of themselves how good a row is; and the parts of the first one.
 WHOLE = ("quality", "ifd", "judge_score", "novelty")
@@ -149,12 +149,13 @@ def _segment(reader: RunReader) -> tuple[SegmentFolder, list[str]] | None:
 
 def _sampled(
     reader: RunReader, segment: SegmentFolder, names: Sequence[str]
-) -> tuple[list[Any], pa.Table]:
+) -> tuple[list[Unit], pa.Table]:
     """The rows with the smallest ids, which are hashes, of units drawn at random; their units.
 
     ``unit`` of a row is the place of its unit in the list.
     """
-    units, seen = [], 0
+    units: list[Unit] = []
+    seen = 0
     rows: pa.Table | None = None
     for unit in some_units(reader, _MOST_UNITS):
         if len(units) >= _FEW_UNITS and seen >= _LOOKED_AT:
@@ -220,7 +221,7 @@ def _partings(
     reader: RunReader,
     segment: SegmentFolder,
     table: pa.Table,
-    units: Sequence[Any],
+    units: Sequence[Unit],
     values: dict[str, Floats],
     pairs: Sequence[Pair],
 ) -> Iterator[tuple[Pair, list[Parting]]]:
@@ -244,28 +245,28 @@ def _partings(
             chosen.append((pair, [*ahead, *behind], above))
     wanted = {row for _, rows, _ in chosen for row in rows}
     texts = _texts(reader, segment, table, units, wanted)
+
+    def rated(name: str, row: int, above: dict[str, Floats]) -> Rated:
+        return Rated(name, float(values[name][row]), float(above[name][row]))
+
     for pair, rows, above in chosen:
-        yield (
-            pair,
-            [
-                Parting(
-                    plain(row_ids[row]),
-                    *(
-                        Rated(name, float(values[name][row]), float(above[name][row]))
-                        for name in (pair.first, pair.second)
-                    ),
-                    texts.get(row_ids[row], []),
-                )
-                for row in rows
-            ],
-        )
+        partings = [
+            Parting(
+                plain(row_ids[row]),
+                rated(pair.first, row, above),
+                rated(pair.second, row, above),
+                texts.get(row_ids[row], []),
+            )
+            for row in rows
+        ]
+        yield pair, partings
 
 
 def _texts(
     reader: RunReader,
     segment: SegmentFolder,
     table: pa.Table,
-    units: Sequence[Any],
+    units: Sequence[Unit],
     wanted: set[int],
 ) -> dict[str, list[tuple[str, str]]]:
     """The texts of some rows of the sample, by row id: their units are opened once more."""

@@ -24,40 +24,37 @@ class SubsetLine:
     lowest: float | None
     mean: float | None
     highest: float | None
-    #: Rows by source, the largest first.
+    #: Whether there were not as many rows as the configuration asks for.
+    is_smaller: bool
+    #: Rows by source, as the stage sorted them.
     sources: list[tuple[str, float]]
     other_sources: int
 
 
 def subset_lines(reader: RunReader) -> list[SubsetLine]:
-    """The subsets of ``metrics.json``, each followed by its control; none where none was written.
-
-    It reads ``{"subsets": {NAME: {"rows", "tokens", "score": {"lowest", "mean", "highest"},
-    "sources": {SOURCE: rows}}}}``; what is missing or not a number is left out.
-    """
+    """The subsets of ``metrics.json``, in its order; none where none was written."""
     figures = (reader.made_by(STAGE) or {}).get("subsets")
     subsets = figures if isinstance(figures, dict) else {}
     return [_line(str(name), one) for name, one in subsets.items() if isinstance(one, dict)]
 
 
 def _line(name: str, figures: dict[str, Any]) -> SubsetLine:
-    score = figures.get("score")
-    score = score if isinstance(score, dict) else {}
-    sources = figures.get("sources")
+    sources = figures.get("by_source")
     by_source = [
         (shortened(plain(source), _NAME), rows)
         for source, number in (sources.items() if isinstance(sources, dict) else ())
         if (rows := _number(number)) is not None
     ]
-    by_source.sort(key=lambda one: (-one[1], one[0]))
+    tokens = (_number(figures.get(key)) for key in ("tokens", "quality_tokens"))
     return SubsetLine(
         name=shortened(plain(name), _NAME),
-        is_control=name.endswith("-random"),
+        is_control=figures.get("control") is True,
         rows=_number(figures.get("rows")),
-        tokens=_number(figures.get("tokens")),
-        lowest=_number(score.get("lowest")),
-        mean=_number(score.get("mean")),
-        highest=_number(score.get("highest")),
+        tokens=next((number for number in tokens if number is not None), None),
+        lowest=_number(figures.get("score_min")),
+        mean=_number(figures.get("score_mean")),
+        highest=_number(figures.get("score_max")),
+        is_smaller=figures.get("smaller_than_asked") is True,
         sources=by_source[:_SOURCES],
         other_sources=max(0, len(by_source) - _SOURCES),
     )

@@ -81,9 +81,9 @@ class JudgeQuality(AskStage):
         has_both = bool(instruction.strip() and response.strip())
         if not has_both or not self._is_chosen(instruction, response):
             return row
-        shown = {"instruction": self._shown(instruction), "response": self._shown(response)}
+        instruction, response = self._shown(instruction), self._shown(response)
         try:
-            found = await llm(self.prompt, **shown)
+            found = await llm(self.prompt, instruction=instruction, response=response)
         except AnswerError as error:
             if self.config.if_unusable == "fail" or error.answer is None:
                 raise
@@ -103,8 +103,7 @@ class JudgeQuality(AskStage):
             name: (judged[name] - low) / (high - low) for name, (low, high) in self._ranges.items()
         }
         total = math.fsum(WEIGHTS[name] * score for name, score in scores.items())
-        return {**{f"judge_{name}": float(score) for name, score in scores.items()},
-                "judge_score": total}  # fmt: skip
+        return {**{f"judge_{name}": score for name, score in scores.items()}, "judge_score": total}
 
 
 def ranges(prompt: Prompt) -> dict[str, tuple[float, float]]:
@@ -118,15 +117,20 @@ def ranges(prompt: Prompt) -> dict[str, tuple[float, float]]:
     found = {}
     for name in WEIGHTS:
         field = properties.get(name)
-        field = field if isinstance(field, dict) else {}
-        low, high = field.get("minimum"), field.get("maximum")
-        numbers = isinstance(low, int | float) and isinstance(high, int | float)
-        kind = field.get("type") in ("integer", "number")
-        if not (name in required and kind and numbers and low < high):
+        low, high = (_number(field, key) for key in ("minimum", "maximum"))
+        if name not in required or low is None or high is None or low >= high:
             raise UserError(
                 f"prompt {prompt.name}: answer: the judge needs a JSON schema that requires "
                 f"'{name}' as an integer or number with a minimum and a larger maximum; "
                 f"it has {field or 'nothing'}. See configs/prompts/judge_quality.yaml"
             )
-        found[name] = (float(low), float(high))
+        found[name] = (low, high)
     return found
+
+
+def _number(field: Any, key: str) -> float | None:
+    """A bound of a field of a JSON schema that holds a number."""
+    if not isinstance(field, dict) or field.get("type") not in ("integer", "number"):
+        return None
+    bound = field.get(key)
+    return float(bound) if isinstance(bound, int | float) else None

@@ -117,13 +117,18 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
 
 SUBSETS = {
     "high": {
+        "of": "high",
+        "control": False,
         "rows": 100,
         "tokens": 12_345,
-        "score": {"lowest": 0.61, "mean": 0.7, "highest": 0.93},
-        "sources": {"dolly": 60, "gsm8k": 30, **{f"s{i}": 2 for i in range(5)}},
+        "score_min": 0.61,
+        "score_max": 0.93,
+        "score_mean": 0.7,
+        "by_source": {"dolly": 60, "gsm8k": 30, **{f"s{i}": 2 for i in range(5)}},
+        "smaller_than_asked": True,
     },
-    "high-random": {"rows": 100, "tokens": 11_000, "score": None, "sources": {}},
-    "<b>odd</b>": {"rows": "many", "score": {"lowest": float("nan")}},
+    "high-random": {"control": True, "rows": 100, "quality_tokens": 11_000, "by_source": {}},
+    "<b>odd</b>": {"rows": "many", "score_min": float("nan"), "control": 1},
     "broken": 7,
 }
 
@@ -133,12 +138,14 @@ def test_subsets_are_a_table(tmp_path: Path) -> None:
     high, control, odd = subset_lines(RunReader(run.storage.root))
     assert (high.name, high.is_control, high.rows, high.tokens) == ("high", False, 100, 12_345)
     assert (high.lowest, high.mean, high.highest) == (0.61, 0.7, 0.93)
+    assert high.is_smaller and len(high.sources) == 5 and high.other_sources == 2
     assert control.is_control and control.lowest is None and control.sources == []
+    assert control.tokens == 11_000 and not control.is_smaller
     assert (odd.rows, odd.tokens, odd.lowest) == (None, None, None)
     read = page(run)
     text = " ".join(read.text.split())
     assert "dolly 60, gsm8k 30, s0 2, s1 2, s2 2, 2 more" in text
-    assert "12,3450.61000.70000.9300" in text  # cells follow each other
+    assert "100all there are12,3450.61000.70000.9300" in text  # cells follow each other
     assert "<b>odd</b>" in text and "b" not in {tag for tag, _ in read.tags}
 
 
