@@ -204,6 +204,10 @@ class ModelStageConfig(StageConfig):
 class ModelStage(MapStage):
     """A map with a local model: `load` runs once in each worker, before the first `apply`."""
 
+    #: Whether `plan` runs it on its sample of rows. Not where that takes minutes and drops nothing:
+    #: its columns are then empty there.
+    in_plan: ClassVar[bool] = True
+
     @abstractmethod
     def load(self) -> None:
         """Load the model into ``self``."""

@@ -60,6 +60,10 @@ def test_off_they_need_nothing_and_on_they_score(command: Command, tmp_path: Pat
                 "judge-quality": {"llm": "judge", "share": 0.5},
             },
         )
+        plan = command("plan", path)
+        assert plan.code == 0, plan.text
+        lines = {line.split()[0]: line.split() for line in plan.out.splitlines() if line.strip()}
+        promised = int(lines["judge-quality"][3])
         done = command("run", path)
         assert done.code == 0, done.text
         asked = server.stats()["arrivals"]
@@ -67,7 +71,7 @@ def test_off_they_need_nothing_and_on_they_score(command: Command, tmp_path: Pat
     scored = [row for row in rows if row["ifd"] is not None]
     assert len(scored) == ROWS - 1  # all but the empty answer
     judged = [row for row in rows if row["judge_score"] is not None]
-    assert 0 < len(judged) == asked < ROWS
+    assert 0 < len(judged) == asked == promised < ROWS
     assert all(0 <= row["judge_score"] <= 1 for row in judged)
     assert all(row["novelty"] is None for row in rows) and "embedding" not in rows[0]
     assert "How the scorers agree" in (tmp_path / "run" / "report.html").read_text()

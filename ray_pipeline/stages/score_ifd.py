@@ -23,6 +23,13 @@ from ray_pipeline.stage import Execution, ModelStage, ModelStageConfig, StageCon
 
 Floats = npt.NDArray[np.float64]
 
+#: Why a row has no score, by the reason that its tokens give.
+_WHY = {
+    "tokens:no_question": "no instruction",
+    "tokens:no_answer": "no answer",
+    "tokens:prompt_too_long": "instruction too long",
+    "tokens:template": "the chat template does not fit",
+}
 #: Decimals that are kept: the last ones depend on what else was in a batch.
 _DECIMALS = 6
 
@@ -81,6 +88,7 @@ class ScoreIfd(ModelStage):
         "loss_given_instruction": pa.float64(),
         "loss_alone": pa.float64(),
     }
+    in_plan: ClassVar[bool] = False
     Config: ClassVar[type[StageConfig]] = ScoreIfdConfig
 
     @classmethod
@@ -152,13 +160,13 @@ class ScoreIfd(ModelStage):
         masks = made["answer_mask"].to_pylist()
         for place, (status, reason, ids, mask) in enumerate(zip(*columns, masks, strict=True)):
             if status != KEPT:
-                counts[f"no score: {reason.removeprefix('tokens:').replace('_', ' ')}"] += 1
+                counts[f"no score: {_WHY.get(reason, reason)}"] += 1
                 continue
             prompt, answer = ids[: mask.index(True)], ids[mask.index(True) :]
             if answer[-1] in self._ends:
                 answer = answer[:-1]
             if len(prompt) > self.config.max_instruction_tokens:
-                counts["no score: prompt too long"] += 1
+                counts["no score: instruction too long"] += 1
             elif len(answer) < self.config.min_tokens:
                 counts["no score: answer too short"] += 1
             else:

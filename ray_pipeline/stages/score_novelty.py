@@ -42,6 +42,7 @@ class EmbedInstructions(Embed):
         "response": pa.string(),
     }
     internal: ClassVar[Collection[str]] = ("embedding",)
+    in_plan: ClassVar[bool] = False
 
     @classmethod
     def is_off(cls, config: Any, stages: Mapping[str, Any]) -> bool:

@@ -114,10 +114,10 @@ def test_long_answers_are_cut_the_same_in_both_passes() -> None:
         (("what", ""), "no answer"),
         (("what", None), "no answer"),
         (("what", " \n"), "no answer"),
-        (("", "a b c"), "no question"),
-        ((None, None), "no question"),
+        (("", "a b c"), "no instruction"),
+        ((None, None), "no instruction"),
         (("what", "a"), "answer too short"),
-        (("a b c d e f " * 40, "a b c"), "prompt too long"),
+        (("a b c d e f " * 40, "a b c"), "instruction too long"),
     ],
 )
 def test_what_cannot_be_scored_is_null_and_counted(pair: Any, why: str) -> None:
