@@ -25,6 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
+from ray_pipeline.rows import set_column
+
 if TYPE_CHECKING:
     from ray_pipeline.llm.asking import Llm
     from ray_pipeline.llm.prompt import Prompt
@@ -107,6 +109,16 @@ class Stage(ABC):
         self.settings = settings or Settings()
 
     @classmethod
+    def is_off(cls, config: Any, stages: Mapping[str, Any]) -> bool:
+        """Whether a configuration turns the stage off. Then `Off` stands in its place.
+
+        Args:
+            config: the stage's.
+            stages: the configurations of all of the job's stages, by name.
+        """
+        return False
+
+    @classmethod
     def models(cls, config: Any) -> Mapping[str, str]:
         """Models that a configuration names, to be looked up: key in the configuration → name."""
         return {}
@@ -152,6 +164,35 @@ class MapStage(Stage):
         """
 
 
+class Off(MapStage):
+    """Stands for a stage that is turned off: its columns are there, and null. It costs no pool.
+
+    Columns that are there already stay as they are: those that the stage would only have changed,
+    and scores that a source brings with it.
+    """
+
+    def __init__(self, stage: type[Stage]) -> None:
+        super().__init__()
+        # Of the instance: the class stands for any stage.
+        self.__dict__.update(
+            name=stage.name,
+            writes=stage.writes,
+            removes=stage.removes,
+            internal=stage.internal,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Nothing of its configuration matters but that it is off."""
+        return {"off": True}
+
+    def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
+        """Add the columns that are missing, or of another type, without a value."""
+        for name, kind in self.writes.items():
+            if name not in rows.column_names or rows.schema.field(name).type != kind:
+                rows = set_column(rows, name, pa.nulls(rows.num_rows, kind))
+        return rows
+
+
 class ModelStageConfig(StageConfig):
     """Configuration of a stage with a local model in an actor pool."""
 
@@ -162,6 +203,10 @@ class ModelStageConfig(StageConfig):
 
 class ModelStage(MapStage):
     """A map with a local model: `load` runs once in each worker, before the first `apply`."""
+
+    #: Whether `plan` runs it on its sample of rows. Not where that takes minutes and drops nothing:
+    #: its columns are then empty there.
+    in_plan: ClassVar[bool] = True
 
     @abstractmethod
     def load(self) -> None:

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report.made_run import MadeRun, made_run
+from report.made_trained_run import STAGES, made_trained_run, write_curve
+from test_run_reader import shown
 
 from ray_pipeline import run_views
 from ray_pipeline.run_reader import RunReader
-from tests.report.made_run import MadeRun, made_run
-from tests.report.made_trained_run import STAGES, made_trained_run, write_curve
-from tests.test_run_reader import shown
 
 
 def lines(run: MadeRun, width: int = 400) -> dict[str, str]:

@@ -7,13 +7,13 @@ from pathlib import Path
 import orjson
 import pytest
 import yaml
+from conftest import Command
+from report.made_qa_run import CONFIG, MadeQaRun, Row, made_qa_run
 from rich.console import Console
 
 from ray_pipeline import run_diff, run_diff_views
 from ray_pipeline.run_diff import RunDiff, diff
 from ray_pipeline.run_reader import RunReader
-from tests.conftest import Command
-from tests.report.made_qa_run import CONFIG, MadeQaRun, Row, made_qa_run
 
 FIRST = 1  # position of a row that nothing else drops
 

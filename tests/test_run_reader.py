@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from report.made_run import FOLDERS, TEXTS, MadeRun, made_run
 from rich.console import Console
 
 from ray_pipeline import run_views
@@ -19,7 +20,6 @@ from ray_pipeline.report import write_report
 from ray_pipeline.rows import created_row_id
 from ray_pipeline.run_reader import RunReader
 from ray_pipeline.run_trace import trace
-from tests.report.made_run import FOLDERS, TEXTS, MadeRun, made_run
 
 
 @pytest.fixture

@@ -67,6 +67,8 @@ def make_plan(prepared: Prepared, storage: Storage) -> list[StagePlan]:
         elif isinstance(stage, ModelStage) and artifacts:
             plan.action = "unknown"  # its model may be one that is only made on the way
             rows = _with_columns(rows, stage)
+        elif isinstance(stage, ModelStage) and not stage.in_plan:
+            rows = _with_columns(rows, stage)
         elif isinstance(stage, MapStage):
             rows = kept(_apply(stage, rows))
         elif isinstance(stage, ArtifactStage):

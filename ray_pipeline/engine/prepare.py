@@ -18,7 +18,7 @@ from ray_pipeline.llm.openai_engine import check_keys
 from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.rows import ENVELOPE
 from ray_pipeline.sources.survey import Survey, survey
-from ray_pipeline.stage import AskStage, Settings, Stage
+from ray_pipeline.stage import AskStage, Off, Settings, Stage
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,19 @@ def prepare(
     chosen = _until(stage_types, until or config.until)
     of_job = {t.name: stage_config(config, t.name) for t in stage_types}
     configs = {t.name: of_job[t.name] for t in chosen}
-    used = _llms_used(config, [configs[t.name] for t in chosen if issubclass(t, AskStage)], chosen)
+    # What is turned off needs no model, no prompt and no key.
+    working = [t for t in chosen if not t.is_off(configs[t.name], of_job)]
+    asking = [configs[t.name] for t in working if issubclass(t, AskStage)]
+    used = _llms_used(config, asking, working)
     resolved, revisions = _resolve_llms(config, used)
     embedder = embedder_revision = None
-    if any(stage.uses_embedder for stage in chosen):
+    if any(stage.uses_embedder for stage in working):
         embedder, embedder_revision = _resolve_model(config.embedder.model, "embedder.model")
     prompts = {
         name: Prompt.load(_find_prompt(name, prompt_folders, where))
-        for where, name in _prompts_used(chosen, configs)
+        for where, name in _prompts_used(working, configs)
     }
-    stage_models, stage_revisions = _resolve_stage_models(chosen, configs)
+    stage_models, stage_revisions = _resolve_stage_models(working, configs)
     settings = Settings(
         seed=config.seed,
         embedder=embedder,
@@ -80,7 +83,9 @@ def prepare(
         revisions=stage_revisions,
         run_dir=config.run_dir,
     )
-    stages = [stage(configs[stage.name], settings) for stage in chosen]
+    stages = [
+        stage(configs[stage.name], settings) if stage in working else Off(stage) for stage in chosen
+    ]
     read = survey(config.source, _required(stages), config.unit_rows, scratch)
     segments = cut(stages, _source_identity(config, read.schema), config.save_every_stage)
     schemas = _input_schemas(segments, read.schema)

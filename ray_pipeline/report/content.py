@@ -18,7 +18,9 @@ from ray_pipeline.report.flow import FlowRow, flow
 from ray_pipeline.report.groups import Duplicates, Shared, duplicates, shared
 from ray_pipeline.report.lengths import Lengths, lengths
 from ray_pipeline.report.samples import Samples, samples
+from ray_pipeline.report.scorers import Scorers, scorers
 from ray_pipeline.report.search import Search, search
+from ray_pipeline.report.subsets import SubsetLine, subset_lines
 from ray_pipeline.report.training import TrainingSection, training_section
 from ray_pipeline.report.versions import Versions, versions
 from ray_pipeline.rows import DROPPED, FAILED
@@ -128,6 +130,9 @@ class Content:
     shared: list[Shared]
     versions: Versions | None
     lengths: Lengths | None
+    scorers: Scorers | None
+    #: Empty: the run wrote no subsets.
+    subsets: list[SubsetLine]
     changed: list[SegmentExamples]
     #: None, here and below: the run has no stage that makes what it shows.
     search: Search | None
@@ -173,6 +178,8 @@ def gather(storage: Storage) -> Content:
         shared=[found for name in SHARED if (found := shared(reader, name)) is not None],
         versions=versions(reader),
         lengths=lengths(reader),
+        scorers=scorers(reader),
+        subsets=subset_lines(reader),
         changed=changed_rows(reader),
         search=search(reader),
         training=training_section(reader),

@@ -13,12 +13,12 @@ from typing import Any
 
 import orjson
 import yaml
+from report.made_run import FILE_ID, MadeRun, made_run
 
 from ray_pipeline.engine.account import StageAccount
 from ray_pipeline.engine.ledger import Done, LedgerEntry
 from ray_pipeline.rows import source_row_id
 from ray_pipeline.train.curve import Curve
-from tests.report.made_run import FILE_ID, MadeRun, made_run
 
 #: Behind source, tidy, ask and augment.
 STAGES = (

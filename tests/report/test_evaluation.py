@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report.made_run import MadeRun
+from report.made_trained_run import QUALITY, made_trained_run, metrics
+from report.test_report import page
 
 from ray_pipeline.report.evaluation import Evaluation, evaluation, verdict
 from ray_pipeline.run_reader import RunReader
-from tests.report.made_run import MadeRun
-from tests.report.made_trained_run import QUALITY, made_trained_run, metrics
-from tests.report.test_report import page
 
 
 def with_models(path: Path, models: dict[str, Any], **more: Any) -> MadeRun:

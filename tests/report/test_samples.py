@@ -3,14 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from report.made_run import MadeRun
+from report.made_trained_run import answers, made_trained_run, write_answers
+from report.test_report import page
 
 from ray_pipeline.errors import RunError
 from ray_pipeline.report import samples as module
 from ray_pipeline.report.samples import Samples, samples
 from ray_pipeline.run_reader import RunReader
-from tests.report.made_run import MadeRun
-from tests.report.made_trained_run import answers, made_trained_run, write_answers
-from tests.report.test_report import page
 
 HELPED, HURT, APART, DRAWN = (
     "Where distilling helped most",

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report.made_run import MadeRun
+from report.made_trained_run import HISTORY, made_trained_run, metrics
+from report.test_report import page
 
 from ray_pipeline.report.search import Search, search
 from ray_pipeline.run_reader import RunReader
-from tests.report.made_run import MadeRun
-from tests.report.made_trained_run import HISTORY, made_trained_run, metrics
-from tests.report.test_report import page
 
 
 def with_search(path: Path, **change: Any) -> MadeRun:

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from report.made_qa_run import STYLES, MadeQaRun, Row, made_qa_run
+from report.test_report import page
 
 from ray_pipeline.report.content import Content, gather
 from ray_pipeline.report.embedding_map import EmbeddingMap, embedding_map
@@ -14,8 +16,6 @@ from ray_pipeline.report.reading import without_vectors
 from ray_pipeline.report.versions import versions
 from ray_pipeline.run_reader import RunReader
 from ray_pipeline.stages.teacher_log_probs import TeacherLogProbs
-from tests.report.made_qa_run import STYLES, MadeQaRun, Row, made_qa_run
-from tests.report.test_report import page
 
 HOSTILE = "<script>alert(1)</script></title></svg>\x1b[31m " + "x" * 100_000
 

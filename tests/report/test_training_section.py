@@ -4,13 +4,8 @@ from pathlib import Path
 
 import orjson
 import pytest
-
-from ray_pipeline.engine.ledger import Done
-from ray_pipeline.report.content import Content, gather
-from ray_pipeline.report.training import TrainingSection, training_section
-from ray_pipeline.run_reader import RunReader
-from tests.report.made_run import MadeRun, made_run
-from tests.report.made_trained_run import (
+from report.made_run import MadeRun, made_run
+from report.made_trained_run import (
     ENDS,
     STAGES,
     TRAININGS,
@@ -19,7 +14,12 @@ from tests.report.made_trained_run import (
     metrics,
     write_curve,
 )
-from tests.report.test_report import page
+from report.test_report import page
+
+from ray_pipeline.engine.ledger import Done
+from ray_pipeline.report.content import Content, gather
+from ray_pipeline.report.training import TrainingSection, training_section
+from ray_pipeline.run_reader import RunReader
 
 SECTIONS = {"search", "training", "evaluation", "samples"}
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sources.reading import TEXT, look, read_all, rows_of
 
 from ray_pipeline.sources import staging
-from tests.sources.reading import TEXT, look, read_all, rows_of
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=10)
 VALUES = st.recursive(

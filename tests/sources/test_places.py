@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sources.reading import TEXT, look, read_all, write_csv
 
 from ray_pipeline.errors import UserError
 from ray_pipeline.sources.files import locate
-from tests.sources.reading import TEXT, look, read_all, write_csv
 
 
 def test_folder(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sources.reading import TEXT, look, read_all, rows_of
 
 from ray_pipeline.errors import UserError
 from ray_pipeline.sources import hub, parquet_format
-from tests.sources.reading import TEXT, look, read_all, rows_of
 
 DATA = pa.table(
     {

@@ -6,13 +6,13 @@ import gzip
 from pathlib import Path
 
 import pytest
+from sources.reading import look, read_all, rows_of, write_csv
 
 from ray_pipeline.errors import RunError
 from ray_pipeline.sources.config import SourceConfig
 from ray_pipeline.sources.read import read_unit
 from ray_pipeline.sources.survey import survey
 from ray_pipeline.sources.unit import MOST_UNITS, Marks, default_unit_rows
-from tests.sources.reading import look, read_all, rows_of, write_csv
 
 ROWS = [(f"question {n}", f"answer\n{n}") for n in range(1000)]
 
