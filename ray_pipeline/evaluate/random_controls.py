@@ -57,7 +57,7 @@ def _worth(group: Group, controls: Sequence[Group]) -> dict[str, Any] | None:
     one is better, less.
     """
     loss = _mean(group)
-    known = [(one.first.rows, _mean(one)) for one in controls]
+    known = [(one.first.rows, _mean(one)) for one in controls if one.first.rows]
     if len(known) < 2:
         return None
     if loss > known[0][1]:

@@ -59,7 +59,8 @@ class ScalingLaw:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for metrics."""
-        return asdict(self)
+        intervals = {name: list(ends) for name, ends in self.intervals.items()}
+        return {**asdict(self), "intervals": intervals, "remarks": list(self.remarks)}
 
 
 @dataclass(frozen=True)
