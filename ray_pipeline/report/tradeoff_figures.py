@@ -51,6 +51,7 @@ def _png(
     for panel, (mode, found) in zip(panels, modes.items(), strict=True):
         panel.set_title(_MODES.get(mode, mode), fontsize=11)
         panel.grid(alpha=0.3)
+        panel.set_axisbelow(True)
         draw(panel, found)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
@@ -77,7 +78,7 @@ def _size(panel: Any, found: Mapping[str, Any]) -> None:
         for one in of if not control else ():
             place = (one["rows"], one["perplexity"]["mean"])
             panel.annotate(
-                one["subset"], place, xytext=(0, 9), textcoords="offset points", ha="center",
+                one["subset"], place, xytext=(-8, -12), textcoords="offset points", ha="right",
                 fontsize=9,
             )  # fmt: skip
         panel.legend(frameon=False)
@@ -107,7 +108,7 @@ def _efficiency(panel: Any, found: Mapping[str, Any]) -> None:
         if value is None:
             arrival = one["to_target"]
             some = f" by {arrival['reached']} of {arrival['seeds']}" if arrival["reached"] else ""
-            words = f"not reached{some or ''}" if not some else f"reached{some}"
+            words = f"reached{some}" if some else "not reached"
             panel.text(place, 0, f" {words}", rotation=90, ha="center", va="bottom", color=_QUIET)
             continue
         low, high = _ends(one["to_target"]["seconds"])
