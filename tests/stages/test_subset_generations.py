@@ -58,7 +58,9 @@ class Run:
 
 def stored_rows(storage: Storage, split: str = "test") -> StoredRows:
     rows = {
-        "instruction": [f"what is the capital of {x} {y} ?" for x, y in zip(WORDS, WORDS[::-1], strict=True)]
+        "instruction": [
+            f"what is the capital of {x} {y} ?" for x, y in zip(WORDS, WORDS[::-1], strict=True)
+        ]
         * 2,
         "response": [f" answer {x} " for x in WORDS] * 2,
         "split": [split, "train"] * 6,
