@@ -38,7 +38,9 @@ class Cell:
         validation_loss: at the end; None where it is no finite number.
         test_loss: of the final weights on the common test rows; None where it is none.
         test_tokens: of these rows.
+        parameters: of the model; None, as ``test_tokens``, where the training diverged.
         model: where the run keeps it; None: it does not.
+        trained_as: the cell that is the same training and was trained in its place, or itself.
     """
 
     name: str
@@ -53,12 +55,13 @@ class Cell:
     tokens_seen: int
     steps: int
     seconds: float
-    parameters: int
+    parameters: int | None
     curve: tuple[Point, ...]
     validation_loss: float | None
     test_loss: float | None
-    test_tokens: int
+    test_tokens: int | None
     model: str | None = None
+    trained_as: str | None = None
 
     @property
     def diverged(self) -> bool:
@@ -86,12 +89,13 @@ class Cell:
                 tokens_seen=int(record["tokens_seen"]),
                 steps=int(record["steps"]),
                 seconds=float(record["seconds"]),
-                parameters=int(record["parameters"]),
+                parameters=_count(record["parameters"]),
                 curve=_curve(record["curve"]),
                 validation_loss=_finite(record["validation_loss"]),
                 test_loss=_finite(record["test_loss"]),
-                test_tokens=int(record["test_tokens"]),
+                test_tokens=_count(record["test_tokens"]),
                 model=record.get("model"),
+                trained_as=record.get("trained_as"),
             )
         except KeyError as error:
             raise ValueError(f"it has no {error.args[0]!r}") from None
@@ -102,6 +106,10 @@ class Cell:
 def _finite(value: Any) -> float | None:
     """JSON has null for what is no finite number, and some writers NaN."""
     return None if value is None or not math.isfinite(float(value)) else float(value)
+
+
+def _count(value: Any) -> int | None:
+    return None if value is None else int(value)
 
 
 def _curve(points: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:

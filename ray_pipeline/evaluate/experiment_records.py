@@ -13,15 +13,15 @@ from ray_pipeline.storage import Storage
 
 #: A JSON file for each finished cell.
 FOLDER = "experiment/cells"
-#: The stage that trains the cells, named as in the ledger.
-TRAINING = "train-subsets"
+#: The list of them, which is there when all of them are finished.
+INDEX = "experiment/cells.json"
 
 
 def read_cells(storage: Storage) -> list[Cell]:
     """The cells of the run's experiment, by name.
 
-    Where the training stage's figures list its cells (``metrics.json``: names, or records with
-    them), only these are read: records of another configuration may lie beside them.
+    Only those that the experiment's list names are read, where there is one: others may lie beside
+    them.
 
     Raises:
         RunError: there are none, one is missing, or one cannot be read; the message names it.
@@ -34,7 +34,7 @@ def read_cells(storage: Storage) -> list[Cell]:
     wanted = _listed(storage)
     if missing := sorted(set(wanted or ()) - there.keys()):
         raise RunError(
-            f"{storage.uri(FOLDER)}: the record of {missing[0]} is missing: delete the folder, and "
+            f"{storage.uri(FOLDER)}: the record of {missing[0]} is missing: delete {INDEX}, and "
             "start the run again to train it"
         )
     paths = [path for name, path in sorted(there.items()) if wanted is None or name in wanted]
@@ -44,12 +44,13 @@ def read_cells(storage: Storage) -> list[Cell]:
 
 
 def _listed(storage: Storage) -> Collection[str] | None:
-    figures = orjson.loads(storage.read_bytes("metrics.json") or b"{}").get(TRAINING)
-    cells: Any = figures.get("cells") if isinstance(figures, dict) else None
-    if not isinstance(cells, list | dict) or not cells:
+    try:
+        index: Any = orjson.loads(storage.read_bytes(INDEX) or b"null")
+    except orjson.JSONDecodeError as error:
+        raise RunError(f"{storage.uri(INDEX)}: not JSON: {error}") from None
+    if not isinstance(index, list):
         return None
-    names = [one.get("cell") if isinstance(one, dict) else one for one in cells]
-    return [name for name in names if isinstance(name, str)] or None
+    return [str(one["cell"]) for one in index if isinstance(one, dict) and "cell" in one]
 
 
 def _cell(storage: Storage, path: str) -> Cell:

@@ -31,7 +31,7 @@ def by_rule(subsets: Sequence[Group], better_by: float) -> dict[str, Any]:
         ``lower_by``: the share by which the smaller one's perplexity is below the larger one's.
     """
     means = {group.first.subset: _loss(group).mean for group in subsets}
-    steps = [
+    steps: list[dict[str, Any]] = [
         {"subset": ours, "next": larger, "lower_by": 1 - perplexity_of(means[ours] - means[larger])}
         for ours, larger in pairwise(means)
     ]

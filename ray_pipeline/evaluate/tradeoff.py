@@ -82,7 +82,7 @@ def analyse(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
 def _check_comparable(cells: Sequence[Cell]) -> None:
     if not cells:
         raise ValueError("there are no cells to analyse")
-    measured = {cell.test_tokens for cell in cells if not cell.diverged}
+    measured = {cell.test_tokens or 0 for cell in cells if not cell.diverged}
     if len(measured) > 1:
         raise ValueError(
             "cells were measured on different test rows (of "
@@ -125,7 +125,7 @@ def _mode(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
         "controls": compared,
         "threshold": {"rule": rule, "intervals": enough},
         "scaling": {name: law.to_json() for name, law in laws.items()},
-        "notes": list(_notes(cells, found)),
+        "notes": list(dict.fromkeys(_notes(cells, found))),
         "recommendation": recommendations(subsets, rule, enough, compared, question.better_by),
     }
 
@@ -238,6 +238,12 @@ def _notes(cells: Sequence[Cell], found: Sequence[Group]) -> Iterator[str]:
     for name in dict.fromkeys(cell.subset for cell in cells):
         if name not in there:
             yield f"{name}: every training diverged, so it has no figures"
+    same = {cell.name: cell.trained_as or cell.name for cell in cells}
+    trained = {(cell.subset, cell.seed, cell.learning_rate): same[cell.name] for cell in cells}
+    for cell in cells:
+        ours = trained.get((cell.of, cell.seed, cell.learning_rate))
+        if cell.control and ours == same[cell.name]:
+            yield f"{cell.of}: its control has the same rows, so there is nothing to compare"
     for group in found:
         if len(group.losses) == 1:
             yield f"{group.first.subset}: one seed, so its figures have no interval"

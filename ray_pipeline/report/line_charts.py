@@ -71,8 +71,11 @@ class Frame:
         spare = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
         # Nothing that is never negative gets an axis that is.
         bottom = max(0.0, low - spare) if low >= 0 else low - spare
-        first = min(xs) if log else min([0.0, *xs])
-        return cls(unit, (first, max(xs)), (bottom, high + spare), width, height, log)
+        first, last = min(xs) if log else min([0.0, *xs]), max(xs)
+        if log:  # nothing stands on the axis itself
+            beyond = (last / first) ** 0.04
+            first, last = first / beyond, last * beyond
+        return cls(unit, (first, last), (bottom, high + spare), width, height, log)
 
     def across(self, x: float) -> float:
         """Place of an x in the drawing."""
@@ -200,7 +203,7 @@ def _axes(frame: Frame) -> list[str]:
     for x, label in _across(frame):
         anchor = "end" if frame.across(x) > end - 12 else "middle"
         shapes.append(_text(frame.across(x), below, anchor, label))
-    shapes.append(_text(_LEFT - 12, below, "end", frame.unit))
+    shapes.append(_text(_LEFT - 12, below, "end", frame.unit) if frame.unit else "")
     return shapes
 
 
@@ -217,8 +220,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5)):
         found = [factor * 10.0**power for power in powers for factor in factors]
-        # What was rounded when the axis was made is still on it.
-        within = [x for x in found if low * (1 - 1e-9) <= x <= high * (1 + 1e-9)]
+        within = [x for x in found if low <= x <= high]
         if len(within) > 1:
             return within[:: -(-len(within) // 6)]
     return [low]

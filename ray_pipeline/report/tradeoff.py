@@ -25,7 +25,7 @@ _TITLES = {
 _COLOURS = 6
 #: How many times the lowest perplexity the axis of the learning curves reaches: what comes before
 #: would flatten all that matters.
-_REACH = 6.0
+_REACH = 3.0
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,10 @@ class SubsetLine:
     seeds: str
     loss: Value
     perplexity: Value
-    gain: str
+    gain_rows: str
+    gain_tokens: str
     seconds: Value
+    seconds_per_row: str
     tokens_per_second: str
     time_to_target: Value
     tokens_to_target: Value
@@ -156,8 +158,10 @@ def _line(one: Mapping[str, Any]) -> SubsetLine:
         seeds=count(len(one["seeds"])) + (f", {lost} diverged" if lost else ""),
         loss=_value(one["loss"]),
         perplexity=_value(one["perplexity"]),
-        gain=figure(finite(one["gain_per_1000_rows"])),
+        gain_rows=figure(finite(one["gain_per_1000_rows"])),
+        gain_tokens=figure(finite(one["gain_per_million_tokens_seen"])),
         seconds=_value(one["seconds"], _duration),
+        seconds_per_row=figure(finite(one["seconds_per_row"])),
         tokens_per_second=figure(finite(one["tokens_per_second"]["mean"])),
         time_to_target=_arrival(arrival, "seconds", _duration),
         tokens_to_target=_arrival(arrival, "tokens", _tokens),
@@ -170,6 +174,8 @@ def _value(estimate: Mapping[str, Any] | None, text: Any = figure) -> Value:
         return Value(NONE)
     low, high = finite(estimate["low"]), finite(estimate["high"])
     if low is None or high is None:
+        return Value(text(mean))
+    if text(low) == text(high):
         return Value(text(mean))
     return Value(text(mean), f"{text(low)} to {text(high)}")
 
@@ -250,7 +256,7 @@ def _sizes(subsets: Sequence[Mapping[str, Any]]) -> Markup | None:
     if not shown:
         return None
     ends = Series("", [(x, y) for _, x, *ys in bars for y in ys])
-    frame = Frame.around("rows", [*shown, ends], log=True)
+    frame = Frame.around("", [*shown, ends], log=True)
     drawn = [error_bar(frame, *bar) for bar in bars]
     return line_chart(frame, *drawn, *(curve(frame, series) for series in shown))
 
@@ -278,7 +284,7 @@ def _curves(
     if not shown:
         return None, False
     goal = finite(target)
-    frame = Frame.around("tokens", shown, log=True)
+    frame = Frame.around("", shown, log=True)
     within = goal is not None and frame.y[0] <= goal <= frame.y[1]
     line = level(frame, "default", goal) if goal is not None and within else ""
     cut = any(y > ceiling for points in by_subset.values() for _, y in points)

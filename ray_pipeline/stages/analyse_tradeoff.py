@@ -94,8 +94,10 @@ class AnalyseTradeoff(ArtifactStage):
     def _vocabulary(self) -> int:
         from transformers import AutoTokenizer
 
+        from ray_pipeline.train.student import vocabulary_size
+
         folder = self.settings.models[self.settings.stages[Tokenise.name].model]
-        return len(AutoTokenizer.from_pretrained(folder))
+        return vocabulary_size(AutoTokenizer.from_pretrained(folder))
 
 
 def _write_results(storage: Storage, cells: Sequence[Cell]) -> None:

@@ -179,7 +179,10 @@ class SubsetGenerations(ArtifactStage):
 
 
 def with_models(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells of the first seed that has models, at their subset's learning rate."""
+    """The cells of the first seed that has models, at their subset's learning rate.
+
+    Cells that are one training have one model: it is asked once, as the first of them.
+    """
     kept = [
         cell
         for mode in dict.fromkeys(cell.mode for cell in cells)
@@ -188,7 +191,8 @@ def with_models(cells: Sequence[Cell]) -> list[Cell]:
         if cell.model
     ]
     first = min((cell.seed for cell in kept), default=None)
-    return [cell for cell in kept if cell.seed == first]
+    by_model = {cell.model: cell for cell in reversed(kept) if cell.seed == first}
+    return [cell for cell in kept if by_model.get(cell.model) is cell]
 
 
 def _lines(
@@ -238,7 +242,7 @@ def _figures(
         for line in lines:
             if line[name] is not None:
                 by_row.setdefault(line["row_id"], []).append(line[name])
-        means = [_mean(values) for values in by_row.values()]
+        means = [math.fsum(values) / len(values) for values in by_row.values()]
         figures[name] = estimate(means).to_json() if means else None
     turned = [*prompts.instructions[1:], *prompts.instructions[:1]]
     by_chance = [

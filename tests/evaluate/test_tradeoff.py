@@ -184,6 +184,7 @@ def test_a_training_that_diverged_is_left_out_and_named(nothing: float | None) -
     made = records()
     made[0]["test_loss"] = nothing
     made[0]["curve"][5]["loss"] = nothing
+    made[0] |= {"parameters": None, "test_tokens": None}  # never counted
     found = analysed(made)
     assert [one["cell"] for one in found["whole"]["excluded"]] == [made[0]["cell"]]
     assert found["by_name"][made[0]["subset"]]["seeds"] == [2, 3]
@@ -224,6 +225,19 @@ def test_of_several_learning_rates_the_validation_rows_choose() -> None:
     made[3]["test_loss"] = None
     (found,) = analysed(made)["subsets"]
     assert found["learning_rate"] == 1e-4
+
+
+def test_a_control_that_is_the_same_training_is_told() -> None:
+    made = records(noise=0)
+    whole = {one["seed"]: one for one in made if one["subset"] == LARGE}
+    for one in made:
+        if one["subset"] == f"{LARGE}-random":
+            one |= {"test_loss": whole[one["seed"]]["test_loss"]}
+            one["trained_as"] = whole[one["seed"]]["cell"]
+    found = analysed(made)
+    said = [note for note in found["notes"] if "same rows" in note]
+    assert said == [f"{LARGE}: its control has the same rows, so there is nothing to compare"]
+    assert found["controls"][2]["verdict"] == "undecided"
 
 
 def test_modes_stand_apart() -> None:

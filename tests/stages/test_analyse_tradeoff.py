@@ -116,11 +116,11 @@ def test_a_second_time_gives_the_same(run: Run) -> None:
 def test_records_of_another_configuration_are_left_aside(run: Run) -> None:
     made = records(seeds=2)
     run.write([*made, record("high_100k", 7, 1.0, rows=5)])
-    names = [one["cell"] for one in made]
-    run.storage.write_bytes("metrics.json", orjson.dumps({"train-subsets": {"cells": names}}))
+    index = [{"cell": one["cell"], "test_loss": 3.0} for one in made]
+    run.storage.write_bytes("experiment/cells.json", orjson.dumps(index))
     assert run.analyse()["cells"] == len(made)
-    run.storage.delete(f"experiment/cells/{names[0]}.json")
-    with pytest.raises(RunError, match=rf"record of {names[0]} is missing"):
+    run.storage.delete(f"experiment/cells/{made[0]['cell']}.json")
+    with pytest.raises(RunError, match=rf"record of {made[0]['cell']} is missing"):
         run.analyse()
 
 
