@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from ray_pipeline.errors import RunError
-from ray_pipeline.report.formats import NONE, count, plain, share, shortened
+from ray_pipeline.report.formats import NONE, count, figure, plain, share, shortened
 from ray_pipeline.run_reader import RunReader
 from ray_pipeline.run_trainings import finite
 
@@ -35,6 +35,8 @@ class Measured:
     mode: str
     values: list[tuple[str, str]]
     by_chance: str
+    #: Perplexity under the reference model.
+    reads: str
     ended: str
     empty: str
 
@@ -65,6 +67,8 @@ class Completions:
     samples: int
     measures: list[str]
     lines: list[Measured]
+    #: Whether a reference model read them.
+    are_read: bool
     #: What the references get, for the measures that they can be measured by.
     references: list[str]
     shown: list[Instruction]
@@ -81,7 +85,8 @@ def completions(reader: RunReader) -> Completions | None:
         prompts=int(figures["prompts"]),
         samples=int(figures["samples"]),
         measures=list(MEASURES.values()),
-        lines=[_measured(one) for one in cells.values()],
+        lines=(lines := [_measured(one) for one in cells.values()]),
+        are_read=any(line.reads != NONE for line in lines),
         references=[_number(references.get(name)) for name in MEASURES],
         shown=_shown(reader),
     )
@@ -100,6 +105,7 @@ def _measured(one: Mapping[str, Any]) -> Measured:
         mode=plain(one["mode"]),
         values=values,
         by_chance=_number(one.get("instruction_following_by_chance")),
+        reads=figure(finite(one.get("reference_perplexity"))),
         ended=NONE if ended is None else share(ended, 1),
         empty=count(one["empty"]),
     )

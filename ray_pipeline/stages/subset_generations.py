@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import orjson
 import pyarrow as pa
@@ -16,13 +17,16 @@ from ray_pipeline.errors import UserError
 from ray_pipeline.evaluate import completion_metrics as metrics
 from ray_pipeline.evaluate.experiment_cells import Cell, groups
 from ray_pipeline.evaluate.experiment_records import read_cells
-from ray_pipeline.evaluate.intervals import estimate
+from ray_pipeline.evaluate.intervals import estimate, perplexity_of
 from ray_pipeline.evaluate.model_text import Decoding, Generated
 from ray_pipeline.stage import ArtifactStage, Execution, StageConfig, Workplace
 from ray_pipeline.stages.evaluate import chosen
 from ray_pipeline.stages.tokenise import Tokenise
 from ray_pipeline.storage import Storage
 from ray_pipeline.stored_rows import StoredRows
+
+if TYPE_CHECKING:
+    from ray_pipeline.evaluate.reference_model import ReferenceModel
 
 #: All completions with their measures, relative to the run directory.
 RESULTS = "experiment/generations.csv"
@@ -35,7 +39,7 @@ _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("cell", "subset", "mode", "row_id", "instruction")]
     + [("reference", pa.string()), ("sample", pa.int32()), ("completion", pa.string())]
     + [("tokens", pa.int32()), ("ended", pa.bool_())]
-    + [(name, pa.float64()) for name in (*OF_EACH, *OF_ALL)]
+    + [(name, pa.float64()) for name in (*OF_EACH, *OF_ALL, "reference_nats")]
 )
 
 
@@ -47,6 +51,9 @@ class GenerationsConfig(StageConfig):
     temperature: float = Field(0.8, gt=0, description="the seed's 0.8")
     top_p: float = Field(0.9, gt=0, le=1, description="the seed's 0.9")
     max_tokens: int = Field(200, ge=1, description="tokens of a completion, at most")
+    reference_model: str | None = Field(
+        None, description="model that reads the completions: its perplexity tells how they read"
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
     # What is drawn depends on what is drawn beside it, so this is not only a matter of speed.
     batch_rows: int = Field(50, ge=1, description="completions that are made together")
@@ -81,6 +88,12 @@ class SubsetGenerations(ArtifactStage):
     }
     uses_seed: ClassVar[bool] = True
     Config: ClassVar[type[StageConfig]] = GenerationsConfig
+
+    @classmethod
+    def models(cls, config: Any) -> Mapping[str, str]:
+        """The one that reads, where there is one."""
+        name = config.reference_model
+        return {} if name is None else {"reference_model": name}
 
     def check(self) -> None:
         """See that the GPU that is asked for is there."""
@@ -130,30 +143,34 @@ class SubsetGenerations(ArtifactStage):
     def _measured(
         self, cell: Cell, prompts: _Prompts, place: Workplace
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        made, references = self._completions(cell, prompts, place)
+        found = self._completions(cell, prompts, place)
+        made = [Generated(**one) for one in found["completions"]]
         at = range(0, len(made), self.config.samples)
         families = [made[first : first + self.config.samples] for first in at]
         lines = [
             line
             for row, family in enumerate(families)
-            for line in _lines(cell, prompts, row, family, references[row])
+            for line in _lines(cell, prompts, row, family, found["references"][row])
         ]
+        for line, nats in zip(lines, found["nats"], strict=True):
+            line["reference_nats"] = nats
         return lines, _figures(cell, prompts, families, lines)
 
-    def _completions(
-        self, cell: Cell, prompts: _Prompts, place: Workplace
-    ) -> tuple[list[Generated], list[int]]:
-        """Completions, those of one instruction side by side, and tokens of the references."""
+    def _completions(self, cell: Cell, prompts: _Prompts, place: Workplace) -> dict[str, Any]:
+        """What `_made` gives, from storage where an earlier attempt left it."""
         path = f"{place.folder}/{cell.name}.json"
         raw = place.storage.read_bytes(path)
         if raw is None:
             place.say(f"  {cell.name} completes {len(prompts.row_ids)} instructions")
             raw = orjson.dumps(self._made(cell, prompts, place.storage))
             place.storage.write_bytes(path, raw)
-        found = orjson.loads(raw)
-        return [Generated(**one) for one in found["completions"]], found["references"]
+        found: dict[str, Any] = orjson.loads(raw)
+        return found
 
     def _made(self, cell: Cell, prompts: _Prompts, storage: Storage) -> dict[str, Any]:
+        """Completions, those of one instruction side by side, what the reference model finds of
+        each, and tokens of the references.
+        """
         import torch
 
         from ray_pipeline.evaluate.generation import TextGenerator
@@ -164,18 +181,40 @@ class SubsetGenerations(ArtifactStage):
         config = self.config
         folder = get_model(storage, str(cell.model).removeprefix("models/"))
         tokenizer = load_tokenizer(folder)
-        gpu = torch.cuda.is_available() if config.gpu is None else config.gpu
-        model = load(folder).to("cuda" if gpu else "cpu", getattr(torch, config.dtype))
+        model = load(folder).to(self._device, getattr(torch, config.dtype))
         text = text_config(folder) or self.settings.stages[Tokenise.name].text
         decoding = Decoding(config.max_tokens, config.temperature, self.settings.seed, config.top_p)
         asked = [one for one in prompts.instructions for _ in range(config.samples)]
         made = TextGenerator(model, tokenizer, text)(asked, decoding, config.batch_rows)
         lengths = [len(tokenizer(one)["input_ids"]) for one in prompts.references]
+        reader = self._reader
+        texts = zip(asked, (one.text for one in made), strict=True)
+        nats = [None if reader is None else reader.nats_per_token(*both) for both in texts]
         return {
             "completions": [asdict(one) for one in made],
+            "nats": nats,
             # No model can write more, so none is blamed for less.
             "references": [min(length, config.max_tokens) for length in lengths],
         }
+
+    @cached_property
+    def _device(self) -> str:
+        import torch
+
+        gpu = torch.cuda.is_available() if self.config.gpu is None else self.config.gpu
+        return "cuda" if gpu else "cpu"
+
+    @cached_property
+    def _reader(self) -> ReferenceModel | None:
+        """Loaded when the first completions are there to be read."""
+        if self.config.reference_model is None:
+            return None
+        import torch
+
+        from ray_pipeline.evaluate.reference_model import ReferenceModel
+
+        dtype = getattr(torch, self.config.dtype)
+        return ReferenceModel(self.model("reference_model"), self._device, dtype)
 
 
 def with_models(cells: Sequence[Cell]) -> list[Cell]:
@@ -252,6 +291,9 @@ def _figures(
         if (follows := metrics.follows(instruction, one.text)) is not None
     ]
     figures["instruction_following_by_chance"] = _mean(by_chance)
+    read = [line["reference_nats"] for line in lines if line["reference_nats"] is not None]
+    nats = _mean(read)
+    figures["reference_perplexity"] = None if nats is None else perplexity_of(nats)
     figures["ended"] = _mean([float(line["ended"]) for line in lines])
     figures["empty"] = sum(not line["completion"] for line in lines)
     figures["tokens"] = _mean([line["tokens"] for line in lines])

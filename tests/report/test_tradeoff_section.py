@@ -88,6 +88,7 @@ def test_completions_stand_side_by_side_and_hostile_ones_stay_texts(tmp_path: Pa
     run = made_tradeoff_run(str(tmp_path), completion=hostile)
     made = found(run).completions
     assert made is not None and (made.prompts, made.samples) == (3, 5)
+    assert not made.are_read and "reference model" not in page(run).text
     assert len(made.lines) == 12 and len(made.shown) == 2
     assert [len(one.texts) for one in made.shown[0].models] == [5] * 12
     assert made.shown[0].models[0].texts[4] == ""

@@ -152,6 +152,40 @@ def test_empty_completions_are_counted_and_measured(
         assert {cell[name]["mean"] for name in (*OF_EACH, *OF_ALL)} == {0}
 
 
+def test_a_reference_model_reads_what_is_not_empty(run: Run) -> None:
+    figures = run.make()
+    assert all(one["reference_perplexity"] is None for one in figures["cells"].values())
+    run.storage.delete_folder("stages")
+    folder = str(run.storage.local_path("models/few-random"))
+    config = CONFIG.model_copy(update={"reference_model": "reader"})
+    settings = Settings(
+        seed=5, stages={"tokenise": TokeniseConfig(model="some")}, models={"reader": folder}
+    )
+    stage = SubsetGenerations(config, settings)
+    assert stage.models(config) == {"reference_model": "reader"} and stage.models(CONFIG) == {}
+    place = Workplace(run.storage, "stages/11-generations/work", run.told.append)
+    by_subset = {one["subset"]: one for one in stage.make(run.rows, place)["cells"].values()}
+    # What it wrote itself reads better to it than what another one wrote.
+    read = {name: by_subset[name]["reference_perplexity"] for name in MODELS}
+    assert 1 < read["few-random"] < read["few"]
+    for row in run.results():
+        assert bool(row["reference_nats"]) is bool(row["completion"])
+
+
+def test_a_completions_nats_are_the_models_own_loss(run: Run) -> None:
+    from ray_pipeline.evaluate.reference_model import ReferenceModel
+
+    reader = ReferenceModel(str(run.storage.local_path("models/few")), "cpu", torch.float32)
+    whole = [i for text in ("what is a\n", "b c d") for i in reader.tokenizer(text)["input_ids"]]
+    labels = torch.tensor([whole])
+    labels[0, : len(whole) - 3] = -100
+    with torch.no_grad():
+        loss = reader.model(input_ids=torch.tensor([whole]), labels=labels).loss
+    assert reader.nats_per_token("what is a", "b c d") == pytest.approx(float(loss), rel=1e-5)
+    assert reader.nats_per_token("what is a", " \n") is None
+    assert reader.nats_per_token("a " * 99, "b") is None  # beyond its last position
+
+
 def test_drawing_obeys_top_p() -> None:
     from ray_pipeline.evaluate.model_text import Decoding
 
