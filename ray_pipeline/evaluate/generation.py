@@ -109,7 +109,7 @@ class TextGenerator:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             attended[row, width - len(prompt) :] = 1
-        drawn = {"temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
+        drawn = {"temperature": decoding.temperature, "top_k": 0, "top_p": decoding.top_p}
         config = GenerationConfig(
             max_new_tokens=room,
             eos_token_id=sorted(self.text.ends),

@@ -26,11 +26,13 @@ class Decoding:
         max_new_tokens: of an answer, the token that ends it among them.
         temperature: 0 takes the likeliest token (greedy); above, tokens are drawn.
         seed: of the drawing.
+        top_p: tokens are drawn from the likeliest ones that have this share together.
     """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class VllmGenerator:
         sampling = SamplingParams(
             max_tokens=decoding.max_new_tokens,
             temperature=decoding.temperature,
+            top_p=decoding.top_p,
             seed=decoding.seed if decoding.temperature > 0 else None,
             stop_token_ids=sorted(self.text.ends),
             detokenize=False,

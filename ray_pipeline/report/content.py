@@ -21,6 +21,7 @@ from ray_pipeline.report.samples import Samples, samples
 from ray_pipeline.report.scorers import Scorers, scorers
 from ray_pipeline.report.search import Search, search
 from ray_pipeline.report.subsets import SubsetLine, subset_lines
+from ray_pipeline.report.tradeoff import Tradeoff, tradeoff
 from ray_pipeline.report.training import TrainingSection, training_section
 from ray_pipeline.report.versions import Versions, versions
 from ray_pipeline.rows import DROPPED, FAILED
@@ -139,6 +140,7 @@ class Content:
     training: TrainingSection | None
     evaluation: Evaluation | None
     samples: Samples | None
+    tradeoff: Tradeoff | None
     effort: list[EffortRow]
     llms: list[LlmLine]
     prompts: list[tuple[str, str]]
@@ -185,6 +187,7 @@ def gather(storage: Storage) -> Content:
         training=training_section(reader),
         evaluation=evaluation(reader),
         samples=samples(reader),
+        tradeoff=tradeoff(reader),
         effort=effort([line.account for line in lines]),
         llms=list(_llms(reader)),
         prompts=[(path, _text(storage, path)) for path in sorted(storage.list("prompts"))],

@@ -44,6 +44,7 @@ class Frame:
         unit: what x counts, written at the beginning of its axis.
         x: first and last x.
         y: lowest and highest y.
+        log: whether x, which is above 0 then, is on a logarithmic axis.
     """
 
     unit: str
@@ -51,6 +52,7 @@ class Frame:
     y: tuple[float, float]
     width: float = 340.0
     height: float = 170.0
+    log: bool = False
 
     @classmethod
     def around(
@@ -60,6 +62,7 @@ class Frame:
         from_zero: bool = False,
         width: float = 340.0,
         height: float = 170.0,
+        log: bool = False,
     ) -> Frame:
         """The plane that has room for all points, and for ``y = 0`` where asked for."""
         xs = [x for one in series for x, _ in one.points]
@@ -68,12 +71,16 @@ class Frame:
         spare = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
         # Nothing that is never negative gets an axis that is.
         bottom = max(0.0, low - spare) if low >= 0 else low - spare
-        return cls(unit, (min([0.0, *xs]), max(xs)), (bottom, high + spare), width, height)
+        first, last = min(xs) if log else min([0.0, *xs]), max(xs)
+        if log:  # nothing stands on the axis itself
+            beyond = (last / first) ** 0.04
+            first, last = first / beyond, last * beyond
+        return cls(unit, (first, last), (bottom, high + spare), width, height, log)
 
     def across(self, x: float) -> float:
         """Place of an x in the drawing."""
-        first, last = self.x
-        share = (x - first) / ((last - first) or 1.0)
+        first, last = map(math.log, self.x) if self.log else self.x
+        share = ((math.log(x) if self.log else x) - first) / ((last - first) or 1.0)
         return _LEFT + share * (self.width - _LEFT - _RIGHT)
 
     def down(self, y: float) -> float:
@@ -88,7 +95,7 @@ def line_chart(frame: Frame, *shapes: str) -> Markup:
 
     Args:
         frame: the plane.
-        shapes: made by `curve`, `band`, `level` and `ring`.
+        shapes: made by `curve`, `band`, `level`, `ring` and `error_bar`.
     """
     return Markup(
         f'<svg class="chart" viewBox="0 0 {frame.width:g} {frame.height:g}" aria-hidden="true">'
@@ -116,6 +123,13 @@ def ring(frame: Frame, kind: str, point: Point) -> str:
     """A ring around a point."""
     x, y = frame.across(point[0]), frame.down(point[1])
     return f'<circle class="ring {kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
+
+
+def error_bar(frame: Frame, kind: str, x: float, low: float, high: float) -> str:
+    """An upright line from one y to another, with ends."""
+    at, top, bottom = frame.across(x), frame.down(high), frame.down(low)
+    ends = "".join(f" M{at - 3:.1f},{y:.1f} h6" for y in (top, bottom))
+    return f'<path class="line {kind} bar" d="M{at:.1f},{top:.1f} V{bottom:.1f}{ends}"/>'
 
 
 def level(frame: Frame, kind: str, y: float) -> str:
@@ -186,12 +200,30 @@ def _axes(frame: Frame) -> list[str]:
         shapes.append(f'<path class="grid" d="M{_LEFT:g},{at:.1f} H{end:g}"/>')
         shapes.append(_text(_LEFT - 4, at + 3.5, "end", label))
     below = frame.height - 8
-    whole = [x for x in ticks(*frame.x, most=max(2, round(frame.width / 70))) if x == int(x)]
-    for x, label in _labelled(whole):
+    for x, label in _across(frame):
         anchor = "end" if frame.across(x) > end - 12 else "middle"
         shapes.append(_text(frame.across(x), below, anchor, label))
-    shapes.append(_text(_LEFT - 12, below, "end", frame.unit))
+    shapes.append(_text(_LEFT - 12, below, "end", frame.unit) if frame.unit else "")
     return shapes
+
+
+def _across(frame: Frame) -> list[tuple[float, str]]:
+    """Places on the lower axis with their labels."""
+    if frame.log:
+        return [(x, _labelled([x])[0][1]) for x in _log_ticks(*frame.x)]
+    whole = [x for x in ticks(*frame.x, most=max(2, round(frame.width / 70))) if x == int(x)]
+    return _labelled(whole)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten, or multiples of them where there are not two."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        found = [factor * 10.0**power for power in powers for factor in factors]
+        within = [x for x in found if low <= x <= high]
+        if len(within) > 1:
+            return within[:: -(-len(within) // 6)]
+    return [low]
 
 
 def _text(x: float, y: float, anchor: str, text: str) -> str:

@@ -25,7 +25,7 @@ from ray_pipeline.run_trainings import Points, Training, finite, trainings
 DISTILLED, ALONE = "distil", "train-alone"
 TOKENISE, SPLIT = "tokenise", "split"
 #: Size of the figures that stand beside the learning curve.
-_SMALL = {"width": 230.0, "height": 92.0}
+_SMALL: dict[str, Any] = {"width": 230.0, "height": 92.0}
 _BESIDE = (
     ("loss", "loss: α·CE + β·T²·KL"),
     ("kl", "KL(teacher ‖ student)"),
