@@ -247,6 +247,16 @@ class BatchPlan:
             return epochs * self.steps(0)
         return sum(self.steps(epoch) for epoch in range(epochs))
 
+    def reaching(self, tokens: int) -> tuple[int, int]:
+        """Steps after which so many tokens were seen, and the epochs that they begin.
+
+        Args:
+            tokens: 1 or more; the last step is the one that reaches them.
+        """
+        whole, left = divmod(tokens - 1, int(self.rows.lengths.sum()))
+        seen = np.cumsum([self.rows.lengths[step].sum() for step in self._epoch(whole)])
+        return self.total_steps(whole) + int(np.searchsorted(seen, left + 1)) + 1, whole + 1
+
     def step_rows(self, position: Position) -> Ints:
         """The rows of a step, of all ranks."""
         return self._epoch(position.epoch)[position.step]
