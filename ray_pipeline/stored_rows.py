@@ -46,7 +46,7 @@ class StoredRows:
             yield rows.replace_schema_metadata(None).select(list(columns))
 
     def mapped(
-        self, columns: Sequence[str], containing: Mapping[str, str] | None = None, **equal: str
+        self, columns: Sequence[str], containing: Mapping[str, str] | None = None, /, **equal: str
     ) -> pa.Table:
         """Columns of the kept rows in a file of this machine, mapped: not in memory until used.
 
