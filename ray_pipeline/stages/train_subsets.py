@@ -153,10 +153,15 @@ class TrainSubsetsConfig(StageConfig):
         return self.learning_rates or [rate]
 
     def budget(self, parts: Mapping[str, tuple[int, int]]) -> int:
-        """Tokens of a cell of the mode ``tokens``, of subsets' rows and tokens by name."""
+        """Tokens of a cell of the mode ``tokens``.
+
+        Args:
+            parts: rows and tokens of subsets and controls by name.
+        """
         if self.budget_tokens is not None:
             return self.budget_tokens
-        name, (rows, tokens) = min(parts.items(), key=lambda item: (item[1], item[0]))
+        own = {name: part for name, part in parts.items() if not name.endswith(CONTROL)}
+        name, (rows, tokens) = min(own.items(), key=lambda item: (item[1], item[0]))
         return (self.settings_of(name, rows).epochs or 1) * tokens
 
 
@@ -369,10 +374,11 @@ class TrainSubsets(ArtifactStage):
         for name, (rows, tokens) in parts.items():
             of = name.removesuffix(CONTROL)
             times = len(config.seeds) * len(config.rates_of(of, rows))
-            epochs = config.settings_of(of, rows).epochs or 1
-            for mode in config.modes:
-                total += times * (epochs * tokens if mode == "epochs" else budget)
-                number += times
+            whole = (config.settings_of(of, rows).epochs or 1) * tokens
+            seen = [whole if mode == "epochs" else budget for mode in config.modes]
+            if name == of:  # where both modes are the same training, it is trained once
+                seen = list(set(seen))
+            total, number = total + times * sum(seen), number + times * len(seen)
         return TrainingCost(
             number, config.model.parameters(self._vocabulary), total, config.flops_per_second
         )

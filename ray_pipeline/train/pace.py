@@ -17,12 +17,12 @@ class Pace:
             the one that reaches them. Padding does not count.
         evaluations: how many there are, evenly spread, the last one at the end; None: as the
             configuration says.
-        warmup_share: of all steps, that a warm-up configured in steps takes at most.
+        warmup_share: of all steps, that a warm-up configured in steps takes at most; None: what it says.
     """
 
     budget_tokens: int | None = None
     evaluations: int | None = None
-    warmup_share: float = 1.0
+    warmup_share: float | None = None
 
     def of(self, config: LoopConfig, plan: BatchPlan) -> LoopConfig:
         """The configuration for the rows of a plan, so that its schedule knows its end."""
@@ -35,6 +35,6 @@ class Pace:
         changed: dict[str, float] = {}
         if self.evaluations is not None:
             changed["evaluate_every"] = -(-total // self.evaluations)
-        if config.warmup >= 1 and config.warmup > self.warmup_share * total:
-            changed["warmup"] = float(int(self.warmup_share * total))
+        if self.warmup_share is not None and config.warmup >= 1:
+            changed["warmup"] = min(config.warmup, float(int(self.warmup_share * total)))
         return config.model_copy(update=changed)
