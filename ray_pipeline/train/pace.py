@@ -17,7 +17,8 @@ class Pace:
             the one that reaches them. Padding does not count.
         evaluations: how many there are, evenly spread, the last one at the end; None: as the
             configuration says.
-        warmup_share: of all steps, that a warm-up configured in steps takes at most; None: what it says.
+        warmup_share: of all steps, that a warm-up configured in steps takes at most; None: it
+            takes as many as it says.
     """
 
     budget_tokens: int | None = None

@@ -96,11 +96,8 @@ def test_the_settings_are_the_seeds() -> None:
         ("large", 400_000): (1, 2e-4),
         ("mine", 10): (4, 1e-4),
     }
-    assert (config.batches.step_rows, config.loop.warmup, config.loop.weight_decay) == (
-        32,
-        1000,
-        0.01,
-    )
+    assert (config.loop.warmup, config.loop.weight_decay) == (1000, 0.01)
+    assert TrainSubsetsConfig(batches={"batch_tokens": 600}).batches.step_rows == 32
 
 
 def test_every_cell_sees_as_many_tokens(one_by_one) -> None:
@@ -180,9 +177,9 @@ def test_the_cost_is_told(tmp_path) -> None:
             "quality": [i / 10 for i in range(10)],
         }
     )
-    # few: 8 rows of 10 tokens in 2 epochs, and many 24; with controls, two seeds and two modes.
+    # few: 8 rows of 10 tokens in 2 epochs, and many 24; with controls, two seeds, and 160 tokens.
     told = trainer.estimate(sample, 4)
-    assert told.startswith("16 trainings") and "2,560 tokens)" in told
+    assert told.startswith("14 trainings") and "3,520 tokens)" in told
     unknown = dict.fromkeys(("rows", "share", "quantile", "min_score"))
     config = SimpleNamespace(
         subsets={
