@@ -46,7 +46,7 @@ class TrainingCost:
             f"{self.flops:.2g} FLOPs (6 · {self.parameters:,} parameters · {self.tokens:,} tokens)"
         )
         hours = "" if self.gpu_hours is None else (
-            f", {self.gpu_hours:.2f} GPU-hours at {self.flops_per_second:.2g} FLOP/s"
+            f", {self.gpu_hours:.3g} GPU-hours at {self.flops_per_second:.2g} FLOP/s"
         )  # fmt: skip
         return f"{self.number} trainings: {flops}{hours}"
 

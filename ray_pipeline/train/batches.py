@@ -148,10 +148,9 @@ class TokenRows:
         self.lengths: Ints = np.diff(self._offsets)
         if not np.array_equal(self.lengths, np.diff(self._mask_offsets)) or self.lengths.min() < 1:
             raise ValueError("every row needs at least one token and a mask of the same length")
-        counted = np.concatenate([[0], np.cumsum(self._mask)])
-        starts, ends = self._mask_offsets[:-1] + 1, self._mask_offsets[1:]
+        starts, mask = self._mask_offsets[:-1], self._mask[: self._mask_offsets[-1]]
         #: Answer tokens of each row that are predicted (a row's first token never is).
-        self.answer_tokens: Ints = counted[ends] - counted[starts]
+        self.answer_tokens: Ints = np.add.reduceat(mask, starts, dtype=np.int64) - mask[starts]
 
     def __len__(self) -> int:
         """Rows."""

@@ -26,23 +26,23 @@ class PartOfRows:
 
     rows: int = 0
     tokens: int = 0
-    _hash: Any = field(default_factory=xxhash.xxh3_128)
+    #: Of lengths, tokens and masks: three, so that the cuts between parts leave no trace.
+    _hashes: list[Any] = field(default_factory=lambda: [xxhash.xxh3_128() for _ in range(3)])
 
     @property
     def digest(self) -> str:
         """Identity of the tokens and masks, in order, however they are cut into parts."""
-        return str(self._hash.hexdigest())
+        return "".join(hashed.hexdigest() for hashed in self._hashes)
 
     def add(self, table: pa.Table) -> None:
         """Count rows with ``input_ids`` and ``answer_mask``."""
-        for row in (table["input_ids"].combine_chunks(), table["answer_mask"].combine_chunks()):
-            lengths = pc.list_value_length(row).to_numpy(zero_copy_only=False)
-            values = pc.list_flatten(row).to_numpy(zero_copy_only=False)
-            # Each value with the length of its row, which tells where rows end.
-            marked = np.stack([values.astype(np.int64), np.repeat(lengths, lengths)], axis=1)
-            self._hash.update(marked.tobytes())
+        ids, mask = (table[name].combine_chunks() for name in ("input_ids", "answer_mask"))
+        lengths = pc.list_value_length(ids)
+        values = (lengths, pc.list_flatten(ids), pc.list_flatten(mask))
+        for hashed, array in zip(self._hashes, values, strict=True):
+            hashed.update(np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).data)
         self.rows += table.num_rows
-        self.tokens += int(lengths.sum())
+        self.tokens += pc.sum(lengths).as_py() or 0
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def test_the_cost_is_told(tmp_path) -> None:
     cost = TrainingCost(3, 498_545_920, 280_000_000, 0.4 * 989e12)
     assert cost.flops == pytest.approx(8.376e17, rel=1e-3)
     assert cost.gpu_hours == pytest.approx(0.588, rel=1e-2)
-    assert "0.59 GPU-hours at 4e+14 FLOP/s" in str(cost)
+    assert "0.588 GPU-hours at 4e+14 FLOP/s" in str(cost)
     trainer = stage(tmp_path, flops_per_second=1e9)
     sample = pa.table(
         {
