@@ -1,16 +1,17 @@
-"""The tiny experiment as a process: ``python run_experiment.py FOLDER``."""
+"""The tiny experiment as a process: ``run_experiment FOLDER``, on the cluster of `RAY_ADDRESS`."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import ray
 from tune.tiny_experiment import place, stage, tiny_rows
 
-if __name__ == "__main__":
+
+def main() -> None:
     folder = Path(sys.argv[1])
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    figures = stage(folder).make(tiny_rows(folder), place(folder))
-    print(figures)
+    ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+    stage(folder).make(tiny_rows(folder), place(folder))
+    sys.stdout.flush()

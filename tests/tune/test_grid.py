@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import TESTS
+from fork_server import Started
 from tune.tiny_experiment import SIZES, place, stage, tiny_rows
 
 from ray_pipeline.errors import RunError, UserError
@@ -263,31 +262,27 @@ def test_cells_with_several_workers_go_one_after_another(one_by_one, tmp_path, m
     assert len(asked) == 4
 
 
-def test_a_whole_experiment_that_is_killed_ends_with_the_same_table(one_by_one, tmp_path) -> None:
-    """kill -9 of the run's own process, with a cluster that dies with it, at two moments."""
-    script = TESTS / "tune" / "run_experiment.py"
+def test_a_whole_experiment_that_is_killed_ends_with_the_same_table(
+    ray_cluster, one_by_one, tmp_path
+) -> None:
+    """kill -9 of the run's own process, whose cells' processes end with it."""
     records = tmp_path / "experiment/cells"
+    environment = os.environ | {"RAY_ADDRESS": ray_cluster}
 
-    def start() -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path)],
-            env=os.environ | {"RAY_ADDRESS": "local"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start() -> Started:
+        return Started("tune.run_experiment", [str(tmp_path)], TESTS, environment)
 
     process = start()
     while process.poll() is None and len(list(records.glob("*.json"))) < 3:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, out
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, out + err
     before = {path.name: path.stat().st_mtime_ns for path in records.glob("*.json")}
     assert 3 <= len(before) < 14
     process = start()
-    out, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, out
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, out + err
     assert "14 cells, " in out and "of them finished before" in out
     trainer, rows = stage(tmp_path), tiny_rows(tmp_path)
     cells = trainer.cells(take_census(rows, trainer.names), rows, place(tmp_path))
