@@ -399,6 +399,9 @@ def _plan(
         numbers = [f"{n:,}" for n in asked] or ["", "", ""]
         table.add_row(item.name, item.action, f"{item.rows_in:,}", *numbers, cost)
     out.print(table)
+    for item in plans:
+        if item.note is not None:
+            out.print(f"{item.name}: {item.note}")
     total = sum(item.max_cost_usd or 0 for item in plans)
     out.print(f"at most ${total:,.2f}; estimated from a sample of the rows; nothing was run")
 

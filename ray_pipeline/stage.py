@@ -338,6 +338,15 @@ class ArtifactStage(Stage):
         """Processes on the cluster that run at the same time; None: it works in the run's own."""
         return None
 
+    def estimate(self, rows: pa.Table, scale: float) -> str | None:
+        """A line for `plan` on what the work costs; None: there is nothing to say.
+
+        Args:
+            rows: a sample of the rows that come in; what only a run can tell is null in them.
+            scale: rows that each of them stands for.
+        """
+        return None
+
     @abstractmethod
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
         """Make the files. What an earlier, killed attempt left is to be gone on with.

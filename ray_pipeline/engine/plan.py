@@ -42,6 +42,8 @@ class StagePlan:
     #: At most: as if each answer were as long as it may be.
     completion_tokens: int = 0
     max_cost_usd: float | None = None
+    #: What else there is to say about its cost.
+    note: str | None = None
 
 
 def make_plan(prepared: Prepared, storage: Storage) -> list[StagePlan]:
@@ -73,6 +75,7 @@ def make_plan(prepared: Prepared, storage: Storage) -> list[StagePlan]:
             rows = kept(_apply(stage, rows))
         elif isinstance(stage, ArtifactStage):
             artifacts = True
+            plan.note = stage.estimate(rows, scale)
         else:
             plan.action = "unknown"
             rows = _with_columns(rows, stage)

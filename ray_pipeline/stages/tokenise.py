@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +22,23 @@ class TokeniseConfig(ModelStageConfig):
         "smollm2-135m-instruct", description="whose tokenizer; teacher and student have the same"
     )
     text: TextConfig = TextConfig()
+
+
+class InstructionText(TextConfig):
+    """How an instruction and its response become a text to learn as a whole."""
+
+    style: Literal["auto", "chat", "plain"] = "plain"
+    prompt: str = "Instruction: {question}\nResponse:"
+    question_column: str = "instruction"
+    answer_column: str = "response"
+    learn: Literal["answer", "all"] = "all"
+
+
+class TokeniseInstructionsConfig(TokeniseConfig):
+    """Configuration of `TokeniseInstructions`."""
+
+    model: str = Field("gpt2-tokenizer", description="whose tokenizer")
+    text: InstructionText = InstructionText()
 
 
 class Tokenise(ModelStage):
@@ -63,3 +80,13 @@ class Tokenise(ModelStage):
         counts["answers_cut"] += pc.sum(pc.greater(cut, 0)).as_py() or 0
         counts["tokens_cut"] += pc.sum(cut).as_py() or 0
         return rows
+
+
+class TokeniseInstructions(Tokenise):
+    """The same of instructions and responses, for a model that is trained from scratch."""
+
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "instruction": pa.string(),
+        "response": pa.string(),
+    }
+    Config: ClassVar[type[StageConfig]] = TokeniseInstructionsConfig

@@ -152,10 +152,9 @@ class TokenRows:
         self.lengths: Ints = np.diff(self._offsets)
         if not np.array_equal(self.lengths, np.diff(self._mask_offsets)) or self.lengths.min() < 1:
             raise ValueError("every row needs at least one token and a mask of the same length")
-        counted = np.concatenate([[0], np.cumsum(self._mask)])
-        starts, ends = self._mask_offsets[:-1] + 1, self._mask_offsets[1:]
+        starts, mask = self._mask_offsets[:-1], self._mask[: self._mask_offsets[-1]]
         #: Answer tokens of each row that are predicted (a row's first token never is).
-        self.answer_tokens: Ints = counted[ends] - counted[starts]
+        self.answer_tokens: Ints = np.add.reduceat(mask, starts, dtype=np.int64) - mask[starts]
 
     def __len__(self) -> int:
         """Rows."""
@@ -250,6 +249,16 @@ class BatchPlan:
         if self.config.step_rows is not None:
             return epochs * self.steps(0)
         return sum(self.steps(epoch) for epoch in range(epochs))
+
+    def reaching(self, tokens: int) -> tuple[int, int]:
+        """Steps after which so many tokens were seen, and the epochs that they begin.
+
+        Args:
+            tokens: 1 or more; the last step is the one that reaches them.
+        """
+        whole, left = divmod(tokens - 1, int(self.rows.lengths.sum()))
+        seen = np.cumsum([self.rows.lengths[step].sum() for step in self._epoch(whole)])
+        return self.total_steps(whole) + int(np.searchsorted(seen, left + 1)) + 1, whole + 1
 
     def step_rows(self, position: Position) -> Ints:
         """The rows of a step, of all ranks."""

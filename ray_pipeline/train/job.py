@@ -6,7 +6,7 @@ where the last one stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -22,11 +22,19 @@ from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.curve import Curve
 from ray_pipeline.train.forward import OnlineTeacher
-from ray_pipeline.train.loop import Loop, LoopConfig, Outcome, Teacher, World
+from ray_pipeline.train.loop import Diverged, Loop, LoopConfig, Teacher, World, answer_nats
 from ray_pipeline.train.losses import Objective, shared_vocabulary
 from ray_pipeline.train.model_store import get_model, put_model
+from ray_pipeline.train.pace import Pace
 from ray_pipeline.train.replica import Replica, Sharded, Whole
-from ray_pipeline.train.student import StudentConfig, load, make_student, vocabulary_size
+from ray_pipeline.train.scratch import ScratchConfig
+from ray_pipeline.train.student import (
+    StudentConfig,
+    load,
+    make_student,
+    parameter_count,
+    vocabulary_size,
+)
 from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
 from ray_pipeline.train.tokens import TextConfig
 
@@ -35,6 +43,8 @@ TOKENS = ("row_id", "input_ids", "answer_mask")
 CACHE = ("row_id", "tokens_hash", "teacher_ids", "teacher_log_probs", "teacher_tail", "teacher")
 #: The column that says which rows are for what.
 SPLIT = "split"
+#: The column that says of which subsets a row is.
+SUBSETS = "subsets"
 
 
 class WorkersConfig(BaseModel):
@@ -78,6 +88,9 @@ class ModelSource:
         student: how it is made smaller; None: it is trained as it is.
         student_base: what ``student.model`` resolved to.
         adapter: trains an adapter and freezes the rest.
+        scratch: an architecture to draw weights for; of the base only the tokenizer is taken.
+        gradient_checkpointing: keep a layer's input alone and compute the layer again backwards:
+            less memory for about a third more work, and the same gradients.
     """
 
     base: str
@@ -85,6 +98,8 @@ class ModelSource:
     student: StudentConfig | None = None
     student_base: str | None = None
     adapter: AdapterConfig | None = None
+    scratch: ScratchConfig | None = None
+    gradient_checkpointing: bool = False
 
     def folder(self, storage: Storage) -> str:
         """What transformers can load of the base on this machine."""
@@ -96,14 +111,22 @@ class ModelSource:
         Raises:
             UserError: it cannot be made.
         """
+        model = self._whole(self.folder(storage), seed)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model if self.adapter is None else with_adapter(model, self.adapter, seed)
+
+    def _whole(self, folder: str, seed: int) -> Any:
         from transformers import AutoTokenizer
 
-        folder = self.folder(storage)
-        model = load(folder, quantization=quantisation(self.adapter))
-        if self.student is not None:
+        if self.scratch is not None:
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = make_student(self.student, model, tokenizer, seed, self.student_base)
-        return model if self.adapter is None else with_adapter(model, self.adapter, seed)
+            return self.scratch.build(tokenizer, vocabulary_size(tokenizer), seed)
+        model = load(folder, quantization=quantisation(self.adapter))
+        if self.student is None:
+            return model
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return make_student(self.student, model, tokenizer, seed, self.student_base)
 
     def in_full(self) -> ModelSource:
         """The same with the base's weights as they were before they were put into 4 bits."""
@@ -126,6 +149,11 @@ class TrainingJob:
         teacher: what gives the KL term its distributions.
         teacher_name: the teacher's name in the run.
         text: format of the prompts, kept with the model.
+        subset: train on the training rows of this subset alone (see `SUBSETS`); validation and
+            test rows are everybody's.
+        pace: what of the loop's configuration depends on the rows.
+        keep: the weights with the lowest validation loss, or the last ones.
+        test: measure these weights on the test rows.
     """
 
     rows: StoredRows
@@ -139,6 +167,10 @@ class TrainingJob:
     batches: BatchConfig = field(default_factory=BatchConfig)
     teacher: Literal["cached", "online"] | None = None
     teacher_name: str = "teacher"
+    subset: str | None = None
+    pace: Pace = field(default_factory=Pace)
+    keep: Literal["best", "last"] = "best"
+    test: bool = False
 
     @property
     def curve(self) -> str:
@@ -172,28 +204,75 @@ def train(
         report: is told the figures of each step and evaluation, on every rank.
         sharded: each rank holds a part of the model.
     """
-    from transformers import AutoTokenizer
+    for _ in Training(job, world, device, report, sharded).pieces():
+        pass
 
-    curve = Curve(job.storage, job.curve)
 
-    def told(figures: dict[str, Any]) -> None:
-        if world.rank == 0:
-            curve.add(figures)
-        report(figures)
+class Training:
+    """A training on this rank, a piece at a time; the arguments are those of `train`."""
 
-    # The tokenizer first: it is small, and what is wrong with the folder shows here as well.
-    tokenizer = AutoTokenizer.from_pretrained(job.model.folder(job.storage))
-    loop = make_loop(job, world, device, told, curve.save, sharded)
-    outcome = loop.run()
-    world.sum(torch.zeros(1, device=device))  # all have taken the best weights from storage
-    model = None if job.name is None else _trained_model(job, loop)
-    if world.rank == 0:
-        curve.save()
+    def __init__(
+        self,
+        job: TrainingJob,
+        world: World,
+        device: str,
+        report: Callable[[dict[str, Any]], None],
+        sharded: bool = False,
+    ) -> None:
+        from transformers import AutoTokenizer
+
+        self._job, self._world, self._device, self._report = job, world, device, report
+        self._curve = Curve(job.storage, job.curve)
+        # The tokenizer first: it is small, and what is wrong with the folder shows here as well.
+        self._tokenizer = AutoTokenizer.from_pretrained(job.model.folder(job.storage))
+        self.loop = make_loop(job, world, device, self._told, self._curve.save, sharded)
+
+    def pieces(self) -> Iterator[dict[str, float]]:
+        """Train to the end and keep what came of it.
+
+        Yields:
+            ``step`` and ``validation_loss`` of each evaluation, before training goes on.
+
+        Raises:
+            Diverged: a loss or a gradient is not a number. The curve up to there is on storage.
+        """
+        try:
+            yield from self.loop.evaluations()
+        except Diverged:
+            if self._world.rank == 0:
+                self._curve.save()
+            raise
+        self._end()
+
+    def _told(self, figures: dict[str, Any]) -> None:
+        if self._world.rank == 0:
+            self._curve.add(figures)
+        self._report(figures)
+
+    def _end(self) -> None:
+        job, world, loop = self._job, self._world, self.loop
+        loop.end()
+        # Summed over all ranks: afterwards all have taken their weights from storage.
+        world.sum(torch.zeros(1, device=self._device))
+        tested = self._tested() if job.test else {}
+        model = None if job.name is None else _trained_model(job, loop)
+        if world.rank != 0:
+            return
+        self._curve.save()
         if job.name is not None:
-            put_model(job.storage, job.name, model, tokenizer, job.text)
-        job.storage.write_bytes(job.result, orjson.dumps(_figures(loop, outcome)))
+            put_model(job.storage, job.name, model, self._tokenizer, job.text)
+        job.storage.write_bytes(job.result, orjson.dumps(_figures(loop) | tested))
         # Three times the model's size each, and nothing goes on from them any more.
         job.storage.delete_folder(checkpoints_folder(job))
+
+    def _tested(self) -> dict[str, Any]:
+        """Loss of the model's weights on the test rows."""
+        job, world, loop = self._job, self._world, self.loop
+        plan = BatchPlan(token_rows(job.rows, "test"), job.batches)
+        batches = plan.in_order(world.rank, world.size, fill=loop.replica.in_step)
+        precision = loop.config.precision
+        nats, tokens = answer_nats(loop.replica, batches, self._device, precision, world)
+        return {"test_loss": nats / max(tokens, 1), "test_tokens": tokens}
 
 
 def _trained_model(job: TrainingJob, loop: Loop) -> Any:
@@ -235,7 +314,7 @@ class Bench:
     @classmethod
     def load(cls, job: TrainingJob, device: str, sharded: bool = False) -> Bench:
         """A job's rows, model and teacher."""
-        rows = token_rows(job.rows, "train")
+        rows = token_rows(job.rows, "train", job.subset)
         model = job.model.build(job.storage, job.loop.seed)
         teacher = None if job.objective.beta == 0 else _teacher(job, rows, model, device)
         plan = BatchPlan(rows, job.batches, job.loop.seed)
@@ -258,9 +337,11 @@ def make_loop(
     sharded: bool = False,
 ) -> Loop:
     """The training loop of a job, with its rows, model and teacher loaded."""
-    return Bench.load(job, device, sharded).loop(
+    bench = Bench.load(job, device, sharded)
+    return bench.loop(
         job.objective,
-        job.loop,
+        job.pace.of(job.loop, bench.plan),
+        keep=job.keep,
         world=world,
         checkpoints=Checkpoints(job.storage, checkpoints_folder(job)),
         report=report,
@@ -268,16 +349,19 @@ def make_loop(
     )
 
 
-def token_rows(rows: StoredRows, split: str) -> TokenRows:
-    """The tokens of one split.
+def token_rows(rows: StoredRows, split: str, subset: str | None = None) -> TokenRows:
+    """The tokens of one split, or of what a subset has of it.
 
     Raises:
         UserError: it has no rows.
     """
-    table = rows.mapped(TOKENS, **{SPLIT: split})
+    part = {} if subset is None else {SUBSETS: subset}
+    table = rows.mapped(TOKENS, part, **{SPLIT: split})
     if not table.num_rows:
+        of = "" if subset is None else f" of subset '{subset}'"
         raise UserError(
-            f"there are no {split} rows: none reached the training, or the split gives them none"
+            f"there are no {split} rows{of}: none reached the training, or the split gives them "
+            "none"
         )
     return TokenRows(table)
 
@@ -308,10 +392,10 @@ def _logits(model: Any) -> int:
     return int(model.get_output_embeddings().weight.shape[0])
 
 
-def _figures(loop: Loop, outcome: Outcome) -> dict[str, Any]:
-    progress, rows = outcome.progress, loop.plan.rows
+def _figures(loop: Loop) -> dict[str, Any]:
+    progress, rows = loop.progress, loop.plan.rows
     return {
-        "stopped": outcome.stopped,
+        "stopped": loop.stopped,
         "steps": progress.steps,
         "epochs": progress.epoch,
         "best_step": progress.best_step,
@@ -320,4 +404,5 @@ def _figures(loop: Loop, outcome: Outcome) -> dict[str, Any]:
         "tokens": int(rows.lengths.sum()),
         "answer_tokens": int(rows.answer_tokens.sum()),
         "real_token_share": round(loop.plan.real_share(), 4),
+        "parameters": parameter_count(loop.model),
     }

@@ -127,7 +127,7 @@ class Diverged(RunError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training run ended. The model has the best weights, or the last without validation."""
+    """How a training run ended. The model has the best weights, unless the last were wanted."""
 
     stopped: Literal["epochs", "max_steps", "patience"]
     progress: Progress
@@ -161,6 +161,8 @@ class Loop:
         before_checkpoint: called on rank 0 before each checkpoint is written: what was reported up
             to here will not be reported again.
         replica: how this rank holds the model; None: whole.
+        keep: weights that `run` leaves in the model: those with the lowest validation loss, where
+            there is validation, or the last ones.
 
     Raises:
         UserError: nothing is to be trained, parameters are in 16 bits, or the checkpoints are of
@@ -181,6 +183,7 @@ class Loop:
         report: Callable[[dict[str, Any]], None] | None = None,
         before_checkpoint: Callable[[], None] | None = None,
         replica: Replica | None = None,
+        keep: Literal["best", "last"] = "best",
     ) -> None:
         self.model = model
         self.replica: Replica = replica or Whole(model)
@@ -193,6 +196,7 @@ class Loop:
         self.checkpoints = checkpoints
         self.report = report or (lambda figures: None)
         self.before_checkpoint = before_checkpoint or (lambda: None)
+        self.keep = keep
         self.progress = Progress()
         self.parameters = _trainable(model)
         self.device = self.parameters[0].device
@@ -209,12 +213,17 @@ class Loop:
         Raises:
             Diverged: a loss or a gradient is not a number.
         """
-        self._keeps_best = self.checkpoints is None
+        self._keeps_best = self.checkpoints is None and self.keep == "best"
         for _ in self.evaluations():
             pass
-        stopped = self._stopped()
+        return self.end()
+
+    def end(self) -> Outcome:
+        """Give the model the weights that it is to keep; the training is `finished`."""
+        stopped = self.stopped
         assert stopped is not None
-        self._take_best()
+        if self.keep == "best":
+            self._take_best()
         return Outcome(stopped, self.progress)
 
     def evaluations(self) -> Iterator[dict[str, float]]:
@@ -243,7 +252,7 @@ class Loop:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
-        return self._stopped() is not None
+        return self.stopped is not None
 
     def _step(self) -> None:
         """One update of the weights."""
@@ -338,7 +347,9 @@ class Loop:
         progress.evaluations.append(dict(figures))
         self.report({**figures, "best": best})
 
-    def _stopped(self) -> Literal["epochs", "max_steps", "patience"] | None:
+    @property
+    def stopped(self) -> Literal["epochs", "max_steps", "patience"] | None:
+        """Why there is nothing left to train; None: there is."""
         progress, config = self.progress, self.config
         if config.patience is not None and progress.worse >= config.patience:
             return "patience"
@@ -351,11 +362,11 @@ class Loop:
             return False
         every = self.config.evaluate_every
         at = self.progress.step_of_epoch == 0 if every is None else self.progress.steps % every == 0
-        return at or self._stopped() is not None
+        return at or self.stopped is not None
 
     def _checkpoint_due(self, evaluated: bool) -> bool:
         every, progress = self.config.checkpoint_every, self.progress
-        if evaluated or self._stopped() is not None:
+        if evaluated or self.stopped is not None:
             return True
         return progress.step_of_epoch == 0 if every is None else progress.steps % every == 0
 
@@ -372,7 +383,8 @@ class Loop:
             "progress": asdict(self.progress),
             "identity": self._identity(),
         }
-        self.checkpoints.save(self.progress.steps, state, self.progress.best_step)
+        best = self.progress.best_step if self.keep == "best" else None
+        self.checkpoints.save(self.progress.steps, state, best)
 
     def _resume(self) -> None:
         state = None if self.checkpoints is None else self.checkpoints.latest()

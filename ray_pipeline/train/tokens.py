@@ -1,8 +1,9 @@
 """Rows of questions and answers → token ids with a mask of the answer. No row vanishes.
 
 A training text is a prompt and its answer. Only answer tokens, the end of text among them, are
-learnt. The mask says which they are; labels are never marked by the padding token, which many
-tokenizers share with the end of text (trl#6357: such a model never learns to stop).
+learnt; ``learn: all`` learns the prompt too, which a model that is trained from scratch needs. The
+mask says which they are; labels are never marked by the padding token, which many tokenizers share
+with the end of text (trl#6357: such a model never learns to stop).
 
 The ids begin with exactly those that the prompt alone gives, because that is what the model sees
 when it is asked: the whole text is tokenised at once, and where a token spans the border of prompt
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 from ray_pipeline.errors import UserError
 from ray_pipeline.rows import DROPPED, KEPT
@@ -60,6 +61,20 @@ class TextConfig(BaseModel):
         "cut_answer",
         description="a longer text loses the end of its answer, or is dropped whole",
     )
+    learn: Literal["answer", "all"] = Field(
+        "answer", description="all: the prompt's tokens too, but the first, which none predicts"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Any) -> dict[str, Any]:
+        """Without ``learn`` where it says what was meant before it was there.
+
+        So fingerprints of runs that are older than the field stay what they are.
+        """
+        data: dict[str, Any] = handler(self)
+        if self.learn == "answer" == type(self).model_fields["learn"].default:
+            data.pop("learn")
+        return data
 
 
 @dataclass
@@ -250,8 +265,10 @@ class Tokeniser:
         if len(answer) > room and self.config.overlong == "drop":
             return (TOO_LONG,)
         cut = max(0, len(answer) - room)
-        answer = answer[:room]
-        return prompt + answer, [False] * len(prompt) + [True] * len(answer), cut
+        ids = prompt + answer[:room]
+        if self.config.learn == "all":
+            return ids, [False] + [True] * (len(ids) - 1), cut
+        return ids, [False] * len(prompt) + [True] * (len(ids) - len(prompt)), cut
 
 
 def _table(row_ids: Any, made: list[tuple[Any, ...]]) -> pa.Table:

@@ -8,9 +8,8 @@ what is left. So a kill at any moment costs the trials that were running, on any
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +22,16 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from ray_pipeline.engine.fingerprint import fingerprint
-from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.errors import RunError
 from ray_pipeline.train.job import TrainingJob
-from ray_pipeline.tune.observer import Broken, Observer
+from ray_pipeline.tune.observer import Observer
 from ray_pipeline.tune.parameters import Parameters, PruningConfig, Space
 from ray_pipeline.tune.pruning import LOSS, Pruning
 from ray_pipeline.tune.sampler import SeededTPE
 from ray_pipeline.tune.trial import Trial
 from ray_pipeline.tune.trials import TrialRecord, Trials
+from ray_pipeline.tune.watch import Broken
+from ray_pipeline.tune.workers import TrialWorkers, quiet
 
 #: Processes of one trial that may be lost before Ray Tune gives it up; and times in a row that Ray
 #: Tune may fail, without a trial that finished in between, before the search is given up.
@@ -63,49 +64,6 @@ class Study:
         pruning = None if self.pruning is None else self.pruning.model_dump()
         space, first = self.space.model_dump(), self.first.model_dump()
         return fingerprint([space, first, self.seed, pruning, self.job.rows.digest, self.identity])
-
-
-@dataclass(frozen=True)
-class TrialWorkers:
-    """Processes for trials.
-
-    Attributes:
-        cpus: of each; threads that it computes with.
-        gpus: of each; several may share one.
-        at_most: that run at the same time; None: as many as the cluster holds now.
-        silence: seconds without a word from any of them after which the search is given up.
-    """
-
-    cpus: float = 1
-    gpus: float = 0
-    at_most: int | None = None
-    silence: float = 3600
-
-    def on(self, nodes: Sequence[Mapping[str, float]]) -> int:
-        """How many run on nodes like ``{"CPU": 2, "GPU": 0}`` at the same time.
-
-        Raises:
-            UserError: not even one.
-        """
-        number = sum(self._on_one(node) for node in nodes)
-        if self.at_most is not None:  # the cluster may grow: what does not fit yet waits
-            return self.at_most
-        if number == 0:
-            largest = {name: max((n.get(name, 0) for n in nodes), default=0) for name in _NAMES}
-            raise UserError(
-                f"a trial needs {self.cpus:g} CPUs and {self.gpus:g} GPUs on one node; the largest "
-                f"of {len(nodes)} nodes has {largest['CPU']:g} CPUs and {largest['GPU']:g} GPUs: "
-                "lower num_cpus or num_gpus, or set concurrency where the cluster adds nodes"
-            )
-        return number
-
-    def _on_one(self, node: Mapping[str, float]) -> int:
-        needs = {"CPU": self.cpus, "GPU": self.gpus}
-        # 1e-9: three shares of 0.1 are less than 0.3 in binary.
-        return min(int(node.get(name, 0) / need + 1e-9) for name, need in needs.items() if need > 0)
-
-
-_NAMES = ("CPU", "GPU")
 
 
 def search(
@@ -161,10 +119,7 @@ def _attempt(
 
 def _beginning(number: int, done: int, at_once: int, workers: TrialWorkers) -> str:
     goes_on = f", {done} of them finished before" if done else ""
-    each = f"{workers.cpus:g} CPU" + "s" * (workers.cpus != 1)
-    if workers.gpus:
-        each += f" and {workers.gpus:g} GPU" + "s" * (workers.gpus != 1)
-    return f"  {number} trials{goes_on}; {at_once} at the same time, each with {each}"
+    return f"  {number} trials{goes_on}; {at_once} at the same time, each with {workers}"
 
 
 def _tuner(
@@ -272,17 +227,11 @@ def _scheduler(study: Study, records: Sequence[TrialRecord]) -> TrialScheduler:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Let Ctrl-C reach the run, and have neither Ray Tune nor Optuna write logs of their own."""
-    wanted = {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
-    before = {name: os.environ.get(name) for name in wanted}
+    """Have neither Ray Tune nor Optuna write logs of their own."""
     level = optuna.logging.get_verbosity()
-    os.environ.update(wanted)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        yield
+        with quiet():
+            yield
     finally:
         optuna.logging.set_verbosity(level)
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value

@@ -162,7 +162,7 @@ def test_early_stopping_keeps_the_best_weights(tmp_path, stored) -> None:
     )  # fmt: skip
     progress = loop.progress
     losses = [one["validation_loss"] for one in figures if "validation_loss" in one]
-    assert loop._stopped() == "patience" and progress.steps == progress.best_step + 3
+    assert loop.stopped == "patience" and progress.steps == progress.best_step + 3
     assert progress.best_loss == min(losses) == losses[progress.best_step - 1]
     before = progress.best_loss
     loop._evaluate()
@@ -194,7 +194,7 @@ def test_in_pieces_it_is_the_same_training() -> None:
 
 def test_max_steps_stops_and_the_schedule_ends_there() -> None:
     loop, figures = trained(max_steps=5)
-    assert len(figures) == 5 and loop._stopped() == "max_steps"
+    assert len(figures) == 5 and loop.stopped == "max_steps"
     assert figures[-1]["learning_rate"] < 0.3 * FAST["learning_rate"]
 
 

@@ -7,7 +7,9 @@ from train.train_fixtures import fetched, qa_table, word_tokenizer
 from transformers import AutoTokenizer
 
 from ray_pipeline.errors import UserError
+from ray_pipeline.stages.tokenise import InstructionText
 from ray_pipeline.train import tokens
+from ray_pipeline.train.batches import TokenRows
 from ray_pipeline.train.tokens import TextConfig, Tokeniser, account_of
 
 
@@ -101,3 +103,27 @@ def test_real_tokenizers_see_in_training_what_they_see_when_asked(name: str) -> 
     )
     text = tokenizer.decode(row["input_ids"][len(prompt) :])
     assert text.strip() == answer.strip() + tokenizer.eos_token
+
+
+def test_a_text_is_learnt_as_a_whole_where_asked() -> None:
+    """All but its first token, which nothing predicts; and cut where it is too long."""
+    tokenizer = word_tokenizer()
+    config = TextConfig(prompt="{question}", learn="all", max_tokens=5)
+    made = Tokeniser(tokenizer, config)(qa_table(["what is", "a"], ["b c", "b c d e f"]))
+    first, second = made.to_pylist()
+    assert learnt(tokenizer, first) == ["is", "b", "c", "<eos>"]
+    assert learnt(tokenizer, second) == ["b", "c", "d", "e"] and second["tokens_cut"] == 2
+    rows = TokenRows(made)
+    assert rows.answer_tokens.tolist() == [4, 4] and rows.lengths.tolist() == [5, 5]
+    for layout in ("right", "left", "packed"):
+        batch = rows.batch([0, 1], layout)
+        assert int(batch.predicted.sum()) == int(rows.answer_tokens.sum()) == 8
+
+
+def test_what_is_learnt_is_no_part_of_older_fingerprints() -> None:
+    assert "learn" not in TextConfig().model_dump(mode="json")
+    assert TextConfig(learn="all").model_dump()["learn"] == "all"
+    text = InstructionText()
+    assert TextConfig.model_validate_json(text.model_dump_json()).learn == "all"
+    answers = InstructionText(learn="answer")
+    assert InstructionText(**answers.model_dump()).learn == "answer"

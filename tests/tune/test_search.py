@@ -30,14 +30,15 @@ from ray_pipeline.stages.teacher_log_probs import TeacherLogProbsConfig
 from ray_pipeline.storage import Storage
 from ray_pipeline.train.loop import LoopConfig
 from ray_pipeline.train.losses import Objective
-from ray_pipeline.tune import observer as observer_module
 from ray_pipeline.tune import search as search_module
-from ray_pipeline.tune.observer import Broken, Observer
+from ray_pipeline.tune import watch as watch_module
+from ray_pipeline.tune.observer import Observer
 from ray_pipeline.tune.parameters import Parameters, PruningConfig, Range, Space, get_best, put_best
 from ray_pipeline.tune.pruning import LOSS, Pruning
 from ray_pipeline.tune.search import Study, TrialWorkers, _proposals, search
 from ray_pipeline.tune.trial import Trial
 from ray_pipeline.tune.trials import WORST, TrialRecord, Trials, best
+from ray_pipeline.tune.watch import Broken
 
 SEEDS = Parameters(alpha=0.4664, beta=0.2081, temperature=0.7, learning_rate=6.795e-5)
 
@@ -273,11 +274,11 @@ def test_silence_ends_the_search(ray_cluster, tmp_path, monkeypatch) -> None:
     small, large = (Observer(trials, 3, TrialWorkers(cpus=cpus), print) for cpus in (1, 8))
     for watching in (small, large):
         watching.on_step_end(1, [waiting])
-    monkeypatch.setattr(observer_module, "_STALL_SECONDS", 0)
+    monkeypatch.setattr(watch_module, "_STALL_SECONDS", 0)
     large.on_step_end(1, [waiting])  # another's work may end, or the cluster grow
     with pytest.raises(Broken, match="there was room"):
         small.on_step_end(1, [waiting])
-    monkeypatch.setattr(observer_module, "_START_SECONDS", 0)
+    monkeypatch.setattr(watch_module, "_START_SECONDS", 0)
     with pytest.raises(RunError, match=r"One needs 8 CPUs and 0 GPUs; of 2 CPUs"):
         large.on_step_end(1, [waiting])
 

@@ -1,0 +1,433 @@
+"""The experiment: identical models, trained from scratch on every subset and its random control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import orjson
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ray_pipeline.errors import UserError
+from ray_pipeline.stage import ArtifactStage, Execution, StageConfig, Workers, Workplace
+from ray_pipeline.stages.split import Split
+from ray_pipeline.stages.tokenise import Tokenise
+from ray_pipeline.stages.training_cost import TrainingCost, subset_rows
+from ray_pipeline.stored_rows import StoredRows
+from ray_pipeline.train.batches import BatchConfig
+from ray_pipeline.train.census import Census, PartOfRows, take_census
+from ray_pipeline.train.job import ModelSource, TrainingJob, WorkersConfig
+from ray_pipeline.train.loop import LoopConfig, Precision
+from ray_pipeline.train.pace import Pace
+from ray_pipeline.train.scratch import ScratchConfig
+from ray_pipeline.train.tokens import TextConfig
+from ray_pipeline.tune.cells import CELLS, CONTROL, Cell, Mode, cell_name, forget_others
+
+#: The list of all cells, in the run directory; there when all of them are finished.
+INDEX = "experiment/cells.json"
+#: The stage that chooses the subsets.
+SELECT = "select-subsets"
+
+
+class SubsetSettings(BaseModel):
+    """How a subset and its control are trained; null: as the seed does. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int | None = Field(None, ge=1)
+    learning_rate: float | None = Field(None, gt=0)
+    evaluate_every: int | None = Field(
+        None, ge=1, description="steps, in place of so many evaluations"
+    )
+
+
+#: The seed's epochs and learning rate by the subset's name; of others by their rows: like the one
+#: whose size is nearest by ratio.
+_SEED = {
+    "ultra_high_10k": (10_000, 10, 1e-4),
+    "high_100k": (100_000, 3, 2e-4),
+    "medium_1m": (1_000_000, 1, 2e-4),
+}
+
+
+class CellLoopConfig(BaseModel):
+    """How the weights of every cell are moved; the seed's values. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    warmup: float = Field(
+        1000, ge=0, description="steps, but a third of all at most; below 1: share of all steps"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="of matrices, not of biases and norms")
+    clip_norm: float | None = Field(1.0, gt=0, description="largest norm of a step's gradient")
+    precision: Precision = Field("auto", description="of the forward pass; see stages.distil.loop")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps; null: at evaluations")
+
+
+class CellBatchConfig(BatchConfig):
+    """Sizes of steps and micro-batches."""
+
+    step_rows: int | None = Field(32, ge=1, description="rows an update; the seed's 8 x 4")
+
+
+class TrainSubsetsConfig(StageConfig):
+    """Configuration of `TrainSubsets`."""
+
+    model: ScratchConfig = ScratchConfig()
+    modes: list[Mode] = Field(
+        ["epochs", "tokens"],
+        min_length=1,
+        description="epochs: as long as the settings say; tokens: as many tokens for every subset",
+    )
+    seeds: list[int] = Field([1, 2, 3], min_length=1)
+    learning_rates: list[float] | None = Field(
+        None, min_length=1, description="all are tried on every subset; null: the settings'"
+    )
+    settings: dict[str, SubsetSettings] = Field({}, description="by the name of the subset")
+    budget_tokens: int | None = Field(
+        None, ge=1, description="of the mode tokens; null: what the smallest subset sees in epochs"
+    )
+    evaluations: int = Field(12, ge=1, description="of a training, evenly spread")
+    loop: CellLoopConfig = CellLoopConfig()
+    batches: CellBatchConfig = CellBatchConfig()
+    keep_models: Literal["first_seed", "all", "none"] = "first_seed"
+    workers: Annotated[WorkersConfig, Execution] = Field(
+        WorkersConfig(), description="of a cell; several: one cell after another"
+    )
+    num_cpus: Annotated[float, Execution] = Field(1, gt=0, description="CPUs a cell of one worker")
+    num_gpus: Annotated[float | None, Execution] = Field(
+        None, ge=0, description="GPUs a cell, shares allowed; null: 1 where this machine has one"
+    )
+    concurrency: Annotated[int | None, Execution] = Field(
+        None, ge=1, description="cells at the same time, at most; null: as many as fit the cluster"
+    )
+    silence: Annotated[float, Execution] = Field(
+        3600, gt=0, description="seconds without an evaluation after which it is given up"
+    )
+    gradient_checkpointing: Annotated[bool, Execution] = Field(
+        False, description="less memory for about a third more work; the seed has it on"
+    )
+    flops_per_second: Annotated[float | None, Execution] = Field(
+        None, gt=0, description="of one GPU in training, for the estimate of GPU-hours"
+    )
+
+    @field_validator("modes", "seeds", "learning_rates")
+    @classmethod
+    def _once(cls, values: list[Any] | None) -> list[Any] | None:
+        if values is not None and len(set(values)) < len(values):
+            raise ValueError("names something twice")
+        return values
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _positive(cls, values: list[float] | None) -> list[float] | None:
+        if values is not None and min(values) <= 0:
+            raise ValueError("a learning rate must be above 0")
+        return values
+
+    def identity(self) -> dict[str, Any]:
+        """Without what makes it faster only."""
+        identity = super().identity()
+        identity["loop"].pop("checkpoint_every")
+        for name in ("batch_tokens", "batch_rows"):
+            identity["batches"].pop(name)
+        return identity
+
+    def settings_of(self, subset: str, rows: int) -> SubsetSettings:
+        """A subset's settings, complete: as configured, else the seed's."""
+        nearest = min(_SEED.values(), key=lambda one: max(one[0] / rows, rows / one[0]))
+        _, epochs, rate = _SEED.get(subset, nearest)
+        given = self.settings.get(subset, SubsetSettings())
+        return SubsetSettings(
+            epochs=given.epochs or epochs,
+            learning_rate=given.learning_rate or rate,
+            evaluate_every=given.evaluate_every,
+        )
+
+    def rates_of(self, subset: str, rows: int) -> list[float]:
+        """The learning rates that a subset is trained with."""
+        rate = self.settings_of(subset, rows).learning_rate
+        assert rate is not None
+        return self.learning_rates or [rate]
+
+    def budget(self, parts: Mapping[str, tuple[int, int]]) -> int:
+        """Tokens of a cell of the mode ``tokens``.
+
+        Args:
+            parts: rows and tokens of subsets and controls by name.
+        """
+        if self.budget_tokens is not None:
+            return self.budget_tokens
+        own = {name: part for name, part in parts.items() if not name.endswith(CONTROL)}
+        name, (rows, tokens) = min(own.items(), key=lambda item: (item[1], item[0]))
+        return (self.settings_of(name, rows).epochs or 1) * tokens
+
+
+class TrainSubsets(ArtifactStage):
+    """Writes ``experiment/cells/*.json``: what became of each training, and keeps some models.
+
+    A cell is a subset or its control, a seed, a learning rate and a mode. All have the same model,
+    rows to validate on and rows to test on. What is tested are the last weights: those with the
+    lowest validation loss would be chosen by rows that the comparison then calls unseen.
+    """
+
+    name: ClassVar[str] = "train-subsets"
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "input_ids": pa.list_(pa.int32()),
+        "answer_mask": pa.list_(pa.bool_()),
+        "split": pa.string(),
+        "subsets": pa.list_(pa.string()),
+    }
+    makes: ClassVar[Sequence[str]] = (INDEX,)
+    Config: ClassVar[type[StageConfig]] = TrainSubsetsConfig
+
+    @property
+    def text(self) -> TextConfig:
+        """How rows became tokens."""
+        text: TextConfig = self.settings.stages[Tokenise.name].text
+        return text
+
+    @property
+    def subsets(self) -> list[str]:
+        """Names of the subsets, without their controls."""
+        return list(self.settings.stages[SELECT].subsets)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all that is trained on, a control behind its subset."""
+        if not self.settings.stages[SELECT].controls:
+            return self.subsets
+        return [name for one in self.subsets for name in (one, one + CONTROL)]
+
+    def check(self) -> None:
+        """See that model, batches, held-out rows and the names of the settings fit."""
+        longest, config = self.text.max_tokens, self.config
+        where = f"stages.{Tokenise.name}.text.max_tokens"
+        if longest > config.model.n_positions:
+            raise UserError(
+                f"model.n_positions is {config.model.n_positions}, and texts have up to {longest} "
+                f"tokens: raise it, or lower {where}"
+            )
+        if longest > config.batches.batch_tokens:
+            raise UserError(
+                f"batches.batch_tokens is {config.batches.batch_tokens}, and one text may have "
+                f"{longest} tokens: raise it, or lower {where}"
+            )
+        for name in sorted(config.settings.keys() - set(self.subsets)):
+            mend = ": a control has its subset's" if name.endswith(CONTROL) else ""
+            raise UserError(
+                f"settings.{name}: there is no such subset{mend}. Subsets: "
+                f"{', '.join(self.subsets)}"
+            )
+        split = self.settings.stages.get(Split.name)
+        for side in ("validation", "test"):
+            if getattr(split, side, None) == 0:
+                raise UserError(
+                    f"stages.{Split.name}.{side} is 0, and the trainings are compared on such rows:"
+                    " set it, as to 0.05"
+                )
+
+    def workers(self) -> Workers | None:
+        """One cell must fit; more are trained where there is room."""
+        config = self.config
+        if config.workers.number > 1:
+            return Workers(config.workers.number, config.workers.cpus, int(config.workers.uses_gpu))
+        return Workers(1, config.num_cpus, self._gpus)
+
+    def estimate(self, rows: pa.Table, scale: float) -> str | None:
+        """What the trainings cost, of a sample of the rows, each of which stands for ``scale``."""
+        sizes = subset_rows(self.settings.stages[SELECT], rows, scale)
+        if not sizes:
+            return None
+        mean = _mean_tokens(rows)
+        parts = {
+            name: (sizes[of], round(sizes[of] * mean))
+            for name in self.names
+            if (of := name.removesuffix(CONTROL)) in sizes
+        }
+        return str(self._cost(parts))
+
+    def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
+        """Train what is not trained yet."""
+        census = take_census(rows, self.names)
+        self._check_rows(census)
+        cells = self.cells(census, rows, place)
+        forget_others(place.storage, cells)
+        parts = {name: (part.rows, part.tokens) for name, part in census.subsets.items()}
+        place.say(f"  {self._cost(parts)}")
+        self._train(cells, place)
+        records = [cell.record() or {} for cell in cells]
+        index = [{name: one[name] for name in _INDEXED} for one in records]
+        place.storage.write_bytes(INDEX, orjson.dumps(index, option=orjson.OPT_INDENT_2))
+        return _figures(records, census)
+
+    def outcome(self, place: Workplace) -> Any:
+        """Losses and times: a second training need not repeat them to the last digit."""
+        return orjson.loads(place.storage.read_bytes(INDEX) or b"null")
+
+    def cells(self, census: Census, rows: StoredRows, place: Workplace) -> list[Cell]:
+        """All trainings of the experiment."""
+        sizes = {name: (part.rows, part.tokens) for name, part in census.subsets.items()}
+        budget = self.config.budget(sizes)
+        return [
+            self._cell(name, mode, seed, rate, budget, census, rows, place)
+            for name, part in census.subsets.items()
+            for mode in self.config.modes
+            for rate in self.config.rates_of(name.removesuffix(CONTROL), part.rows)
+            for seed in self.config.seeds
+        ]
+
+    def _cell(
+        self,
+        subset: str,
+        mode: Mode,
+        seed: int,
+        rate: float,
+        budget: int,
+        census: Census,
+        rows: StoredRows,
+        place: Workplace,
+    ) -> Cell:
+        config, part = self.config, census.subsets[subset]
+        settings = config.settings_of(subset.removesuffix(CONTROL), part.rows)
+        epochs, to_see = settings.epochs or 1, (settings.epochs or 1) * part.tokens
+        if mode == "tokens":
+            # A whole number of epochs is the same training as in the other mode.
+            to_see, left = budget, budget % part.tokens
+            epochs = budget // part.tokens + bool(left)
+        pace = Pace(
+            budget_tokens=to_see if to_see % part.tokens else None,
+            evaluations=None if settings.evaluate_every else config.evaluations,
+            warmup_share=1 / 3,
+        )
+        name = cell_name(subset, mode, seed, rate)
+        kept = config.keep_models == "all" or (
+            config.keep_models == "first_seed" and seed == config.seeds[0]
+        )
+        tokenizer = self.settings.models[self.settings.stages[Tokenise.name].model]
+        job = TrainingJob(
+            rows=rows,
+            storage=place.storage,
+            folder=f"{place.folder}/{name}",
+            model=ModelSource(
+                tokenizer,
+                scratch=config.model,
+                gradient_checkpointing=config.gradient_checkpointing,
+            ),
+            name=name if kept else None,
+            text=self.text,
+            loop=LoopConfig(
+                **config.loop.model_dump(),
+                learning_rate=rate,
+                epochs=epochs,
+                evaluate_every=settings.evaluate_every,
+                patience=None,
+                seed=seed,
+            ),
+            batches=BatchConfig(**config.batches.model_dump()),
+            subset=subset,
+            pace=pace,
+            keep="last",
+            test=True,
+        )
+        identity = [self._identity(census, part), kept]
+        return Cell(subset, mode, seed, rate, part.rows, part.tokens, to_see, job, identity)
+
+    def _identity(self, census: Census, part: PartOfRows) -> list[Any]:
+        """What cells depend on besides their own configuration."""
+        rows = [part.digest, census.validation.digest, census.test.digest]
+        tokenizer = self.settings.revisions[self.settings.stages[Tokenise.name].model]
+        return [self.version, *rows, tokenizer, self.text.model_dump()]
+
+    def _check_rows(self, census: Census) -> None:
+        for name, part in census.subsets.items():
+            if part.rows == 0:
+                raise UserError(
+                    f"subset '{name}' has no rows to train on: lower the threshold that it sets in "
+                    f"stages.{SELECT}.subsets, or bring more rows"
+                )
+        for side, part in (("validation", census.validation), ("test", census.test)):
+            if part.rows == 0:
+                raise UserError(
+                    f"there are no {side} rows, on which the trainings are compared: raise "
+                    f"stages.{Split.name}.{side}, or bring more rows"
+                )
+
+    def _train(self, cells: Sequence[Cell], place: Workplace) -> None:
+        from ray_pipeline.tune.grid import run_grid, run_in_turn
+        from ray_pipeline.tune.workers import TrialWorkers
+
+        config = self.config
+        if config.workers.number > 1:
+            run_in_turn(cells, config.workers, place.say)
+            return
+        workers = TrialWorkers(
+            config.num_cpus, self._gpus, config.concurrency, config.silence, self.name
+        )
+        run_grid(cells, workers, place.say)
+
+    def _cost(self, parts: Mapping[str, tuple[int, int]]) -> TrainingCost:
+        config, total, number = self.config, 0, 0
+        budget = config.budget(parts)
+        for name, (rows, tokens) in parts.items():
+            of = name.removesuffix(CONTROL)
+            times = len(config.seeds) * len(config.rates_of(of, rows))
+            whole = (config.settings_of(of, rows).epochs or 1) * tokens
+            seen = [whole if mode == "epochs" else budget for mode in config.modes]
+            if name == of:  # where both modes are the same training, it is trained once
+                seen = list(set(seen))
+            total, number = total + times * sum(seen), number + times * len(seen)
+        return TrainingCost(
+            number, config.model.parameters(self._vocabulary), total, config.flops_per_second
+        )
+
+    @property
+    def _vocabulary(self) -> int:
+        from transformers import AutoTokenizer
+
+        from ray_pipeline.train.student import vocabulary_size
+
+        model = self.settings.models[self.settings.stages[Tokenise.name].model]
+        return vocabulary_size(AutoTokenizer.from_pretrained(model))
+
+    @property
+    def _gpus(self) -> float:
+        if self.config.num_gpus is not None:
+            return float(self.config.num_gpus)
+        import torch
+
+        return float(torch.cuda.is_available())
+
+
+_INDEXED = (
+    "cell", "subset", "control", "mode", "seed", "learning_rate", "steps", "tokens_seen",
+    "seconds", "validation_loss", "test_loss", "model", "diverged", "trained_as", "digest",
+)  # fmt: skip
+
+
+def _mean_tokens(rows: pa.Table) -> float:
+    """Tokens of a row, in a sample."""
+    import pyarrow.compute as pc
+
+    return pc.mean(pc.list_value_length(rows["input_ids"])).as_py() or 0.0
+
+
+def _figures(records: Sequence[Mapping[str, Any]], census: Census) -> dict[str, Any]:
+    trained = {one["trained_as"]: one for one in records}
+    return {
+        "cells": len(records),
+        "trainings": len(trained),
+        "diverged": sorted(name for name, one in trained.items() if one["diverged"]),
+        "parameters": next((one["parameters"] for one in records if one["parameters"]), None),
+        "tokens_seen": sum(one["tokens_seen"] for one in trained.values()),
+        "seconds": round(sum(one["seconds"] for one in trained.values()), 3),
+        "validation_rows": census.validation.rows,
+        "test_rows": census.test.rows,
+        "subsets": {
+            name: {"rows": part.rows, "tokens": part.tokens}
+            for name, part in census.subsets.items()
+        },
+        "records": CELLS,
+    }

@@ -1,0 +1,66 @@
+"""What there is to train on, counted before anything is trained: one pass over the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from ray_pipeline.stored_rows import StoredRows, rows_containing
+from ray_pipeline.train.job import SPLIT, SUBSETS
+
+
+@dataclass
+class PartOfRows:
+    """Some of a run's rows.
+
+    Attributes:
+        rows: how many.
+        tokens: theirs.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    #: Of lengths, tokens and masks: three, so that the cuts between parts leave no trace.
+    _hashes: list[Any] = field(default_factory=lambda: [xxhash.xxh3_128() for _ in range(3)])
+
+    @property
+    def digest(self) -> str:
+        """Identity of the tokens and masks, in order, however they are cut into parts."""
+        return "".join(hashed.hexdigest() for hashed in self._hashes)
+
+    def add(self, table: pa.Table) -> None:
+        """Count rows with ``input_ids`` and ``answer_mask``."""
+        ids, mask = (table[name].combine_chunks() for name in ("input_ids", "answer_mask"))
+        lengths = pc.list_value_length(ids)
+        values = (lengths, pc.list_flatten(ids), pc.list_flatten(mask))
+        for hashed, array in zip(self._hashes, values, strict=True):
+            hashed.update(np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).data)
+        self.rows += table.num_rows
+        self.tokens += pc.sum(lengths).as_py() or 0
+
+
+@dataclass(frozen=True)
+class Census:
+    """The parts of a run's rows: subsets by name, and the rows kept aside for all of them."""
+
+    subsets: dict[str, PartOfRows]
+    validation: PartOfRows
+    test: PartOfRows
+
+
+def take_census(rows: StoredRows, subsets: Sequence[str]) -> Census:
+    """Count the training rows of each subset, and the rows to validate and to test on."""
+    census = Census({name: PartOfRows() for name in subsets}, PartOfRows(), PartOfRows())
+    for table in rows.tables(["input_ids", "answer_mask", SPLIT, SUBSETS]):
+        census.validation.add(table.filter(pc.equal(table[SPLIT], "validation")))
+        census.test.add(table.filter(pc.equal(table[SPLIT], "test")))
+        train = table.filter(pc.equal(table[SPLIT], "train"))
+        for name, part in census.subsets.items():
+            part.add(rows_containing(train, SUBSETS, name))
+    return census

@@ -1,0 +1,64 @@
+"""A model from a configuration, with random weights: what is trained from scratch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class ScratchConfig(BaseModel):
+    """A GPT-2 architecture (Radford et al. 2019). Unknown keys are errors.
+
+    The defaults make the seed's 500M: 498,545,920 parameters with GPT-2's 50,257 tokens (22 layers
+    of 19,677,440, embeddings of 64,328,960 and 1,310,720, and the last norm's 2,560).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: Literal["gpt2"] = "gpt2"
+    n_layer: int = Field(22, ge=1, description="layers")
+    n_embd: int = Field(1280, ge=1, description="width")
+    n_head: int = Field(20, ge=1, description="attention heads; they divide the width")
+    n_positions: int = Field(1024, ge=2, description="tokens of a text, at most")
+    dropout: float = Field(0.1, ge=0, lt=1, description="of embeddings, attention and residuals")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ScratchConfig:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd ({self.n_embd}) is no multiple of n_head ({self.n_head})")
+        return self
+
+    def parameters(self, vocabulary: int) -> int:
+        """Parameters of the model; the output projection is the token embedding."""
+        width = self.n_embd
+        layer = 12 * width**2 + 13 * width
+        return self.n_layer * layer + (vocabulary + self.n_positions + 2) * width
+
+    def build(self, tokenizer: Any, vocabulary: int, seed: int) -> Any:
+        """The model in float32, its weights drawn by the seed.
+
+        Args:
+            tokenizer: whose tokens begin and end texts.
+            vocabulary: tokens that it knows.
+            seed: of the weights.
+        """
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        config = GPT2Config(
+            vocab_size=vocabulary,
+            n_layer=self.n_layer,
+            n_embd=self.n_embd,
+            n_head=self.n_head,
+            n_positions=self.n_positions,
+            resid_pdrop=self.dropout,
+            embd_pdrop=self.dropout,
+            attn_pdrop=self.dropout,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return GPT2LMHeadModel(config).float()
