@@ -1,24 +1,24 @@
 """Does distilling help? A student under its teacher against the same student alone, over seeds.
 
-    python benchmarks/distillation.py --rows QUESTIONS.csv [--set stages.distil.beta=0.5 ...]
+    python benchmarks/distillation.py --rows FILE.jsonl [--run-dir RUN] [--objective a,b,T ...]
 
-SmolLM2-135M is fine-tuned on the rows and is the teacher; a third of its layers are the student.
-For each seed (which orders the rows) both students take the same steps; measured is the perplexity
-over the answers of held-out rows. The run is kept where --run-dir says, so that another objective
-(--set) uses the same teacher.
+SmolLM2-135M is fine-tuned on the rows, by the command, and is the teacher; what it says about every
+answer token is stored. A third of its layers are the student. For each seed, which orders the rows,
+a student takes the same steps with each objective α, β, T; ``1,0,1`` is the student alone. Measured
+is the perplexity over the answers of held-out rows. With --run-dir the teacher is kept for another
+call.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from _runs import BENCHMARKS, run_config
-from _training_rows import MODEL
+from _training_rows import MODEL, seconds
 
 from ray_pipeline import models
 from ray_pipeline.evaluate.text_metrics import perplexity
@@ -26,90 +26,118 @@ from ray_pipeline.storage import Storage
 from ray_pipeline.stored_rows import StoredRows
 from ray_pipeline.train.batches import BatchConfig, BatchPlan
 from ray_pipeline.train.forward import AnswerModel
-from ray_pipeline.train.job import token_rows
-from ray_pipeline.train.loop import answer_nats
+from ray_pipeline.train.job import CACHE, SPLIT, token_rows
+from ray_pipeline.train.loop import Loop, LoopConfig, answer_nats
+from ray_pipeline.train.losses import Objective
 from ray_pipeline.train.student import StudentConfig, load, make_student
+from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
+
+BATCHES = {"step_rows": 16, "batch_tokens": 2048}
+#: α, β, T: alone; the seed's; the KL term with a weight like the cross-entropy's.
+OBJECTIVES = ["1,0,1", "0.4664,0.2081,0.7", "0.5,0.5,1"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=Path, required=True, help="CSV: Question, Answer")
-    parser.add_argument("--limit", type=int, default=1500)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--question", default="instruction", help="column")
+    parser.add_argument("--answer", default="response", help="column")
+    parser.add_argument("--limit", type=int, default=800)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--objective", nargs="*", default=OBJECTIVES, help="alpha,beta,T")
     parser.add_argument("--run-dir", type=Path)
-    parser.add_argument("--set", action="append", default=[], help="of the run's configuration")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run_dir = arguments.run_dir or Path(folder, "run")
-        measured: dict[str, list[float]] = {"distilled": [], "alone": []}
-        for seed in range(arguments.seeds):
-            _run(Path(folder), run_dir, arguments, seed)
-            for name, model in (("distilled", "student"), ("alone", "student-alone")):
-                measured[name].append(_held_out(run_dir, load(str(run_dir / "models" / model))))
-            print(f"seed {seed}: " + _listed(measured), flush=True)
-        teacher = load(str(run_dir / "models" / "teacher"))
-        print(f"teacher {_held_out(run_dir, teacher):.3f}")
-        print(f"teacher before {_held_out(run_dir, load(models.resolve(MODEL))):.3f}")
-        before = make_student(StudentConfig(every=3), teacher, _tokenizer(run_dir))
-        print(f"student before {_held_out(run_dir, before):.3f}")
-        for name, values in measured.items():
-            spread = f"{min(values):.3f} to {max(values):.3f}"
-            print(f"{name}: mean {statistics.mean(values):.3f}, {spread}")
-        metrics = json.loads((run_dir / "metrics.json").read_text())
-        print(json.dumps({name: metrics[name] for name in ("train-teacher", "distil")}))
+        _make_teacher(Path(folder), run_dir, arguments)
+        bench = _Bench(run_dir, arguments)
+        print(f"teacher before {bench.held_out(load(models.resolve(MODEL))):.3f}")
+        print(f"teacher {bench.held_out(bench.teacher):.3f}")
+        print(f"student before {bench.held_out(bench.student()):.3f}", flush=True)
+        measured: dict[str, list[float]] = {one: [] for one in arguments.objective}
+        for seed in arguments.seeds:
+            for one, found in measured.items():
+                found.append(bench.trained(_objective(one), seed))
+                print(f"seed {seed}: {one}: {found[-1]:.3f}", flush=True)
+        for one, found in measured.items():
+            print(f"{one}: mean {statistics.mean(found):.3f}, {min(found):.3f} to {max(found):.3f}")
 
 
-def _listed(measured: dict[str, list[float]]) -> str:
-    return ", ".join(f"{name} {values[-1]:.3f}" for name, values in measured.items())
+def _objective(text: str) -> Objective:
+    return Objective(*map(float, text.split(",")))
 
 
-def _tokenizer(run_dir: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(run_dir / "models/teacher")
-
-
-def _run(folder: Path, run_dir: Path, arguments: argparse.Namespace, seed: int) -> None:
-    batches = {"step_rows": 32, "batch_tokens": 4096}
-    loop = {"precision": "bfloat16", "schedule": "linear"}
+def _make_teacher(folder: Path, run_dir: Path, arguments: argparse.Namespace) -> None:
+    """Split, tokens, teacher and its log-probabilities: a run of the command."""
     config = {
         "name": "distillation",
         "job": str(BENCHMARKS / "distillation_job.py"),
         "run_dir": str(run_dir),
         "source": {
             "path": str(arguments.rows),
-            "columns": {"question": "Question", "answer": "Answer"},
+            "columns": {"question": arguments.question, "answer": arguments.answer},
             "limit": arguments.limit,
         },
         "stages": {
-            "split": {"validation": 0.1, "test": 0.2},
+            "split": {"validation": 0.0, "test": 0.25},
             "tokenise": {"model": MODEL, "text": {"max_tokens": 96, "style": "plain"}},
             "train-teacher": {
                 "model": MODEL,
-                "loop": {**loop, "epochs": 2, "learning_rate": 1e-4},
-                "batches": batches,
+                "loop": {"epochs": 1, "learning_rate": 1e-4, "precision": "bfloat16"},
+                "batches": BATCHES,
             },
             "teacher-log-probs": {"precision": "bfloat16"},
-            "distil": {
-                "loop": {**loop, "epochs": 4, "learning_rate": 5e-4, "seed": seed},
-                "batches": batches,
-            },
         },
         "export": {"formats": []},
     }
-    options = [word for assignment in arguments.set for word in ("--set", assignment)]
-    run_config(folder, config, *options)
+    spent = seconds(lambda: run_config(folder, config, "--until", "teacher-log-probs"))
+    print(f"teacher and its log-probabilities: {spent:.0f} s", flush=True)
 
 
-def _held_out(run_dir: Path, model: Any) -> float:
-    """Perplexity over the answers of the test rows."""
-    (folder,) = run_dir.glob("stages/*-teacher-log-probs")
-    parts = sorted((folder / "rows").glob("*.parquet"))
-    storage = Storage(str(run_dir))
-    paths = tuple(str(part.relative_to(run_dir)) for part in parts)
-    rows = token_rows(StoredRows(storage, paths, ""), "test")
-    batches = BatchPlan(rows, BatchConfig(batch_tokens=4096)).in_order()
-    return perplexity(*answer_nats(AnswerModel(model), batches, "cpu"))
+class _Bench:
+    """Rows, teacher and cache of the run."""
+
+    def __init__(self, run_dir: Path, arguments: argparse.Namespace) -> None:
+        from transformers import AutoTokenizer
+
+        (folder,) = run_dir.glob("stages/*-teacher-log-probs")
+        parts = sorted((folder / "rows").glob("*.parquet"))
+        paths = tuple(str(part.relative_to(run_dir)) for part in parts)
+        rows = StoredRows(Storage(str(run_dir)), paths, "")
+        self.rows, self.test = token_rows(rows, "train"), token_rows(rows, "test")
+        self.cache, self.info = cache_table(rows.mapped(CACHE, **{SPLIT: "train"}))
+        self.tokenizer = AutoTokenizer.from_pretrained(run_dir / "models/teacher")
+        self.teacher = load(str(run_dir / "models/teacher"))
+        self.epochs, self.learning_rate = arguments.epochs, arguments.learning_rate
+        print(
+            f"{len(self.rows)} rows of {self.rows.lengths.mean():.0f} tokens, of which "
+            f"{self.rows.answer_tokens.mean():.0f} of the answer; {len(self.test)} held out"
+        )
+
+    def student(self) -> Any:
+        return make_student(StudentConfig(every=3), self.teacher, self.tokenizer)
+
+    def held_out(self, model: Any) -> float:
+        """Perplexity over the answers of the test rows."""
+        batches = BatchPlan(self.test, BatchConfig(**BATCHES)).in_order()
+        return perplexity(*answer_nats(AnswerModel(model), batches, "cpu", "bfloat16"))
+
+    def trained(self, objective: Objective, seed: int) -> float:
+        """The same of a student after its training."""
+        student = self.student()
+        config = LoopConfig(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            schedule="linear",
+            precision="bfloat16",
+            seed=seed,
+        )
+        cached = CachedTeacher(self.cache, self.rows, self.info) if objective.beta else None
+        plan = BatchPlan(self.rows, BatchConfig(**BATCHES), seed)
+        Loop(student, plan, objective, config, teacher=cached).run()
+        return self.held_out(student)
 
 
 if __name__ == "__main__":
