@@ -45,6 +45,8 @@ class Tokens:
 
     def __init__(self, tokenizer: Any) -> None:
         self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()  # a tokenizer of sentences may come with both
+        self._backend.no_padding()
         strings = self._backend.get_vocab(with_added_tokens=True)
         size = max(strings.values(), default=0) + 1
         self._bits = max(1, int(size - 1).bit_length())
