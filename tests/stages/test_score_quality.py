@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from quality_oracle import LiteralScorer
+from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
 from ray_pipeline.models import fetch
 from ray_pipeline.quality import scorer as scorer_module
 from ray_pipeline.quality import vocabulary
 from ray_pipeline.quality.scorer import QualityScorer
+from ray_pipeline.quality.tokens import Tokens
 from ray_pipeline.rows import with_envelope
 from ray_pipeline.stage import Settings
 from ray_pipeline.stages.score_quality import ScoreQuality
@@ -288,6 +290,19 @@ def test_scores_do_not_depend_on_the_batch(fast, monkeypatch):
     assert (later.diversity == whole.diversity[100:150]).all()
 
 
+def test_pieces_are_encoded_as_the_tokenizer_does_whichever_way(tokenizer):
+    rng = random.Random(4)
+    tokens = Tokens(tokenizer)
+    assert tokens._encode is not None
+    letters = "etaoin shrdlu'é東🚀\x00ß_.-1230"
+    texts = ["".join(rng.choices(letters, k=60)) for _ in range(600)]
+    cut = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    pieces = [text[a:b] for text in texts for _, (a, b) in cut(text)]
+    by_pairs = tokens.of_pieces([piece.encode() for piece in pieces])
+    tokens._encode = None
+    assert by_pairs == tokens.of_pieces([piece.encode() for piece in pieces])
+
+
 def test_a_bounded_memory_of_words(tokenizer, monkeypatch):
     monkeypatch.setattr(vocabulary, "KEPT_WORDS", 100)
     fast = QualityScorer(tokenizer)
@@ -345,7 +360,7 @@ def test_a_tokenizer_that_cuts_in_another_way(name):
 
 def test_a_tokenizer_that_knows_few_words():
     # Word pieces: white space is no token, and everything unknown is the same one.
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1, "_": 2}, unk_token="[UNK]"))
