@@ -237,7 +237,7 @@ def test_wild_texts(fast, literal, pairs):
 def test_enormous_texts(fast, literal):
     rng = random.Random(5)
     words = [s for s in SNIPPETS if len(s) < 12]
-    prose = " ".join(rng.choice(words) for _ in range(22_000))
+    prose = " ".join(rng.choice(words) for _ in range(26_000))
     assert len(prose) > 100_000
     plain = "One more sentence, with a few words and a number like 17. " * 2_000
     pairs = [
