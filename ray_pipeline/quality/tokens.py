@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_pipeline.quality import byte_pairs
 from ray_pipeline.quality.characters import Flags
 from ray_pipeline.quality.vocabulary import Numbers
 
@@ -45,6 +46,8 @@ class Tokens:
 
     def __init__(self, tokenizer: Any) -> None:
         self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()  # a tokenizer of sentences may come with both
+        self._backend.no_padding()
         strings = self._backend.get_vocab(with_added_tokens=True)
         size = max(strings.values(), default=0) + 1
         self._bits = max(1, int(size - 1).bit_length())
@@ -56,6 +59,7 @@ class Tokens:
         self.added = [t.content for t in self._backend.get_added_tokens_decoder().values()]
         #: Whether it cuts texts as GPT-2's does, so that pieces can be encoded by themselves.
         self.cuts_as_gpt2 = _cuts_as_gpt2(self._backend)
+        self._encode = byte_pairs.encoder(self._backend) if self.cuts_as_gpt2 else None
 
     def by_text(self, texts: pa.Array) -> Counts:
         """Counts of texts that the tokenizer itself reads from end to end."""
@@ -80,6 +84,8 @@ class Tokens:
     def of_pieces(self, pieces: Sequence[bytes]) -> list[list[int]]:
         """The ids of pieces, each encoded by itself."""
         words = [piece.decode(errors="replace") for piece in pieces]
+        if self._encode:
+            return list(map(self._encode, words))
         found: list[list[int]] = [[] for _ in words]
         # One call for all, as if they were the words of a text that somebody else had cut.
         made = self._backend.encode(words, is_pretokenized=True, add_special_tokens=False)

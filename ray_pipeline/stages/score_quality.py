@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -57,6 +58,7 @@ class ScoreQuality(ModelStage):
         """Load the tokenizer."""
         from transformers import AutoTokenizer
 
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker uses one core
         tokenizer = AutoTokenizer.from_pretrained(self.model("tokenizer"))
         if not tokenizer.is_fast:
             raise UserError(

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from quality_oracle import LiteralScorer
+from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
 from ray_pipeline.models import fetch
 from ray_pipeline.quality import scorer as scorer_module
 from ray_pipeline.quality import vocabulary
 from ray_pipeline.quality.scorer import QualityScorer
+from ray_pipeline.quality.tokens import Tokens
 from ray_pipeline.rows import with_envelope
 from ray_pipeline.stage import Settings
 from ray_pipeline.stages.score_quality import ScoreQuality
@@ -235,7 +237,7 @@ def test_wild_texts(fast, literal, pairs):
 def test_enormous_texts(fast, literal):
     rng = random.Random(5)
     words = [s for s in SNIPPETS if len(s) < 12]
-    prose = " ".join(rng.choice(words) for _ in range(40_000))
+    prose = " ".join(rng.choice(words) for _ in range(26_000))
     assert len(prose) > 100_000
     plain = "One more sentence, with a few words and a number like 17. " * 2_000
     pairs = [
@@ -280,11 +282,25 @@ def test_scores_do_not_depend_on_the_batch(fast, monkeypatch):
     whole = fast(instructions, responses)
     monkeypatch.setattr(scorer_module, "SLICE_BYTES", 500)
     monkeypatch.setattr(vocabulary, "KEPT_WORDS", 50)
+    monkeypatch.setattr(vocabulary, "_MOST_AT_ONCE", 30)
     cut = fast(instructions, responses)
     for name in (*SCORES, "tokens"):
         assert (getattr(whole, name) == getattr(cut, name)).all()
     later = fast(instructions.slice(100, 50), responses.slice(100, 50))
     assert (later.diversity == whole.diversity[100:150]).all()
+
+
+def test_pieces_are_encoded_as_the_tokenizer_does_whichever_way(tokenizer):
+    rng = random.Random(4)
+    tokens = Tokens(tokenizer)
+    assert tokens._encode is not None
+    letters = "etaoin shrdlu'é東🚀\x00ß_.-1230"
+    texts = ["".join(rng.choices(letters, k=60)) for _ in range(600)]
+    cut = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    pieces = [text[a:b] for text in texts for _, (a, b) in cut(text)]
+    by_pairs = tokens.of_pieces([piece.encode() for piece in pieces])
+    tokens._encode = None
+    assert by_pairs == tokens.of_pieces([piece.encode() for piece in pieces])
 
 
 def test_a_bounded_memory_of_words(tokenizer, monkeypatch):
@@ -332,17 +348,19 @@ def test_the_stage_adds_its_columns_and_takes_a_null_for_an_empty_text():
     assert set(stage.writes) <= set(empty.column_names)
 
 
-def test_a_tokenizer_that_cuts_in_another_way(literal):
-    stage = stage_of("smollm2-135m-instruct")
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "all-minilm-l6-v2"])
+def test_a_tokenizer_that_cuts_in_another_way(name):
+    # The second comes with truncation and padding, and knows neither case nor white space.
+    stage = stage_of(name)
     assert not stage._scorer._tokens.cuts_as_gpt2
-    other = AutoTokenizer.from_pretrained(fetch("smollm2-135m-instruct"))
+    literal = LiteralScorer(AutoTokenizer.from_pretrained(fetch(name)))
     pairs = list(zip(SNIPPETS, reversed(SNIPPETS), strict=True))
-    agree(stage._scorer, LiteralScorer(other), pairs)
+    agree(stage._scorer, literal, [*pairs, ("many " * 600, "words. " * 600)])
 
 
-def test_a_tokenizer_that_knows_few_words(literal):
+def test_a_tokenizer_that_knows_few_words():
     # Word pieces: white space is no token, and everything unknown is the same one.
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1, "_": 2}, unk_token="[UNK]"))
