@@ -97,7 +97,9 @@ def through_files(folder: Path, rows: int, quota: float | None) -> dict[str, Any
     ray.get([ray.remote(lambda: __import__("pandas")).remote() for _ in range(4)])
     watch = Watch(psutil.Process().children(recursive=True))
     paths = [str(path) for path in sorted((folder / "rows").glob("*.parquet"))]
-    storage = Storage(str(folder / f"work-{time.time_ns()}"))
+    work = folder / f"work-{time.time_ns()}"
+    work.mkdir()
+    storage = Storage(str(work))
     began = time.perf_counter()
     workshop = Workshop(storage, "work", RayRunner(lambda text: None), tuple(range(len(paths))))
     made = stage(quota).decide(StoredTables(workshop, Keys(paths, rows, quota)))
@@ -173,7 +175,7 @@ class Watch:
         while not self._over.wait(0.2):
             now = self._now()
             above = {pid: size - self._base.get(pid, 0.0) for pid, size in now.items()}
-            self._one = max(self._one, *above.values())
+            self._one = max([self._one, *above.values()])
             self._all = max(self._all, sum(above.values()))
 
     def stop(self) -> dict[str, float]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 #: Rows of one rank after the other that are sorted together.
 _BUCKET_ROWS = 20_000
 #: Bytes of rows that are gathered before they are written, here and in a row group.
-_GATHERED = 64 * 2**20
+_GATHERED = 32 * 2**20
 _GROUP_ROWS = 10_000
 #: Sources that figures name; beyond, the smaller ones are one figure.
 _SOURCES = 100
