@@ -93,8 +93,8 @@ def fit(points: Points, resamples: int = 200, seed: int = 0) -> ScalingLaw | NoL
     sizes = np.unique(every[:, 0])
     if len(sizes) < PARAMETERS:
         return NoLaw(
-            f"the law has {PARAMETERS} parameters and there are {len(sizes)} sizes: train on "
-            f"subsets of at least {PARAMETERS} sizes"
+            f"the law has {PARAMETERS} parameters, and the trainings' different sizes number "
+            f"{len(sizes)}: train on subsets of at least {PARAMETERS} sizes"
         )
     ends = [every[every[:, 0] == size, 1].mean() for size in (sizes[0], sizes[-1])]
     if ends[1] >= ends[0]:

@@ -282,7 +282,9 @@ def _figures(
             if line[name] is not None:
                 by_row.setdefault(line["row_id"], []).append(line[name])
         means = [math.fsum(values) / len(values) for values in by_row.values()]
-        figures[name] = estimate(means).to_json() if means else None
+        # The interval is cut to where a measure can lie.
+        within = estimate(means).mapped(lambda x: min(1.0, max(0.0, x))) if means else None
+        figures[name] = None if within is None else within.to_json()
     turned = [*prompts.instructions[1:], *prompts.instructions[:1]]
     by_chance = [
         follows

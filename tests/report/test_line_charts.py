@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_pipeline.report.line_charts import Frame, Series, curve, line_chart, thinned, ticks
+from ray_pipeline.report.line_charts import (
+    Frame,
+    Series,
+    curve,
+    error_bar,
+    line_chart,
+    thinned,
+    ticks,
+)
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -96,3 +105,31 @@ def test_an_axis_is_in_one_notation(points: list[tuple[float, float]], labels: l
     found = [text.split(">")[1].split("<")[0] for text in svg.split("<text ")[1:]]
     # First the labels beside the drawing, then those below it, which begin with 0.
     assert found[: len(labels) + 1] == [*labels, "0"] and found[-1] == "step"
+
+
+@pytest.mark.parametrize(
+    ("xs", "labels"),
+    [
+        ((1e4, 1e5, 1e6), ["10k", "100k", "1M"]),
+        ((200.0, 700.0), ["200", "500"]),
+        ((5.0, 5.0), ["5"]),
+        ((1.0, 1e12), None),
+    ],
+)
+def test_a_logarithmic_axis_has_equal_factors_at_equal_distances(
+    xs: tuple[float, ...], labels: list[str] | None
+) -> None:
+    frame = Frame.around("", [Series("", [(x, 1.0) for x in xs])], log=True)
+    places = [frame.across(x) for x in xs]
+    assert places == sorted(places) and all(42 <= place <= 330 for place in places)
+    if len(xs) == 3:
+        assert places[1] - places[0] == pytest.approx(places[2] - places[1])
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", line_chart(frame))
+    assert labels is None or set(labels) <= set(texts)
+    assert len(texts) < 14
+
+
+def test_an_error_bar_goes_from_end_to_end() -> None:
+    frame = Frame("", (0.0, 10.0), (0.0, 4.0))
+    bar = error_bar(frame, "best", 5.0, 1.0, 3.0)
+    assert f",{frame.down(3.0):.1f} V{frame.down(1.0):.1f}" in bar and "best bar" in bar
