@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ray_pipeline.errors import UserError
@@ -239,9 +240,9 @@ class TrainSubsets(ArtifactStage):
     def estimate(self, rows: pa.Table, scale: float) -> str | None:
         """What the trainings cost, of a sample of the rows, each of which stands for ``scale``."""
         sizes = subset_rows(self.settings.stages[SELECT], rows, scale)
-        if not sizes:
-            return None
         mean = _mean_tokens(rows)
+        if not sizes or not mean:
+            return None
         parts = {
             name: (sizes[of], round(sizes[of] * mean))
             for name in self.names
@@ -332,7 +333,7 @@ class TrainSubsets(ArtifactStage):
             keep="last",
             test=True,
         )
-        identity = [self._identity(census, part), kept]
+        identity = self._identity(census, part)
         return Cell(subset, mode, seed, rate, part.rows, part.tokens, to_see, job, identity)
 
     def _identity(self, census: Census, part: PartOfRows) -> list[Any]:
@@ -408,9 +409,7 @@ _INDEXED = (
 
 
 def _mean_tokens(rows: pa.Table) -> float:
-    """Tokens of a row, in a sample."""
-    import pyarrow.compute as pc
-
+    """Tokens of a row, in a sample; 0 where it has none yet."""
     return pc.mean(pc.list_value_length(rows["input_ids"])).as_py() or 0.0
 
 
