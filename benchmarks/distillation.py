@@ -89,6 +89,7 @@ def _run(folder: Path, run_dir: Path, arguments: argparse.Namespace, seed: int) 
                 "loop": {**loop, "epochs": 2, "learning_rate": 1e-4},
                 "batches": batches,
             },
+            "teacher-log-probs": {"precision": "bfloat16"},
             "distil": {
                 "loop": {**loop, "epochs": 4, "learning_rate": 5e-4, "seed": seed},
                 "batches": batches,

@@ -5,7 +5,8 @@
 Both train a student of every third layer of SmolLM2-135M in the same precision, 32 rows a step in
 micro-batches. The Trainer gets labels of -100 outside the answers and pads each micro-batch to its
 longest row. Sides: the Trainer; our loop on the Trainer's own micro-batches (random rows, so many a
-micro-batch); our loop with its batches by length. Tokens are real ones: padding is not counted.
+micro-batch); our loop with its batches by length, within windows of four steps. Tokens are real
+ones: padding is not counted.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def main() -> None:
     precision = "bfloat16" if arguments.bfloat16 else "float32"
     config = LoopConfig(precision=precision, epochs=1, learning_rate=1e-6, schedule="constant")
     plain = BatchConfig(step_rows=STEP_ROWS, batch_tokens=10**9, batch_rows=arguments.micro_rows)
-    buckets = BatchConfig(step_rows=STEP_ROWS, batch_tokens=4096)
+    buckets = BatchConfig(step_rows=STEP_ROWS, batch_tokens=2048, window_steps=4)
     plans = {
         "ours, their batches": AsTheyCome(rows, plain),
         "ours, by length": BatchPlan(rows, buckets),

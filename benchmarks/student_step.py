@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from _training_rows import MODEL, real_rows, seconds, tokenizer
 
 from ray_pipeline import models
-from ray_pipeline.train.batches import BatchConfig, BatchPlan, Position, TokenRows
+from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.forward import OnlineTeacher
 from ray_pipeline.train.loop import Loop, LoopConfig
 from ray_pipeline.train.losses import Objective
@@ -86,25 +85,25 @@ def _cached(teacher: Any, rows: TokenRows, info: CacheInfo) -> CachedTeacher:
 
 
 def _measure(loops: dict[str, Loop], rows: TokenRows, rounds: int) -> None:
-    tokens = int(rows.lengths.sum())
-
-    def epoch(loop: Loop) -> None:
-        loop.progress.epoch = loop.progress.step_of_epoch = loop.progress.steps = 0
-        for step in range(loop.plan.steps(0)):
-            assert loop.progress.position == Position(0, step)
-            loop._step()
-
+    """Take every step on every side before the next one: what else the machine does hits all."""
     for loop in loops.values():  # allocations, and the first calls of every kernel
         loop._step()
-    ratios: dict[str, list[float]] = {"cached / plain": [], "cached / online": []}
+    tokens, names = int(rows.lengths.sum()), list(loops)
+    ratios: dict[str, list[float]] = {f"cached / {name}": [] for name in names if name != "cached"}
     for number in range(rounds):
-        rates = {name: tokens / seconds(partial(epoch, loop)) for name, loop in loops.items()}
-        ratios["cached / plain"].append(rates["cached"] / rates["plain"])
-        ratios["cached / online"].append(rates["cached"] / rates["online"])
-        listed = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
+        spent = dict.fromkeys(names, 0.0)
+        for step in range(loops["plain"].plan.steps(0)):
+            turn = (number + step) % len(names)
+            for name in names[turn:] + names[:turn]:
+                progress = loops[name].progress
+                progress.epoch, progress.step_of_epoch = 0, step
+                spent[name] += seconds(loops[name]._step)
+        for pair in ratios:
+            ratios[pair].append(spent[pair.removeprefix("cached / ")] / spent["cached"])
+        listed = ", ".join(f"{name} {tokens / spent[name]:,.0f}" for name in names)
         print(f"round {number + 1}: tokens/s {listed}", flush=True)
-    for name, values in ratios.items():
-        print(f"{name}: {statistics.median(values):.3f} ({', '.join(f'{v:.3f}' for v in values)})")
+    for pair, values in ratios.items():
+        print(f"{pair}: {statistics.median(values):.3f} ({', '.join(f'{v:.3f}' for v in values)})")
 
 
 if __name__ == "__main__":

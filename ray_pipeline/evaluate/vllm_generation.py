@@ -15,9 +15,7 @@ from ray_pipeline.evaluate.model_text import (
     own_ends,
     trained_format,
 )
-
-#: That vLLM's processes get to end by themselves.
-_SHUTDOWN_SECONDS = 30.0
+from ray_pipeline.llm.vllm_engine import SHUTDOWN_SECONDS
 
 
 class VllmGenerator:
@@ -63,7 +61,7 @@ class VllmGenerator:
 
     def close(self) -> None:
         """End vLLM's processes, and wait for it: at the exit it would kill them, with warnings."""
-        self._llm.llm_engine.engine_core.shutdown(_SHUTDOWN_SECONDS)
+        self._llm.llm_engine.engine_core.shutdown(SHUTDOWN_SECONDS)
 
 
 def _started(folder: str) -> Any:

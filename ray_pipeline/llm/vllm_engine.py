@@ -11,6 +11,9 @@ from typing import Any
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.llm.types import AnswerFormat, EngineError, Request, Response
 
+#: That vLLM's processes get to end by themselves.
+SHUTDOWN_SECONDS = 30.0
+
 
 class VllmEngine:
     """One vLLM engine. Made by `ray_pipeline.llm.local_pool`; its methods are actor calls.

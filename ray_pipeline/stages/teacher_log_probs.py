@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +13,11 @@ from pydantic import Field
 from ray_pipeline.rows import set_column
 from ray_pipeline.stage import Execution, ModelStage, ModelStageConfig, StageConfig
 from ray_pipeline.storage import Storage
+from ray_pipeline.train.precision import Precision
+
+if TYPE_CHECKING:
+    from ray_pipeline.train.teacher_cache import CacheWriter
+    from ray_pipeline.train.vllm_cache import VllmCacheWriter
 
 _LISTS: Mapping[str, pa.DataType] = {
     "teacher_ids": pa.large_list(pa.int32()),
@@ -26,6 +31,18 @@ class TeacherLogProbsConfig(ModelStageConfig):
 
     k: int = Field(
         64, ge=0, description="tokens kept at each position, the rest is their tail; 0: none at all"
+    )
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers",
+        description="vllm: for a teacher that one process does not hold; as fast on a CPU",
+    )
+    engine_args: Annotated[dict[str, Any], Execution] = Field(
+        {}, description="of vLLM, such as tensor_parallel_size"
+    )
+    precision: Precision = Field(
+        "auto",
+        description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. The "
+        "softmax is in float32 in any case",
     )
     batch_tokens: Annotated[int, Execution] = Field(
         8192, ge=1, description="tokens a forward pass, padding included"
@@ -61,8 +78,8 @@ class TeacherLogProbs(ModelStage):
 
         from ray_pipeline.models import revision
         from ray_pipeline.train.model_store import get_model
-        from ray_pipeline.train.student import load, vocabulary_size
-        from ray_pipeline.train.teacher_cache import CacheInfo, CacheWriter, tokenizer_hash
+        from ray_pipeline.train.student import vocabulary_size
+        from ray_pipeline.train.teacher_cache import CacheInfo, tokenizer_hash
 
         folder = get_model(Storage(self.settings.run_dir), "teacher")
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -73,8 +90,19 @@ class TeacherLogProbs(ModelStage):
             tokenizer=tokenizer_hash(tokenizer),
             teacher=revision(folder),
         )
-        device = "cuda" if self.config.num_gpus else "cpu"
-        self._write = CacheWriter(load(folder).to(device), self._info)
+        self._write = self._writer(folder)
+
+    def _writer(self, folder: str) -> CacheWriter | VllmCacheWriter:
+        from ray_pipeline.train.student import load
+        from ray_pipeline.train.teacher_cache import CacheWriter
+
+        config = self.config
+        if config.engine == "vllm":
+            from ray_pipeline.train.vllm_cache import VllmCacheWriter
+
+            return VllmCacheWriter(folder, self._info, config.precision, config.engine_args)
+        device = "cuda" if config.num_gpus else "cpu"
+        return CacheWriter(load(folder).to(device), self._info, config.precision)
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Ask the teacher about the rows that are trained on."""

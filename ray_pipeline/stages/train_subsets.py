@@ -19,8 +19,9 @@ from ray_pipeline.stored_rows import StoredRows
 from ray_pipeline.train.batches import BatchConfig
 from ray_pipeline.train.census import Census, PartOfRows, take_census
 from ray_pipeline.train.job import ModelSource, TrainingJob, WorkersConfig
-from ray_pipeline.train.loop import LoopConfig, Precision
+from ray_pipeline.train.loop import LoopConfig
 from ray_pipeline.train.pace import Pace
+from ray_pipeline.train.precision import Precision
 from ray_pipeline.train.scratch import ScratchConfig
 from ray_pipeline.train.tokens import TextConfig
 from ray_pipeline.tune.cells import CELLS, CONTROL, Cell, Mode, cell_name, forget_others

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from ray_pipeline.errors import UserError
 from ray_pipeline.stage import StageConfig, Workplace
 from ray_pipeline.stages.training import TrainingConfig, TrainingStage, same_tokenizer
 from ray_pipeline.stored_rows import StoredRows
@@ -42,6 +43,11 @@ class TrainTeacher(TrainingStage):
         """See that the model is one, and that its tokenizer is that of the rows."""
         if self.config.method == "lora":
             self.config.adapter.check()
+            if self.config.adapter.four_bit and self.config.workers.sharded:
+                raise UserError(
+                    "workers.sharded does not divide weights of adapter.four_bit: leave one of "
+                    "them out"
+                )
         same_tokenizer([self.tokenizer, self.model("model")])
 
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:

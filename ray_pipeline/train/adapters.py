@@ -23,15 +23,15 @@ class AdapterConfig(BaseModel):
         "all-linear", description="names of modules; all-linear: all but the output projection"
     )
     four_bit: bool = Field(
-        False, description="freeze the weights in 4 bits (NF4): needs a GPU and bitsandbytes"
+        False, description="freeze the weights in 4 bits (NF4): needs bitsandbytes; slow on a CPU"
     )
 
     def check(self) -> None:
         """Raise UserError where this machine cannot train such an adapter."""
-        if self.four_bit and not torch.cuda.is_available():
-            raise UserError("adapter.four_bit needs a GPU: set it to false, or train on one")
         if self.four_bit and find_spec("bitsandbytes") is None:
-            raise UserError("adapter.four_bit needs bitsandbytes: pip install bitsandbytes")
+            raise UserError(
+                "adapter.four_bit needs bitsandbytes: pip install 'ray-pipeline[qlora]'"
+            )
 
 
 def quantisation(config: AdapterConfig | None) -> Any:

@@ -13,8 +13,8 @@ exact next batch for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -103,6 +103,10 @@ class Batch:
             "attention_mask": self.attention_mask,
             "position_ids": self.position_ids,
         }
+
+    def without_answers(self) -> Batch:
+        """The same, with nothing to learn: for a rank that has no rows and must compute along."""
+        return replace(self, answer_mask=torch.zeros_like(self.answer_mask))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on a device."""
@@ -271,11 +275,13 @@ class BatchPlan:
         """
         return self._dealt(self.step_rows(position), world)[rank]
 
-    def batches(self, position: Position, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """The same as tensors, without the empty ones."""
-        for rows in self.micro_batches(position, rank, world):
-            if len(rows):
-                yield self.rows.batch(rows, self.config.layout)
+    def batches(
+        self, position: Position, rank: int = 0, world: int = 1, fill: bool = False
+    ) -> Iterator[Batch]:
+        """The same as tensors, without the empty ones; or, with ``fill``, with batches in their
+        place that have no answer.
+        """
+        return self._tensors(self.micro_batches(position, rank, world), fill)
 
     def following(self, position: Position) -> Position:
         """The step after this one."""
@@ -283,11 +289,16 @@ class BatchPlan:
             return Position(position.epoch, position.step + 1)
         return Position(position.epoch + 1, 0)
 
-    def in_order(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """All rows once, by length and not shuffled: for validation."""
-        for rows in self._dealt(np.arange(len(self.rows)), world)[rank]:
+    def in_order(self, rank: int = 0, world: int = 1, fill: bool = False) -> Iterator[Batch]:
+        """All rows once, by length and not shuffled: for validation; ``fill`` as in `batches`."""
+        return self._tensors(self._dealt(np.arange(len(self.rows)), world)[rank], fill)
+
+    def _tensors(self, micro_batches: Iterable[Ints], fill: bool) -> Iterator[Batch]:
+        for rows in micro_batches:
             if len(rows):
                 yield self.rows.batch(rows, self.config.layout)
+            elif fill:
+                yield self.rows.batch([0], self.config.layout).without_answers()
 
     def real_share(self, epoch: int = 0) -> float:
         """Share of an epoch's tokens, on one rank, that is not padding."""

@@ -9,12 +9,13 @@ the model's own logits are used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ray_pipeline.train.batches import Batch
-from ray_pipeline.train.losses import Answers, OnlineSignal
+from ray_pipeline.train.losses import Answers, LossParts, OnlineSignal
 
 
 class AnswerModel:
@@ -42,6 +43,10 @@ class AnswerModel:
         body, head = self._parts
         states = body(**batch.inputs(), use_cache=False)[0]
         return Answers(states[:, :-1][batch.predicted], batch.targets, head.weight, head.bias)
+
+    def loss(self, batch: Batch, compute: Callable[[Answers], LossParts]) -> LossParts:
+        """``compute`` of the answers on a batch."""
+        return compute(self(batch))
 
 
 class OnlineTeacher:

@@ -7,12 +7,12 @@ where the last one stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ray_pipeline.errors import UserError
 from ray_pipeline.storage import Storage
@@ -26,6 +26,7 @@ from ray_pipeline.train.loop import Diverged, Loop, LoopConfig, Teacher, World, 
 from ray_pipeline.train.losses import Objective, shared_vocabulary
 from ray_pipeline.train.model_store import get_model, put_model
 from ray_pipeline.train.pace import Pace
+from ray_pipeline.train.replica import Replica, Sharded, Whole
 from ray_pipeline.train.scratch import ScratchConfig
 from ray_pipeline.train.student import (
     StudentConfig,
@@ -55,6 +56,11 @@ class WorkersConfig(BaseModel):
     cpus: float = Field(1, gt=0, description="CPUs of each, where they are several")
     gpu: bool | None = Field(None, description="one GPU each; null: where this machine has one")
     max_failures: int = Field(3, ge=0, description="lost workers after which it is given up")
+    sharded: bool = Field(
+        False,
+        description="each worker holds a part of the model (FSDP2): for one that does not fit a "
+        "GPU with its gradients and moments, 16 bytes a parameter",
+    )
 
     @property
     def uses_gpu(self) -> bool:
@@ -65,6 +71,12 @@ class WorkersConfig(BaseModel):
     def in_process(self) -> bool:
         """Whether the run's own process can do it."""
         return self.number == 1 and (not self.uses_gpu or torch.cuda.is_available())
+
+    @model_validator(mode="after")
+    def _parts_of_something(self) -> WorkersConfig:
+        if self.sharded and self.number == 1:
+            raise ValueError("sharded divides the model among workers: set number to 2 or more")
+        return self
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,12 @@ class ModelSource:
             return model
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return make_student(self.student, model, tokenizer, seed, self.student_base)
+
+    def in_full(self) -> ModelSource:
+        """The same with the base's weights as they were before they were put into 4 bits."""
+        if self.adapter is None or not self.adapter.four_bit:
+            return self
+        return replace(self, adapter=self.adapter.model_copy(update={"four_bit": False}))
 
 
 @dataclass(frozen=True)
@@ -171,7 +189,11 @@ class TrainingJob:
 
 
 def train(
-    job: TrainingJob, world: World, device: str, report: Callable[[dict[str, Any]], None]
+    job: TrainingJob,
+    world: World,
+    device: str,
+    report: Callable[[dict[str, Any]], None],
+    sharded: bool = False,
 ) -> None:
     """Train on this rank, from the last checkpoint; rank 0 keeps curve, model and result.
 
@@ -180,8 +202,9 @@ def train(
         world: this process among the ranks.
         device: as torch names it.
         report: is told the figures of each step and evaluation, on every rank.
+        sharded: each rank holds a part of the model.
     """
-    for _ in Training(job, world, device, report).pieces():
+    for _ in Training(job, world, device, report, sharded).pieces():
         pass
 
 
@@ -189,7 +212,12 @@ class Training:
     """A training on this rank, a piece at a time; the arguments are those of `train`."""
 
     def __init__(
-        self, job: TrainingJob, world: World, device: str, report: Callable[[dict[str, Any]], None]
+        self,
+        job: TrainingJob,
+        world: World,
+        device: str,
+        report: Callable[[dict[str, Any]], None],
+        sharded: bool = False,
     ) -> None:
         from transformers import AutoTokenizer
 
@@ -197,7 +225,7 @@ class Training:
         self._curve = Curve(job.storage, job.curve)
         # The tokenizer first: it is small, and what is wrong with the folder shows here as well.
         self._tokenizer = AutoTokenizer.from_pretrained(job.model.folder(job.storage))
-        self.loop = make_loop(job, world, device, self._told, self._curve.save)
+        self.loop = make_loop(job, world, device, self._told, self._curve.save, sharded)
 
     def pieces(self) -> Iterator[dict[str, float]]:
         """Train to the end and keep what came of it.
@@ -227,11 +255,12 @@ class Training:
         # Summed over all ranks: afterwards all have taken their weights from storage.
         world.sum(torch.zeros(1, device=self._device))
         tested = self._tested() if job.test else {}
+        model = None if job.name is None else _trained_model(job, loop)
         if world.rank != 0:
             return
         self._curve.save()
         if job.name is not None:
-            put_model(job.storage, job.name, loop.model, self._tokenizer, job.text)
+            put_model(job.storage, job.name, model, self._tokenizer, job.text)
         job.storage.write_bytes(job.result, orjson.dumps(_figures(loop) | tested))
         # Three times the model's size each, and nothing goes on from them any more.
         job.storage.delete_folder(checkpoints_folder(job))
@@ -240,10 +269,27 @@ class Training:
         """Loss of the model's weights on the test rows."""
         job, world, loop = self._job, self._world, self.loop
         plan = BatchPlan(token_rows(job.rows, "test"), job.batches)
-        batches = plan.in_order(world.rank, world.size)
+        batches = plan.in_order(world.rank, world.size, fill=loop.replica.in_step)
         precision = loop.config.precision
-        nats, tokens = answer_nats(loop.answers, batches, self._device, precision, world)
+        nats, tokens = answer_nats(loop.replica, batches, self._device, precision, world)
         return {"test_loss": nats / max(tokens, 1), "test_tokens": tokens}
+
+
+def _trained_model(job: TrainingJob, loop: Loop) -> Any:
+    """The model as it is kept, on rank 0. All ranks ask."""
+
+    def build() -> Any:
+        return job.model.build(job.storage, job.loop.seed)
+
+    model = loop.replica.whole(build)
+    in_full = job.model.in_full()
+    if model is None or in_full == job.model:
+        return model
+    # An adapter is merged into what the 4 bits stand for, not into the 4 bits, which would round
+    # it away.
+    merged = in_full.build(job.storage, job.loop.seed)
+    merged.load_state_dict(loop.replica.weights(), strict=False)
+    return merged
 
 
 def checkpoints_folder(job: TrainingJob) -> str:
@@ -257,24 +303,29 @@ class Bench:
 
     plan: BatchPlan
     validation: BatchPlan | None
-    model: Any
+    replica: Replica
     teacher: Teacher | None
 
+    @property
+    def model(self) -> Any:
+        """What is trained."""
+        return self.replica.model
+
     @classmethod
-    def load(cls, job: TrainingJob, device: str) -> Bench:
+    def load(cls, job: TrainingJob, device: str, sharded: bool = False) -> Bench:
         """A job's rows, model and teacher."""
         rows = token_rows(job.rows, "train", job.subset)
-        model = job.model.build(job.storage, job.loop.seed).to(device)
+        model = job.model.build(job.storage, job.loop.seed)
         teacher = None if job.objective.beta == 0 else _teacher(job, rows, model, device)
         plan = BatchPlan(rows, job.batches, job.loop.seed)
-        return cls(plan, _validation(job), model, teacher)
+        replica = Sharded(model, device) if sharded else Whole(model.to(device))
+        return cls(plan, _validation(job), replica, teacher)
 
     def loop(self, objective: Objective, config: LoopConfig, **more: Any) -> Loop:
         """A training of the model as it is; ``more``: further arguments of `Loop`."""
         teacher, validation = self.teacher, self.validation
-        return Loop(
-            self.model, self.plan, objective, config, teacher=teacher, validation=validation, **more
-        )
+        more |= {"teacher": teacher, "validation": validation, "replica": self.replica}
+        return Loop(self.model, self.plan, objective, config, **more)
 
 
 def make_loop(
@@ -283,9 +334,10 @@ def make_loop(
     device: str,
     report: Callable[[dict[str, Any]], None],
     before_checkpoint: Callable[[], None] | None = None,
+    sharded: bool = False,
 ) -> Loop:
     """The training loop of a job, with its rows, model and teacher loaded."""
-    bench = Bench.load(job, device)
+    bench = Bench.load(job, device, sharded)
     return bench.loop(
         job.objective,
         job.pace.of(job.loop, bench.plan),

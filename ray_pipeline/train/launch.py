@@ -89,7 +89,7 @@ def _run_on_cluster(job: TrainingJob, workers: WorkersConfig, say: Callable[[str
     resources = {"CPU": workers.cpus} | ({"GPU": 1.0} if workers.uses_gpu else {})
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"job": job, "gpu": workers.uses_gpu},
+        train_loop_config={"job": job, "gpu": workers.uses_gpu, "sharded": workers.sharded},
         torch_config=TorchConfig(backend="nccl" if workers.uses_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers.number,
@@ -118,7 +118,7 @@ def _work(config: dict[str, Any]) -> None:
     """A worker of Ray Train, which has set up the process group."""
     world = World.of_process_group()
     device = f"cuda:{torch.cuda.current_device()}" if config["gpu"] else "cpu"
-    train(config["job"], world, device, lambda figures: None)
+    train(config["job"], world, device, lambda figures: None, config["sharded"])
 
 
 def _explained(error: Any) -> RunError | UserError:

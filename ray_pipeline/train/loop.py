@@ -2,8 +2,8 @@
 
 A step computes the loss of its rank's micro-batches, each divided by the answer tokens of the whole
 step; gradients are summed over micro-batches and then over ranks. So loss and gradient are those of
-the effective batch, however it was divided. Gradients are summed by the loop itself: ranks may have
-different numbers of micro-batches, and the model needs no wrapper.
+the effective batch, however it was divided. How a rank holds the model, and so how gradients are
+summed, is the business of its `replica.Replica`.
 
 Everything that a step depends on besides weights and the optimizer's moments is a function of its
 position: rows (`batches.BatchPlan`), learning rate, and the random numbers of dropout, which are
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -29,10 +30,8 @@ from ray_pipeline.train.batches import Batch, BatchPlan, Position
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.forward import AnswerModel
 from ray_pipeline.train.losses import Objective, TeacherSignal, answer_loss
-
-Precision = Literal["auto", "float32", "bfloat16"]
-#: Elements of gradients that are summed over ranks at once.
-_BUCKET = 2**23
+from ray_pipeline.train.precision import Precision, autocast
+from ray_pipeline.train.replica import Replica, Whole
 
 
 class LoopConfig(BaseModel):
@@ -163,6 +162,7 @@ class Loop:
             to here will not be reported again.
         keep: weights that `run` leaves in the model: those with the lowest validation loss, where
             there is validation, or the last ones.
+        replica: how this rank holds the model; None: whole.
 
     Raises:
         UserError: nothing is to be trained, parameters are in 16 bits, or the checkpoints are of
@@ -183,8 +183,10 @@ class Loop:
         report: Callable[[dict[str, Any]], None] | None = None,
         before_checkpoint: Callable[[], None] | None = None,
         keep: Literal["best", "last"] = "best",
+        replica: Replica | None = None,
     ) -> None:
         self.model = model
+        self.replica: Replica = replica or Whole(model)
         self.plan = plan
         self.objective = objective or Objective()
         self.config = config or LoopConfig()
@@ -199,7 +201,6 @@ class Loop:
         self.parameters = _trainable(model)
         self.device = self.parameters[0].device
         self.optimizer = _optimizer(self.parameters, self.config)
-        self.answers = AnswerModel(model)
         self.total_steps = plan.total_steps(self.config.epochs)
         if self.config.max_steps is not None:
             self.total_steps = min(self.total_steps, self.config.max_steps)
@@ -263,11 +264,11 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         sums = self._gradients(position)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        norm = self._clipped()
         loss, cross_entropy, kl = sums.tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(
-                f"step {progress.steps + 1}: loss {loss}, gradient norm {float(norm)}. Lower "
+                f"step {progress.steps + 1}: loss {loss}, gradient norm {norm}. Lower "
                 "learning_rate, or raise warmup; the last checkpoint is from before."
             )
         self.optimizer.step()
@@ -284,7 +285,7 @@ class Loop:
                 "loss": loss,
                 "cross_entropy": cross_entropy / max(tokens, 1),
                 "kl": kl / max(tokens, 1),
-                "gradient_norm": float(norm),
+                "gradient_norm": norm,
                 "learning_rate": rate,
                 "answer_tokens": tokens,
                 "tokens": int(self.plan.rows.lengths[self.plan.step_rows(position)].sum()),
@@ -296,18 +297,33 @@ class Loop:
         """Leave a step's gradients in the parameters; returns its loss, and sums of CE and KL."""
         tokens = self.plan.answer_tokens(position)
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        for batch in self.plan.batches(position, self.world.rank, self.world.size):
+        rank, size, in_step = self.world.rank, self.world.size, self.replica.in_step
+        for batch in self.plan.batches(position, rank, size, fill=in_step):
             batch = batch.to(self.device)
+            # A batch without answers is there to compute along: no teacher has a word on it.
+            objective = self.objective if batch.predicted.any() else Objective()
             with autocast(self.config.precision, self.device):
-                signal = self._signal(batch)
-                parts = answer_loss(self.answers(batch), self.objective, tokens, signal)
+                signal = self._signal(batch, objective)
+                loss = partial(answer_loss, objective=objective, normaliser=tokens, teacher=signal)
+                parts = self.replica.loss(batch, loss)
             parts.loss.backward()
             sums += torch.stack([parts.loss.detach(), parts.cross_entropy, parts.kl])
-        _sum_gradients(self.parameters, self.world)
+        for parameter in self.parameters:  # a rank may have had no rows
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if size > 1:
+            self.replica.sum_gradients(self.world.sum)
         return self.world.sum(sums)
 
-    def _signal(self, batch: Batch) -> TeacherSignal | None:
-        if self.objective.beta == 0 or self.teacher is None:
+    def _clipped(self) -> float:
+        """Clip the gradient; returns its norm before."""
+        most = self.config.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, most)
+        # Of parts of parameters, it is a part itself.
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def _signal(self, batch: Batch, objective: Objective) -> TeacherSignal | None:
+        if objective.beta == 0 or self.teacher is None:
             return None
         return self.teacher(batch)
 
@@ -315,9 +331,10 @@ class Loop:
         """Measure the validation loss and remember whether it is the best."""
         assert self.validation is not None
         progress = self.progress
-        batches = self.validation.in_order(self.world.rank, self.world.size)
+        in_step = self.replica.in_step
+        batches = self.validation.in_order(self.world.rank, self.world.size, fill=in_step)
         nats, tokens = answer_nats(
-            self.answers, batches, self.device, self.config.precision, self.world
+            self.replica, batches, self.device, self.config.precision, self.world
         )
         loss = nats / max(tokens, 1)
         best = progress.best_loss is None or loss < progress.best_loss
@@ -325,7 +342,7 @@ class Loop:
         if best:
             progress.best_loss, progress.best_step = loss, progress.steps
             if self._keeps_best:
-                self._best_weights = _weights(self.model, copy=True)
+                self._best_weights = self.replica.weights(copy=True)
         figures = {"step": progress.steps, "validation_loss": loss}
         progress.evaluations.append(dict(figures))
         self.report({**figures, "best": best})
@@ -354,12 +371,15 @@ class Loop:
         return progress.step_of_epoch == 0 if every is None else progress.steps % every == 0
 
     def _save(self) -> None:
-        if self.checkpoints is None or self.world.rank != 0:
+        if self.checkpoints is None or (self.world.rank != 0 and not self.replica.in_step):
+            return
+        weights, moments = self.replica.weights(), self.replica.moments(self.optimizer)
+        if self.world.rank != 0:
             return
         self.before_checkpoint()
         state = {
-            "weights": _weights(self.model),
-            "optimizer": self.optimizer.state_dict(),
+            "weights": weights,
+            "optimizer": moments,
             "progress": asdict(self.progress),
             "identity": self._identity(),
         }
@@ -371,8 +391,8 @@ class Loop:
         if state is None:
             return
         self._check_identity(state["identity"])
-        self.model.load_state_dict(state["weights"], strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.replica.load(state["weights"])
+        self.replica.load_moments(self.optimizer, state["optimizer"])
         self.progress = Progress(**state["progress"])
 
     def _identity(self) -> dict[str, Any]:
@@ -409,12 +429,12 @@ class Loop:
         if self.checkpoints is not None:
             weights = self.checkpoints.load(best)["weights"]
         assert weights is not None
-        self.model.load_state_dict(weights, strict=False)
+        self.replica.load(weights)
 
 
 @torch.no_grad()
 def answer_nats(
-    answers: AnswerModel,
+    answers: AnswerModel | Replica,
     batches: Iterable[Batch],
     device: torch.device | str,
     precision: Precision = "float32",
@@ -438,7 +458,8 @@ def answer_nats(
         for batch in batches:
             batch = batch.to(device)
             with autocast(precision, device):
-                parts = answer_loss(answers(batch), Objective(), 1)
+                loss = partial(answer_loss, objective=Objective(), normaliser=1)
+                parts = answers.loss(batch, loss)
             sums += torch.stack([parts.cross_entropy.double(), sums.new_tensor(parts.tokens)])
     nats, tokens = (world or World()).sum(sums).tolist()
     return nats, int(tokens)
@@ -452,16 +473,6 @@ def _evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The forward pass's precision. CPUs stay in float32 unless told: without instructions for
-    bfloat16 it is slower there, with them twice as fast (benchmarks/README.md).
-    """
-    low = precision == "bfloat16"
-    if precision == "auto":
-        low = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 
 def _trainable(model: Any) -> list[torch.nn.Parameter]:
@@ -484,38 +495,6 @@ def _optimizer(parameters: list[torch.nn.Parameter], config: LoopConfig) -> torc
     ]
     used = [group for group in groups if group["params"]]
     return torch.optim.AdamW(used, lr=config.learning_rate, fused=parameters[0].is_cuda or None)
-
-
-def _sum_gradients(parameters: list[torch.nn.Parameter], world: World) -> None:
-    """Sum gradients over ranks, some megabytes at a time; a rank without rows gives zeros."""
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    if world.size == 1:
-        return
-    for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
-        flat = world.sum(torch.cat([grad.reshape(-1) for grad in bucket]))
-        for grad, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-            grad.copy_(summed.view_as(grad))
-
-
-def _buckets(grads: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Gradients in order, of one type a bucket, about `_BUCKET` elements each."""
-    bucket: list[torch.Tensor] = []
-    for grad in grads:
-        if bucket and (grad.dtype != bucket[0].dtype or sum(g.numel() for g in bucket) >= _BUCKET):
-            yield bucket
-            bucket = []
-        bucket.append(grad)
-    if bucket:
-        yield bucket
-
-
-def _weights(model: Any, copy: bool = False) -> dict[str, torch.Tensor]:
-    """What training changes: parameters with a gradient, and buffers."""
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    weights = {name: value for name, value in model.state_dict().items() if name not in frozen}
-    return {name: value.cpu().clone() for name, value in weights.items()} if copy else weights
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

@@ -29,6 +29,7 @@ from ray_pipeline.errors import UserError
 from ray_pipeline.train.batches import Batch, TokenRows
 from ray_pipeline.train.forward import AnswerModel
 from ray_pipeline.train.losses import Answers, CachedSignal, top_k
+from ray_pipeline.train.precision import Precision, autocast
 
 _METADATA = b"ray_pipeline.teacher"
 _CHUNK_ELEMENTS = 2**24
@@ -135,12 +136,13 @@ class CacheWriter:
     Args:
         teacher: a causal language model of transformers, on its device; it is set to evaluation.
         info: what to compute.
+        precision: of the forward pass; the softmax is in float32.
 
     Raises:
         UserError: k is above the vocabulary, or the teacher has fewer logits than it.
     """
 
-    def __init__(self, teacher: Any, info: CacheInfo) -> None:
+    def __init__(self, teacher: Any, info: CacheInfo, precision: Precision = "float32") -> None:
         logits = teacher.get_output_embeddings().weight.shape[0]
         if not 1 <= info.k <= info.vocabulary:
             raise UserError(f"k is {info.k}: take 1 to {info.vocabulary}, the vocabulary")
@@ -150,6 +152,7 @@ class CacheWriter:
                 "they do not belong together"
             )
         self.info = info
+        self.precision = precision
         self.teacher = AnswerModel(teacher.eval())
         self.device = next(teacher.parameters()).device
 
@@ -163,11 +166,12 @@ class CacheWriter:
         """
         entries: dict[int, tuple[Any, Any, Any]] = {}
         for batch in batches:
-            ids, log_probs, tail = self._top_k(self.teacher(batch.to(self.device)))
+            with autocast(self.precision, self.device):
+                ids, log_probs, tail = self._top_k(self.teacher(batch.to(self.device)))
             ends = np.cumsum(rows.answer_tokens[batch.rows])[:-1]
             parts = [np.split(values, ends) for values in (ids, log_probs, tail)]
             entries.update(zip(batch.rows.tolist(), zip(*parts, strict=True), strict=True))
-        return self._table(rows, [entries[row] for row in range(len(rows))])
+        return cache_of(rows, [entries[row] for row in range(len(rows))], self.info)
 
     def _top_k(self, answers: Answers) -> tuple[Any, Any, Any]:
         """(ids, log-probabilities, tail) of all answer tokens of a batch, as numpy arrays."""
@@ -182,16 +186,24 @@ class CacheWriter:
         ids, log_probs, tail = (torch.cat(one).cpu().numpy() for one in zip(*made, strict=True))
         return ids, log_probs.astype(np.float16), tail.astype(np.float32)
 
-    def _table(self, rows: TokenRows, entries: Sequence[tuple[Any, Any, Any]]) -> pa.Table:
-        schema = self.info.schema()
-        hashes = [tokens_hash(rows, row) for row in range(len(rows))]
-        columns = [rows.row_ids.combine_chunks(), pa.array(hashes, pa.uint64())]
-        for field, values in zip(list(schema)[2:], zip(*entries, strict=True), strict=True):
-            offsets = np.concatenate([[0], np.cumsum([one.size for one in values])])
-            flat = np.concatenate([one.reshape(-1) for one in values])
-            column = pa.array(flat.astype(field.type.value_type.to_pandas_dtype()))
-            columns.append(pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), column))
-        return pa.Table.from_arrays(columns, schema=schema)
+
+def cache_of(rows: TokenRows, entries: Sequence[tuple[Any, Any, Any]], info: CacheInfo) -> pa.Table:
+    """The cache of rows from what a teacher said about each.
+
+    Args:
+        rows: the rows.
+        entries: ids [answers, k], log-probabilities [answers, k] and tails [answers] of each row.
+        info: what they are of.
+    """
+    schema = info.schema()
+    hashes = [tokens_hash(rows, row) for row in range(len(rows))]
+    columns = [rows.row_ids.combine_chunks(), pa.array(hashes, pa.uint64())]
+    for field, values in zip(list(schema)[2:], zip(*entries, strict=True), strict=True):
+        offsets = np.concatenate([[0], np.cumsum([one.size for one in values])])
+        flat = np.concatenate([one.reshape(-1) for one in values])
+        column = pa.array(flat.astype(field.type.value_type.to_pandas_dtype()))
+        columns.append(pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), column))
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 #: Options of `pyarrow.parquet.write_table`: bytes of one significance lie together and pack better.

@@ -1,4 +1,6 @@
-"""(c) on real ranks: two gloo processes give the losses, gradient norms and weights of one."""
+"""On real ranks: two gloo processes give the losses, gradient norms and weights of one, whether
+each holds the whole model or a part of it; and one goes on where two stopped.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,14 @@ from train.one_rank import train
 from ray_pipeline.train.loop import World
 
 
-@pytest.mark.slow
-def test_two_ranks_train_what_one_trains(tmp_path) -> None:
+def on_two_ranks(folder: Path, hold: str, steps: int = 0) -> tuple[list[dict], list[dict]]:
+    """Figures and weights of each rank."""
     script = Path(__file__).with_name("one_rank.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
-            [sys.executable, str(script), str(rank), "2", str(tmp_path), "right"], env=environment
+            [sys.executable, str(script), str(rank), "2", str(folder), hold, str(steps)],
+            env=environment,
         )
         for rank in range(2)
     ]
@@ -30,14 +33,35 @@ def test_two_ranks_train_what_one_trains(tmp_path) -> None:
     finally:
         for process in started:
             process.kill()
-    alone, weights = train(World(), "right")
-    for rank in range(2):
-        figures = json.loads((tmp_path / f"figures-{rank}.json").read_text())
-        assert len(figures) == len(alone)
-        for one, other in zip(alone, figures, strict=True):
-            for name in one.keys() - {"seconds"}:
-                assert other[name] == pytest.approx(one[name], rel=1e-8, abs=1e-12), name
-    first, second = (torch.load(tmp_path / f"weights-{rank}.pt") for rank in range(2))
+    figures = [json.loads((folder / f"figures-{rank}.json").read_text()) for rank in range(2)]
+    return figures, [torch.load(folder / f"weights-{rank}.pt") for rank in range(2)]
+
+
+def assert_same_figures(ours: list[dict], theirs: list[dict]) -> None:
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        for name in one.keys() - {"seconds"}:
+            assert other[name] == pytest.approx(one[name], rel=1e-8, abs=1e-12), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hold", ["whole", "sharded"])
+def test_two_ranks_train_what_one_trains(tmp_path, hold: str) -> None:
+    of_ranks, (first, second) = on_two_ranks(tmp_path, hold)
+    alone, weights = train(World())
+    for figures in of_ranks:
+        assert_same_figures(alone, figures)
     for name, value in weights.items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], value, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_one_rank_goes_on_where_two_with_parts_of_the_model_stopped(tmp_path) -> None:
+    on_two_ranks(tmp_path, "sharded", steps=3)
+    after, weights = train(World(), folder=tmp_path)
+    whole, expected = train(World())
+    assert_same_figures(whole[-len(after) :], after)
+    assert after[0]["step"] == 4
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-8, atol=1e-10)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
 from train.train_fixtures import VOCABULARY, tiny_model, token_table, word_tokenizer
+from transformers import AutoTokenizer
 
+from ray_pipeline import models
 from ray_pipeline.errors import UserError
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.forward import AnswerModel, OnlineTeacher
 from ray_pipeline.train.losses import Objective, answer_loss
+from ray_pipeline.train.student import load, vocabulary_size
 from ray_pipeline.train.teacher_cache import (
     PARQUET,
     CachedTeacher,
@@ -21,6 +26,7 @@ from ray_pipeline.train.teacher_cache import (
     CacheWriter,
     tokenizer_hash,
 )
+from ray_pipeline.train.vllm_cache import VllmCacheWriter
 
 INFO = CacheInfo(k=8, vocabulary=VOCABULARY, tokenizer="t", teacher="tiny")
 MIX = Objective(0.4, 0.6, 2.0)
@@ -114,3 +120,25 @@ def test_the_tokenizers_identity_is_its_vocabulary() -> None:
     assert tokenizer_hash(one) == tokenizer_hash(other)
     other.add_tokens(["new"])
     assert tokenizer_hash(one) != tokenizer_hash(other)
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed here")
+def test_vllm_says_what_transformers_says(tmp_path) -> None:
+    folder = models.resolve("smollm2-135m-instruct")
+    size = vocabulary_size(AutoTokenizer.from_pretrained(folder))
+    info = CacheInfo(8, size, "tokenizer", "teacher")
+    rows = TokenRows(token_table(6, vocabulary=size))
+    plain = CacheWriter(load(folder), info)(rows, BatchPlan(rows).in_order())
+    writer = VllmCacheWriter(folder, info, "float32", {"max_model_len": 256})
+    theirs = writer(rows)
+    writer.close()
+    assert theirs.schema == plain.schema
+    for name in ("row_id", "tokens_hash"):
+        assert theirs[name].equals(plain[name])
+    for name in ("teacher_log_probs", "teacher_tail"):
+        one, other = (pc.list_flatten(t[name]).to_numpy() for t in (plain, theirs))
+        assert one == pytest.approx(other, abs=0.02), name
+    same = pc.equal(*(pc.list_flatten(t["teacher_ids"]) for t in (plain, theirs)))
+    assert pc.mean(same).as_py() > 0.95  # near ties may change places

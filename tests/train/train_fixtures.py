@@ -61,8 +61,8 @@ def tiny_model(
     else:
         config = LlamaConfig(
             num_hidden_layers=more.pop("layers", 2), num_attention_heads=4, num_key_value_heads=2,
-            hidden_size=16, intermediate_size=32, max_position_embeddings=64,
-            initializer_range=0.3, **shape, **more,
+            max_position_embeddings=64, initializer_range=0.3,
+            **{"hidden_size": 16, "intermediate_size": 32, **shape, **more},
         )  # fmt: skip
         model = LlamaForCausalLM(config)
         for module in list(
@@ -70,7 +70,11 @@ def tiny_model(
         ):  # theirs computes in float32, whatever the model's type
             for name, child in module.named_children():
                 if isinstance(child, LlamaRMSNorm):
-                    setattr(module, name, torch.nn.RMSNorm(16, eps=child.variance_epsilon))
+                    setattr(
+                        module,
+                        name,
+                        torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon),
+                    )
     return model.double()
 
 

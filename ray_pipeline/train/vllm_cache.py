@@ -1,0 +1,102 @@
+"""The teacher's cache made by vLLM: the log-probabilities that it gives of a prompt's own tokens.
+
+On a CPU it is as fast as transformers (benchmarks/README.md). It is for teachers that vLLM holds
+and one process does not: over several GPUs, or in a quantised format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.train.batches import Batch, TokenRows
+from ray_pipeline.train.precision import Precision
+from ray_pipeline.train.teacher_cache import CacheInfo, cache_of
+
+
+class VllmCacheWriter:
+    """Does what `teacher_cache.CacheWriter` does, with an engine of its own.
+
+    Args:
+        folder: of the teacher.
+        info: what to compute.
+        precision: of the weights and the forward pass.
+        engine: further arguments of vLLM.
+
+    Raises:
+        UserError: vLLM is not installed, or its softmax would run over other tokens.
+        RunError: vLLM did not start.
+    """
+
+    def __init__(
+        self, folder: str, info: CacheInfo, precision: Precision, engine: dict[str, Any]
+    ) -> None:
+        if find_spec("vllm") is None:
+            raise UserError("engine: vllm, and vLLM is not installed here: take transformers")
+        _check_vocabulary(folder, info)
+        self.info = info
+        self._llm = _started(folder, info, precision, engine)
+
+    def __call__(self, rows: TokenRows, batches: Iterable[Batch] = ()) -> pa.Table:
+        """The cache of rows, in their order. vLLM makes its own batches."""
+        from vllm import SamplingParams, TokensPrompt
+
+        sampling = SamplingParams(
+            max_tokens=1,
+            temperature=0,
+            prompt_logprobs=self.info.k,
+            flat_logprobs=True,
+            detokenize=False,
+        )
+        prompts = [TokensPrompt(prompt_token_ids=rows.ids(i).tolist()) for i in range(len(rows))]
+        done = self._llm.generate(prompts, sampling, use_tqdm=False)
+        entries = [self._entry(rows.mask(i), one.prompt_logprobs) for i, one in enumerate(done)]
+        return cache_of(rows, entries, self.info)
+
+    def close(self) -> None:
+        """End vLLM's processes, and wait for it."""
+        from ray_pipeline.llm.vllm_engine import SHUTDOWN_SECONDS
+
+        self._llm.llm_engine.engine_core.shutdown(SHUTDOWN_SECONDS)
+
+    def _entry(self, mask: Any, told: Any) -> tuple[Any, Any, Any]:
+        """(ids, log-probabilities, tail) at the answer tokens of a row."""
+        # Of each token but the first: the token itself, then the k most likely ones.
+        answers = np.flatnonzero(mask[1:]) + 1
+        best = np.array(told.start_indices)[answers, None] + 1 + np.arange(self.info.k)
+        ids, log_probs = np.array(told.token_ids)[best], np.array(told.logprobs)[best]
+        tail = np.maximum(0.0, 1 - np.exp(log_probs).sum(1))
+        return ids, log_probs.astype(np.float16), tail.astype(np.float32)
+
+
+def _check_vocabulary(folder: str, info: CacheInfo) -> None:
+    from transformers import AutoConfig
+
+    logits = AutoConfig.from_pretrained(folder).vocab_size
+    if logits != info.vocabulary:
+        raise UserError(
+            f"the teacher has {logits} logits and its tokenizer {info.vocabulary} tokens, and "
+            "vLLM's softmax runs over all of them: take engine: transformers"
+        )
+
+
+def _started(folder: str, info: CacheInfo, precision: Precision, engine: dict[str, Any]) -> Any:
+    from ray_pipeline.llm.config import LlmConfig
+    from ray_pipeline.llm.vllm_engine import engine_arguments, quiet
+
+    quiet()
+    from vllm import LLM
+
+    arguments = engine_arguments(LlmConfig(model=folder), folder)
+    # A cached prefix has no log-probabilities.
+    arguments |= {"max_logprobs": info.k, "enable_prefix_caching": False}
+    arguments |= {"dtype": precision} | engine
+    try:
+        return LLM(**arguments)
+    except Exception as error:  # of any kind: vLLM looks at model, machine and settings
+        raise RunError(f"vLLM did not start with {folder}: {error}") from error
