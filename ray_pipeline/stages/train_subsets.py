@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ray_pipeline.errors import UserError
@@ -18,8 +19,9 @@ from ray_pipeline.stored_rows import StoredRows
 from ray_pipeline.train.batches import BatchConfig
 from ray_pipeline.train.census import Census, PartOfRows, take_census
 from ray_pipeline.train.job import ModelSource, TrainingJob, WorkersConfig
-from ray_pipeline.train.loop import LoopConfig, Precision
+from ray_pipeline.train.loop import LoopConfig
 from ray_pipeline.train.pace import Pace
+from ray_pipeline.train.precision import Precision
 from ray_pipeline.train.scratch import ScratchConfig
 from ray_pipeline.train.tokens import TextConfig
 from ray_pipeline.tune.cells import CELLS, CONTROL, Cell, Mode, cell_name, forget_others
@@ -239,9 +241,9 @@ class TrainSubsets(ArtifactStage):
     def estimate(self, rows: pa.Table, scale: float) -> str | None:
         """What the trainings cost, of a sample of the rows, each of which stands for ``scale``."""
         sizes = subset_rows(self.settings.stages[SELECT], rows, scale)
-        if not sizes:
-            return None
         mean = _mean_tokens(rows)
+        if not sizes or not mean:
+            return None
         parts = {
             name: (sizes[of], round(sizes[of] * mean))
             for name in self.names
@@ -332,7 +334,7 @@ class TrainSubsets(ArtifactStage):
             keep="last",
             test=True,
         )
-        identity = [self._identity(census, part), kept]
+        identity = self._identity(census, part)
         return Cell(subset, mode, seed, rate, part.rows, part.tokens, to_see, job, identity)
 
     def _identity(self, census: Census, part: PartOfRows) -> list[Any]:
@@ -408,9 +410,7 @@ _INDEXED = (
 
 
 def _mean_tokens(rows: pa.Table) -> float:
-    """Tokens of a row, in a sample."""
-    import pyarrow.compute as pc
-
+    """Tokens of a row, in a sample; 0 where it has none yet."""
     return pc.mean(pc.list_value_length(rows["input_ids"])).as_py() or 0.0
 
 

@@ -73,10 +73,13 @@ class Cell:
         return fingerprint([self.identity, job.model.scratch.model_dump(), loop, batches, pace])
 
     def record(self) -> dict[str, Any] | None:
-        """What came of it, where it is finished."""
+        """What came of it, where it is finished and its model is kept if it is to be."""
         raw = self.job.storage.read_bytes(self.record_path)
         record: dict[str, Any] = orjson.loads(raw or b"{}")
-        return record if record.get("digest") == self.digest else None
+        if record.get("digest") != self.digest:
+            return None
+        lacks_model = record["model"] is None and record["diverged"] is None
+        return None if lacks_model and self.job.name is not None else record
 
     def keep(self, record: dict[str, Any]) -> None:
         """Put a record on storage, under this cell's name."""

@@ -145,6 +145,17 @@ def test_records_of_another_experiment_are_forgotten(tmp_path) -> None:
     assert not list((tmp_path / "experiment/cells").iterdir())
 
 
+def test_a_model_that_is_wanted_later_is_trained_again(tmp_path) -> None:
+    bare, kept = (cells_of(tmp_path, keep_models=which)[0] for which in ("none", "all"))
+    train(bare.job, World(), "cpu", lambda figures: None)
+    bare.finish()
+    assert bare.digest == kept.digest and bare.record() and not kept.record()
+    bare.job.storage.delete(bare.job.result)  # as the engine does with another configuration
+    train(kept.job, World(), "cpu", lambda figures: None)
+    kept.finish()
+    assert bare.record() == kept.record() and (tmp_path / "models" / kept.name).is_dir()
+
+
 def test_what_does_not_fit_is_refused(tmp_path) -> None:
     stage(tmp_path).check()
     for config, words in (
