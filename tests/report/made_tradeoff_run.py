@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import yaml
 from evaluate.made_cells import VOCABULARY, records
+from report.made_run import MadeRun, made_run
 
 from ray_pipeline.engine.account import StageAccount
 from ray_pipeline.engine.ledger import LedgerEntry
@@ -17,7 +18,6 @@ from ray_pipeline.evaluate.experiment_cells import Cell
 from ray_pipeline.evaluate.intervals import estimate
 from ray_pipeline.evaluate.tradeoff import Question, analyse
 from ray_pipeline.stages.subset_generations import OF_ALL, OF_EACH
-from tests.report.made_run import MadeRun, made_run
 
 STAGES = ("train-subsets", "generations", "analyse")
 

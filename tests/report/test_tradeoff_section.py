@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from evaluate.made_cells import record, records
+from report.made_run import MadeRun, made_run
+from report.made_tradeoff_run import made_tradeoff_run
+from report.test_report import page
 
 from ray_pipeline.report.tradeoff import Tradeoff, tradeoff
 from ray_pipeline.run_reader import RunReader
-from tests.report.made_run import MadeRun, made_run
-from tests.report.made_tradeoff_run import made_tradeoff_run
-from tests.report.test_report import page
 
 
 def found(run: MadeRun) -> Tradeoff:

@@ -1,1 +1,0 @@
-# A package that the scorer needs (textstat) installs a package of this name: this one goes first.
