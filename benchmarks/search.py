@@ -1,6 +1,6 @@
 """A search on one cached teacher pass against the same search with the teacher beside each student.
 
-    python benchmarks/search.py [--rows QUESTIONS.csv] [--trials 12] [--epochs 1] [--rounds 1]
+    python benchmarks/search.py [--rows QUESTIONS.csv] [--trials 12] [--epochs 1] [--bfloat16]
 
 Both sides are runs of the command on clusters of their own, on the same rows with the same teacher
 (SmolLM2-135M), student (every third of its layers) and proposals, without pruning, so that both
@@ -26,6 +26,8 @@ MODEL = "smollm2-135m-instruct"
 def settings(folder: Path, options: argparse.Namespace, teacher: str) -> dict[str, Any]:
     """The configuration of one side."""
     loop = {"epochs": options.epochs, "schedule": "constant"}
+    if options.bfloat16:
+        loop["precision"] = "bfloat16"
     return {
         "name": "search",
         "job": str(BENCHMARKS / "search_job.py"),
@@ -40,7 +42,8 @@ def settings(folder: Path, options: argparse.Namespace, teacher: str) -> dict[st
             "split": {"validation": 0.1, "test": 0.0},
             "tokenise": {"model": MODEL},
             "train-teacher": {"model": MODEL, "method": "none"},
-            "teacher-log-probs": {"k": 64 if teacher == "cached" else 0},
+            "teacher-log-probs": {"k": 64 if teacher == "cached" else 0}
+            | ({"precision": "bfloat16"} if options.bfloat16 else {}),
             "search": {"trials": options.trials, "pruning": None},
             "distil": {"teacher": teacher, "loop": loop, "batches": {"step_rows": 32}},
         },
@@ -60,6 +63,7 @@ def side(folder: Path, options: argparse.Namespace, teacher: str) -> dict[str, f
     stages = json.loads((run / "ledger.json").read_text())["stages"]
     spent = {stage["name"]: stage["seconds"] for stage in stages}
     return {
+        "configured_loss": round(found["configured_loss"], 4),
         "seconds": round(seconds, 1),
         "search": round(spent["search"], 1),
         "training": round(found["seconds"], 1),
@@ -76,6 +80,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--bfloat16", action="store_true", help="forward passes in bfloat16")
     options = parser.parse_args()
     options.rows = options.rows.absolute()
     seconds: dict[str, list[float]] = {"cached": [], "online": []}

@@ -1,0 +1,136 @@
+"""The job `quality_tradeoff` through the command: from a corpus to the answer, killed, refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY, Command
+
+SAMPLES = REPOSITORY / "samples/instructions.jsonl"
+SUBSETS = {"best_20": {"rows": 20}, "best_60": {"rows": 60}}
+#: Columns of the results that tell what was trained and what came of it, not how fast.
+TIMES = ("seconds", "second", "efficiency")
+
+
+def make(folder: Path, rows: int = 160, **stages: Any) -> Path:
+    """A configuration of the first samples, small enough for seconds."""
+    folder.mkdir(exist_ok=True)
+    source = folder / "rows.jsonl"
+    source.write_text("".join(SAMPLES.read_text().splitlines(keepends=True)[:rows]))
+    defaults: dict[str, Any] = {
+        "split": {"validation": 0.1, "test": 0.15},
+        "tokenise": {"text": {"max_tokens": 32}},
+        "select-subsets": {"subsets": SUBSETS},
+        "train-subsets": {
+            "model": {"n_layer": 1, "n_embd": 8, "n_head": 1, "n_positions": 32},
+            "seeds": [1, 2],
+            "modes": ["epochs"],
+            "settings": {name: {"epochs": 2, "learning_rate": 1e-2} for name in SUBSETS},
+            "evaluations": 2,
+            "batches": {"step_rows": 8, "batch_tokens": 256},
+        },
+        "generations": {"prompts": 1, "samples": 2, "max_tokens": 4},
+    }
+    settings = {
+        "name": "quality-tradeoff",
+        "run_dir": str(folder / "run"),
+        "unit_rows": 50,
+        "source": {"path": str(source)},
+        "stages": {name: {**value, **stages.pop(name, {})} for name, value in defaults.items()}
+        | stages,
+    }
+    path = folder / "config.json"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def results(run: Path) -> list[dict[str, str]]:
+    """The final table, without times."""
+    with (run / "experiment/results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if not any(t in k for t in TIMES)} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def calm(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("calm")
+    done = Command(ray_cluster, folder)("run", make(folder))
+    assert done.code == 0, done.text
+    return folder / "run"
+
+
+def test_from_a_corpus_to_the_answer(calm: Path) -> None:
+    ledger = json.loads((calm / "ledger.json").read_text())
+    for stage in ledger["stages"]:
+        left = stage["kept"] + stage["dropped"] + stage["failed"]
+        assert stage["rows_in"] + stage["created"] == left
+    metrics = json.loads((calm / "metrics.json").read_text())
+    sizes = {name: one["rows"] for name, one in metrics["write-subsets"]["subsets"].items()}
+    assert sizes == {"best_20": 20, "best_20-random": 20, "best_60": 60, "best_60-random": 60}
+    assert len(results(calm)) == 8
+    for name in ("exp2_quality_vs_quantity", "exp2_training_efficiency", "learning_curves"):
+        assert (calm / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (calm / "experiment/generations.csv").stat().st_size > 0
+    assert (calm / "experiment/analysis.json").stat().st_size > 0
+    page = (calm / "report.html").read_text()
+    assert "Quality against quantity" in page and "How the scorers agree" in page
+    with (calm / "exports/subsets/best_20_scores.csv").open(newline="") as file:
+        scores = [float(row["score"]) for row in csv.DictReader(file)]
+    assert scores == sorted(scores, reverse=True) and len(scores) == 20
+
+
+@pytest.mark.chaos
+def test_killed_while_it_trains_it_ends_with_the_same_table(
+    calm: Path, ray_cluster: str, tmp_path: Path
+) -> None:
+    command, config, run = Command(ray_cluster, tmp_path), make(tmp_path), tmp_path / "run"
+    process = command.start("run", config)
+    deadline = time.monotonic() + 170
+    while len(list(run.glob("experiment/cells/*.json"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline, "no cell was finished"
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = len(list(run.glob("experiment/cells/*.json")))
+    done = command("run", config)
+    assert done.code == 0, done.text
+    assert f"{kept} of them finished before" in " ".join(done.out.split())
+    assert results(run) == results(calm)
+
+
+def test_more_rows_than_there_are_takes_all_and_says_so(
+    calm: Path, ray_cluster: str, tmp_path: Path
+) -> None:
+    command = Command(ray_cluster, tmp_path)
+    wanted = {"best_20": {"rows": 20}, "best_60": {"rows": 100_000}}
+    change = ["--set", f"stages.select-subsets.subsets={json.dumps(wanted)}"]
+    done = command("run", calm.parent / "config.json", "--run-dir", tmp_path / "run",
+                   "--until", "write-subsets", *change)  # fmt: skip
+    assert done.code == 0, done.text
+    made = json.loads((tmp_path / "run/metrics.json").read_text())["write-subsets"]
+    assert made["subsets"]["best_60"]["rows"] == made["pool"] < 160
+    assert "100,000" in done.out and "best_60" in done.out
+
+
+def test_what_cannot_work_is_refused(command: Command, tmp_path: Path) -> None:
+    config = make(tmp_path)
+    for words, assignments in {
+        "must sum to 1": ["stages.weigh-scores.weights={clarity: 0.5, diversity: 0.2}"],
+        "instruction": ["source.columns={instruction: Frage, response: response}"],
+        "n_positions": ["stages.train-subsets.model.n_positions=16"],
+    }.items():
+        sets = [word for one in assignments for word in ("--set", one)]
+        refused = command("plan", config, *sets)
+        assert refused.code == 2, refused.text
+        assert words in " ".join(refused.err.split()), refused.err
+    (tmp_path / "rows.jsonl").write_text("")
+    refused = command("run", config)
+    assert refused.code == 2, refused.text
