@@ -58,6 +58,7 @@ def with_adapter(model: Any, config: AdapterConfig, seed: int) -> Any:
 
     if config.four_bit:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        _never_packed(model)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -71,3 +72,15 @@ def with_adapter(model: Any, config: AdapterConfig, seed: int) -> Any:
             return get_peft_model(model, lora)
         except ValueError as error:
             raise UserError(f"adapter.targets: {str(error).strip().splitlines()[0]}") from error
+
+
+def _never_packed(model: Any) -> None:
+    """Keep bitsandbytes from packing weights on a CPU.
+
+    From the first forward pass in evaluation mode on it computes with packed weights, in training
+    too, by an operator without a derivative (0.50): all gradients are wrong, and only a warning of
+    torch tells.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -117,3 +117,27 @@ def test_an_adapter_beside_weights_in_4_bits_is_merged_into_those_in_full(tmp_pa
     for name in changed:
         values = torch.linalg.svdvals(after[name] - before[name])
         assert values[2:].max() < 1e-4 * values[0], name
+
+
+def test_an_evaluation_changes_no_gradient_of_an_adapter_beside_4_bits(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    tiny_model(hidden_size=64, intermediate_size=64).float().save_pretrained(tmp_path)
+    config = CONFIG.model_copy(update={"four_bit": True})
+    ids = torch.arange(32)[None]
+
+    def gradients(evaluated: bool) -> dict[str, torch.Tensor]:
+        model = ModelSource(str(tmp_path), adapter=config).build(Storage(str(tmp_path)), 0)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        torch.manual_seed(1)
+        for parameter in trained.values():
+            torch.nn.init.normal_(parameter, std=0.1)
+        if evaluated:
+            with torch.no_grad():
+                model.eval()(ids)
+        model.train()(input_ids=ids, labels=ids).loss.backward()
+        return {name: p.grad for name, p in trained.items() if p.grad is not None}
+
+    before, after = gradients(evaluated=False), gradients(evaluated=True)
+    assert before
+    for name, expected in before.items():
+        torch.testing.assert_close(after[name], expected)
