@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--question", default="instruction", help="column")
     parser.add_argument("--answer", default="response", help="column")
     parser.add_argument("--limit", type=int, default=800)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--objective", nargs="*", default=OBJECTIVES, help="alpha,beta,T")
