@@ -98,7 +98,7 @@ def test_killed_while_it_trains_it_ends_with_the_same_table(
         assert process.poll() is None and time.monotonic() < deadline, "no cell was finished"
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate(timeout=60)
     kept = len(list(run.glob("experiment/cells/*.json")))
     done = command("run", config)
     assert done.code == 0, done.text
@@ -122,13 +122,12 @@ def test_more_rows_than_there_are_takes_all_and_says_so(
 
 def test_what_cannot_work_is_refused(command: Command, tmp_path: Path) -> None:
     config = make(tmp_path)
-    for words, assignments in {
-        "must sum to 1": ["stages.weigh-scores.weights={clarity: 0.5, diversity: 0.2}"],
-        "instruction": ["source.columns={instruction: Frage, response: response}"],
-        "n_positions": ["stages.train-subsets.model.n_positions=16"],
+    for words, assignment in {
+        "the weights sum to 0.7": "stages.weigh-scores.weights={clarity: 0.5, diversity: 0.2}",
+        "instruction": "source.columns={instruction: Frage, response: response}",
+        "n_positions": "stages.train-subsets.model.n_positions=16",
     }.items():
-        sets = [word for one in assignments for word in ("--set", one)]
-        refused = command("plan", config, *sets)
+        refused = command("plan", config, "--set", assignment)
         assert refused.code == 2, refused.text
         assert words in " ".join(refused.err.split()), refused.err
     (tmp_path / "rows.jsonl").write_text("")
