@@ -26,8 +26,9 @@ from ray_pipeline.storage import Storage
 from ray_pipeline.stored_rows import StoredRows
 from ray_pipeline.train.batches import BatchConfig, BatchPlan
 from ray_pipeline.train.forward import AnswerModel
+from ray_pipeline.train.held_out import answer_nats
 from ray_pipeline.train.job import CACHE, SPLIT, token_rows
-from ray_pipeline.train.loop import Loop, LoopConfig, answer_nats
+from ray_pipeline.train.loop import Loop, LoopConfig
 from ray_pipeline.train.losses import Objective
 from ray_pipeline.train.student import StudentConfig, load, make_student
 from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table

@@ -9,12 +9,8 @@ import orjson
 
 from ray_pipeline.errors import RunError
 from ray_pipeline.evaluate.experiment_cells import Cell
+from ray_pipeline.experiment import CELLS, INDEX
 from ray_pipeline.storage import Storage
-
-#: A JSON file for each finished cell.
-FOLDER = "experiment/cells"
-#: The list of them, which is there when all of them are finished.
-INDEX = "experiment/cells.json"
 
 
 def read_cells(storage: Storage) -> list[Cell]:
@@ -28,18 +24,18 @@ def read_cells(storage: Storage) -> list[Cell]:
     """
     there = {
         path.rpartition("/")[2].removesuffix(".json"): path
-        for path in storage.list(FOLDER)
+        for path in storage.list(CELLS)
         if path.endswith(".json")
     }
     wanted = _listed(storage)
     if missing := sorted(set(wanted or ()) - there.keys()):
         raise RunError(
-            f"{storage.uri(FOLDER)}: the record of {missing[0]} is missing: delete {INDEX}, and "
+            f"{storage.uri(CELLS)}: the record of {missing[0]} is missing: delete {INDEX}, and "
             "start the run again to train it"
         )
     paths = [path for name, path in sorted(there.items()) if wanted is None or name in wanted]
     if not paths:
-        raise RunError(f"{storage.uri(FOLDER)}: no training has left a record there")
+        raise RunError(f"{storage.uri(CELLS)}: no training has left a record there")
     return [_cell(storage, path) for path in paths]
 
 

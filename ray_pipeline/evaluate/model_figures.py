@@ -15,7 +15,7 @@ from ray_pipeline.evaluate.model_text import Decoding
 from ray_pipeline.evaluate.text_metrics import perplexity
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.forward import AnswerModel
-from ray_pipeline.train.loop import answer_nats
+from ray_pipeline.train.held_out import answer_nats
 from ray_pipeline.train.student import parameter_count
 
 _WEIGHTS = (".safetensors", ".bin")

@@ -84,7 +84,7 @@ def perplexity(nats: float, tokens: int) -> float:
     """``exp(nats / tokens)``: per answer token, end of text among them; infinite where too large.
 
     Args:
-        nats: cross-entropy summed over answer tokens (`train.loop.answer_nats`).
+        nats: cross-entropy summed over answer tokens (`train.held_out.answer_nats`).
         tokens: how many. Comparable between models of one tokenizer only.
 
     Raises:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ray_pipeline.errors import UserError
 from ray_pipeline.evaluate import text_metrics
+from ray_pipeline.evaluate.device import check_gpu, device
 from ray_pipeline.evaluate.generation import TextGenerator
 from ray_pipeline.evaluate.model_figures import ModelFigures, measure, size_on_disk
 from ray_pipeline.evaluate.model_text import Decoding, load_tokenizer, trained_format
@@ -105,11 +106,7 @@ class Evaluate(ArtifactStage):
         split = self.settings.stages.get(Split.name)
         if split is not None and split.test == 0:
             raise UserError("stages.split.test is 0, so no row is kept aside: set it, as to 0.05")
-        if self.config.gpu and not torch.cuda.is_available():
-            raise UserError(
-                "gpu is true, and this machine has none that torch can use: set it to null, or "
-                "start the run where there is one"
-            )
+        check_gpu(self.config.gpu)
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
         """Measure the models that were not measured yet, and write all answers."""
@@ -171,7 +168,7 @@ class Evaluate(ArtifactStage):
         tokenizer = load_tokenizer(folder)
         model = subject.source.build(storage, self._student_seed())
         generator = TextGenerator(
-            model.to(self._device(), getattr(torch, self.config.dtype)),
+            model.to(device(self.config.gpu), getattr(torch, self.config.dtype)),
             tokenizer,
             trained_format(folder, tokenizer),
         )
@@ -191,10 +188,6 @@ class Evaluate(ArtifactStage):
         """The seed with which `Distil` makes its student, so that this one begins as that did."""
         distil = self.settings.stages.get(Distil.name)
         return 0 if distil is None else distil.loop.seed
-
-    def _device(self) -> str:
-        gpu = torch.cuda.is_available() if self.config.gpu is None else self.config.gpu
-        return "cuda" if gpu else "cpu"
 
 
 def chosen(row_ids: Sequence[str], number: int, seed: int) -> list[int]:

@@ -8,7 +8,7 @@ component have lost whole sources: A is like B, B like C, ..., and Z is nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -150,28 +150,10 @@ class NearDuplicateInstructions(NearDuplicates):
     }
     Config: ClassVar[type[StageConfig]] = NearDuplicateInstructionsConfig
 
-    def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
-        super().__init__(config, settings)
-        if not self.config.enabled:
-            self.reads = {}  # type: ignore[misc]
-
-    def keys(self, rows: pa.Table) -> pa.Table:
-        """None where it is off."""
-        return super().keys(rows) if self.config.enabled else rows.select([REF]).slice(0, 0)
-
-    def decide(self, keys: Tables) -> Tables:
-        """Nothing where it is off."""
-        return super().decide(keys) if self.config.enabled else keys.map(_nothing_dropped)
-
-    def exports(self) -> Mapping[str, Callable[[pa.Table], pa.Table]]:
-        """No file where it is off."""
-        return super().exports() if self.config.enabled else {}
-
-
-def _nothing_dropped(keys: pa.Table) -> pa.Table:
-    texts = {name: pa.array([], pa.string()) for name in ("status", "reason", "duplicate_of")}
-    similarity = pa.array([], pa.float32())
-    return pa.table({REF: keys[REF], **texts, "duplicate_similarity": similarity})
+    @classmethod
+    def is_off(cls, config: Any, stages: Mapping[str, Any]) -> bool:
+        """It is off until it is turned on."""
+        return not config.enabled
 
 
 def _candidates(groups: pa.Table) -> pa.Table:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_pipeline.errors import RunError
+from ray_pipeline.experiment import CONTROL
 from ray_pipeline.stage import DecideStage, Settings, StageConfig
 from ray_pipeline.stages.global_order import (
     RANGE,
@@ -27,7 +28,7 @@ from ray_pipeline.stages.global_order import (
     ranked_within,
     with_counts,
 )
-from ray_pipeline.stages.subset_config import CONTROL, SelectSubsetsConfig
+from ray_pipeline.stages.subset_config import SelectSubsetsConfig
 from ray_pipeline.stages.text_keys import text_hash
 from ray_pipeline.tables import REF, Tables
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ray_pipeline.experiment import CONTROL
 from ray_pipeline.stage import StageConfig
 
-CONTROL = "-random"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: One bit of a number says whether a row is in a subset.
 _MOST_SUBSETS = 32

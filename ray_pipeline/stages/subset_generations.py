@@ -15,6 +15,7 @@ from pydantic import Field
 
 from ray_pipeline.errors import UserError
 from ray_pipeline.evaluate import completion_metrics as metrics
+from ray_pipeline.evaluate.device import check_gpu, device
 from ray_pipeline.evaluate.experiment_cells import Cell, groups
 from ray_pipeline.evaluate.experiment_records import read_cells
 from ray_pipeline.evaluate.intervals import estimate, perplexity_of
@@ -97,13 +98,7 @@ class SubsetGenerations(ArtifactStage):
 
     def check(self) -> None:
         """See that the GPU that is asked for is there."""
-        import torch
-
-        if self.config.gpu and not torch.cuda.is_available():
-            raise UserError(
-                "gpu is true, and this machine has none that torch can use: set it to null, or "
-                "start the run where there is one"
-            )
+        check_gpu(self.config.gpu)
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
         """Let each model complete the instructions, unless an earlier attempt did, and measure."""
@@ -181,7 +176,7 @@ class SubsetGenerations(ArtifactStage):
         config = self.config
         folder = get_model(storage, str(cell.model).removeprefix("models/"))
         tokenizer = load_tokenizer(folder)
-        model = load(folder).to(self._device, getattr(torch, config.dtype))
+        model = load(folder).to(device(self.config.gpu), getattr(torch, config.dtype))
         text = text_config(folder) or self.settings.stages[Tokenise.name].text
         decoding = Decoding(config.max_tokens, config.temperature, self.settings.seed, config.top_p)
         asked = [one for one in prompts.instructions for _ in range(config.samples)]
@@ -198,13 +193,6 @@ class SubsetGenerations(ArtifactStage):
         }
 
     @cached_property
-    def _device(self) -> str:
-        import torch
-
-        gpu = torch.cuda.is_available() if self.config.gpu is None else self.config.gpu
-        return "cuda" if gpu else "cpu"
-
-    @cached_property
     def _reader(self) -> ReferenceModel | None:
         """Loaded when the first completions are there to be read."""
         if self.config.reference_model is None:
@@ -214,7 +202,7 @@ class SubsetGenerations(ArtifactStage):
         from ray_pipeline.evaluate.reference_model import ReferenceModel
 
         dtype = getattr(torch, self.config.dtype)
-        return ReferenceModel(self.model("reference_model"), self._device, dtype)
+        return ReferenceModel(self.model("reference_model"), device(self.config.gpu), dtype)
 
 
 def with_models(cells: Sequence[Cell]) -> list[Cell]:

@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ray_pipeline.errors import UserError
+from ray_pipeline.experiment import CELLS, CONTROL, INDEX
 from ray_pipeline.stage import ArtifactStage, Execution, StageConfig, Workers, Workplace
+from ray_pipeline.stages.select_subsets import SelectSubsets
 from ray_pipeline.stages.split import Split
 from ray_pipeline.stages.tokenise import Tokenise
 from ray_pipeline.stages.training_cost import TrainingCost, subset_rows
@@ -24,12 +26,10 @@ from ray_pipeline.train.pace import Pace
 from ray_pipeline.train.precision import Precision
 from ray_pipeline.train.scratch import ScratchConfig
 from ray_pipeline.train.tokens import TextConfig
-from ray_pipeline.tune.cells import CELLS, CONTROL, Cell, Mode, cell_name, forget_others
+from ray_pipeline.tune.cells import Cell, Mode, cell_name, forget_others
 
-#: The list of all cells, in the run directory; there when all of them are finished.
-INDEX = "experiment/cells.json"
 #: The stage that chooses the subsets.
-SELECT = "select-subsets"
+SELECT = SelectSubsets.name
 
 
 class SubsetSettings(BaseModel):

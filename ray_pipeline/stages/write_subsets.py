@@ -51,8 +51,8 @@ class WriteSubsets(ArtifactStage):
     """Writes each subset and control, the best row first, with the common validation rows.
 
     ``exports/subsets/NAME/train-*.parquet`` and ``validation-*.parquet``; the same as a Hugging
-    Face dataset in ``NAME/dataset``; and ``NAME_scores.csv``. Rows are sorted through the disk:
-    memory does not grow with them.
+    Face dataset in ``NAME/dataset``; and ``NAME_scores.csv``. Rows are sorted through the disk,
+    not in memory.
     """
 
     name: ClassVar[str] = "write-subsets"

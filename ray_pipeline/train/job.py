@@ -22,7 +22,8 @@ from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.curve import Curve
 from ray_pipeline.train.forward import OnlineTeacher
-from ray_pipeline.train.loop import Diverged, Loop, LoopConfig, Teacher, World, answer_nats
+from ray_pipeline.train.held_out import answer_nats
+from ray_pipeline.train.loop import Diverged, Loop, LoopConfig, Teacher, World
 from ray_pipeline.train.losses import Objective, shared_vocabulary
 from ray_pipeline.train.model_store import get_model, put_model
 from ray_pipeline.train.pace import Pace
@@ -271,7 +272,7 @@ class Training:
         plan = BatchPlan(token_rows(job.rows, "test"), job.batches)
         batches = plan.in_order(world.rank, world.size, fill=loop.replica.in_step)
         precision = loop.config.precision
-        nats, tokens = answer_nats(loop.replica, batches, self._device, precision, world)
+        nats, tokens = answer_nats(loop.replica, batches, self._device, precision, world.sum)
         return {"test_loss": nats / max(tokens, 1), "test_tokens": tokens}
 
 

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -28,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray_pipeline.errors import RunError, UserError
 from ray_pipeline.train.batches import Batch, BatchPlan, Position
 from ray_pipeline.train.checkpoints import Checkpoints
-from ray_pipeline.train.forward import AnswerModel
+from ray_pipeline.train.held_out import answer_nats
 from ray_pipeline.train.losses import Objective, TeacherSignal, answer_loss
 from ray_pipeline.train.precision import Precision, autocast
 from ray_pipeline.train.replica import Replica, Whole
@@ -334,7 +333,7 @@ class Loop:
         in_step = self.replica.in_step
         batches = self.validation.in_order(self.world.rank, self.world.size, fill=in_step)
         nats, tokens = answer_nats(
-            self.replica, batches, self.device, self.config.precision, self.world
+            self.replica, batches, self.device, self.config.precision, self.world.sum
         )
         loss = nats / max(tokens, 1)
         best = progress.best_loss is None or loss < progress.best_loss
@@ -430,49 +429,6 @@ class Loop:
             weights = self.checkpoints.load(best)["weights"]
         assert weights is not None
         self.replica.load(weights)
-
-
-@torch.no_grad()
-def answer_nats(
-    answers: AnswerModel | Replica,
-    batches: Iterable[Batch],
-    device: torch.device | str,
-    precision: Precision = "float32",
-    world: World | None = None,
-) -> tuple[float, int]:
-    """Cross-entropy of a model on answers, in evaluation mode.
-
-    Args:
-        answers: the model.
-        batches: this rank's; see `BatchPlan.in_order`.
-        device: of the model.
-        precision: of the forward pass.
-        world: sums over its ranks, where given.
-
-    Returns:
-        (nats, answer tokens), both summed; perplexity is ``exp(nats / tokens)``.
-    """
-    device = torch.device(device)
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    with _evaluating(answers.model):
-        for batch in batches:
-            batch = batch.to(device)
-            with autocast(precision, device):
-                loss = partial(answer_loss, objective=Objective(), normaliser=1)
-                parts = answers.loss(batch, loss)
-            sums += torch.stack([parts.cross_entropy.double(), sums.new_tensor(parts.tokens)])
-    nats, tokens = (world or World()).sum(sums).tolist()
-    return nats, int(tokens)
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _trainable(model: Any) -> list[torch.nn.Parameter]:

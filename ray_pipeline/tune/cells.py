@@ -9,14 +9,10 @@ from typing import Any, Literal
 import orjson
 
 from ray_pipeline.engine.fingerprint import fingerprint
+from ray_pipeline.experiment import CELLS, CONTROL
 from ray_pipeline.storage import Storage
 from ray_pipeline.train.curve import read_curve
 from ray_pipeline.train.job import TrainingJob, checkpoints_folder
-
-#: Where the records lie in the run directory.
-CELLS = "experiment/cells"
-#: Ends the name of a subset's random control.
-CONTROL = "-random"
 
 Mode = Literal["epochs", "tokens"]
 

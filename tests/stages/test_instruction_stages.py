@@ -47,15 +47,14 @@ def test_validation_by_its_own_limits() -> None:
 def test_near_duplicates_are_off_by_default(tmp_path: Path) -> None:
     words = " ".join(f"word{i}" for i in range(60))
     rows = table([(words, words), (words, f"{words} more"), ("Other", "text")])
-    off = NearDuplicateInstructions(settings=Settings(seed=7))
-    assert off.reads == {}
-    assert off.exports() == {}
-    assert decisions(off, rows, tmp_path / "off", units=2) == {}
-    on = NearDuplicateInstructions(off.Config(enabled=True), Settings(seed=7))
+    Config = NearDuplicateInstructions.Config
+    assert NearDuplicateInstructions.is_off(Config(), {})
+    assert not NearDuplicateInstructions.is_off(Config(enabled=True), {})
+    on = NearDuplicateInstructions(Config(enabled=True), Settings(seed=7))
     made = decisions(on, rows, tmp_path / "on", units=2)
     assert {row["reason"] for row in made.values()} == {"duplicate:near"}
     assert len(made) == 1
-    also = off.Config(enabled=True, must_equal=("source",))
+    also = Config(enabled=True, must_equal=("source",))
     assert "source" in NearDuplicateInstructions(also).reads
 
 
