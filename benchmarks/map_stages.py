@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import orjson
@@ -44,19 +45,46 @@ class Memory(threading.Thread):
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self._root = psutil.Process(pid)
-        #: Peak in MiB of the driver, and of the largest worker.
-        self.driver = self.worker = 0.0
+        #: Peak in MiB of the largest process of each kind: the driver, Ray's actors and tasks by
+        #: their names, Ray's own servers.
+        self.peaks: Counter[str] = Counter()
+
+    @property
+    def driver(self) -> float:
+        """Peak in MiB of the driver."""
+        return self.peaks["driver"]
+
+    @property
+    def worker(self) -> float:
+        """Peak in MiB of the largest Ray worker."""
+        return max((mib for kind, mib in self.peaks.items() if kind.startswith("ray::")), default=0)
 
     def run(self) -> None:
         while self._root.is_running():
+            self._note("driver", self._root)
             try:
-                self.driver = max(self.driver, _mib(self._root))
-                for child in self._root.children(recursive=True):
-                    if "".join(child.cmdline()).startswith("ray::"):
-                        self.worker = max(self.worker, _mib(child))
+                children = self._root.children(recursive=True)
             except psutil.Error:
-                pass
+                continue
+            for child in children:
+                self._note("", child)
             time.sleep(0.1)
+
+    def _note(self, kind: str, process: psutil.Process) -> None:
+        try:
+            kind = kind or _kind(process.cmdline())
+            self.peaks[kind] = max(self.peaks[kind], _mib(process))
+        except psutil.Error:
+            return
+
+
+def _kind(command: list[str]) -> str:
+    """What a process is for: Ray's name of it, or the program that it runs."""
+    words = " ".join(command).split() or ["?"]
+    if words[0].startswith("ray::"):
+        return words[0]
+    programs = [word for word in words if word.endswith(".py")]
+    return Path([*programs, words[0]][0]).name
 
 
 def _mib(process: psutil.Process) -> float:

@@ -1,11 +1,13 @@
 """Rows a second and memory of the quality scores, from reading Parquet to committed parts.
 
     python benchmarks/quality_scale.py --rows FILE.jsonl [FILE.jsonl ...] \
-        [--number 100000 --number 1000000 --number 4000000] [--folder FOLDER]
+        [--number 100000 --number 1000000 --number 4000000] [--until write-subsets] \
+        [--folder FOLDER]
 
-The corpus of each size is made of the real rows by benchmarks/quality_corpus.py (before the clock
-starts). Memory is the peak of each kind of process, sampled (proportional set size: what processes
-share counts once).
+The run ends with the scores, or with the stage of ``--until``: subsets of a hundredth, a tenth and
+half of the rows, each with its control, as files. The corpus of each size is made of the real rows
+by benchmarks/quality_corpus.py (before the clock starts). Memory is the peak of the largest process
+of each kind, sampled (proportional set size: what processes share counts once).
 """
 
 from __future__ import annotations
@@ -19,15 +21,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import quality_corpus
 import yaml
 from map_stages import Memory
 
 BENCHMARKS = Path(__file__).resolve().parent
+SUBSETS = {"best": {"share": 0.01}, "better": {"share": 0.1}, "half": {"share": 0.5}}
 
 
-def measure(corpus: Path, number: int, folder: Path, workers: int) -> dict[str, float]:
+def measure(corpus: Path, number: int, folder: Path, workers: int, until: str) -> dict[str, Any]:
     """One run over a corpus."""
     run_dir = folder / f"run-{number}"
     config = {
@@ -35,7 +39,8 @@ def measure(corpus: Path, number: int, folder: Path, workers: int) -> dict[str, 
         "job": str(BENCHMARKS / "quality_scale_job.py"),
         "run_dir": str(run_dir),
         "source": {"path": str(corpus)},
-        "stages": {"score-quality": {"actors": workers}},
+        "until": until,
+        "stages": {"score-quality": {"actors": workers}, "select-subsets": {"subsets": SUBSETS}},
         "export": {"formats": []},
     }
     path = folder / f"config-{number}.yaml"
@@ -54,17 +59,17 @@ def measure(corpus: Path, number: int, folder: Path, workers: int) -> dict[str, 
     ledger = json.loads((run_dir / "ledger.json").read_text())
     stages = {stage["name"]: stage for stage in ledger["stages"]}
     assert stages["score-quality"]["kept"] == number
-    seconds = stages["score-quality"]["seconds"]
-    execution = ledger["phases"]["execution"]
+    phases = ledger["phases"]
     shutil.rmtree(run_dir)
     return {
         "rows": number,
         "wall_seconds": round(wall, 1),
-        "execution_seconds": round(execution, 1),
-        "rows_a_second": round(number / execution),
-        "scorer_us_a_row": round(seconds / number * 1e6, 1),
-        "driver_mib": round(memory.driver),
-        "worker_mib": round(memory.worker),
+        "phases": {name: round(seconds, 1) for name, seconds in phases.items()},
+        "rows_a_second": round(number / phases["execution"]),
+        "us_a_row": {
+            name: round(stage["seconds"] / number * 1e6, 1) for name, stage in stages.items()
+        },
+        "mib": {kind: round(mib) for kind, mib in memory.peaks.most_common() if mib >= 1},
     }
 
 
@@ -73,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=Path, nargs="+", required=True)
     parser.add_argument("--number", type=int, action="append")
+    parser.add_argument("--until", default="score-quality", help="the last stage")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where corpora are kept for the next time")
     options = parser.parse_args()
@@ -82,7 +88,8 @@ def main() -> None:
             corpus = folder / f"corpus-{number}.parquet"
             if not corpus.exists():
                 quality_corpus.write(options.rows, number, corpus)
-            print(json.dumps(measure(corpus, number, Path(scratch), options.workers)), flush=True)
+            found = measure(corpus, number, Path(scratch), options.workers, options.until)
+            print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

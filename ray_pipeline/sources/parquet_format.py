@@ -17,6 +17,8 @@ from ray_pipeline.errors import UserError
 from ray_pipeline.sources.files import locate, open_binary
 
 _BATCH_ROWS = 8192
+#: Bytes of a column that are fetched at once where a file is read from its start to its end.
+_READ_AHEAD = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def batches(uri: str, format: str) -> Iterator[pa.RecordBatch]:
             for batch in pa.ipc.open_stream(cast(Any, file)):
                 yield batch.replace_schema_metadata(None)
         return
-    with _opened(uri) as parquet:
+    # pyarrow's own read-ahead fetches every row group and keeps it until the last one is read.
+    with _opened(uri, pre_buffer=False, buffer_size=_READ_AHEAD) as parquet:
         for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
             yield batch.replace_schema_metadata(None)
 
@@ -92,7 +95,7 @@ def read_range(uri: str, size: int, first_row: int, rows: int, names: list[str])
     first_group = bisect.bisect_right(starts, first_row) - 1
     end_group = bisect.bisect_left(starts, first_row + rows)
     groups = list(range(max(first_group, 0), end_group))
-    with _opened(uri, metadata) as file:
+    with _opened(uri, metadata=metadata) as file:
         # Units are read by many processes at once: threads within one only get in the way.
         table = file.read_row_groups(groups, columns=names, use_threads=False)
     return table.slice(first_row - starts[groups[0]], rows)
@@ -108,7 +111,7 @@ def _footer(uri: str, size: int) -> tuple[pq.FileMetaData, list[int]]:
 
 
 @contextmanager
-def _opened(uri: str, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+def _opened(uri: str, **options: Any) -> Iterator[pq.ParquetFile]:
     fs, path = locate(uri)
-    with pq.ParquetFile(path, metadata=metadata, filesystem=fs) as file:
+    with pq.ParquetFile(path, filesystem=fs, **options) as file:
         yield file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,23 @@ def test_hub_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(UserError, match=r"source hf://nobody/nothing: the hub gave no such.*save"):
         look("hf://nobody/nothing", tmp_path)
+
+
+@pytest.mark.parametrize("rows_a_group", [2_000, 40_000])
+def test_a_large_file_is_never_whole_in_memory(tmp_path: Path, rows_a_group: int) -> None:
+    """pyarrow's read-ahead once kept all of it: 350 MiB for a million rows."""
+    draw = random.Random(7)
+    texts = [draw.randbytes(250).hex() for _ in range(40_000)]
+    path = tmp_path / "large.parquet"
+    options = {"row_group_size": rows_a_group, "use_dictionary": False, "compression": "none"}
+    pq.write_table(pa.table({"text": texts}), path, **options)
+    del texts
+    before = pa.total_allocated_bytes()
+    rows = most = 0
+    for batch in parquet_format.batches(str(path), "parquet"):
+        rows += batch.num_rows
+        most = max(most, pa.total_allocated_bytes() - before)
+        del batch
+    assert rows == 40_000
+    assert path.stat().st_size > 20_000_000
+    assert most < 10_000_000
