@@ -8,13 +8,14 @@ gradient of the KL term of the same size for any temperature T. In this module
 - sums are divided by a number that the caller gives: the answer tokens of the whole effective batch
   (all micro-batches of an accumulation, on all ranks). Then a loss does not depend on how the batch
   was split (trl#4719, ms-swift#10165);
-- logits in float32 exist for a chunk of answer positions at a time, never for all of them: a chunk
-  is projected, its loss and its gradient computed, and its logits are gone before the next one. The
-  backward pass needs no second projection either.
+- logits exist for a chunk of answer positions at a time, never for all of them: a chunk is
+  projected, its loss computed, and its gradient takes the place of its logits. The next chunk is
+  written to the same memory. The backward pass needs no second projection either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,11 @@ from torch.autograd.function import once_differentiable
 
 from ray_pipeline.errors import UserError
 
-#: Elements of a chunk's logits: 64 MiB of float32 on a CPU, 512 MiB on a GPU.
-_CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}
+#: Elements of a chunk's logits: 32 MiB of float32 on a CPU, 512 MiB on a GPU.
+_CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}
+#: Elements whose loss is computed at once: those of a CPU fit its cache, which makes the loss twice
+#: as fast (benchmarks/loss_speed.py); a GPU takes the chunk.
+_BLOCK_ELEMENTS = {"cpu": 2**19, "cuda": 2**27}
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ def answer_loss(
         objective: the weights.
         normaliser: answer tokens of the whole effective batch, of all its micro-batches and ranks.
         teacher: needed where ``objective.beta`` is above 0.
-        chunk: answer positions whose logits exist at once; None: as many as fit some 64 MiB on a
+        chunk: answer positions whose logits exist at once; None: as many as fit some 32 MiB on a
             CPU, 512 MiB on a GPU.
 
     Returns:
@@ -222,31 +226,37 @@ def answer_loss(
     if objective.beta > 0 and teacher is None:
         raise UserError(f"beta is {objective.beta}, and there is no teacher: set it to 0")
 
-    if chunk is None:
-        elements = _CHUNK_ELEMENTS.get(answers.states.device.type, 2**24)
-        chunk = max(16, elements // answers.vocabulary)
+    chunk = chunk or _positions(_CHUNK_ELEMENTS, answers, at_least=16)
+    block = min(chunk, _positions(_BLOCK_ELEMENTS, answers, at_least=1))
     if objective.beta == 0:
         teacher = None
-    setup = _Setup(answers.targets, teacher, objective, max(normaliser, 1), chunk)
+    setup = _Setup(answers.targets, teacher, objective, max(normaliser, 1), chunk, block)
     if not torch.is_grad_enabled():  # which a Function is not told
         answers = answers.detached()
     loss, ce, kl = _Chunked.apply(answers.states, answers.weight, answers.bias, setup)
     return LossParts(loss, ce, kl, len(answers.targets))
 
 
-#: Cross-entropy and KL of a chunk, summed, and the gradient of its loss where wanted.
+def _positions(elements: Mapping[str, int], answers: Answers, at_least: int) -> int:
+    """Of how many answer positions the logits have so many elements, by the kind of device."""
+    kind = answers.states.device.type
+    return max(at_least, elements.get(kind, elements["cpu"]) // answers.vocabulary)
+
+
+#: Cross-entropy and KL of a block, summed, and the gradient of its loss where wanted.
 _Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
 @dataclass(frozen=True)
 class _Setup:
-    """What `_Chunked` computes of each chunk of logits."""
+    """What `_Chunked` computes of each chunk of logits, block by block."""
 
     targets: torch.Tensor
     teacher: TeacherSignal | None
     objective: Objective
     normaliser: float
     chunk: int
+    block: int
 
     @property
     def ce_weight(self) -> float:
@@ -257,7 +267,7 @@ class _Setup:
         return self.objective.beta * self.objective.temperature**2 / self.normaliser
 
     def __call__(self, logits: torch.Tensor, part: slice, gradient: bool) -> _Part:
-        """A chunk's sums and gradient; its logits' memory is used up."""
+        """A block's sums and gradient; its logits' memory is used up."""
         if isinstance(self.teacher, OnlineSignal):
             return self._differentiated(self.teacher, logits, part, gradient)
         return self._closed_form(self.teacher, logits, part, gradient)
@@ -316,6 +326,38 @@ class _Setup:
         return kl, probs
 
 
+def _project(
+    states: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, out: torch.Tensor
+) -> torch.Tensor:
+    """The logits, in memory that is there already: on a CPU, to get it anew costs as much."""
+    if weight is None:
+        return out.copy_(states)
+    if bias is None:
+        return torch.mm(states, weight.t(), out=out)
+    return torch.addmm(bias, states, weight.t(), out=out)
+
+
+def _to_gradient(logits: torch.Tensor, first: int, setup: _Setup, gradient: bool) -> torch.Tensor:
+    """A chunk's loss, cross-entropy and KL, summed; its logits become their gradient if wanted.
+
+    Args:
+        logits: of the positions from ``first`` on, [positions of the chunk, vocabulary].
+        first: position in the micro-batch.
+        setup: what is computed.
+        gradient: whether it is wanted.
+    """
+    sums = torch.zeros(3, dtype=_exact(logits[:0]).dtype, device=logits.device)
+    for start in range(0, len(logits), setup.block):
+        block = logits[start : start + setup.block]
+        part = slice(first + start, first + start + len(block))
+        exact = _exact(block)
+        ce, kl, grad = setup(exact, part, gradient)
+        sums += torch.stack([setup.ce_weight * ce + setup.kl_weight * kl, ce, kl])
+        if grad is not None and grad.data_ptr() != block.data_ptr():
+            block.copy_(grad)
+    return sums
+
+
 class _Chunked(torch.autograd.Function):
     """Projection and loss, chunk by chunk, with the gradients computed on the way forward."""
 
@@ -332,14 +374,15 @@ class _Chunked(torch.autograd.Function):
         cast = None if weight is None else weight.to(compute)
         cast_bias = None if bias is None else bias.to(compute)
         sums = torch.zeros(3, dtype=_exact(states[:0]).dtype, device=states.device)
+        width = states.shape[1] if weight is None else len(weight)
+        memory = states.new_empty((min(setup.chunk, len(states)), width), dtype=compute)
         for start in range(0, len(states), setup.chunk):
             part = slice(start, min(start + setup.chunk, len(states)))
             inputs = states[part] if cast is None else states[part].to(compute)
-            logits = inputs.clone() if cast is None else F.linear(inputs, cast, cast_bias)
-            ce, kl, grad = setup(_exact(logits), part, grads.any)
-            sums += torch.stack([setup.ce_weight * ce + setup.kl_weight * kl, ce, kl])
-            if grad is not None and grads.any:
-                grads.add(part, grad.to(logits.dtype), inputs, cast)
+            logits = _project(inputs, cast, cast_bias, memory[: len(inputs)])
+            sums += _to_gradient(logits, start, setup, grads.any)
+            if grads.any:
+                grads.add(part, logits, inputs, cast)
         ctx.grads = grads
         ctx.mark_non_differentiable(sums[1], sums[2])
         return sums[0].clone(), sums[1].clone(), sums[2].clone()
