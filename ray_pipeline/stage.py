@@ -89,6 +89,8 @@ class Stage(ABC):
     version: ClassVar[int] = 1
     #: Data columns that must be there, with their Arrow types.
     reads: ClassVar[Mapping[str, pa.DataType]] = {}
+    #: Those of `reads` without whose values no row comes through: what writes them must be on.
+    needs: ClassVar[Collection[str]] = ()
     #: Data columns that the stage adds or overwrites, with their Arrow types.
     writes: ClassVar[Mapping[str, pa.DataType]] = {}
     #: Data columns that go no further than this stage.

@@ -87,23 +87,43 @@ def test_from_a_corpus_to_the_answer(calm: Path) -> None:
     assert scores == sorted(scores, reverse=True) and len(scores) == 20
 
 
+#: Files of a run, and how many of them there are at the moment of a kill.
+MOMENTS = {
+    "stages/*/rows/part-*": 1,
+    "stages/*-select-subsets/decisions/*": 1,
+    "exports/subsets/*_scores.csv": 4,
+    "experiment/cells/*.json": 2,
+    "stages/*-generations/work/*.json": 3,
+    "experiment/analysis.json": 1,
+}
+
+
 @pytest.mark.chaos
-def test_killed_while_it_trains_it_ends_with_the_same_table(
+def test_killed_again_and_again_it_ends_with_the_same_table(
     calm: Path, ray_cluster: str, tmp_path: Path
 ) -> None:
     command, config, run = Command(ray_cluster, tmp_path), make(tmp_path), tmp_path / "run"
-    process = command.start("run", config)
-    deadline = time.monotonic() + 170
-    while len(list(run.glob("experiment/cells/*.json"))) < 2:
-        assert process.poll() is None and time.monotonic() < deadline, "no cell was finished"
-        time.sleep(0.1)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    kept = len(list(run.glob("experiment/cells/*.json")))
+    killed, trained = 0, {}
+    for files, number in MOMENTS.items():
+        process = command.start("run", config)
+        deadline = time.monotonic() + 170
+        while len(list(run.glob(files))) < number and process.poll() is None:
+            assert time.monotonic() < deadline, f"there are no {number} {files}"
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        out, err = process.communicate(timeout=60)
+        assert process.returncode in (-signal.SIGKILL, 0), out + err
+        trained = trained or {p: p.stat().st_mtime_ns for p in run.glob("experiment/cells/*.json")}
+    assert killed >= len(MOMENTS) - 1  # the last moment is close to the end
     done = command("run", config)
     assert done.code == 0, done.text
-    assert f"{kept} of them finished before" in " ".join(done.out.split())
     assert results(run) == results(calm)
+    assert 2 <= len(trained) < 8
+    assert all(path.stat().st_mtime_ns == written for path, written in trained.items())
+    for file in ("exports/subsets/best_20_scores.csv", "experiment/generations.csv"):
+        assert (run / file).read_bytes() == (calm / file).read_bytes()
 
 
 def test_more_rows_than_there_are_takes_all_and_says_so(
@@ -125,6 +145,12 @@ def test_what_cannot_work_is_refused(command: Command, tmp_path: Path) -> None:
     for words, assignment in {
         "the weights sum to 0.7": "stages.weigh-scores.weights={clarity: 0.5, diversity: 0.2}",
         "instruction": "source.columns={instruction: Frage, response: response}",
+        "stages.weigh-scores reads it: did you mean 'clarity', of stages.score-quality?": (
+            "stages.weigh-scores.weights={clarty: 1.0}"
+        ),
+        "stages.weigh-scores needs 'ifd', which stages.score-ifd writes, and that is turned off": (
+            "stages.weigh-scores.weights={clarity: 0.5, ifd: 0.5}"
+        ),
         "n_positions": "stages.train-subsets.model.n_positions=16",
     }.items():
         refused = command("plan", config, "--set", assignment)
@@ -133,3 +159,16 @@ def test_what_cannot_work_is_refused(command: Command, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")
     refused = command("run", config)
     assert refused.code == 2, refused.text
+
+
+def test_plan_keeps_the_rows_whose_scores_it_does_not_know(
+    command: Command, tmp_path: Path
+) -> None:
+    config = make(tmp_path, **{
+        "score-novelty": {"enabled": True},
+        "weigh-scores": {"weights": {"clarity": 0.5, "novelty": 0.5}},
+    })  # fmt: skip
+    done = command("plan", config)
+    assert done.code == 0, done.text
+    planned = {line.split()[0]: line.split() for line in done.out.splitlines() if line.strip()}
+    assert "160" in planned["select-subsets"]

@@ -60,6 +60,7 @@ def make_plan(prepared: Prepared, storage: Storage) -> list[StagePlan]:
         plans.append(StagePlan(SOURCE, "run", prepared.survey.rows))
     rows, scale = _sample(prepared, storage, finished)
     artifacts = False
+    there = set(rows.column_names)  # with their values
     for stage in prepared.stages[len(plans) - 1 :]:
         plan = StagePlan(stage.name, "run", round(rows.num_rows * scale))
         plans.append(plan)
@@ -69,9 +70,10 @@ def make_plan(prepared: Prepared, storage: Storage) -> list[StagePlan]:
         elif isinstance(stage, ModelStage) and artifacts:
             plan.action = "unknown"  # its model may be one that is only made on the way
             rows = _with_columns(rows, stage)
-        elif isinstance(stage, ModelStage) and not stage.in_plan:
+        elif (isinstance(stage, ModelStage) and not stage.in_plan) or set(stage.needs) - there:
             rows = _with_columns(rows, stage)
         elif isinstance(stage, MapStage):
+            there |= set(stage.writes)
             rows = kept(_apply(stage, rows))
         elif isinstance(stage, ArtifactStage):
             artifacts = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,10 @@ def prepare(
     stages = [
         stage(configs[stage.name], settings) if stage in working else Off(stage) for stage in chosen
     ]
-    read = survey(config.source, _required(stages), config.unit_rows, scratch)
+    required = _required(stages)
+    hints = {name: _hint(name, stages) for name in required}
+    read = survey(config.source, required, config.unit_rows, scratch, hints=hints)
+    _check_needs(stages, read.schema)
     segments = cut(stages, _source_identity(config, read.schema), config.save_every_stage)
     schemas = _input_schemas(segments, read.schema)
     return Prepared(config, stages, segments, schemas, read, prompts, resolved, revisions)
@@ -172,6 +176,32 @@ def _required(stages: Sequence[Stage]) -> dict[str, pa.DataType]:
                 required.setdefault(name, kind)
         written |= set(stage.writes) - set(required)
     return required
+
+
+def _hint(name: str, stages: Sequence[Stage]) -> str:
+    """Who reads a column that the source must have, and which one may be meant instead."""
+    reader = next(i for i, stage in enumerate(stages) if name in stage.reads)
+    written = {column: stage.name for stage in stages[:reader] for column in stage.writes}
+    hint = f"; stages.{stages[reader].name} reads it"
+    close = difflib.get_close_matches(name, written, n=1, cutoff=0.6)
+    return hint + (f": did you mean {close[0]!r}, of stages.{written[close[0]]}?" if close else "")
+
+
+def _check_needs(stages: Sequence[Stage], source: pa.Schema) -> None:
+    """See that no stage needs values of a stage that is turned off."""
+    there = set(source.names)
+    off: dict[str, str] = {}
+    for stage in stages:
+        for column in sorted(stage.needs):
+            if column in off and column not in there:
+                raise UserError(
+                    f"stages.{stage.name} needs {column!r}, which stages.{off[column]} writes, and "
+                    "that is turned off: turn it on, or do without the column"
+                )
+        if isinstance(stage, Off):
+            off |= dict.fromkeys(stage.writes, stage.name)
+        else:
+            there |= set(stage.writes)
 
 
 def _source_identity(config: RunConfig, schema: pa.Schema) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def _kind_of(type: pa.DataType) -> str:
 def choose_columns(
     names: Sequence[str],
     mapping: Mapping[str, str],
-    required: Sequence[str],
+    required: Mapping[str, str],
     uri: str,
     how_read: str = "",
 ) -> dict[str, str]:
@@ -72,7 +72,8 @@ def choose_columns(
     Args:
         names: the file's columns.
         mapping: pipeline's name -> file's name, as configured.
-        required: pipeline's names of the columns that must be there.
+        required: pipeline's names of the columns that must be there, each with what ends the
+            message where it is not.
         uri: the file, for messages.
         how_read: how the names were found, for messages (the delimiter).
 
@@ -88,7 +89,7 @@ def choose_columns(
     wanted = dict(mapping) | {name: name for name in required if name not in mapping}
     for name, own in wanted.items():
         if own not in names:
-            raise UserError(_missing(name, own, names, uri) + how_read)
+            raise UserError(_missing(name, own, names, uri) + required.get(name, how_read))
     chosen: dict[str, str] = {}
     for own in names:
         pipeline_names = [name for name, source in wanted.items() if source == own]

@@ -41,6 +41,8 @@ class Wanted:
     scratch: str
     #: Python's name of the configured encoding.
     encoding: str
+    #: What to say of a required column that is missing, by its name.
+    hints: Mapping[str, str]
 
     def own_names(self) -> list[str]:
         """The names that the files should have."""
@@ -157,7 +159,8 @@ def _choose(
     from_text: bool = False,
 ) -> dict[str, str]:
     """Names of the columns, with the required ones there and of a possible type."""
-    chosen = choose_columns(names, wanted.config.columns, list(wanted.required), uri, how_read)
+    required = {name: wanted.hints.get(name, "") + how_read for name in wanted.required}
+    chosen = choose_columns(names, wanted.config.columns, required, uri, how_read)
     # A CSV cell is text that may well write a number: each is judged when it is read.
     for name, expected in wanted.required.items() if not from_text else ():
         own = chosen[name]

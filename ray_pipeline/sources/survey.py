@@ -47,6 +47,7 @@ def survey(
     unit_rows: int | None,
     scratch: str,
     cache: Mapping[str, FileFacts] = MappingProxyType({}),
+    hints: Mapping[str, str] = MappingProxyType({}),
 ) -> Survey:
     """Read every file of the source once: content, columns, rows, where units begin.
 
@@ -58,13 +59,14 @@ def survey(
         scratch: folder URI for copies of files that cannot be entered in the middle.
         cache: facts of an earlier survey by their key: files with the same content are hashed,
             and not parsed again.
+        hints: what to say of a required column that is missing, by its name.
 
     Raises:
         UserError: anything about the source that is wrong as a whole, before any work: a file
             that is missing or not what its name says, a column that is missing, no rows.
         RunError: ``scratch`` cannot be written.
     """
-    wanted = Wanted(config, required, unit_rows, scratch, known_encoding(config.encoding))
+    wanted = Wanted(config, required, unit_rows, scratch, known_encoding(config.encoding), hints)
     files, facts = _inspect_all(config, wanted, cache)
     rows = sum(one.rows for one in facts)
     if not rows:

@@ -51,6 +51,7 @@ class WeighScores(MapStage):
         super().__init__(config, settings)
         self._weights = {name: w for name, w in self.config.weights.items() if w}
         self.reads = dict.fromkeys(self._weights, pa.float64())  # type: ignore[misc]
+        self.needs = set(self._weights)  # type: ignore[misc]
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Weigh the scores of every row."""
