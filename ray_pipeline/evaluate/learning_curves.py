@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -60,13 +59,17 @@ def common_loss(curves: Iterable[Sequence[Point]]) -> float | None:
 
 
 def mean_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:
-    """The mean over seeds, at the tokens where all of them were evaluated."""
-    at: dict[float, list[Point]] = defaultdict(list)
-    for curve in curves:
-        for point in curve:
-            at[point.tokens].append(point)
-    return [
-        Point(tokens, fmean(p.seconds for p in points), fmean(p.loss for p in points))
-        for tokens, points in sorted(at.items())
-        if len(points) == len(curves)
-    ]
+    """The mean over seeds of the first, the second, ..., the last evaluation of each.
+
+    Of tokens and seconds too: seeds see the rows in another order, so after as many steps they have
+    learnt a few tokens more or less. As many points as the shortest curve has; where another one
+    has more, those at the same share of it.
+    """
+    number = min(map(len, curves), default=0)
+    points = []
+    for nth in range(number):
+        share = nth / (number - 1) if number > 1 else 1.0
+        at = [curve[round(share * (len(curve) - 1))] for curve in curves]
+        means = (fmean(getattr(p, name) for p in at) for name in ("tokens", "seconds", "loss"))
+        points.append(Point(*means))
+    return points

@@ -75,17 +75,31 @@ def _size(panel: Any, found: Mapping[str, Any]) -> None:
             [high - mean for mean, (_, high) in zip(means, ends, strict=True)],
         ]
         panel.errorbar(rows, means, errors, fmt=f"o{dashes}", color=colour, label=label, capsize=4)
-        for one in of if not control else ():
-            place = (one["rows"], one["perplexity"]["mean"])
-            panel.annotate(
-                one["subset"], place, xytext=(-8, -12), textcoords="offset points", ha="right",
-                fontsize=9,
-            )  # fmt: skip
+        if not control:
+            _name_sizes(panel, of)
         panel.legend(frameon=False)
-        panel.set_xscale("log")
+        panel.set_yscale("log")
     panel.margins(0.15)
+    _plain_numbers(panel.yaxis)
     panel.set_xlabel("rows of the subset")
     panel.set_ylabel("perplexity on the test rows")
+
+
+def _name_sizes(panel: Any, of: Sequence[Mapping[str, Any]]) -> None:
+    """The subsets themselves as the ticks of an axis of rows."""
+    panel.set_xscale("log")
+    ticks = [f"{one['subset']}\n{one['rows']:,}" for one in of]
+    panel.set_xticks([one["rows"] for one in of], ticks, fontsize=9)
+    panel.xaxis.minorticks_off()
+
+
+def _plain_numbers(axis: Any) -> None:
+    """A few numbers as people write them, where a logarithmic axis would have powers of ten."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _is_drawn(one: Mapping[str, Any]) -> bool:
@@ -133,6 +147,8 @@ def _unit(seconds: float) -> tuple[float, str]:
 
 def _curves(panel: Any, found: Mapping[str, Any]) -> None:
     """Perplexity on the validation rows against tokens; a control has its subset's colour."""
+    from matplotlib.ticker import EngFormatter
+
     names = list(dict.fromkeys(one["of"] for one in found["subsets"]))
     for one in found["subsets"]:
         every = [(point["tokens"], perplexity_of(point["loss"])) for point in one["curve"]]
@@ -151,8 +167,8 @@ def _curves(panel: Any, found: Mapping[str, Any]) -> None:
         panel.axhline(target, color=_QUIET, linewidth=0.8, linestyle=":", label="target")
     if panel.lines:
         panel.set_yscale("log")
+        _plain_numbers(panel.yaxis)
         panel.legend(frameon=False, fontsize=8)
-    if any(len(line.get_xdata()) for line in panel.lines if line.get_label() != "target"):
-        panel.set_xscale("log")
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.set_xlabel("tokens learnt")
     panel.set_ylabel("perplexity on the validation rows")

@@ -51,6 +51,7 @@ class AnalyseTradeoff(ArtifactStage):
     """Writes the tables, the analysis and the figures of an experiment from its records."""
 
     name: ClassVar[str] = "analyse"
+    version: ClassVar[int] = 2
     uses_seed: ClassVar[bool] = True
     Config: ClassVar[type[StageConfig]] = AnalyseConfig
 

@@ -54,7 +54,11 @@ def test_every_curve_reaches_the_common_loss_and_no_lower_one() -> None:
     assert common_loss([falling(2), []]) is None and common_loss([]) is None
 
 
-def test_the_mean_of_curves_is_where_all_were_evaluated() -> None:
+def test_the_mean_of_curves_pairs_evaluations_not_tokens() -> None:
     found = mean_curve([falling(4), falling(2, first=12.0)])
     assert [point.tokens for point in found] == [0, 500, 1_000]
     assert [point.loss for point in found] == pytest.approx([11.0, 6.5, 2.0])
+    # Seeds learn other numbers of tokens in the same steps: their curves once had no mean at all.
+    seeds = [[Point(tokens * n, n, 10 - n) for n in (1, 2, 3)] for tokens in (99, 100, 104)]
+    assert mean_curve(seeds) == [Point(101 * n, n, 10 - n) for n in (1, 2, 3)]
+    assert mean_curve([falling(4), []]) == mean_curve([]) == []
