@@ -209,6 +209,9 @@ class ModelStage(MapStage):
     #: Whether `plan` runs it on its sample of rows. Not where that takes minutes and drops nothing:
     #: its columns are then empty there.
     in_plan: ClassVar[bool] = True
+    #: Whether it takes thousands of rows a second. Then its tasks are as large as those of a map;
+    #: those of other models are small, so that all workers end at about the same time.
+    is_quick: ClassVar[bool] = False
 
     @abstractmethod
     def load(self) -> None:

@@ -24,9 +24,10 @@ from ray_pipeline.llm.local_pool import engine_kind
 from ray_pipeline.sources.unit import Unit
 from ray_pipeline.stage import AskStage, ModelStage
 
-#: Rows that a map task takes, so that it lasts a second or so: Ray's own cost a task is some 30 ms.
+#: Rows that a task of quick stages takes, so that it lasts a second or so: Ray's own cost a task is
+#: some 30 ms.
 _ROWS_A_TASK = 20_000
-#: Blocks of an execution with pools at most; more would only cost scheduling.
+#: Blocks of an execution with slow stages at most; more would only cost scheduling.
 _MOST_BLOCKS = 2_000
 
 
@@ -78,11 +79,17 @@ class Execution:
 
     def _units_a_block(self) -> int:
         rows = max(unit.rows for unit in self._units)
-        if any(job.segment.kind in (AskStage, ModelStage) for job in self._jobs):
+        if not all(map(_is_quick, self._jobs)):
             return math.ceil(len(self._units) / _MOST_BLOCKS)
         cpus = ray.cluster_resources().get("CPU", 1)
         for_balance = math.ceil(len(self._units) / (4 * cpus))
         return max(1, min(_ROWS_A_TASK // rows, for_balance))
+
+
+def _is_quick(job: SegmentJob) -> bool:
+    if job.segment.kind is AskStage:
+        return False
+    return all(stage.is_quick for stage in job.segment.stages if isinstance(stage, ModelStage))
 
 
 def _operator(dataset: Dataset, job: SegmentJob, coordinator: Any) -> Dataset:

@@ -260,7 +260,9 @@ def stage_groups(
     uri = staged_uri(scratch, f"{name}-{rows}.parquet")
     if is_there(uri):
         return uri
-    with publish(uri) as out, pq.ParquetWriter(cast(Any, out), schema) as writer:
+    # Statistics are of no use here, and stay in memory for every group until the file is closed.
+    options = {"write_statistics": False}
+    with publish(uri) as out, pq.ParquetWriter(cast(Any, out), schema, **options) as writer:
         for group in _regrouped(batches, schema, rows):
             writer.write_table(group, row_group_size=rows)
     return uri

@@ -45,6 +45,7 @@ class ScoreQuality(ModelStage):
         "complexity": pa.float64(),
         "quality_tokens": pa.int32(),
     }
+    is_quick: ClassVar[bool] = True
     Config: ClassVar[type[StageConfig]] = ScoreQualityConfig
 
     config: ScoreQualityConfig

@@ -55,6 +55,7 @@ class Tokenise(ModelStage):
         "answer_mask": pa.list_(pa.bool_()),
     }
     internal: ClassVar[Collection[str]] = ("input_ids", "answer_mask")
+    is_quick: ClassVar[bool] = True
     Config: ClassVar[type[StageConfig]] = TokeniseConfig
 
     @classmethod
