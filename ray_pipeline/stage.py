@@ -284,6 +284,8 @@ class DecideStage(Stage):
     def keys(self, rows: pa.Table) -> pa.Table:
         """What deciding needs to know of ``rows``: ``ref`` and keys, hashes, scores.
 
+        Each row's depend on the row alone. It is called with a unit's rows.
+
         Args:
             rows: the columns of `reads`, ``row_id``, and ``ref`` (int64), the name by which a
                 decision refers to a row.

@@ -139,17 +139,17 @@ class _KeysOfUnits:
         return len(self.chunks)
 
     def load(self, storage: Storage, part: int) -> pa.Table:
-        """The keys of a chunk's rows."""
+        """The keys of a chunk's rows, of which one unit at a time is in memory."""
         assert self.job.upstream_folder is not None
         stage = _stage(self.job)
         columns = ["row_id", "status", *stage.reads]
-        tables = []
+        keys = []
         for ordinal in range(*self.chunks[part]):
             path = part_path(self.job.upstream_folder, self.unit_ids[ordinal])
             rows = kept(read_rows(storage, path, columns))
             refs = (ordinal << 32) + np.arange(rows.num_rows, dtype=np.int64)
-            tables.append(rows.append_column(REF, pa.array(refs)))
-        return stage.keys(pa.concat_tables(tables).combine_chunks())
+            keys.append(stage.keys(rows.append_column(REF, pa.array(refs)).combine_chunks()))
+        return pa.concat_tables(keys).combine_chunks()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,10 @@ import xxhash
 
 # What writers add or leave out without meaning anything by it. Not "+", "#", "%", "$" or "-": "C"
 # and "C++", or 5 and -5, are different answers.
-_MEANINGLESS = re.compile(r"[\s.,;:!?'\"()\[\]{}…“”‘’«»`´]+")
+_MEANINGLESS = str.maketrans(dict.fromkeys(".,;:!?'\"()[]{}…“”‘’«»`´", " "))
+# Characters first, what is around them second: three times as fast as the other way round.
+_IN_A_WORD = re.compile(r"['’](?<=\w.)(?=\w)")
+_IN_A_NUMBER = re.compile(r"[.,](?<=\d.)(?=\d)")
 
 
 def normalised(text: str | None) -> str:
@@ -21,9 +24,9 @@ def normalised(text: str | None) -> str:
     folded = unicodedata.normalize("NFKC", text or "").casefold()
     # Inside a word an apostrophe stands for nothing ("what's", "whats"), elsewhere for a space;
     # and the point of a number is part of it.
-    folded = re.sub(r"(?<=\w)['’](?=\w)", "", folded)
-    folded = re.sub(r"(?<=\d)[.,](?=\d)", "\0", folded)
-    return _MEANINGLESS.sub(" ", folded).strip().replace("\0", ".")
+    folded = _IN_A_WORD.sub("", folded)
+    folded = _IN_A_NUMBER.sub("\0", folded)
+    return " ".join(folded.translate(_MEANINGLESS).split()).replace("\0", ".")
 
 
 def text_hash(texts: Iterable[str]) -> int:

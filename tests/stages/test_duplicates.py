@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -55,6 +57,18 @@ def test_what_counts_as_the_same_text(one: str, other: str) -> None:
 )
 def test_what_is_another_text(one: str, other: str) -> None:
     assert normalised(one) != normalised(other)
+
+
+WILD = st.text("ab'’.,09 \t\n\x1c\x85\u2028\u3000…«“”ßİǅ①²\0½-+") | st.text()
+
+
+@given(WILD)
+def test_normalised_is_these_four_substitutions(text: str) -> None:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = re.sub(r"(?<=\w)['’](?=\w)", "", folded)
+    folded = re.sub(r"(?<=\d)[.,](?=\d)", "\0", folded)
+    folded = re.sub(r"[\s.,;:!?'\"()\[\]{}…“”‘’«»`´]+", " ", folded)
+    assert normalised(text) == folded.strip().replace("\0", ".")
 
 
 def test_the_longest_of_equal_rows_stays(tmp_path: Path) -> None:
