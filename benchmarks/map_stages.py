@@ -48,6 +48,8 @@ class Memory(threading.Thread):
         #: Peak in MiB of the largest process of each kind: the driver, Ray's actors and tasks by
         #: their names, Ray's own servers.
         self.peaks: Counter[str] = Counter()
+        #: The same without mapped files, whose memory the kernel takes back when it needs it.
+        self.own: Counter[str] = Counter()
 
     @property
     def driver(self) -> float:
@@ -73,9 +75,11 @@ class Memory(threading.Thread):
     def _note(self, kind: str, process: psutil.Process) -> None:
         try:
             kind = kind or _kind(process.cmdline())
-            self.peaks[kind] = max(self.peaks[kind], _mib(process))
-        except psutil.Error:
+            found = _mib(process.pid)
+        except (psutil.Error, OSError):
             return
+        self.peaks[kind] = max(self.peaks[kind], found["Pss"])
+        self.own[kind] = max(self.own[kind], found["Pss_Anon"] + found["Pss_Shmem"])
 
 
 def _kind(command: list[str]) -> str:
@@ -87,8 +91,11 @@ def _kind(command: list[str]) -> str:
     return Path([*programs, words[0]][0]).name
 
 
-def _mib(process: psutil.Process) -> float:
-    return process.memory_full_info().pss / 2**20
+def _mib(pid: int) -> dict[str, float]:
+    """Proportional set size: all of it, and by what it is."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    sizes = (line.split(":") for line in lines)
+    return {name: int(size.split()[0]) / 2**10 for name, size in sizes}
 
 
 def measure(source: Path, rows: int, folder: Path) -> dict[str, float]:

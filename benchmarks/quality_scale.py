@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,13 @@ def measure(corpus: Path, number: int, folder: Path, workers: int, until: str) -
         "us_a_row": {
             name: round(stage["seconds"] / number * 1e6, 1) for name, stage in stages.items()
         },
-        "mib": {kind: round(mib) for kind, mib in memory.peaks.most_common() if mib >= 1},
+        "mib": _rounded(memory.peaks),
+        "mib_without_mapped_files": _rounded(memory.own),
     }
+
+
+def _rounded(peaks: Counter[str]) -> dict[str, int]:
+    return {kind: round(mib) for kind, mib in peaks.most_common() if mib >= 1}
 
 
 def main() -> None:
