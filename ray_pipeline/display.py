@@ -113,7 +113,7 @@ def _models(tally: SegmentTally) -> str:
     if not requests:
         return ""
     cost = f", ${usage.cost_usd:,.2f}" if usage and usage.cost_usd else ""
-    return f"{requests:,} requests, {tokens:,} tokens{cost}"
+    return f"{requests:,} requests, {tokens:,} answer tokens{cost}"
 
 
 def _duration(seconds: float | None) -> str:

@@ -58,7 +58,7 @@ class ScoreIfdConfig(ModelStageConfig):
         "### Instruction:\n{question}\n\n### Response:\n", description="the plain style's prompt"
     )
     bfloat16: bool = Field(
-        False, description="weights in bfloat16: faster, and scores move by some thousandths"
+        False, description="weights in bfloat16: faster, and scores move by hundredths at most"
     )
     batch_tokens: Annotated[int, Execution] = Field(
         4096, ge=1, description="tokens a forward pass, padding included"
