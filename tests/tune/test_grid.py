@@ -20,8 +20,8 @@ from fork_server import Started
 from tune.tiny_experiment import SIZES, place, stage, tiny_rows
 
 from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.stages.experiment_config import TrainSubsetsConfig
 from ray_pipeline.stages.split import SplitConfig
-from ray_pipeline.stages.train_subsets import TrainSubsetsConfig
 from ray_pipeline.stages.training_cost import TrainingCost, subset_rows
 from ray_pipeline.storage import Storage
 from ray_pipeline.train.census import take_census

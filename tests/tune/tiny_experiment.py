@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 from train.train_fixtures import token_table, word_tokenizer
 
 from ray_pipeline.stage import Settings, Workplace
+from ray_pipeline.stages.experiment_config import TrainSubsetsConfig
 from ray_pipeline.stages.split import SplitConfig
 from ray_pipeline.stages.tokenise import InstructionText, TokeniseInstructionsConfig
-from ray_pipeline.stages.train_subsets import TrainSubsets, TrainSubsetsConfig
+from ray_pipeline.stages.train_subsets import TrainSubsets
 from ray_pipeline.storage import Storage
 from ray_pipeline.stored_rows import StoredRows
 
