@@ -18,6 +18,7 @@ from ray_pipeline.evaluate.learning_curves import Reached, common_loss, mean_cur
 from ray_pipeline.evaluate.random_controls import against_random
 from ray_pipeline.evaluate.scaling_law import fit
 from ray_pipeline.evaluate.threshold import by_intervals, by_rule, recommendations
+from ray_pipeline.experiment import CONTROL
 
 #: Modes in the order in which they are told.
 MODES = ("epochs", "tokens")
@@ -247,5 +248,5 @@ def _notes(cells: Sequence[Cell], found: Sequence[Group]) -> Iterator[str]:
     for group in found:
         if len(group.losses) == 1:
             yield f"{group.first.subset}: one seed, so its figures have no interval"
-        if not group.first.control and f"{group.first.subset}-random" not in there:
+        if not group.first.control and group.first.subset + CONTROL not in there:
             yield f"{group.first.subset}: no random control, so what quality does is not known"
