@@ -18,6 +18,7 @@ import yaml
 from conftest import TESTS, Command
 from mock_openai import MockServer
 from one_cpu_cluster import other_cluster
+from tiny_tradeoff import make
 
 from ray_pipeline.llm.journal import FLUSH_SECONDS
 
@@ -235,3 +236,28 @@ def s3_remove(s3: Any, bucket: str) -> None:
             s3.delete_bucket(Bucket=bucket)
             return
     raise AssertionError("the bucket does not go away")
+
+
+def test_an_experiment_leaves_everything_in_the_bucket(
+    command: Command, s3: Any, tmp_path: Path
+) -> None:
+    config = make(tmp_path)
+    run_dir = ["--run-dir", "s3://bucket/experiment"]
+    done = command("run", config, *run_dir)
+    assert done.code == 0, done.text
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket="bucket", Prefix="experiment/")
+    there = {item["Key"].removeprefix("experiment/") for page in pages for item in page["Contents"]}
+    assert len([path for path in there if path.startswith("experiment/cells/")]) == 8
+    assert {
+        "report.html",
+        "experiment/results.csv",
+        "experiment/generations.csv",
+        "figures/learning_curves.png",
+        "exports/subsets/best_20_scores.csv",
+        "exports/subsets/best_60-random/dataset/dataset_dict.json",
+    } <= there
+    again = command("run", config, *run_dir)
+    assert again.code == 0, again.text
+    assert "making" in done.out and "making" not in again.out
+    shown = command("preview", "s3://bucket/experiment", "--share", "0.1")
+    assert shown.code == 0 and "rows to train on" in shown.out, shown.text
