@@ -84,7 +84,10 @@ def _input(job: SegmentJob, units: Sequence[Unit]) -> list[PartInfo]:
     found = read_infos(job.storage, job.upstream_folder, [unit.unit_id for unit in units])
     for unit, info in zip(units, found, strict=True):
         if info is None:
-            raise RunError(f"unit {unit.unit_id} is missing in {job.upstream_folder}")
+            where = job.storage.uri(job.upstream_folder)
+            raise RunError(
+                f"{where}: unit {unit.unit_id} is missing: delete that folder and run again"
+            )
         infos.append(info)
     return infos
 

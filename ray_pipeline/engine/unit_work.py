@@ -118,7 +118,8 @@ def _input_digest(job: SegmentJob, unit: Unit) -> str:
         return unit.unit_id
     upstream = read_info(job.storage, part_path(job.upstream_folder, unit.unit_id))
     if upstream is None:
-        raise RunError(f"unit {unit.unit_id} is missing in {job.upstream_folder}")
+        where = job.storage.uri(job.upstream_folder)
+        raise RunError(f"{where}: unit {unit.unit_id} is missing: delete that folder and run again")
     if job.segment.kind is DecideStage:
         # What is decided on a unit's rows also depends on the rows of the others.
         decisions = job.storage.read_bytes(decisions_path(job.segment, unit.unit_id)) or b""
