@@ -22,7 +22,7 @@ from ray_pipeline.engine.parts import PartInfo, part_path, read_infos, read_rows
 from ray_pipeline.engine.segment import checked, in_order
 from ray_pipeline.engine.stored_tables import StoredTables, Workshop
 from ray_pipeline.engine.task_runner import RayRunner
-from ray_pipeline.engine.unit_work import SegmentJob, decisions_path
+from ray_pipeline.engine.unit_work import SegmentJob, decisions_path, missing_upstream
 from ray_pipeline.errors import RunError
 from ray_pipeline.rows import kept, set_column
 from ray_pipeline.sources.unit import Unit
@@ -84,10 +84,7 @@ def _input(job: SegmentJob, units: Sequence[Unit]) -> list[PartInfo]:
     found = read_infos(job.storage, job.upstream_folder, [unit.unit_id for unit in units])
     for unit, info in zip(units, found, strict=True):
         if info is None:
-            where = job.storage.uri(job.upstream_folder)
-            raise RunError(
-                f"{where}: unit {unit.unit_id} is missing: delete that folder and run again"
-            )
+            raise missing_upstream(job, unit)
         infos.append(info)
     return infos
 

@@ -113,13 +113,19 @@ def _standing(job: SegmentJob, unit: Unit) -> PartInfo | None:
     return info if info.input_digest == _input_digest(job, unit) else None
 
 
+def missing_upstream(job: SegmentJob, unit: Unit) -> RunError:
+    """The error of a unit that the segment before has not left."""
+    assert job.upstream_folder is not None
+    where = job.storage.uri(job.upstream_folder)
+    return RunError(f"{where}: unit {unit.unit_id} is missing: delete that folder and run again")
+
+
 def _input_digest(job: SegmentJob, unit: Unit) -> str:
     if job.upstream_folder is None:
         return unit.unit_id
     upstream = read_info(job.storage, part_path(job.upstream_folder, unit.unit_id))
     if upstream is None:
-        where = job.storage.uri(job.upstream_folder)
-        raise RunError(f"{where}: unit {unit.unit_id} is missing: delete that folder and run again")
+        raise missing_upstream(job, unit)
     if job.segment.kind is DecideStage:
         # What is decided on a unit's rows also depends on the rows of the others.
         decisions = job.storage.read_bytes(decisions_path(job.segment, unit.unit_id)) or b""

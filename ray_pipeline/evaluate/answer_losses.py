@@ -11,10 +11,7 @@ import torch.nn.functional as F
 
 from ray_pipeline.train.batches import Batch, TokenRows
 from ray_pipeline.train.forward import AnswerModel
-from ray_pipeline.train.losses import Answers
-
-#: Elements of a chunk's logits: 64 MiB of float32 on a CPU, 512 MiB on a GPU.
-_CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}
+from ray_pipeline.train.losses import Answers, positions_at_once
 
 
 @torch.no_grad()
@@ -41,8 +38,7 @@ def answer_losses(
 
 def _losses(answers: Answers) -> npt.NDArray[np.float64]:
     """The loss of every answer token of a batch. Logits exist for a chunk of them at a time."""
-    elements = _CHUNK_ELEMENTS.get(answers.states.device.type, 2**24)
-    chunk = max(16, elements // answers.vocabulary)
+    chunk = positions_at_once(answers)
     made = [np.empty(0)]
     for states, targets in zip(
         answers.states.split(chunk), answers.targets.split(chunk), strict=True

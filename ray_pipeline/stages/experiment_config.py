@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ray_pipeline.experiment import CONTROL
-from ray_pipeline.stage import Execution, StageConfig
+from ray_pipeline.stage import Execution
+from ray_pipeline.stages.trial_workers import TrialWorkersConfig
 from ray_pipeline.train.batches import BatchConfig
 from ray_pipeline.train.job import WorkersConfig
 from ray_pipeline.train.precision import Precision
@@ -58,7 +59,7 @@ class CellBatchConfig(BatchConfig):
     step_rows: int | None = Field(32, ge=1, description="rows an update; the seed's 8 x 4")
 
 
-class TrainSubsetsConfig(StageConfig):
+class TrainSubsetsConfig(TrialWorkersConfig):
     """Configuration of `TrainSubsets`."""
 
     model: ScratchConfig = ScratchConfig()
@@ -81,16 +82,6 @@ class TrainSubsetsConfig(StageConfig):
     keep_models: Literal["first_seed", "all", "none"] = "first_seed"
     workers: Annotated[WorkersConfig, Execution] = Field(
         WorkersConfig(), description="of a cell; several: one cell after another"
-    )
-    num_cpus: Annotated[float, Execution] = Field(1, gt=0, description="CPUs a cell of one worker")
-    num_gpus: Annotated[float | None, Execution] = Field(
-        None, ge=0, description="GPUs a cell, shares allowed; null: 1 where this machine has one"
-    )
-    concurrency: Annotated[int | None, Execution] = Field(
-        None, ge=1, description="cells at the same time, at most; null: as many as fit the cluster"
-    )
-    silence: Annotated[float, Execution] = Field(
-        3600, gt=0, description="seconds without an evaluation after which it is given up"
     )
     gradient_checkpointing: Annotated[bool, Execution] = Field(
         False, description="less memory for about a third more work; the seed has it on"

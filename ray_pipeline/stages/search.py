@@ -8,17 +8,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from ray_pipeline import models
 from ray_pipeline.errors import RunError, UserError
-from ray_pipeline.stage import Execution, Settings, StageConfig, Workers, Workplace
+from ray_pipeline.stage import Settings, StageConfig, Workers, Workplace
 from ray_pipeline.stages.distil import SEARCH, Distil
 from ray_pipeline.stages.split import Split
 from ray_pipeline.stages.training import TrainingStage
+from ray_pipeline.stages.trial_workers import TrialWorkersConfig
 from ray_pipeline.storage import Storage
 from ray_pipeline.stored_rows import StoredRows
 from ray_pipeline.train.job import TrainingJob
@@ -42,7 +43,7 @@ class TrialLoopConfig(BaseModel):
     evaluate_every: int | None = Field(None, ge=1, description="steps; pruning needs evaluations")
 
 
-class SearchConfig(StageConfig):
+class SearchConfig(TrialWorkersConfig):
     """Configuration of `Search`."""
 
     trials: int = Field(0, ge=0, description="0: no search")
@@ -50,16 +51,6 @@ class SearchConfig(StageConfig):
     loop: TrialLoopConfig = TrialLoopConfig()
     pruning: PruningConfig | None = Field(
         PruningConfig(), description="null: every trial is trained to its end"
-    )
-    num_cpus: Annotated[float, Execution] = Field(1, gt=0, description="CPUs a trial")
-    num_gpus: Annotated[float | None, Execution] = Field(
-        None, ge=0, description="GPUs a trial, shares allowed; null: 1 where this machine has one"
-    )
-    concurrency: Annotated[int | None, Execution] = Field(
-        None, ge=1, description="trials at the same time, at most; null: as many as fit the cluster"
-    )
-    silence: Annotated[float, Execution] = Field(
-        3600, gt=0, description="seconds without an evaluation after which it is given up"
     )
 
 
@@ -116,7 +107,7 @@ class Search(TrainingStage):
 
     def workers(self) -> Workers | None:
         """One trial must fit; more run where there is room."""
-        return Workers(1, self.config.num_cpus, self._gpus) if self.config.trials else None
+        return Workers(1, self.config.num_cpus, self.config.gpus) if self.config.trials else None
 
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
         """The training that all trials share."""
@@ -150,7 +141,7 @@ class Search(TrainingStage):
         return get_best(place.storage).model_dump() if self.config.trials else None
 
     def _search(self, rows: StoredRows, place: Workplace) -> list[TrialRecord]:
-        from ray_pipeline.tune.search import Study, TrialWorkers, search
+        from ray_pipeline.tune.search import Study, search
 
         config = self.config
         job = self.job(rows, place)
@@ -164,17 +155,9 @@ class Search(TrainingStage):
             # Not the number of trials: raising it goes on with those that there are.
             identity=[self.version, config.loop.model_dump(), self.distil.identity(), teacher],
         )
-        workers = TrialWorkers(config.num_cpus, self._gpus, config.concurrency, config.silence)
+        workers = config.trial_workers(self.name)
         trials = Trials(place.storage, TRIALS, study.digest)
         return search(study, config.trials, trials, workers, place.say)
-
-    @property
-    def _gpus(self) -> float:
-        if self.config.num_gpus is not None:
-            return float(self.config.num_gpus)
-        import torch
-
-        return float(torch.cuda.is_available())
 
 
 def _with_models(settings: Settings, names: Mapping[str, str]) -> Settings:

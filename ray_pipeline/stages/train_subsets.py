@@ -99,7 +99,7 @@ class TrainSubsets(ArtifactStage):
         config = self.config
         if config.workers.number > 1:
             return Workers(config.workers.number, config.workers.cpus, int(config.workers.uses_gpu))
-        return Workers(1, config.num_cpus, self._gpus)
+        return Workers(1, config.num_cpus, config.gpus)
 
     def estimate(self, rows: pa.Table, scale: float) -> str | None:
         """What the trainings cost, of a sample of the rows, each of which stands for ``scale``."""
@@ -222,16 +222,12 @@ class TrainSubsets(ArtifactStage):
 
     def _train(self, cells: Sequence[Cell], place: Workplace) -> None:
         from ray_pipeline.tune.grid import run_grid, run_in_turn
-        from ray_pipeline.tune.workers import TrialWorkers
 
         config = self.config
         if config.workers.number > 1:
             run_in_turn(cells, config.workers, place.say)
             return
-        workers = TrialWorkers(
-            config.num_cpus, self._gpus, config.concurrency, config.silence, self.name
-        )
-        run_grid(cells, workers, place.say)
+        run_grid(cells, config.trial_workers(self.name), place.say)
 
     def _cost(self, parts: Mapping[str, tuple[int, int]]) -> TrainingCost:
         config, total, number = self.config, 0, 0
@@ -256,14 +252,6 @@ class TrainSubsets(ArtifactStage):
 
         model = self.settings.models[self.settings.stages[Tokenise.name].model]
         return vocabulary_size(AutoTokenizer.from_pretrained(model))
-
-    @property
-    def _gpus(self) -> float:
-        if self.config.num_gpus is not None:
-            return float(self.config.num_gpus)
-        import torch
-
-        return float(torch.cuda.is_available())
 
 
 _INDEXED = (

@@ -226,7 +226,7 @@ def answer_loss(
     if objective.beta > 0 and teacher is None:
         raise UserError(f"beta is {objective.beta}, and there is no teacher: set it to 0")
 
-    chunk = chunk or _positions(_CHUNK_ELEMENTS, answers, at_least=16)
+    chunk = chunk or positions_at_once(answers)
     block = min(chunk, _positions(_BLOCK_ELEMENTS, answers, at_least=1))
     if objective.beta == 0:
         teacher = None
@@ -235,6 +235,11 @@ def answer_loss(
         answers = answers.detached()
     loss, ce, kl = _Chunked.apply(answers.states, answers.weight, answers.bias, setup)
     return LossParts(loss, ce, kl, len(answers.targets))
+
+
+def positions_at_once(answers: Answers) -> int:
+    """Answer positions whose logits may exist at once: 32 MiB of them on a CPU, 512 on a GPU."""
+    return _positions(_CHUNK_ELEMENTS, answers, at_least=16)
 
 
 def _positions(elements: Mapping[str, int], answers: Answers, at_least: int) -> int:

@@ -28,11 +28,10 @@ import xxhash
 from ray_pipeline.errors import UserError
 from ray_pipeline.train.batches import Batch, TokenRows
 from ray_pipeline.train.forward import AnswerModel
-from ray_pipeline.train.losses import Answers, CachedSignal, top_k
+from ray_pipeline.train.losses import Answers, CachedSignal, positions_at_once, top_k
 from ray_pipeline.train.precision import Precision, autocast
 
 _METADATA = b"ray_pipeline.teacher"
-_CHUNK_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
@@ -175,9 +174,8 @@ class CacheWriter:
 
     def _top_k(self, answers: Answers) -> tuple[Any, Any, Any]:
         """(ids, log-probabilities, tail) of all answer tokens of a batch, as numpy arrays."""
-        chunk = max(16, _CHUNK_ELEMENTS // answers.vocabulary)
         made = []
-        for states in answers.states.split(chunk):
+        for states in answers.states.split(positions_at_once(answers)):
             if answers.weight is None:
                 logits = states
             else:
