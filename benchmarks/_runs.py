@@ -51,7 +51,7 @@ def run_config(folder: Path, config: dict[str, Any], *options: str) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     done = subprocess.run(
-        [sys.executable, "-m", "ray_pipeline.cli", "run", str(path), *options],
+        [sys.executable, "-m", "ray_pipeline.cli.app", "run", str(path), *options],
         env={**os.environ, "RAY_ADDRESS": "local"},
         capture_output=True,
         text=True,

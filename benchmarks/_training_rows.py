@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_pipeline import models
+from ray_pipeline.models import packaged as models
+from ray_pipeline.models.text import TextConfig, Tokeniser
 from ray_pipeline.train.batches import TokenRows
-from ray_pipeline.train.tokens import TextConfig, Tokeniser
 
 MODEL = "smollm2-135m-instruct"
 

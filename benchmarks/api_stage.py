@@ -21,10 +21,10 @@ sys.path.append(str(BENCHMARKS.parent / "tests"))
 
 from _bare_aiohttp import measure
 from _runs import last_commit, run_asking
-from mock_openai import MockServer
+from support.mock_openai import MockServer
 
 from ray_pipeline.llm.config import LlmConfig
-from ray_pipeline.llm.openai_engine import Dialect, request_body
+from ray_pipeline.llm.engines.openai import Dialect, request_body
 from ray_pipeline.llm.types import Request
 
 LATENCY = 0.2

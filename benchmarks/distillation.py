@@ -20,14 +20,15 @@ from typing import Any
 from _runs import BENCHMARKS, run_config
 from _training_rows import MODEL, seconds
 
-from ray_pipeline import models
-from ray_pipeline.evaluate.text_metrics import perplexity
-from ray_pipeline.storage import Storage
-from ray_pipeline.stored_rows import StoredRows
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.evaluate.text import perplexity
+from ray_pipeline.models import packaged as models
+from ray_pipeline.rundir.layout import CACHE, SPLIT
+from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.train.batches import BatchConfig, BatchPlan
 from ray_pipeline.train.forward import AnswerModel
 from ray_pipeline.train.held_out import answer_nats
-from ray_pipeline.train.job import CACHE, SPLIT, token_rows
+from ray_pipeline.train.job import token_rows
 from ray_pipeline.train.loop import Loop, LoopConfig
 from ray_pipeline.train.losses import Objective
 from ray_pipeline.train.student import StudentConfig, load, make_student

@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.stored_tables import StoredTables, Workshop
-from ray_pipeline.engine.task_runner import RayRunner
-from ray_pipeline.storage import Storage
+from ray_pipeline.engine.tasks import RayRunner
 
 FILES = 16
 

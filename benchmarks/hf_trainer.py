@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from _training_rows import MODEL, real_rows, seconds, tokenizer
 
-from ray_pipeline import models
+from ray_pipeline.models import packaged as models
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.loop import Loop, LoopConfig
 from ray_pipeline.train.student import StudentConfig, load, make_student

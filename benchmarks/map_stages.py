@@ -110,7 +110,15 @@ def measure(source: Path, rows: int, folder: Path) -> dict[str, float]:
     path = folder / f"config-{rows}.yaml"
     path.write_text(yaml.safe_dump(config))
     began = time.monotonic()
-    command = [sys.executable, "-m", "ray_pipeline.cli", "run", str(path), "--until", "clean-text"]
+    command = [
+        sys.executable,
+        "-m",
+        "ray_pipeline.cli.app",
+        "run",
+        str(path),
+        "--until",
+        "clean-text",
+    ]
     environment = {**os.environ, "RAY_ADDRESS": "local"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     memory = Memory(process.pid)

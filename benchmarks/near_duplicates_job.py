@@ -6,7 +6,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from ray_pipeline.pipeline import Pipeline
-from ray_pipeline.stages.near_duplicates import NearDuplicates
+from ray_pipeline.stages.duplicates.near import NearDuplicates
 
 
 class NearDuplicateTexts(NearDuplicates):

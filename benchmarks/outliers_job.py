@@ -2,6 +2,6 @@
 
 from ray_pipeline.pipeline import Pipeline
 from ray_pipeline.stages.embed import Embed
-from ray_pipeline.stages.outlier_clusters import OutlierClusters
+from ray_pipeline.stages.outliers.clusters import OutlierClusters
 
 PIPELINE = Pipeline("outliers", [Embed, OutlierClusters])

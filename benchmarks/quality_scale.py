@@ -48,7 +48,7 @@ def measure(corpus: Path, number: int, folder: Path, workers: int, until: str) -
     path.write_text(yaml.safe_dump(config))
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "ray_pipeline.cli", "run", str(path)],
+        [sys.executable, "-m", "ray_pipeline.cli.app", "run", str(path)],
         env={**os.environ, "RAY_ADDRESS": "local"},
         stdout=subprocess.DEVNULL,
     )

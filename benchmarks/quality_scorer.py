@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "stages"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 SCORES = ("clarity", "response_quality", "diversity", "complexity")
 PROCESSES = 2
@@ -37,10 +37,10 @@ _STATE: dict[str, Any] = {}  # of a process: its tokenizer and its scorers
 def load() -> None:
     """Load the tokenizer and every dictionary, outside of what is timed."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process has one thread
-    from quality_oracle import LiteralScorer
+    from support.quality_oracle import LiteralScorer
     from transformers import AutoTokenizer
 
-    from ray_pipeline.models import fetch
+    from ray_pipeline.models.packaged import fetch
 
     _STATE["tokenizer"] = AutoTokenizer.from_pretrained(fetch("gpt2-tokenizer"))
     _STATE["literal"] = LiteralScorer(_STATE["tokenizer"])
@@ -50,7 +50,7 @@ def load() -> None:
 
 def forget() -> None:
     """A scorer that knows no word yet."""
-    from ray_pipeline.quality.scorer import QualityScorer
+    from ray_pipeline.stages.scoring._heuristics.scorer import QualityScorer
 
     _STATE["ours"] = QualityScorer(_STATE["tokenizer"])
     _STATE["ours"](pa.array([""]), pa.array([""]))

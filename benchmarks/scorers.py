@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_pipeline.models import resolve
-from ray_pipeline.report.scorers import spearman
-from ray_pipeline.rows import with_envelope
+from ray_pipeline.core.rows import with_envelope
+from ray_pipeline.models.packaged import resolve
+from ray_pipeline.report.sections.scorers import spearman
 from ray_pipeline.stage import ModelStage, Settings
 from ray_pipeline.stages.embed import vectors_of
-from ray_pipeline.stages.score_ifd import ScoreIfd, ScoreIfdConfig
-from ray_pipeline.stages.score_novelty import EmbedInstructions, novelty
+from ray_pipeline.stages.scoring.ifd import ScoreIfd, ScoreIfdConfig
+from ray_pipeline.stages.scoring.novelty import EmbedInstructions, novelty
 
 MODEL = "smollm2-135m-instruct"
 #: Rows that novelty is timed on, against a sample of this size.

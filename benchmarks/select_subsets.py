@@ -32,11 +32,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.core.tables import REF
 from ray_pipeline.engine.stored_tables import StoredTables, Workshop
 from ray_pipeline.stage import Settings
-from ray_pipeline.stages.select_subsets import SelectSubsets
-from ray_pipeline.storage import Storage
-from ray_pipeline.tables import REF
+from ray_pipeline.stages.subsets.select import SelectSubsets
 
 FILE_ROWS = 62_500
 SUBSETS = {
@@ -91,7 +91,7 @@ class Keys:
 def through_files(folder: Path, rows: int, quota: float | None) -> dict[str, Any]:
     import ray
 
-    from ray_pipeline.engine.task_runner import RayRunner
+    from ray_pipeline.engine.tasks import RayRunner
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     ray.get([ray.remote(lambda: __import__("pandas")).remote() for _ in range(4)])

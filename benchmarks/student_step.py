@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from _training_rows import MODEL, real_rows, seconds, tokenizer
 
-from ray_pipeline import models
+from ray_pipeline.models import packaged as models
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.forward import OnlineTeacher
 from ray_pipeline.train.loop import Loop, LoopConfig

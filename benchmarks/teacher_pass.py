@@ -13,7 +13,7 @@ from pathlib import Path
 
 from _training_rows import MODEL, real_rows, seconds, tokenizer
 
-from ray_pipeline import models
+from ray_pipeline.models import packaged as models
 from ray_pipeline.train.batches import BatchConfig, BatchPlan
 from ray_pipeline.train.student import load, vocabulary_size
 from ray_pipeline.train.teacher_cache import CacheInfo, CacheWriter, tokenizer_hash

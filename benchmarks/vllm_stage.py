@@ -21,10 +21,10 @@ from typing import Any
 
 from _runs import last_commit, records, run_asking
 
-from ray_pipeline import models
 from ray_pipeline.llm.config import LlmConfig
+from ray_pipeline.llm.engines.vllm import VllmEngine
 from ray_pipeline.llm.types import Request, Sampling
-from ray_pipeline.llm.vllm_engine import VllmEngine
+from ray_pipeline.models import packaged as models
 
 MODEL = "smollm2-135m-instruct"
 LLM: dict[str, Any] = {

@@ -5,30 +5,30 @@ Run it with ``ray-pipeline run configs/qa_distillation/demo.yaml``, or on a clus
 """
 
 from ray_pipeline.pipeline import Pipeline
-from ray_pipeline.stages.accept import AcceptParaphrases
-from ray_pipeline.stages.augment import AugmentCasual, AugmentFormal, AugmentGeneral
-from ray_pipeline.stages.clean_text import CleanText
-from ray_pipeline.stages.distil import Distil, TrainAlone
-from ray_pipeline.stages.drop_invalid import DropInvalid
+from ray_pipeline.stages.cleaning.clean_text import CleanText
+from ray_pipeline.stages.cleaning.drop_invalid import DropInvalid
+from ray_pipeline.stages.cleaning.validate import Validate
+from ray_pipeline.stages.duplicates.exact import ExactDuplicates, SameAnswer, SameQuestion
+from ray_pipeline.stages.duplicates.near import NearDuplicates
 from ray_pipeline.stages.embed import Embed
-from ray_pipeline.stages.evaluate import Evaluate
-from ray_pipeline.stages.exact_duplicates import ExactDuplicates, SameAnswer, SameQuestion
-from ray_pipeline.stages.fill_in_blank import FillInBlank
-from ray_pipeline.stages.match_choices import MatchChoices
-from ray_pipeline.stages.multiple_choice import MultipleChoice
-from ray_pipeline.stages.near_duplicates import NearDuplicates
-from ray_pipeline.stages.outlier_clusters import OutlierClusters
-from ray_pipeline.stages.outlier_rules import OutlierRules
-from ray_pipeline.stages.outliers import Outliers
-from ray_pipeline.stages.rephrase import RephraseFirst, RephraseSecond
-from ray_pipeline.stages.search import Search
-from ray_pipeline.stages.similarity import ParaphraseSimilarity
-from ray_pipeline.stages.split import Split
-from ray_pipeline.stages.teacher_log_probs import TeacherLogProbs
-from ray_pipeline.stages.tokenise import Tokenise
-from ray_pipeline.stages.train_teacher import TrainTeacher
-from ray_pipeline.stages.typos import Typos
-from ray_pipeline.stages.validate import Validate
+from ray_pipeline.stages.outliers.clusters import OutlierClusters
+from ray_pipeline.stages.outliers.judge import Outliers
+from ray_pipeline.stages.outliers.rules import OutlierRules
+from ray_pipeline.stages.questions.accept import AcceptParaphrases
+from ray_pipeline.stages.questions.augment import AugmentCasual, AugmentFormal, AugmentGeneral
+from ray_pipeline.stages.questions.fill_in_blank import FillInBlank
+from ray_pipeline.stages.questions.match_choices import MatchChoices
+from ray_pipeline.stages.questions.multiple_choice import MultipleChoice
+from ray_pipeline.stages.questions.rephrase import RephraseFirst, RephraseSecond
+from ray_pipeline.stages.questions.similarity import ParaphraseSimilarity
+from ray_pipeline.stages.questions.typos import Typos
+from ray_pipeline.stages.training.distil import Distil, TrainAlone
+from ray_pipeline.stages.training.evaluate import Evaluate
+from ray_pipeline.stages.training.search import Search
+from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.teacher import TrainTeacher
+from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
+from ray_pipeline.stages.training.tokenise import Tokenise
 
 PIPELINE = Pipeline(
     "qa-distillation",
@@ -67,4 +67,6 @@ PIPELINE = Pipeline(
 )
 
 if __name__ == "__main__":
-    PIPELINE.main()
+    from ray_pipeline.cli.app import job_main
+
+    job_main(PIPELINE)

@@ -5,20 +5,20 @@ on a cluster ``ray job submit -- python jobs/quality_tradeoff.py`` takes the sam
 """
 
 from ray_pipeline.pipeline import Pipeline
-from ray_pipeline.stages.analyse_tradeoff import AnalyseTradeoff
-from ray_pipeline.stages.judge_quality import JudgeQuality
-from ray_pipeline.stages.near_duplicates import NearDuplicateInstructions
-from ray_pipeline.stages.score_ifd import ScoreIfd
-from ray_pipeline.stages.score_novelty import EmbedInstructions, ScoreNovelty
-from ray_pipeline.stages.score_quality import ScoreQuality
-from ray_pipeline.stages.select_subsets import SelectSubsets
-from ray_pipeline.stages.split import HoldOut
-from ray_pipeline.stages.subset_generations import SubsetGenerations
-from ray_pipeline.stages.tokenise import TokeniseInstructions
-from ray_pipeline.stages.train_subsets import TrainSubsets
-from ray_pipeline.stages.validate import ValidateInstructions
-from ray_pipeline.stages.weigh_scores import WeighScores
-from ray_pipeline.stages.write_subsets import WriteSubsets
+from ray_pipeline.stages.cleaning.validate import ValidateInstructions
+from ray_pipeline.stages.duplicates.near import NearDuplicateInstructions
+from ray_pipeline.stages.experiment.analyse import AnalyseTradeoff
+from ray_pipeline.stages.experiment.generations import SubsetGenerations
+from ray_pipeline.stages.experiment.train import TrainSubsets
+from ray_pipeline.stages.scoring.heuristics import ScoreQuality
+from ray_pipeline.stages.scoring.ifd import ScoreIfd
+from ray_pipeline.stages.scoring.judge import JudgeQuality
+from ray_pipeline.stages.scoring.novelty import EmbedInstructions, ScoreNovelty
+from ray_pipeline.stages.scoring.weigh import WeighScores
+from ray_pipeline.stages.subsets.select import SelectSubsets
+from ray_pipeline.stages.subsets.write import WriteSubsets
+from ray_pipeline.stages.training.split import HoldOut
+from ray_pipeline.stages.training.tokenise import TokeniseInstructions
 
 PIPELINE = Pipeline(
     "quality-tradeoff",
@@ -42,4 +42,6 @@ PIPELINE = Pipeline(
 )
 
 if __name__ == "__main__":
-    PIPELINE.main()
+    from ray_pipeline.cli.app import job_main
+
+    job_main(PIPELINE)

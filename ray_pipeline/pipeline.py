@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_pipeline.config import RunConfig, config_type, nearest, override, parse, read_yaml
+from ray_pipeline.core.config import nearest, override, parse, read_yaml
+from ray_pipeline.core.errors import UserError
 from ray_pipeline.engine.cluster import ship_with_workers
+from ray_pipeline.engine.config import RunConfig, config_type
 from ray_pipeline.engine.run import Job
-from ray_pipeline.errors import UserError
 from ray_pipeline.stage import Stage
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -42,12 +43,6 @@ class Pipeline:
             UserError: says each thing that is wrong, with its path.
         """
         return parse(raw, config_type(self.stages), where)
-
-    def main(self) -> None:
-        """The job script as a command: ``python jobs/NAME.py --config CONFIG [--set a.b=c]``."""
-        from ray_pipeline.cli import job_main
-
-        job_main(self)
 
 
 def load_job(

@@ -25,25 +25,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from ray_pipeline.rows import set_column
+from ray_pipeline.core.config import Execution
+from ray_pipeline.core.rows import set_column
 
 if TYPE_CHECKING:
+    from ray_pipeline.core.storage import Storage
+    from ray_pipeline.core.tables import Tables
     from ray_pipeline.llm.asking import Llm
     from ray_pipeline.llm.prompt import Prompt
-    from ray_pipeline.storage import Storage
-    from ray_pipeline.stored_rows import StoredRows
-    from ray_pipeline.tables import Tables
+    from ray_pipeline.rundir.stored_rows import StoredRows
 
 #: A row as an `AskStage` sees it: its data columns by name.
 Row = dict[str, Any]
-
-
-class _ExecutionMark:
-    """Marks a configuration field that changes how fast a stage runs, never what it makes."""
-
-
-#: ``actors: Annotated[int, Execution] = 1``
-Execution = _ExecutionMark()
 
 
 class StageConfig(BaseModel):
@@ -160,7 +153,7 @@ class MapStage(Stage):
             rows: rows with their envelope, every one ``kept``.
             counts: what the stage wishes to count for the report (``counts["mojibake"] += 1``).
 
-        Every ``row_id`` that came in must go out once (drop with `ray_pipeline.rows.drop`, never
+        Every ``row_id`` that came in must go out once (drop with `core.rows.drop`, never
         filter). A created row has a new id (`rows.created_row_id`) and a ``parent_id``. An
         exception makes the engine run the batch row by row: only the rows that raise fail.
         """
@@ -293,7 +286,7 @@ class DecideStage(Stage):
 
     @abstractmethod
     def decide(self, keys: Tables) -> Tables:
-        """Decisions on rows, as steps over tables in parts (see `ray_pipeline.tables`).
+        """Decisions on rows, as steps over tables in parts (see `ray_pipeline.core.tables`).
 
         Returns: a table with ``ref``, ``status`` and ``reason`` (null: the row stays kept) and the
         columns of `writes` (evidence), at most one row for each ref. Rows without a decision are

@@ -16,18 +16,11 @@ import ray
 import ray.cloudpickle
 import ray.data
 
-from ray_pipeline.engine.segment import Segment, executions
-from ray_pipeline.errors import RunError, UserError
-from ray_pipeline.llm.config import LlmConfig
-from ray_pipeline.llm.local_pool import engine_kind, gpus_an_actor
-from ray_pipeline.stage import (
-    ArtifactStage,
-    AskStage,
-    DecideStage,
-    MapStage,
-    ModelStage,
-    Workers,
-)
+from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.engine.segments import Segment, executions
+from ray_pipeline.llm.config import LlmConfig, engine_kind
+from ray_pipeline.llm.engines.pool import gpus_an_actor
+from ray_pipeline.stage import ArtifactStage, AskStage, DecideStage, MapStage, ModelStage, Workers
 
 
 @contextlib.contextmanager

@@ -17,13 +17,12 @@ from typing import Any, Literal
 
 import ray
 
-from ray_pipeline.config import Budget
-from ray_pipeline.engine.unit_work import Receipt
-from ray_pipeline.llm.config import LlmConfig
-from ray_pipeline.llm.journal import spent
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.engine.unit import Receipt
+from ray_pipeline.llm.config import Budget, LlmConfig
+from ray_pipeline.llm.engines.pool import start_pool
 from ray_pipeline.llm.limits import ClientReport, Grants, LimitsServer
-from ray_pipeline.llm.local_pool import start_pool
-from ray_pipeline.storage import Storage
+from ray_pipeline.rundir.responses import spent
 
 #: Seconds after which a worker's word on its progress no longer counts; it speaks every second.
 _FORGOTTEN_AFTER = 5.0

@@ -16,19 +16,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ray.exceptions import RayTaskError
 
-from ray_pipeline.engine.account import StageAccount
-from ray_pipeline.engine.fingerprint import fingerprint, set_digest
-from ray_pipeline.engine.parts import PartInfo, part_path, read_infos, read_rows
-from ray_pipeline.engine.segment import checked, in_order
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.hashing import fingerprint, set_digest
+from ray_pipeline.core.rows import kept, set_column
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.core.tables import REF
+from ray_pipeline.engine.segments import checked, in_order
 from ray_pipeline.engine.stored_tables import StoredTables, Workshop
-from ray_pipeline.engine.task_runner import RayRunner
-from ray_pipeline.engine.unit_work import SegmentJob, decisions_path, missing_upstream
-from ray_pipeline.errors import RunError
-from ray_pipeline.rows import kept, set_column
-from ray_pipeline.sources.unit import Unit
+from ray_pipeline.engine.tasks import RayRunner
+from ray_pipeline.engine.unit import SegmentJob, decisions_path, missing_upstream
+from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.parts import PartInfo, part_path, read_infos, read_rows
+from ray_pipeline.rundir.units import Unit
 from ray_pipeline.stage import DecideStage
-from ray_pipeline.storage import Storage
-from ray_pipeline.tables import REF
 
 #: Rows whose keys one task makes: between these, and a sixteenth of all.
 _LEAST_CHUNK, _MOST_CHUNK = 5_000, 100_000

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from ray_pipeline.engine.parts import part_path, read_rows
-from ray_pipeline.engine.segment import Segment
-from ray_pipeline.errors import RunError
-from ray_pipeline.rows import kept
-from ray_pipeline.storage import Storage
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.rows import kept
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.engine.segments import Segment
+from ray_pipeline.rundir.parts import part_path, read_rows
 
 _SUFFIX = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet", "hf": ""}
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import ray
 from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
-from ray_pipeline.engine.account import StageAccount, total
-from ray_pipeline.engine.segment import checked, in_order, run_maps, schema_after
-from ray_pipeline.engine.unit_work import SegmentJob
-from ray_pipeline.rows import fail
+from ray_pipeline.core.rows import fail
+from ray_pipeline.engine.segments import checked, in_order, run_maps, schema_after
+from ray_pipeline.engine.unit import SegmentJob
+from ray_pipeline.rundir.account import StageAccount, total
 from ray_pipeline.stage import AskStage, MapStage, ModelStage
 
 
@@ -62,7 +62,7 @@ def _crashed(
 def _work_apart(
     job: SegmentJob, coordinator: Any, unit_id: str, rows: pa.Table, start: str | None
 ) -> tuple[pa.Table, list[StageAccount]]:
-    from ray_pipeline.engine.worker import AskingLoop
+    from ray_pipeline.engine.asking import AskingLoop
 
     maps: list[MapStage] = []
     for stage in job.segment.stages:

@@ -10,18 +10,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_pipeline.engine.artifact import Artifact
-from ray_pipeline.engine.fingerprint import set_digest
-from ray_pipeline.engine.ledger import Done
-from ray_pipeline.engine.parts import part_path, read_rows
+from ray_pipeline.core.hashing import set_digest
+from ray_pipeline.core.rows import ENVELOPE_COLUMNS, kept, set_column
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.engine.artifacts import Artifact
 from ray_pipeline.engine.prepare import Prepared
-from ray_pipeline.engine.segment import SOURCE, Segment, apply_map, told
+from ray_pipeline.engine.segments import Segment, apply_map, told
 from ray_pipeline.llm.asking import Answer
 from ray_pipeline.llm.prompt import Prompt
-from ray_pipeline.rows import ENVELOPE_COLUMNS, kept, set_column
+from ray_pipeline.rundir.layout import SOURCE
+from ray_pipeline.rundir.ledger import Done
+from ray_pipeline.rundir.parts import part_path, read_rows
 from ray_pipeline.sources.read import read_unit
 from ray_pipeline.stage import ArtifactStage, AskStage, MapStage, ModelStage, Stage
-from ray_pipeline.storage import Storage
 
 #: Rows that the estimate stands on, at most.
 SAMPLE_ROWS = 1_000

@@ -10,14 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_pipeline import models
-from ray_pipeline.config import RunConfig, nearest, stage_config
-from ray_pipeline.engine.segment import Segment, cut, schema_after
-from ray_pipeline.errors import UserError
-from ray_pipeline.llm.local_pool import engine_kind
-from ray_pipeline.llm.openai_engine import check_keys
+from ray_pipeline.core.config import nearest
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.rows import ENVELOPE
+from ray_pipeline.engine.config import RunConfig, stage_config
+from ray_pipeline.engine.segments import Segment, cut, schema_after
+from ray_pipeline.llm.config import engine_kind
+from ray_pipeline.llm.engines.openai import check_keys
 from ray_pipeline.llm.prompt import Prompt
-from ray_pipeline.rows import ENVELOPE
+from ray_pipeline.models import packaged as models
 from ray_pipeline.sources.survey import Survey, survey
 from ray_pipeline.stage import AskStage, Off, Settings, Stage
 

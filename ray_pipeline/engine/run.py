@@ -20,26 +20,27 @@ import pyarrow.parquet as pq
 import ray
 import yaml
 
-from ray_pipeline.config import RunConfig
+from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.hashing import set_digest
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine import cluster
-from ray_pipeline.engine.account import StageAccount, total
-from ray_pipeline.engine.artifact import Artifact, check_artifacts
+from ray_pipeline.engine.artifacts import Artifact, check_artifacts
+from ray_pipeline.engine.config import RunConfig
 from ray_pipeline.engine.coordinator import Stop, start_coordinator
 from ray_pipeline.engine.decide import decide
-from ray_pipeline.engine.environment import environment
-from ray_pipeline.engine.execution import Execution
 from ray_pipeline.engine.exports import export_dataset, export_stages
-from ray_pipeline.engine.fingerprint import set_digest
-from ray_pipeline.engine.ledger import Done, Ledger, LedgerEntry, Status
-from ray_pipeline.engine.lock import run_lock
-from ray_pipeline.engine.parts import PartInfo, part_path, read_infos
 from ray_pipeline.engine.prepare import Prepared, prepare
-from ray_pipeline.engine.segment import SOURCE, Segment, executions, told
-from ray_pipeline.engine.tally import Tally
-from ray_pipeline.engine.unit_work import SegmentJob
-from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.engine.progress import Tally
+from ray_pipeline.engine.segments import Segment, executions, told
+from ray_pipeline.engine.streaming import Execution
+from ray_pipeline.engine.unit import SegmentJob
+from ray_pipeline.rundir.account import StageAccount, total
+from ray_pipeline.rundir.environment import environment
+from ray_pipeline.rundir.layout import SOURCE
+from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
+from ray_pipeline.rundir.lock import run_lock
+from ray_pipeline.rundir.parts import PartInfo, part_path, read_infos
 from ray_pipeline.stage import AskStage, DecideStage, Stage
-from ray_pipeline.storage import Storage
 
 _log = logging.getLogger("ray_pipeline")
 _LOG = "logs/ray.log"

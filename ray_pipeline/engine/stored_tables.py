@@ -18,8 +18,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_pipeline.storage import Storage
-from ray_pipeline.tables import REF, Work, WorkWith
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.core.tables import REF, Work, WorkWith
 
 #: Rows of a part, roughly: enough for vectorised work, little enough for many parts in memory.
 PART_ROWS = 250_000
@@ -274,7 +274,7 @@ class Workshop:
 
 
 class StoredTables:
-    """See `ray_pipeline.tables.Tables`, which this implements."""
+    """See `ray_pipeline.core.tables.Tables`, which this implements."""
 
     def __init__(self, workshop: Workshop, source: Source, chain: tuple[_Step, ...] = ()) -> None:
         self._workshop = workshop

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from ray_pipeline.errors import UserError
-from ray_pipeline.evaluate.model_text import Decoding, Generated, ModelText, own_ends
-from ray_pipeline.train.tokens import TextConfig
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.models.decoding import Decoding, Generated, ModelText, own_ends
+from ray_pipeline.models.text import TextConfig
 
 #: Prompts that are answered one by one to measure the latency.
 _ALONE = 8

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from ray_pipeline.errors import RunError, UserError
-from ray_pipeline.evaluate.model_text import (
+from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.models.decoding import (
     Decoding,
     Generated,
     ModelText,
@@ -15,7 +15,7 @@ from ray_pipeline.evaluate.model_text import (
     own_ends,
     trained_format,
 )
-from ray_pipeline.llm.vllm_engine import SHUTDOWN_SECONDS
+from ray_pipeline.models.vllm import SHUTDOWN_SECONDS
 
 
 class VllmGenerator:
@@ -66,14 +66,13 @@ class VllmGenerator:
 
 
 def _started(folder: str) -> Any:
-    from ray_pipeline.llm.config import LlmConfig
-    from ray_pipeline.llm.vllm_engine import engine_arguments, quiet
+    from ray_pipeline.models.vllm import engine_arguments, quiet
 
     quiet()
     from vllm import LLM
 
     try:
-        return LLM(**engine_arguments(LlmConfig(model=folder), folder))
+        return LLM(**engine_arguments(folder, max_num_seqs=64))
     except Exception as error:  # of any kind: vLLM looks at model, machine and settings
         raise RunError(
             f"vLLM did not start with {folder}: {error}. Leave --engine out to do without it"

@@ -9,13 +9,13 @@ from typing import Any
 import jsonschema
 import orjson
 
-from ray_pipeline.errors import Stopping
+from ray_pipeline.core.errors import Stopping
 from ray_pipeline.llm.asking import Answer, AnswerError
 from ray_pipeline.llm.config import LlmConfig
-from ray_pipeline.llm.journal import Journal
 from ray_pipeline.llm.prompt import Prompt
-from ray_pipeline.llm.types import AnswerFormat, Engine, EngineError, Message, Request, Response
-from ray_pipeline.llm.usage import LlmUsage
+from ray_pipeline.llm.types import AnswerFormat, Engine, EngineError, Message, Request
+from ray_pipeline.rundir.account import LlmUsage
+from ray_pipeline.rundir.responses import Journal, Response
 
 
 class UnitAsker:

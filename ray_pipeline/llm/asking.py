@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ray_pipeline.llm.prompt import Prompt
-from ray_pipeline.llm.types import Response
+from ray_pipeline.rundir.responses import Response
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ray_pipeline.core.config import (
+    Execution,
+    Section,
+)
 from ray_pipeline.llm.types import Sampling
-from ray_pipeline.stage import Execution
 
 
 class Prices(BaseModel):
@@ -95,3 +98,26 @@ class LlmConfig(BaseModel):
     def sampling(self) -> Sampling:
         """The model's defaults; a prompt may override them."""
         return Sampling(self.max_tokens, self.temperature, self.top_p, self.stop)
+
+
+class Budget(Section):
+    """Limits of a run. Money and tokens count over the whole run directory, restarts included."""
+
+    max_cost_usd: float | None = Field(None, ge=0)
+    max_tokens: int | None = Field(None, ge=0)
+    #: A whole number is a count of rows, a number below 1 a share of the source's rows.
+    max_failed_rows: float = Field(0.05, ge=0)
+
+    def failed_rows_allowed(self, source_rows: int) -> int:
+        """How many rows may fail before the run stops."""
+        limit = self.max_failed_rows
+        return int(limit if limit >= 1 else limit * source_rows)
+
+
+def engine_kind(config: LlmConfig) -> str:
+    """``vllm``, ``openai`` or ``transformers``: `auto` takes vLLM where it is installed."""
+    if config.engine != "auto":
+        return config.engine
+    from importlib.util import find_spec
+
+    return "vllm" if find_spec("vllm") else "transformers"

@@ -26,7 +26,7 @@ import jinja2.sandbox
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
 from ray_pipeline.llm.types import AnswerFormat, Message, Sampling
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol, TypedDict
 
 import orjson
 
+from ray_pipeline.rundir.responses import Response
+
 
 class Message(TypedDict):
     """One message of a chat."""
@@ -76,25 +78,6 @@ class Request:
 
 
 @dataclass
-class Response:
-    """What a model answered, as it arrived, before anything was parsed or judged."""
-
-    text: str
-    #: ``stop``, ``length``, ``content_filter``, or what else the server says.
-    finish_reason: str | None
-    prompt_tokens: int
-    completion_tokens: int
-    #: Part of `prompt_tokens` that the server took from its prompt cache.
-    cached_prompt_tokens: int = 0
-    #: Tries it took: 1 when the first was answered.
-    attempts: int = 1
-    #: Seconds from the first try to the answer.
-    seconds: float = 0.0
-    #: Dollars at the configured prices; filled in by whoever knows them.
-    cost_usd: float = 0.0
-
-
-@dataclass
 class EngineError(Exception):
     """A request got no answer, after all the retries that made sense.
 
@@ -127,3 +110,9 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+def prompt_bytes(request: Request) -> int:
+    """Bytes of UTF-8 in the messages and the schema."""
+    size = sum(len(message["content"].encode()) for message in request.messages)
+    return size + (len(orjson.dumps(request.format.schema)) if request.format.schema else 0)

@@ -7,26 +7,30 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ray_pipeline.engine.account import StageAccount
-from ray_pipeline.engine.ledger import LedgerEntry
-from ray_pipeline.llm.usage import LlmUsage
-from ray_pipeline.report.effort import EffortRow, effort
-from ray_pipeline.report.embedding_map import EmbeddingMap, embedding_map
-from ray_pipeline.report.evaluation import Evaluation, evaluation
-from ray_pipeline.report.examples import RestingRow, SegmentExamples, changed_rows, resting_rows
-from ray_pipeline.report.flow import FlowRow, flow
-from ray_pipeline.report.groups import Duplicates, Shared, duplicates, shared
-from ray_pipeline.report.lengths import Lengths, lengths
-from ray_pipeline.report.samples import Samples, samples
-from ray_pipeline.report.scorers import Scorers, scorers
-from ray_pipeline.report.search import Search, search
-from ray_pipeline.report.subsets import SubsetLine, subset_lines
-from ray_pipeline.report.tradeoff import Tradeoff, tradeoff
-from ray_pipeline.report.training import TrainingSection, training_section
-from ray_pipeline.report.versions import Versions, versions
-from ray_pipeline.rows import DROPPED, FAILED
-from ray_pipeline.run_reader import RunReader
-from ray_pipeline.storage import Storage, filesystem
+from ray_pipeline.core.rows import DROPPED, FAILED
+from ray_pipeline.core.storage import Storage, filesystem
+from ray_pipeline.report.sections.effort import EffortRow, effort
+from ray_pipeline.report.sections.embedding_map import EmbeddingMap, embedding_map
+from ray_pipeline.report.sections.evaluation import Evaluation, evaluation
+from ray_pipeline.report.sections.examples import (
+    RestingRow,
+    SegmentExamples,
+    changed_rows,
+    resting_rows,
+)
+from ray_pipeline.report.sections.flow import FlowRow, flow
+from ray_pipeline.report.sections.groups import Duplicates, Shared, duplicates, shared
+from ray_pipeline.report.sections.lengths import Lengths, lengths
+from ray_pipeline.report.sections.samples import Samples, samples
+from ray_pipeline.report.sections.scorers import Scorers, scorers
+from ray_pipeline.report.sections.search import Search, search
+from ray_pipeline.report.sections.subsets import SubsetLine, subset_lines
+from ray_pipeline.report.sections.tradeoff import Tradeoff, tradeoff
+from ray_pipeline.report.sections.training import TrainingSection, training_section
+from ray_pipeline.report.sections.versions import Versions, versions
+from ray_pipeline.rundir.account import LlmUsage, StageAccount
+from ray_pipeline.rundir.ledger import LedgerEntry
+from ray_pipeline.rundir.reader import RunReader
 
 #: Columns whose rows with one value have one text in common.
 SHARED = ("same_question_group", "same_answer_group")

@@ -8,10 +8,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ray_pipeline import __version__
-from ray_pipeline.report import formats
+from ray_pipeline.core import text as formats
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.report.content import gather
-from ray_pipeline.report.examples import raw
-from ray_pipeline.storage import Storage
+from ray_pipeline.report.sections.examples import raw
 
 NAME = "report.html"
 

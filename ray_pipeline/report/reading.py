@@ -11,17 +11,13 @@ from collections.abc import Collection
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_pipeline.rows import ENVELOPE_COLUMNS
-from ray_pipeline.run_reader import RunReader, SegmentFolder
-from ray_pipeline.sources.unit import Unit
-from ray_pipeline.stages.teacher_log_probs import TeacherLogProbs
+from ray_pipeline.core.columns import is_list, is_text
+from ray_pipeline.rundir.layout import CACHE
+from ray_pipeline.rundir.reader import RunReader, SegmentFolder
+from ray_pipeline.rundir.units import Unit
 
 #: Units whose narrow columns a section reads at most: so many small reads take some ten seconds.
 MOST_UNITS = 2_000
-#: Text columns that are shown when the configuration maps none.
-_TEXTS = 3
-#: Columns that hold text, but not the data's own.
-_NOT_DATA = {"source_raw", "version", "note"}
 #: Evidence that must be numbers, and that must be text.
 _NUMBERS = {"outlier_cluster", "outlier_score", "duplicate_similarity", "similarity"}
 _WORDS = {"outlier_rule", "outlier_verdict", "duplicate_of", "version"}
@@ -37,20 +33,6 @@ def segments_with(reader: RunReader, *columns: str) -> list[SegmentFolder]:
     return [s for s in reader.segments if set(columns) <= set(reader.schema(s).names)]
 
 
-def text_columns(reader: RunReader, schema: pa.Schema) -> list[str]:
-    """The columns of text that the rows are about: those that the configuration maps from the
-    source, else the first ones that the source has.
-    """
-    strings = [field.name for field in schema if _is_text(field.type)]
-    source = reader.config.get("source")
-    mapped = source.get("columns") if isinstance(source, dict) else None
-    wanted = [str(name) for name in mapped] if isinstance(mapped, dict) else []
-    if found := [name for name in wanted if name in strings]:
-        return found
-    first = reader.schema(reader.segments[0]).names if reader.segments else []
-    return [name for name in first if name in strings and _is_data(name)][:_TEXTS]
-
-
 def told_columns(
     reader: RunReader, segment: SegmentFolder, unit: Unit, names: Collection[str]
 ) -> pa.Table | None:
@@ -64,7 +46,7 @@ def as_told(rows: pa.Table) -> pa.Table:
     for index, field in enumerate(rows.schema):
         if field.name in _NUMBERS:
             rows = rows.set_column(index, field.name, _numbers(rows.column(index)))
-        elif field.name in _WORDS and not _is_text(field.type):
+        elif field.name in _WORDS and not is_text(field.type):
             rows = rows.set_column(index, field.name, pa.nulls(rows.num_rows, pa.string()))
     return rows
 
@@ -80,32 +62,14 @@ def _numbers(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 def without_vectors(rows: pa.Table) -> pa.Table:
     """The columns that a person can read: no embeddings, no token ids, no cache of a teacher."""
-    cache = set(TeacherLogProbs.internal)
+    cache = set(CACHE) - {"row_id"}
     hidden = {field.name for field in rows.schema if _is_numbers(field.type)}
     # Some of its columns have names that a source's own may have, too.
     hidden |= cache if cache <= set(rows.column_names) else set()
     return rows.drop_columns(sorted(hidden)) if hidden else rows
 
 
-def is_vector(kind: pa.DataType) -> bool:
-    """Whether a column holds lists of floating-point numbers."""
-    return _is_list(kind) and bool(pa.types.is_floating(kind.value_type))
-
-
 def _is_numbers(kind: pa.DataType) -> bool:
     """Whether a column holds lists of numbers or of marks: as many as a text has tokens."""
     tests = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
-    return _is_list(kind) and any(is_one(kind.value_type) for is_one in tests)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_data(name: str) -> bool:
-    return name not in _NOT_DATA and name not in ENVELOPE_COLUMNS
+    return is_list(kind) and any(is_one(kind.value_type) for is_one in tests)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.types as pat
 
-from ray_pipeline.errors import UserError
-from ray_pipeline.rows import ENVELOPE_COLUMNS
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 from ray_pipeline.sources.cells import type_name
 
 #: The raw text of malformed records, in a source that has any.

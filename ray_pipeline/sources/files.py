@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow.fs as pafs
 
-from ray_pipeline import storage
-from ray_pipeline.errors import UserError
+from ray_pipeline.core import storage
+from ray_pipeline.core.errors import UserError
 
 #: Bytes read at a time when a whole file is read, and when a unit is.
 WHOLE_FILE_BUFFER = 4 << 20

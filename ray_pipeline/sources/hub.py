@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.files import SourceFile
 from ray_pipeline.sources.staging import publish, staged_uri
 

@@ -9,13 +9,15 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from ray_pipeline import rows as envelope
-from ray_pipeline.errors import RunError
-from ray_pipeline.sources import csv_format, json_format, parquet_format
+from ray_pipeline.core import rows as envelope
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.rundir.units import Unit
+from ray_pipeline.sources import csv as csv_format
+from ray_pipeline.sources import json as json_format
+from ray_pipeline.sources import parquet as parquet_format
 from ray_pipeline.sources.cells import as_json, typed_column
 from ray_pipeline.sources.columns import RAW_COLUMN
 from ray_pipeline.sources.files import UNIT_BUFFER, open_binary, size_of
-from ray_pipeline.sources.unit import Unit
 
 #: Name of the source where rows that could not be read are marked.
 SOURCE_STAGE = "source"

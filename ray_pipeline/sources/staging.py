@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.sources.files import SourceFile, locate, open_binary, readable
 
 _CHUNK = 1 << 20

@@ -9,15 +9,16 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
-from ray_pipeline.errors import UserError
-from ray_pipeline.sources import parquet_format, staging
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.rundir.units import Unit, default_unit_rows, unit_id
+from ray_pipeline.sources import parquet as parquet_format
+from ray_pipeline.sources import staging
 from ray_pipeline.sources.columns import RAW_COLUMN, common_type
 from ray_pipeline.sources.config import SourceConfig
 from ray_pipeline.sources.files import SourceFile, open_binary, size_of
-from ray_pipeline.sources.inspect_file import FileFacts, Wanted, inspect_file, known_encoding
-from ray_pipeline.sources.paths import find_files
+from ray_pipeline.sources.find import find_files
+from ray_pipeline.sources.inspect import FileFacts, Wanted, inspect_file, known_encoding
 from ray_pipeline.sources.read import FileSpec, ReadSpec
-from ray_pipeline.sources.unit import Unit, default_unit_rows, unit_id
 
 #: A row group of so many units is read by each of them; a larger one is worth a staged copy.
 _GROUP_UNITS = 4

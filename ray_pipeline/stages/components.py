@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_pipeline.stages.text_keys import run_starts
-from ray_pipeline.tables import Tables
+from ray_pipeline.core.tables import Tables
+from ray_pipeline.stages.text.keys import run_starts
 
 Ints = npt.NDArray[Any]
 

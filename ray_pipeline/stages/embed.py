@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from ray_pipeline.rows import fail, set_column
-from ray_pipeline.stage import Execution, ModelStage, ModelStageConfig, StageConfig
-from ray_pipeline.stages.embedding import Embedder, Vectors, is_usable
+from ray_pipeline.core.config import Execution
+from ray_pipeline.core.rows import fail, set_column
+from ray_pipeline.models.embedder import Embedder, Vectors, is_usable
+from ray_pipeline.stage import ModelStage, ModelStageConfig, StageConfig
 
 #: Half precision is plenty for a direction in a few hundred dimensions, and half the storage.
 EMBEDDING = pa.list_(pa.float16())

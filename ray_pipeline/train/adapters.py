@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
 
 
 class AdapterConfig(BaseModel):

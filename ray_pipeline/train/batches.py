@@ -26,8 +26,8 @@ import torch
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ray_pipeline.errors import UserError
-from ray_pipeline.rows import KEPT
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.rows import KEPT
 
 Ints = npt.NDArray[np.int64]
 Layout = Literal["right", "left", "packed"]

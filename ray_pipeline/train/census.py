@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from ray_pipeline.stored_rows import StoredRows, rows_containing
-from ray_pipeline.train.job import SPLIT, SUBSETS
+from ray_pipeline.rundir.layout import SPLIT, SUBSETS
+from ray_pipeline.rundir.stored_rows import StoredRows, rows_containing
 
 
 @dataclass

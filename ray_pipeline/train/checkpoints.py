@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ray_pipeline.errors import RunError
-from ray_pipeline.storage import Storage
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.storage import Storage
 
 _NAME = re.compile(r"step-(\d+)\.pt$")
 

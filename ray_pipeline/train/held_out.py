@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from ray_pipeline.models.device import Precision, autocast
 from ray_pipeline.train.batches import Batch
 from ray_pipeline.train.forward import AnswerModel
 from ray_pipeline.train.losses import Objective, answer_loss
-from ray_pipeline.train.precision import Precision, autocast
 from ray_pipeline.train.replica import Replica, Sum
 
 

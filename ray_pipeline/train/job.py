@@ -14,21 +14,23 @@ import orjson
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ray_pipeline.errors import UserError
-from ray_pipeline.storage import Storage
-from ray_pipeline.stored_rows import StoredRows
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.models.text import TextConfig
+from ray_pipeline.rundir.curve import Curve
+from ray_pipeline.rundir.layout import CACHE, SPLIT, SUBSETS, TOKENS
+from ray_pipeline.rundir.models import get_model
+from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.train.adapters import AdapterConfig, quantisation, with_adapter
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
-from ray_pipeline.train.curve import Curve
 from ray_pipeline.train.forward import OnlineTeacher
 from ray_pipeline.train.held_out import answer_nats
 from ray_pipeline.train.loop import Diverged, Loop, LoopConfig, Teacher, World
 from ray_pipeline.train.losses import Objective, shared_vocabulary
-from ray_pipeline.train.model_store import get_model, put_model
-from ray_pipeline.train.pace import Pace
 from ray_pipeline.train.replica import Replica, Sharded, Whole
 from ray_pipeline.train.scratch import ScratchConfig
+from ray_pipeline.train.store import put_model
 from ray_pipeline.train.student import (
     StudentConfig,
     load,
@@ -37,15 +39,6 @@ from ray_pipeline.train.student import (
     vocabulary_size,
 )
 from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
-from ray_pipeline.train.tokens import TextConfig
-
-#: Columns of token rows, and of what a cached teacher says about them.
-TOKENS = ("row_id", "input_ids", "answer_mask")
-CACHE = ("row_id", "tokens_hash", "teacher_ids", "teacher_log_probs", "teacher_tail", "teacher")
-#: The column that says which rows are for what.
-SPLIT = "split"
-#: The column that says of which subsets a row is.
-SUBSETS = "subsets"
 
 
 class WorkersConfig(BaseModel):
@@ -134,6 +127,39 @@ class ModelSource:
         if self.adapter is None or not self.adapter.four_bit:
             return self
         return replace(self, adapter=self.adapter.model_copy(update={"four_bit": False}))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a loop's configuration leaves to the rows. All of it follows from the batch plan.
+
+    Attributes:
+        budget_tokens: tokens after which the training ends, in place of epochs; the last step is
+            the one that reaches them. Padding does not count.
+        evaluations: how many there are, evenly spread, the last one at the end; None: as the
+            configuration says.
+        warmup_share: of all steps, that a warm-up configured in steps takes at most; None: it
+            takes as many as it says.
+    """
+
+    budget_tokens: int | None = None
+    evaluations: int | None = None
+    warmup_share: float | None = None
+
+    def of(self, config: LoopConfig, plan: BatchPlan) -> LoopConfig:
+        """The configuration for the rows of a plan, so that its schedule knows its end."""
+        if self.budget_tokens is not None:
+            steps, epochs = plan.reaching(self.budget_tokens)
+            config = config.model_copy(update={"epochs": epochs, "max_steps": steps})
+        total = plan.total_steps(config.epochs)
+        if config.max_steps is not None:
+            total = min(total, config.max_steps)
+        changed: dict[str, float] = {}
+        if self.evaluations is not None:
+            changed["evaluate_every"] = -(-total // self.evaluations)
+        if self.warmup_share is not None and config.warmup >= 1:
+            changed["warmup"] = min(config.warmup, float(int(self.warmup_share * total)))
+        return config.model_copy(update=changed)
 
 
 @dataclass(frozen=True)

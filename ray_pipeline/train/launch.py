@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ray_pipeline.errors import RunError, UserError
-from ray_pipeline.storage import filesystem
+from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.storage import filesystem
 from ray_pipeline.train.job import TrainingJob, WorkersConfig, train
 from ray_pipeline.train.loop import World
 

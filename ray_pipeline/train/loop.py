@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.models.device import Precision, autocast
 from ray_pipeline.train.batches import Batch, BatchPlan, Position
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.held_out import answer_nats
 from ray_pipeline.train.losses import Objective, TeacherSignal, answer_loss
-from ray_pipeline.train.precision import Precision, autocast
 from ray_pipeline.train.replica import Replica, Whole
 
 

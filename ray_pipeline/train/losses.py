@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
 
 #: Elements of a chunk's logits: 32 MiB of float32 on a CPU, 512 MiB on a GPU.
 _CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}

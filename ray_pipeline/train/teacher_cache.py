@@ -25,11 +25,11 @@ import pyarrow.compute as pc
 import torch
 import xxhash
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.models.device import Precision, autocast
 from ray_pipeline.train.batches import Batch, TokenRows
 from ray_pipeline.train.forward import AnswerModel
 from ray_pipeline.train.losses import Answers, CachedSignal, positions_at_once, top_k
-from ray_pipeline.train.precision import Precision, autocast
 
 _METADATA = b"ray_pipeline.teacher"
 

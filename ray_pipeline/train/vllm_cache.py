@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.models.device import Precision
 from ray_pipeline.train.batches import Batch, TokenRows
-from ray_pipeline.train.precision import Precision
 from ray_pipeline.train.teacher_cache import CacheInfo, cache_of
 
 
@@ -60,7 +60,7 @@ class VllmCacheWriter:
 
     def close(self) -> None:
         """End vLLM's processes, and wait for it."""
-        from ray_pipeline.llm.vllm_engine import SHUTDOWN_SECONDS
+        from ray_pipeline.models.vllm import SHUTDOWN_SECONDS
 
         self._llm.llm_engine.engine_core.shutdown(SHUTDOWN_SECONDS)
 
@@ -86,13 +86,12 @@ def _check_vocabulary(folder: str, info: CacheInfo) -> None:
 
 
 def _started(folder: str, info: CacheInfo, precision: Precision, engine: dict[str, Any]) -> Any:
-    from ray_pipeline.llm.config import LlmConfig
-    from ray_pipeline.llm.vllm_engine import engine_arguments, quiet
+    from ray_pipeline.models.vllm import engine_arguments, quiet
 
     quiet()
     from vllm import LLM
 
-    arguments = engine_arguments(LlmConfig(model=folder), folder)
+    arguments = engine_arguments(folder, max_num_seqs=64)
     # A cached prefix has no log-probabilities.
     arguments |= {"max_logprobs": info.k, "enable_prefix_caching": False}
     arguments |= {"dtype": precision} | engine

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import orjson
 
-from ray_pipeline.engine.fingerprint import fingerprint
-from ray_pipeline.experiment import CELLS, CONTROL
-from ray_pipeline.storage import Storage
-from ray_pipeline.train.curve import read_curve
+from ray_pipeline.core.hashing import fingerprint
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.curve import read_curve
+from ray_pipeline.rundir.layout import CELLS, CONTROL
 from ray_pipeline.train.job import TrainingJob, checkpoints_folder
 
 Mode = Literal["epochs", "tokens"]

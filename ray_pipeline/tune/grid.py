@@ -19,7 +19,7 @@ import ray.exceptions
 import torch
 from ray import tune
 
-from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.train.job import Training, WorkersConfig
 from ray_pipeline.train.launch import run_training
 from ray_pipeline.train.loop import Diverged, World

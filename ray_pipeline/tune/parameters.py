@@ -5,8 +5,8 @@ from __future__ import annotations
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ray_pipeline.errors import RunError
-from ray_pipeline.storage import Storage
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.train.loop import LoopConfig
 from ray_pipeline.train.losses import Objective
 

@@ -21,8 +21,8 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from ray_pipeline.engine.fingerprint import fingerprint
-from ray_pipeline.errors import RunError
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.hashing import fingerprint
 from ray_pipeline.train.job import TrainingJob
 from ray_pipeline.tune.observer import Observer
 from ray_pipeline.tune.parameters import Parameters, PruningConfig, Space

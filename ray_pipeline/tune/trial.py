@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.train.job import Bench, TrainingJob
 from ray_pipeline.train.loop import Diverged, Loop
 from ray_pipeline.tune.parameters import Parameters

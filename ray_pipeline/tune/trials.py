@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import orjson
 
-from ray_pipeline.storage import Storage
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.tune.parameters import Parameters
 
 #: Stands for a loss where there is none: worse than any, and finite, so that it can be ranked.

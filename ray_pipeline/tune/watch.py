@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.tune.workers import TrialWorkers
 
 if TYPE_CHECKING:

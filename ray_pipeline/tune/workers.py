@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
 
 _NAMES = ("CPU", "GPU")
 

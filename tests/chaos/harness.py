@@ -31,9 +31,10 @@ sys.path.insert(0, str(TESTS))
 
 import psutil
 import yaml
-from conftest import Command, Toy, make_toy
-from fork_server import Started
-from mock_openai import MockServer
+from support.command import Command
+from support.fork_server import Started
+from support.mock_openai import MockServer
+from support.toy_run import Toy, make_toy
 
 FAULTS = {"p429": 0.02, "p500": 0.02, "pcut": 0.01, "pmalformed": 0.01, "retry_after": 0.5}
 #: Seconds that a worker may need to put an answer on storage once the server has sent it.

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-
 from chaos.harness import run_chaos, toy_job
 
 

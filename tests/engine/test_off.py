@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import cloudpickle
 import pyarrow as pa
 
-from ray_pipeline.engine.segment import apply_map, cut
-from ray_pipeline.rows import with_envelope
+from ray_pipeline.core.rows import with_envelope
+from ray_pipeline.core.tables import Tables
+from ray_pipeline.engine.segments import apply_map, cut
 from ray_pipeline.stage import DecideStage, MapStage, Off
-from ray_pipeline.tables import Tables
 
 
 class Before(MapStage):

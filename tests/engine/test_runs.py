@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Command, Toy, make_toy
+from support.command import Command
+from support.toy_run import Toy, make_toy
 
 MIXED = [
     f"row {i}" + " drop" * (i % 10 == 3) + " twin" * (i % 25 == 4) + " boom" * (i == 7)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from train.train_fixtures import tiny_model, word_tokenizer
+from support.tiny_models import tiny_model, word_tokenizer
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
 from ray_pipeline.evaluate import generation
 from ray_pipeline.evaluate.generation import TextGenerator, timed
-from ray_pipeline.evaluate.model_text import Decoding
+from ray_pipeline.models.decoding import Decoding
 
 QUESTIONS = ["a", "what is the capital of a ?", "b c", "what is d . e . f ?", "the question of a"]
 KINDS = ["llama", "gpt2"]

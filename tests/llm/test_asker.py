@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.llm.asker import UnitAsker, judge, parse
 from ray_pipeline.llm.asking import Answer, AnswerError
 from ray_pipeline.llm.config import LlmConfig
-from ray_pipeline.llm.journal import Journal
 from ray_pipeline.llm.prompt import Prompt
-from ray_pipeline.llm.types import AnswerFormat, EngineError, Request, Response
-from ray_pipeline.storage import Storage
+from ray_pipeline.llm.types import AnswerFormat, EngineError, Request
+from ray_pipeline.rundir.responses import Journal, Response
 
 PROMPT = Prompt("p", None, "Say {{ what }}", {"temperature": 0.0}, AnswerFormat())
 CONFIG = LlmConfig(model="m", max_tokens=9, reasks=2)

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
 from ray_pipeline.llm.prompt import Prompt
 
 FILE = """

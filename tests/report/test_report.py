@@ -4,12 +4,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report.made_run import TEXTS, MadeRun, made_run
+from support.made_run import TEXTS, MadeRun, made_run
 
-from ray_pipeline.engine.ledger import Ledger
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.report import write_report
-from ray_pipeline.storage import Storage
+from ray_pipeline.rundir.ledger import Ledger
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from report.made_qa_run import STYLES, MadeQaRun, Row, made_qa_run
 from report.test_report import page
+from support.made_qa_run import STYLES, MadeQaRun, Row, made_qa_run
 
 from ray_pipeline.report.content import Content, gather
-from ray_pipeline.report.embedding_map import EmbeddingMap, embedding_map
-from ray_pipeline.report.groups import duplicates, shared
-from ray_pipeline.report.lengths import lengths
 from ray_pipeline.report.reading import without_vectors
-from ray_pipeline.report.versions import versions
-from ray_pipeline.run_reader import RunReader
-from ray_pipeline.stages.teacher_log_probs import TeacherLogProbs
+from ray_pipeline.report.sections.embedding_map import EmbeddingMap, embedding_map
+from ray_pipeline.report.sections.groups import duplicates, shared
+from ray_pipeline.report.sections.lengths import lengths
+from ray_pipeline.report.sections.versions import versions
+from ray_pipeline.rundir.reader import RunReader
+from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 
 HOSTILE = "<script>alert(1)</script></title></svg>\x1b[31m " + "x" * 100_000
 

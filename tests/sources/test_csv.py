@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sources.reading import TEXT, look, read_all, rows_of, write_csv
+from support.source_reading import TEXT, look, read_all, rows_of, write_csv
 
-from ray_pipeline.rows import source_row_id
-from ray_pipeline.sources import csv_format
+from ray_pipeline.core.rows import source_row_id
+from ray_pipeline.sources import csv as csv_format
 
 ODD = [",", ";", "\t", "|", '"', "'", "\r", "\n", " ", "\0", "\ufeff", "\u2028", "\x85", "a"]
 CELLS = st.lists(st.sampled_from(ODD) | st.characters(codec="utf-8"), max_size=12).map("".join)

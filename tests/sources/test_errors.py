@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from sources.reading import TEXT, look, write_csv
+from support.source_reading import TEXT, look, write_csv
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
 
 QA = {"question": TEXT, "answer": TEXT}
 

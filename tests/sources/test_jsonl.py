@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sources.reading import TEXT, look, read_all, rows_of
+from support.source_reading import TEXT, look, read_all, rows_of
 
 from ray_pipeline.sources import staging
 

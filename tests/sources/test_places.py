@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sources.reading import TEXT, look, read_all, write_csv
+from support.source_reading import TEXT, look, read_all, write_csv
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.files import locate
 
 

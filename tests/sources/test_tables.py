@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sources.reading import TEXT, look, read_all, rows_of
+from support.source_reading import TEXT, look, read_all, rows_of
 
-from ray_pipeline.errors import UserError
-from ray_pipeline.sources import hub, parquet_format
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.sources import hub
+from ray_pipeline.sources import parquet as parquet_format
 
 DATA = pa.table(
     {

@@ -6,13 +6,13 @@ import gzip
 from pathlib import Path
 
 import pytest
-from sources.reading import look, read_all, rows_of, write_csv
+from support.source_reading import look, read_all, rows_of, write_csv
 
-from ray_pipeline.errors import RunError
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.rundir.units import MOST_UNITS, Marks, default_unit_rows
 from ray_pipeline.sources.config import SourceConfig
 from ray_pipeline.sources.read import read_unit
 from ray_pipeline.sources.survey import survey
-from ray_pipeline.sources.unit import MOST_UNITS, Marks, default_unit_rows
 
 ROWS = [(f"question {n}", f"answer\n{n}") for n in range(1000)]
 
@@ -110,7 +110,7 @@ def test_facts_can_be_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     config = SourceConfig(path=str(path))
     first = survey(config, {}, 100, str(tmp_path))
     cache = {facts.key: facts for facts in first.files}
-    from ray_pipeline.sources import csv_format
+    from ray_pipeline.sources import csv as csv_format
 
     def parsed_again(*_: object) -> None:
         raise AssertionError("parsed again")

@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from local_tables import decisions
-from stages.stage_tables import reasons
+from support.local_tables import decisions
+from support.stage_tables import reasons
 
-from ray_pipeline.rows import with_envelope
+from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.stage import Settings
-from ray_pipeline.stages.near_duplicates import NearDuplicateInstructions
-from ray_pipeline.stages.split import HoldOut
-from ray_pipeline.stages.validate import ValidateInstructions
-from ray_pipeline.stages.weigh_scores import WeighScores
+from ray_pipeline.stages.cleaning.validate import ValidateInstructions
+from ray_pipeline.stages.duplicates.near import NearDuplicateInstructions
+from ray_pipeline.stages.scoring.weigh import WeighScores
+from ray_pipeline.stages.training.split import HoldOut
 
 
 def table(pairs: Sequence[tuple[str | None, str | None]], **columns: Sequence[Any]) -> pa.Table:

@@ -10,16 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from conftest import TESTS
-from local_tables import decisions
-from stages.stage_tables import table
+from support.command import TESTS
+from support.local_tables import decisions
+from support.stage_tables import table
 
 from ray_pipeline.stage import Settings
-from ray_pipeline.stages.exact_duplicates import ExactDuplicates, SameAnswer, SameQuestion
-from ray_pipeline.stages.near_duplicates import NearDuplicates
-from ray_pipeline.stages.outlier_clusters import OutlierClusters, OutlierClustersConfig
+from ray_pipeline.stages.duplicates.exact import ExactDuplicates, SameAnswer, SameQuestion
+from ray_pipeline.stages.duplicates.near import NearDuplicates
+from ray_pipeline.stages.outliers.clusters import OutlierClusters, OutlierClustersConfig
 
-sys.path.append(str(TESTS / "jobs"))
+sys.path.append(str(TESTS / "support" / "jobs"))
 from deciding import BagOfWords
 
 WILD = {

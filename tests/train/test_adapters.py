@@ -8,19 +8,20 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
-from train.train_fixtures import tiny_model, token_table, word_tokenizer
+from support.tiny_models import tiny_model, token_table, word_tokenizer
+from support.tiny_study import tiny_job
 from transformers import AutoModelForCausalLM
-from tune.tiny_study import tiny_job
 
-from ray_pipeline.errors import UserError
-from ray_pipeline.storage import Storage
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.models import get_model
 from ray_pipeline.train.adapters import AdapterConfig, with_adapter
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.job import ModelSource, train
 from ray_pipeline.train.loop import Loop, LoopConfig, World
 from ray_pipeline.train.losses import Objective
-from ray_pipeline.train.model_store import get_model, put_model
+from ray_pipeline.train.store import put_model
 
 CONFIG = AdapterConfig(rank=2, alpha=4, dropout=0.0)
 

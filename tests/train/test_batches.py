@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from train.train_fixtures import token_table
+from support.tiny_models import token_table
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, Position, TokenRows
 
 

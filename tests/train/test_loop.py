@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from train.reference import naive_loss, norm
-from train.train_fixtures import VOCABULARY, tiny_model, token_table
+from support.naive_losses import naive_loss, norm
+from support.tiny_models import VOCABULARY, tiny_model, token_table
 
-from ray_pipeline.errors import RunError, UserError
-from ray_pipeline.storage import Storage
+from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, Position, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.forward import OnlineTeacher

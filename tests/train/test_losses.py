@@ -15,10 +15,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from train.reference import gradients, naive_loss, norm
-from train.train_fixtures import VOCABULARY, tiny_model, token_table
+from support.naive_losses import gradients, naive_loss, norm
+from support.tiny_models import VOCABULARY, tiny_model, token_table
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
 from ray_pipeline.train.batches import TokenRows
 from ray_pipeline.train.forward import AnswerModel, OnlineTeacher
 from ray_pipeline.train.losses import (

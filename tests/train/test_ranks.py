@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from train.one_rank import train
+from support.command import TESTS
+from support.one_rank import train
 
 from ray_pipeline.train.loop import World
 
 
 def on_two_ranks(folder: Path, hold: str, steps: int = 0) -> tuple[list[dict], list[dict]]:
     """Figures and weights of each rank."""
-    script = Path(__file__).with_name("one_rank.py")
+    script = TESTS / "support" / "one_rank.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(

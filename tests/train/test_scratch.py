@@ -9,18 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from train.train_fixtures import tiny_model, token_table, word_tokenizer
-from tune.tiny_experiment import MODEL, place, stage, tiny_rows
+from support.tiny_experiment import MODEL, place, stage, tiny_rows
+from support.tiny_models import tiny_model, token_table, word_tokenizer
 
-from ray_pipeline.errors import UserError
-from ray_pipeline.storage import Storage
-from ray_pipeline.stored_rows import rows_containing
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.stored_rows import rows_containing
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, Position, TokenRows
 from ray_pipeline.train.census import take_census
 from ray_pipeline.train.checkpoints import Checkpoints
-from ray_pipeline.train.job import ModelSource, Training, token_rows, train
+from ray_pipeline.train.job import ModelSource, Pace, Training, token_rows, train
 from ray_pipeline.train.loop import Loop, LoopConfig, World
-from ray_pipeline.train.pace import Pace
 from ray_pipeline.train.scratch import ScratchConfig
 from ray_pipeline.train.student import parameter_count
 

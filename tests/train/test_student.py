@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from train.train_fixtures import VOCABULARY, tiny_model, word_tokenizer
+from support.tiny_models import VOCABULARY, tiny_model, word_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
 from ray_pipeline.train.student import (
     StudentConfig,
     cut,

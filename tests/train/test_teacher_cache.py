@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from train.train_fixtures import VOCABULARY, tiny_model, token_table, word_tokenizer
+from support.tiny_models import VOCABULARY, tiny_model, token_table, word_tokenizer
 from transformers import AutoTokenizer
 
-from ray_pipeline import models
-from ray_pipeline.errors import UserError
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.models import packaged as models
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.forward import AnswerModel, OnlineTeacher
 from ray_pipeline.train.losses import Objective, answer_loss

@@ -15,15 +15,15 @@ import psutil
 import pyarrow as pa
 import pytest
 import torch
-from conftest import TESTS
-from fork_server import Started
-from tune.tiny_experiment import SIZES, place, stage, tiny_rows
+from support.command import TESTS
+from support.fork_server import Started
+from support.tiny_experiment import SIZES, place, stage, tiny_rows
 
-from ray_pipeline.errors import RunError, UserError
-from ray_pipeline.stages.experiment_config import TrainSubsetsConfig
-from ray_pipeline.stages.split import SplitConfig
-from ray_pipeline.stages.training_cost import TrainingCost, subset_rows
-from ray_pipeline.storage import Storage
+from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
+from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
+from ray_pipeline.stages.training.split import SplitConfig
 from ray_pipeline.train.census import take_census
 from ray_pipeline.train.job import WorkersConfig, train
 from ray_pipeline.train.loop import World

@@ -17,17 +17,17 @@ import psutil
 import pytest
 import torch
 import yaml
-from conftest import TESTS, Command
 from ray import tune
-from tune.tiny_study import model_folder, qa_rows, tiny_job
+from support.command import TESTS, Command
+from support.tiny_study import model_folder, qa_rows, tiny_job
 
-from ray_pipeline.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.stage import Settings
-from ray_pipeline.stages.distil import DistilConfig, parameters_of
-from ray_pipeline.stages.search import Search, SearchConfig
-from ray_pipeline.stages.split import SplitConfig
-from ray_pipeline.stages.teacher_log_probs import TeacherLogProbsConfig
-from ray_pipeline.storage import Storage
+from ray_pipeline.stages.training.distil import DistilConfig, parameters_of
+from ray_pipeline.stages.training.search import Search, SearchConfig
+from ray_pipeline.stages.training.split import SplitConfig
+from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbsConfig
 from ray_pipeline.train.loop import LoopConfig
 from ray_pipeline.train.losses import Objective
 from ray_pipeline.tune import search as search_module
@@ -350,7 +350,7 @@ def test_lost_processes_cost_no_trial(ray_cluster, tmp_path) -> None:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A run of tests/jobs/searching.py with eight trials."""
+    """A run of tests/support/jobs/searching.py with eight trials."""
     model = str(model_folder(tmp_path / "model"))
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in qa_rows(72)))
@@ -374,7 +374,7 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "config.yaml"
     settings = {
         "name": "searching",
-        "job": str(TESTS / "jobs/searching.py"),
+        "job": str(TESTS / "support/jobs/searching.py"),
         "run_dir": str(tmp_path / "run"),
         "seed": 7,
         "unit_rows": 36,

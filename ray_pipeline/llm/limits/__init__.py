@@ -29,8 +29,7 @@ from __future__ import annotations
 
 from ray_pipeline.llm.limits.client import LimitsClient
 from ray_pipeline.llm.limits.leases import Lease, LlmLimits
-from ray_pipeline.llm.limits.server import LimitsServer
-from ray_pipeline.llm.limits.shared import (
+from ray_pipeline.llm.limits.protocol import (
     ClientReport,
     Estimate,
     Grants,
@@ -40,6 +39,7 @@ from ray_pipeline.llm.limits.shared import (
     key_limits,
     picodollars,
 )
+from ray_pipeline.llm.limits.server import LimitsServer
 
 __all__ = [
     "ClientReport",

@@ -10,10 +10,10 @@ import random
 import uuid
 from collections.abc import Awaitable, Callable
 
-from ray_pipeline.errors import BudgetExhausted, RunError
+from ray_pipeline.core.errors import BudgetExhausted, RunError
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.llm.limits.leases import LlmLimits
-from ray_pipeline.llm.limits.shared import (
+from ray_pipeline.llm.limits.protocol import (
     CALL_SECONDS,
     HEARTBEAT_SECONDS,
     IDLE_SECONDS,

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ray_pipeline.errors import RunError
+from ray_pipeline.core.errors import RunError
 from ray_pipeline.llm.config import LlmConfig
-from ray_pipeline.llm.limits.shared import (
+from ray_pipeline.llm.limits.protocol import (
     PERMIT_SECONDS,
     Estimate,
     KeyGrant,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ray_pipeline.llm.limits.shared import (
-    WINDOW_SECONDS,
-)
+from ray_pipeline.llm.limits.protocol import WINDOW_SECONDS
 
 #: A grant of permits: the client and the number of the report it answers.
 BatchId = tuple[str, int]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_pipeline.llm.limits.shared import (
-    BudgetReport,
-)
+from ray_pipeline.llm.limits.protocol import BudgetReport
 
 
 @dataclass(slots=True)

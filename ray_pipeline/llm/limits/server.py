@@ -7,11 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ray_pipeline.config import Budget
-from ray_pipeline.llm.config import LlmConfig
-from ray_pipeline.llm.limits.rate import rate_of
-from ray_pipeline.llm.limits.reservations import Reservations
-from ray_pipeline.llm.limits.shared import (
+from ray_pipeline.llm.config import Budget, LlmConfig
+from ray_pipeline.llm.limits.protocol import (
     PICODOLLARS,
     SILENT_SECONDS,
     SYNC_SECONDS,
@@ -26,6 +23,8 @@ from ray_pipeline.llm.limits.shared import (
     key_limits,
     picodollars,
 )
+from ray_pipeline.llm.limits.rate import rate_of
+from ray_pipeline.llm.limits.reservations import Reservations
 from ray_pipeline.llm.limits.slots import Slots
 
 

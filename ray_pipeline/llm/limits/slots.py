@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_pipeline.llm.limits.shared import (
-    TURN_SECONDS,
-)
+from ray_pipeline.llm.limits.protocol import TURN_SECONDS
 
 
 @dataclass(slots=True)

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, storage, rows, configuration. Imports nothing of ours."""

@@ -1,0 +1,134 @@
+"""Configuration: YAML to typed objects, overrides, and errors that say what to do."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ray_pipeline.core.errors import UserError
+
+_Schema = TypeVar("_Schema", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of a configuration. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: no such file, not YAML, or not a mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: expected a mapping of keys, found {type(loaded).__name__}")
+    return loaded
+
+
+def override(raw: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Apply ``a.b=value`` assignments (the value is YAML) to a copy of the raw configuration.
+
+    Raises:
+        UserError: an assignment without ``=``, or one that goes through a value.
+    """
+    result = _deep_copy(raw)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {assignment}: expected KEY=VALUE, as in budget.max_cost_usd=5")
+        *parents, last = key.split(".")
+        section = result
+        for parent in parents:
+            if section.get(parent) is None:
+                section[parent] = {}
+            section = section[parent]
+            if not isinstance(section, dict):
+                raise UserError(f"--set {assignment}: {parent} is a value, not a section")
+        try:
+            section[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {assignment}: the value is not YAML: {error}") from None
+    return result
+
+
+def _deep_copy(value: Any) -> Any:
+    return {k: _deep_copy(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def parse(raw: Mapping[str, Any], schema: type[_Schema], where: str) -> _Schema:
+    """Check a raw configuration against the job's type.
+
+    Raises:
+        UserError: one line for each thing that is wrong, with the key's path, what is allowed
+            and, for an unknown key, the nearest known one.
+    """
+    try:
+        return schema.model_validate(dict(raw))
+    except ValidationError as error:
+        lines = [_explain(dict(item), schema) for item in error.errors()]
+        raise UserError(f"{where}: " + "\n".join(lines)) from None
+
+
+def _explain(error: dict[str, Any], schema: type[BaseModel]) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(schema, error["loc"][:-1])
+        return f"unknown key {path!r}{nearest(str(error['loc'][-1]), known)}"
+    if error["type"] == "missing":
+        return f"key {path!r} is missing"
+    if error["type"] == "value_error":  # of our own checks: it says what was found
+        return f"{path}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{path}: {error['msg']}, found {error['input']!r}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``; did you mean 'x'?`` and the known names, for the end of an error message."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint} (known: {', '.join(sorted(known)) or 'none'})"
+
+
+def _keys_at(model: Any, path: Sequence[Any]) -> list[str]:
+    """Keys that the configuration type has at ``path``."""
+    for part in path:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            by_key = {info.alias or name: info for name, info in model.model_fields.items()}
+            model = by_key[part].annotation if part in by_key else None
+        else:  # the values of dict[str, Section]
+            model = (typing.get_args(model) or (None,))[-1]
+        model = _section_of(model)
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return [info.alias or name for name, info in model.model_fields.items()]
+    return []
+
+
+def _section_of(annotation: Any) -> Any:
+    """The model class inside ``Section | None``; other annotations as they are."""
+    if isinstance(annotation, types.UnionType):
+        return next((a for a in typing.get_args(annotation) if a is not type(None)), None)
+    return annotation
+
+
+class _ExecutionMark:
+    """Marks a configuration field that changes how fast a stage runs, never what it makes."""
+
+
+#: ``actors: Annotated[int, Execution] = 1``
+Execution = _ExecutionMark()

@@ -1,0 +1,186 @@
+"""Durable storage: one folder, local or on object storage, with atomic writes.
+
+Every file of a run goes through a `Storage`. Paths are relative to its root and use ``/``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from ray_pipeline.core.errors import RunError, UserError
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder at a local path or a URI (``s3://bucket/prefix``).
+
+    Object storage takes its endpoint and credentials from the usual environment variables
+    (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...).
+
+    Raises:
+        UserError: the URI names no known file system.
+        RunError: reading or writing failed (full, no permission, gone), with the path.
+    """
+
+    root: str
+
+    @cached_property
+    def _located(self) -> tuple[pafs.FileSystem, str]:
+        return filesystem(self.root)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files can be appended to and locked."""
+        return isinstance(self._located[0], pafs.LocalFileSystem)
+
+    def local_path(self, path: str = "") -> Path:
+        """The path on this machine's file system; only where `is_local`."""
+        return Path(self._full(path))
+
+    def uri(self, path: str = "") -> str:
+        """What a person would type to name this file."""
+        return f"{self.root.rstrip('/')}/{path}" if path else self.root
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or folder is there."""
+        fs, _ = self._located
+        return fs.get_file_info(self._full(path)).type != pafs.FileType.NotFound
+
+    def read_bytes(self, path: str) -> bytes | None:
+        """The whole file, or None when there is none."""
+        fs, _ = self._located
+        try:
+            with fs.open_input_file(self._full(path)) as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RunError(f"cannot read {self.uri(path)}: {error}") from error
+
+    def open(self, path: str) -> pa.NativeFile:
+        """Open for random access. Raises FileNotFoundError when there is no such file."""
+        fs, _ = self._located
+        return fs.open_input_file(self._full(path))
+
+    def write_bytes(self, path: str, data: bytes | pa.Buffer, durable: bool = False) -> None:
+        """Put the file under its name in one step: readers see the old file, or all of the new.
+
+        Args:
+            path: relative to the root; missing folders are made.
+            data: the whole content.
+            durable: also survive a power loss (fsync), not only the death of the process.
+        """
+        fs, _ = self._located
+        try:
+            if self.is_local:
+                self._rename_into_place(path, data, durable)
+            else:
+                with fs.open_output_stream(self._full(path)) as stream:
+                    stream.write(data)
+        except OSError as error:
+            raise RunError(f"cannot write {self.uri(path)}: {error}") from error
+
+    def _rename_into_place(self, path: str, data: bytes | pa.Buffer, durable: bool) -> None:
+        final = self.local_path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.replace(final)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    @contextlib.contextmanager
+    def writer(self, path: str) -> Iterator[IO[bytes]]:
+        """Write a large file in pieces; it appears under its name when the block ends well."""
+        fs, _ = self._located
+        try:
+            if not self.is_local:
+                with fs.open_output_stream(self._full(path)) as stream:
+                    yield stream
+                return
+            final = self.local_path(path)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
+            try:
+                with temporary.open("wb") as file:
+                    yield file
+                temporary.replace(final)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot write {self.uri(path)}: {error}") from error
+
+    def list(self, path: str = "", recursive: bool = False) -> Iterator[str]:
+        """Paths of the files in a folder, relative to the root; unfinished writes left out."""
+        fs, root = self._located
+        selector = pafs.FileSelector(self._full(path), allow_not_found=True, recursive=recursive)
+        prefix = len(root.rstrip("/")) + 1
+        for info in fs.get_file_info(selector):
+            name = info.base_name
+            if info.is_file and not (name.startswith(".") and name.endswith(".tmp")):
+                yield info.path[prefix:]
+
+    def delete(self, path: str) -> None:
+        """Delete a file; fine when it is not there."""
+        fs, _ = self._located
+        try:
+            fs.delete_file(self._full(path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RunError(f"cannot delete {self.uri(path)}: {error}") from error
+
+    def delete_folder(self, path: str) -> None:
+        """Delete a folder with all that is in it; fine when it is not there."""
+        fs, _ = self._located
+        try:
+            fs.delete_dir(self._full(path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RunError(f"cannot delete {self.uri(path)}: {error}") from error
+
+    def _full(self, path: str) -> str:
+        root = self._located[1]
+        return f"{root.rstrip('/')}/{path}".rstrip("/") if path else root
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"root": self.root}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self.__dict__.update(state)
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a local path or URI, and the path on it.
+
+    Raises:
+        UserError: the scheme is not known or the URI is malformed.
+    """
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    try:
+        if urlsplit(uri).scheme == "s3" and (endpoint := os.environ.get("AWS_ENDPOINT_URL")):
+            scheme, _, host = endpoint.partition("://")
+            fs = pafs.S3FileSystem(endpoint_override=host, scheme=scheme)
+            return fs, uri.removeprefix("s3://")
+        return pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise UserError(f"{uri}: not a path or URI that can be opened: {error}") from None

@@ -1,0 +1,230 @@
+"""Runs an ask stage over the rows of one unit."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping, UserError
+from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT, created_row_id
+from ray_pipeline.engine.segments import checked, failed_row, in_order, schema_after
+from ray_pipeline.engine.unit import SegmentJob
+from ray_pipeline.llm.asker import UnitAsker
+from ray_pipeline.llm.asking import AnswerError
+from ray_pipeline.llm.config import engine_kind
+from ray_pipeline.llm.engines.openai import OpenAIEngine
+from ray_pipeline.llm.engines.pool import PooledEngine
+from ray_pipeline.llm.limits import LimitsClient
+from ray_pipeline.llm.types import Engine
+from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.responses import FLUSH_SECONDS, Journal
+from ray_pipeline.stage import AskStage, Drop, Expand, Row
+
+_T = TypeVar("_T")
+#: Seconds that requests in flight get when the run is to stop.
+_GRACE = 15.0
+
+#: What `_ask_row` says of a row: status, reason, its data after, the rows created from it.
+_Verdict = tuple[str, str | None, Row, list[Row]]
+
+
+async def ask_unit(
+    stage: AskStage, rows: pa.Table, asker: UnitAsker
+) -> tuple[pa.Table, StageAccount]:
+    """Ask about every row of a unit at once; the engine says how many are in flight.
+
+    Args:
+        stage: the stage.
+        rows: kept rows with their envelope.
+        asker: the unit's access to the model.
+
+    Raises:
+        BudgetExhausted, RunError, Stopping: the run stops; answers that came are on storage.
+    """
+    began = time.perf_counter()
+    before = rows.to_pylist()
+    tasks = [asyncio.create_task(_ask_row(stage, row, asker)) for row in before]
+    try:
+        verdicts = await asyncio.gather(*tasks)
+    except (BudgetExhausted, RunError, Stopping):
+        # What is in flight may have been paid for: let it come in. Nothing new can start.
+        asker.stop()
+        await asyncio.wait(tasks, timeout=_GRACE)
+        raise
+    out = _assemble(stage, rows, before, verdicts)
+    account = StageAccount.of(stage.name, rows.num_rows, out)
+    account.seconds = time.perf_counter() - began
+    account.llm = asker.usage
+    return out, account
+
+
+async def _ask_row(stage: AskStage, row: Row, asker: UnitAsker) -> _Verdict:
+    data = {name: value for name, value in row.items() if name not in ENVELOPE_COLUMNS}
+    try:
+        result = await stage.ask(dict(data), asker.for_row(row["row_id"]))
+    except AnswerError as error:
+        return FAILED, str(error), data, []
+    except (BudgetExhausted, RunError, Stopping, UserError):
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split())[:500]
+        return FAILED, f"error:{type(error).__name__}: {message}", data, []
+    if isinstance(result, Drop):
+        return DROPPED, result.reason, result.row or data, []
+    if isinstance(result, Expand):
+        return KEPT, None, result.row, result.created
+    return KEPT, None, result, []
+
+
+def _assemble(
+    stage: AskStage, rows: pa.Table, before: list[Row], verdicts: list[_Verdict]
+) -> pa.Table:
+    """The unit's table after the stage: untouched columns as they were, written ones rebuilt."""
+    schema = schema_after(stage, rows.schema)
+    after: list[Row] = []
+    for old, (status, reason, data, _) in zip(before, verdicts, strict=True):
+        after.append({**data, **_envelope(old["row_id"], old["parent_id"], status, reason)})
+    for old, (_, _, _, created) in zip(before, verdicts, strict=True):
+        for number, data in enumerate(created):
+            row_id = created_row_id(old["row_id"], stage.name, number)
+            after.append({**data, **_envelope(row_id, old["row_id"], KEPT, None)})
+    try:
+        out = _table(after, schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, RunError):
+        # Some row's value does not fit its column: that row fails alone.
+        out = pa.concat_tables(
+            _table_alone(stage, row, rows, i, schema) for i, row in enumerate(after)
+        )
+    return checked(stage, rows, in_order([out], rows["row_id"].combine_chunks()))
+
+
+def _envelope(row_id: str, parent_id: str | None, status: str, reason: str | None) -> Row:
+    return {
+        "row_id": row_id,
+        "parent_id": parent_id,
+        "status": status,
+        "stage": None,
+        "reason": reason,
+    }
+
+
+def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    for row in rows:
+        if unknown := row.keys() - set(schema.names):
+            raise RunError(f"an ask stage returned undeclared columns: {sorted(unknown)}")
+    columns: list[Any] = [
+        pa.array([row.get(field.name) for row in rows], field.type) for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _table_alone(
+    stage: AskStage, row: Row, rows: pa.Table, index: int, schema: pa.Schema
+) -> pa.Table:
+    try:
+        return _table([row], schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, RunError) as error:
+        if index >= rows.num_rows:
+            raise RunError(
+                f"stage {stage.name!r} created a row that does not fit: {error}"
+            ) from None
+        return failed_row(stage, rows.slice(index, 1), error)
+
+
+class AskingLoop:
+    """An event loop in a thread of its own, and the engine that answers on it."""
+
+    def __init__(self, job: SegmentJob, coordinator: Any, llm: str) -> None:
+        self._job = job
+        self._coordinator = coordinator
+        self._llm = llm
+        self._config = job.llms[llm]
+        self._name = f"{os.getpid()}-{id(self)}"
+        self._askers: set[UnitAsker] = set()
+        self._journals: set[Journal] = set()
+        # Thousands of rows wait in small objects that no cycle holds: looking through them again
+        # and again cost 10% of the throughput at 256 requests in flight (benchmarks/api_stage.py).
+        gc.set_threshold(50_000, 50, 20)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True, name="asking").start()
+        self._engine: Engine = self._call(self._start())
+
+    def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _start(self) -> Engine:
+        self._housekeeping = asyncio.create_task(self._keep_house())
+        self._limits = LimitsClient(self._name, self._coordinator.sync_limits.remote)
+        if engine_kind(self._config) == "openai":
+            return OpenAIEngine(self._llm, self._config, self._limits)
+        pool = partial(self._coordinator.pool.remote, self._llm)
+        return PooledEngine(self._llm, self._config, pool, self._limits)
+
+    def ask(
+        self, stage: AskStage, unit_id: str, rows: pa.Table, ask_afresh: list[str]
+    ) -> tuple[pa.Table, StageAccount]:
+        """Ask about the rows of a unit; blocks the calling thread.
+
+        Raises:
+            BudgetExhausted, RunError, Stopping: as `ask_unit`.
+        """
+        journal = Journal(self._job.storage, stage.name, unit_id)
+        asker = UnitAsker(
+            stage.name,
+            self._config,
+            self._job.revisions[self._llm],
+            self._engine,
+            journal,
+            self._job.seed,
+            frozenset(ask_afresh),
+        )
+        self._journals.add(journal)
+        try:
+            return self._call(self._ask(stage, rows, asker))
+        finally:
+            self._journals.discard(journal)
+            journal.close(durable=True)
+
+    async def _ask(
+        self, stage: AskStage, rows: pa.Table, asker: UnitAsker
+    ) -> tuple[pa.Table, StageAccount]:
+        self._askers.add(asker)
+        try:
+            return await ask_unit(stage, rows, asker)
+        finally:
+            self._askers.discard(asker)
+
+    async def _keep_house(self) -> None:
+        """Every second: report progress, take the order to stop, put collected responses."""
+        flushed = time.monotonic()
+        while True:
+            await asyncio.sleep(1.0)
+            counts: Counter[str] = Counter()
+            for asker in self._askers:
+                counts["requests"] += asker.usage.requests + asker.usage.reused
+                counts["completion_tokens"] += asker.usage.completion_tokens
+            stop = await self._coordinator.progress.remote(
+                self._name, self._job.segment.index, counts
+            )
+            if stop:
+                self._stop()
+            if time.monotonic() - flushed >= FLUSH_SECONDS and not self._job.storage.is_local:
+                for journal in list(self._journals):
+                    await asyncio.to_thread(journal.flush)
+                flushed = time.monotonic()
+
+    def _stop(self) -> None:
+        """Start no further request; those in flight come in."""
+        for asker in self._askers:
+            asker.stop()
+        self._limits.failure = Stopping
+        self._limits.pump()

@@ -1,0 +1,246 @@
+"""A segment: the stages that commit together. Cuts a pipeline into segments, and runs maps.
+
+Consecutive map stages form one segment: they run in one task, in memory, and commit under the
+last one's folder. Every other stage is a segment of its own, because what it makes is dear.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.hashing import fingerprint
+from ray_pipeline.core.rows import ENVELOPE, FAILED, KEPT, data_columns, fail, kept, set_column
+from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.layout import SOURCE
+from ray_pipeline.stage import ArtifactStage, AskStage, DecideStage, MapStage, ModelStage, Stage
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Stages that run and commit together."""
+
+    #: Position of the last stage in the pipeline, from 1; 0 for the source alone.
+    index: int
+    #: Name of the last stage.
+    name: str
+    stages: tuple[Stage, ...]
+    #: Fingerprints of its entries in the ledger, each covering all that comes before it.
+    fingerprints: tuple[str, ...]
+    reads_source: bool
+    fingerprint: str
+
+    @property
+    def folder(self) -> str:
+        """The segment's folder, relative to the run directory."""
+        return f"stages/{self.index:02d}-{self.name}"
+
+    @property
+    def kind(self) -> type[Stage]:
+        """Which of the five kinds of stage it runs."""
+        last = self.stages[-1] if self.stages else None
+        for kind in (AskStage, DecideStage, ModelStage, ArtifactStage):
+            if isinstance(last, kind):
+                return kind
+        return MapStage
+
+    @property
+    def account_names(self) -> list[str]:
+        """Names of its entries in the ledger, in order."""
+        return [SOURCE] * self.reads_source + [stage.name for stage in self.stages]
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether it commits rows; what makes artifacts leaves those of the one before it."""
+        return self.kind is not ArtifactStage
+
+    def after(self, artifact: str) -> Segment:
+        """The same behind an artifact, whose identity is now part of all that it makes.
+
+        An artifact depends on all rows: parts whose own rows did not change are of another one.
+        """
+        prints = tuple(fingerprint([print_, artifact]) for print_ in self.fingerprints)
+        return replace(self, fingerprints=prints, fingerprint=prints[-1])
+
+
+def cut(stages: Sequence[Stage], source_identity: object, save_every_stage: bool) -> list[Segment]:
+    """Cut a pipeline into segments and give each stage its fingerprint.
+
+    A fingerprint covers the stage's name, version and identity and its input's fingerprint. The
+    source enters with how it is read, not with its rows: those are part of each unit's id.
+    """
+    chain = source = fingerprint({"source": source_identity})
+    segments: list[Segment] = []
+    group: list[tuple[Stage, str]] = []
+    reads_source = True
+
+    def close(index: int) -> None:
+        nonlocal reads_source, group
+        segments.append(
+            Segment(
+                index=index,
+                name=group[-1][0].name if group else SOURCE,
+                stages=tuple(stage for stage, _ in group),
+                fingerprints=(source,) * reads_source + tuple(print_ for _, print_ in group),
+                reads_source=reads_source,
+                fingerprint=chain,
+            )
+        )
+        group, reads_source = [], False
+
+    for index, stage in enumerate(stages, start=1):
+        alone = _is_alone(stage)
+        if alone and (group or reads_source):
+            close(index - 1)
+        identity = {"name": stage.name, "version": stage.version, **stage.identity()}
+        chain = fingerprint({"stage": identity, "input": chain})
+        group.append((stage, chain))
+        if alone or save_every_stage:
+            close(index)
+    if group or reads_source:
+        close(len(stages))
+    return segments
+
+
+def executions(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """Segments that stream together. One that needs all rows before it begins anew."""
+    groups: list[list[Segment]] = []
+    for segment in segments:
+        if segment.kind in (DecideStage, ArtifactStage) or not groups or not groups[-1][0].has_rows:
+            groups.append([])
+        groups[-1].append(segment)
+    return groups
+
+
+def told(segments: Sequence[Segment], done: Segment, digest: str) -> list[Segment]:
+    """The segments, those behind a finished artifact told what it is made of."""
+    if done.has_rows:
+        return list(segments)
+    at = [segment.index for segment in segments].index(done.index)
+    return [*segments[: at + 1], *(segment.after(digest) for segment in segments[at + 1 :])]
+
+
+def _is_alone(stage: Stage) -> bool:
+    return isinstance(stage, AskStage | ModelStage | DecideStage | ArtifactStage)
+
+
+def run_maps(
+    stages: Sequence[MapStage], rows: pa.Table, start: str | None = None
+) -> tuple[pa.Table, list[StageAccount]]:
+    """Run map stages over the kept rows of one unit.
+
+    Args:
+        stages: in order.
+        rows: kept rows with their envelope.
+        start: name of the stage to begin with; None for the first.
+
+    Returns:
+        All rows, the dropped and failed ones too, with created rows last; and the accounts.
+    """
+    names = [stage.name for stage in stages]
+    resting: list[pa.Table] = []
+    accounts: list[StageAccount] = []
+    order = rows["row_id"].combine_chunks()
+    for stage in stages[names.index(start) if start else 0 :]:
+        began = time.perf_counter()
+        counts: Counter[str] = Counter()
+        out = apply_map(stage, rows, counts)
+        account = StageAccount.of(stage.name, rows.num_rows, out)
+        account.counts = {name: number for name, number in sorted(counts.items()) if number}
+        account.seconds = time.perf_counter() - began
+        accounts.append(account)
+        resting.append(out.filter(pc.not_equal(out["status"], KEPT)))
+        rows = kept(out)
+    return in_order([*resting, rows], order), accounts
+
+
+def apply_map(stage: MapStage, rows: pa.Table, counts: Counter[str]) -> pa.Table:
+    """One map stage over one unit; where the batch raises, only the rows that raise fail."""
+    try:
+        return checked(stage, rows, stage.apply(rows, counts))
+    except (UserError, RunError):
+        raise
+    except Exception:
+        counts.clear()
+        single = [_apply_alone(stage, rows.slice(i, 1), counts) for i in range(rows.num_rows)]
+        return pa.concat_tables(single, promote_options="default")
+
+
+def _apply_alone(stage: MapStage, row: pa.Table, counts: Counter[str]) -> pa.Table:
+    try:
+        return checked(stage, row, stage.apply(row, counts))
+    except Exception as error:
+        return failed_row(stage, row, error)
+
+
+def failed_row(stage: Stage, row: pa.Table, error: Exception) -> pa.Table:
+    """The row, unchanged, failed by an exception that the stage raised on it."""
+    message = " ".join(str(error).split())[:500]
+    everything = pa.array([True] * row.num_rows)
+    row = fail(row, everything, f"error:{type(error).__name__}: {message}")
+    return checked(stage, row, row)
+
+
+def checked(stage: Stage, rows: pa.Table, out: pa.Table) -> pa.Table:
+    """Hold a stage to its word: every row out once, declared columns only, ids for created rows.
+
+    Returns ``out`` with its columns in canonical order and types, and the stage's name on the
+    rows that it marked.
+
+    Raises:
+        RunError: the stage lost, doubled or mislabelled rows. That is a defect of the stage, and
+            no row can be trusted.
+    """
+    schema = schema_after(stage, rows.schema)
+    out = out.drop_columns([name for name in stage.removes if name in out.column_names])
+    if unknown := set(out.column_names) - set(schema.names):
+        raise RunError(f"stage {stage.name!r} writes undeclared columns: {sorted(unknown)}")
+    for field in schema:
+        if field.name not in out.column_names:
+            out = set_column(out, field.name, pa.nulls(out.num_rows, field.type))
+    out = out.select(schema.names).cast(schema)
+
+    ids = out["row_id"]
+    if pc.count_distinct(ids).as_py() != out.num_rows:
+        raise RunError(f"stage {stage.name!r} returned a row twice")
+    came_in = pc.is_in(ids, rows["row_id"].combine_chunks())
+    if pc.sum(came_in).as_py() != rows.num_rows and rows.num_rows:
+        raise RunError(f"stage {stage.name!r} lost rows: {rows.num_rows} in, {pc.sum(came_in)} out")
+    if pc.any(pc.and_(pc.invert(came_in), pc.is_null(out["parent_id"]))).as_py():
+        raise RunError(f"stage {stage.name!r} created a row without parent_id")
+    marked = pc.and_(pc.not_equal(out["status"], KEPT), pc.is_null(out["stage"]))
+    return set_column(out, "stage", pc.if_else(marked, stage.name, out["stage"]))
+
+
+def schema_after(stage: Stage, before: pa.Schema) -> pa.Schema:
+    """Columns after a stage: the data columns, those that it writes, the envelope."""
+    gone = {*ENVELOPE.names, *stage.removes}
+    types = {f.name: f.type for f in before if f.name not in gone} | dict(stage.writes)
+    return pa.schema([pa.field(name, kind) for name, kind in types.items()] + list(ENVELOPE))
+
+
+def schema_before(stage_index: int, segment: Segment, schema: pa.Schema) -> pa.Schema:
+    """Columns that a segment's ``stage_index``-th stage reads, of ``schema`` into the segment."""
+    for stage in segment.stages[:stage_index]:
+        schema = schema_after(stage, schema)
+    return schema
+
+
+def in_order(tables: Sequence[pa.Table], order: pa.Array) -> pa.Table:
+    """One table of all, sorted as ``order`` lists the row ids; rows not in it come last."""
+    out = pa.concat_tables(tables, promote_options="default")
+    # A column that a later stage added stands behind the envelope of earlier tables: put it right.
+    out = out.select([*data_columns(out), *ENVELOPE.names])
+    position = pc.fill_null(pc.index_in(out["row_id"], order), len(order))
+    return out.take(pc.sort_indices(position)) if out.num_rows else out
+
+
+def failed_rows(rows: pa.Table) -> pa.Table:
+    """The failed rows of a part."""
+    return rows.filter(pc.equal(rows["status"], FAILED))

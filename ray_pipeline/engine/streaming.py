@@ -1,0 +1,137 @@
+"""One streaming Ray Data execution over consecutive row-local segments.
+
+What streams between the operators are units, a few to a block: Ray Data schedules them, keeps the
+pools busy at the same time and repeats what a lost node took along. Rows never travel; workers
+read and commit them on storage.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, Dataset
+
+from ray_pipeline.engine.unit import SegmentJob
+from ray_pipeline.engine.worker import AskWorker, ModelWorker, map_units
+from ray_pipeline.llm.config import engine_kind
+from ray_pipeline.rundir.units import Unit, unit_blocks
+from ray_pipeline.stage import AskStage, ModelStage
+
+#: Rows that a task of quick stages takes, so that it lasts a second or so: Ray's own cost a task is
+#: some 30 ms.
+_ROWS_A_TASK = 20_000
+#: Blocks of an execution with slow stages at most; more would only cost scheduling.
+_MOST_BLOCKS = 2_000
+
+
+class Execution:
+    """Runs segments over units in the background.
+
+    Args:
+        jobs: the segments, in order.
+        units: what to run.
+        coordinator: the run's coordinator.
+    """
+
+    def __init__(self, jobs: Sequence[SegmentJob], units: Sequence[Unit], coordinator: Any) -> None:
+        self._jobs = jobs
+        self._units = units
+        self._coordinator = coordinator
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._drain, daemon=True, name="ray-data-execution")
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most so long; True when the execution has ended.
+
+        Raises:
+            Exception: what Ray Data raised.
+        """
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def _drain(self) -> None:
+        try:
+            for _ in self._dataset().iter_batches(batch_size=None, batch_format="pyarrow"):
+                pass
+        except BaseException as error:
+            self._error = error
+
+    def _dataset(self) -> Dataset:
+        dataset: Dataset = ray.data.from_arrow(unit_blocks(self._units, self._units_a_block()))
+        for job in self._jobs:
+            dataset = _operator(dataset, job, self._coordinator)
+        return dataset
+
+    def _units_a_block(self) -> int:
+        rows = max(unit.rows for unit in self._units)
+        if not all(map(_is_quick, self._jobs)):
+            return math.ceil(len(self._units) / _MOST_BLOCKS)
+        cpus = ray.cluster_resources().get("CPU", 1)
+        for_balance = math.ceil(len(self._units) / (4 * cpus))
+        return max(1, min(_ROWS_A_TASK // rows, for_balance))
+
+
+def _is_quick(job: SegmentJob) -> bool:
+    if job.segment.kind is AskStage:
+        return False
+    return all(stage.is_quick for stage in job.segment.stages if isinstance(stage, ModelStage))
+
+
+def _operator(dataset: Dataset, job: SegmentJob, coordinator: Any) -> Dataset:
+    common: dict[str, Any] = {
+        "batch_format": "pyarrow",
+        "batch_size": None,
+        "zero_copy_batch": True,
+    }
+    arguments = {"job": job, "coordinator": coordinator}
+    if job.segment.kind is AskStage:
+        calls = _concurrent_units(job)
+        pool = ActorPoolStrategy(
+            size=_ask_workers(job),
+            max_tasks_in_flight_per_actor=2 * calls,
+            max_concurrent_calls_per_actor=calls,
+            enable_true_multi_threading=True,
+        )
+        return dataset.map_batches(
+            AskWorker, fn_constructor_kwargs=arguments, compute=pool, num_cpus=0, **common
+        )
+    if job.segment.kind is ModelStage:
+        config = job.segment.stages[-1].config
+        return dataset.map_batches(
+            ModelWorker,
+            fn_constructor_kwargs=arguments,
+            compute=ActorPoolStrategy(size=config.actors),
+            num_cpus=config.num_cpus or 0,
+            num_gpus=config.num_gpus or None,
+            **common,
+        )
+    return dataset.map_batches(partial(map_units, job=job, coordinator=coordinator), **common)
+
+
+def _ask_workers(job: SegmentJob) -> int:
+    config = job.llms[job.segment.stages[-1].config.llm]
+    return config.actors if engine_kind(config) == "openai" else 1
+
+
+def _concurrent_units(job: SegmentJob) -> int:
+    """Units that an ask worker has in hand at once: enough questions to keep the engine full."""
+    config = job.llms[job.segment.stages[-1].config.llm]
+    if engine_kind(config) == "openai":
+        capacity = config.concurrency * max(1, len(config.api_keys_env)) / config.actors
+    else:
+        capacity = 2 * config.max_num_seqs * config.actors
+    return int(min(64, max(4, math.ceil(4 * capacity / job.unit_rows))))

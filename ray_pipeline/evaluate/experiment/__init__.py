@@ -1,0 +1,1 @@
+"""What an experiment on subsets shows: its cells, verdicts and figures."""

@@ -1,0 +1,257 @@
+"""From the cells of an experiment to its answer: is less, better data enough?
+
+Everything here is pure: records in, plain data out. Losses are in nats per token of the common
+test rows. The figures of a mode are for themselves: trainings of ``epochs`` and ``tokens`` are
+never compared with each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray_pipeline.evaluate.experiment.cells import Cell, Group, Point, groups
+from ray_pipeline.evaluate.experiment.learning_curves import (
+    Reached,
+    common_loss,
+    mean_curve,
+    reached,
+)
+from ray_pipeline.evaluate.experiment.random_controls import against_random
+from ray_pipeline.evaluate.experiment.scaling_law import fit
+from ray_pipeline.evaluate.experiment.threshold import by_intervals, by_rule, recommendations
+from ray_pipeline.evaluate.statistics import CONFIDENCE, Estimate, estimate, perplexity_of
+from ray_pipeline.rundir.layout import CONTROL
+
+#: Modes in the order in which they are told.
+MODES = ("epochs", "tokens")
+#: Points of a mean learning curve that are kept.
+_CURVE = 80
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of an experiment.
+
+    Attributes:
+        vocabulary: tokens that the untrained model chooses from.
+        target: perplexity whose time is asked for; None: the lowest that all cells of a mode reach.
+        better_by: share by which a perplexity must be lower to count as better: the seed's 10%.
+        confidence: of all intervals.
+        resamples: of the scaling law's bootstrap.
+        seed: of that drawing.
+    """
+
+    vocabulary: int
+    target: float | None = None
+    better_by: float = 0.1
+    confidence: float = CONFIDENCE
+    resamples: int = 200
+    seed: int = 0
+
+
+def analyse(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
+    """Analyse an experiment.
+
+    Args:
+        cells: in any order.
+        question: what is asked.
+
+    Returns:
+        Plain data, the content of ``analysis.json``; see ``docs/quality/analysis.md``.
+
+    Raises:
+        ValueError: the cells cannot be compared; the message says why.
+    """
+    _check_comparable(cells)
+    modes = [*MODES, *sorted({cell.mode for cell in cells} - set(MODES))]
+    return {
+        "cells": len(cells),
+        "confidence": question.confidence,
+        "vocabulary": question.vocabulary,
+        "better_by": question.better_by,
+        "excluded": [
+            {"cell": cell.name, "subset": cell.subset, "seed": cell.seed, "why": _why(cell)}
+            for cell in cells
+            if cell.diverged
+        ],
+        "modes": {
+            mode: _mode(found, question)
+            for mode in modes
+            if (found := [cell for cell in cells if cell.mode == mode])
+        },
+    }
+
+
+def _check_comparable(cells: Sequence[Cell]) -> None:
+    if not cells:
+        raise ValueError("there are no cells to analyse")
+    measured = {cell.test_tokens or 0 for cell in cells if not cell.diverged}
+    if len(measured) > 1:
+        raise ValueError(
+            "cells were measured on different test rows (of "
+            f"{' and '.join(f'{tokens:,}' for tokens in sorted(measured))} tokens), so their "
+            "losses cannot be compared"
+        )
+    names = [(cell.subset, cell.mode, cell.seed, cell.learning_rate) for cell in cells]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"there are two records of {twice[0]}, mode {twice[1]}, seed {twice[2]}")
+
+
+def _why(cell: Cell) -> str:
+    if cell.validation_loss is None:
+        return "its validation loss is no finite number"
+    return "its test loss is no finite number"
+
+
+def _mode(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
+    mode = cells[0].mode
+    found = groups(cells, mode)
+    target = _target(found, question)
+    subsets = [group for group in found if not group.first.control]
+    controls = {group.first.of: group for group in found if group.first.control}
+    rule = by_rule(subsets, question.better_by)
+    enough = by_intervals(subsets, question.better_by, question.confidence)
+    compared = [
+        against_random(
+            group, controls.get(group.first.subset), list(controls.values()), question.confidence
+        )
+        for group in subsets
+    ]
+    laws = {
+        name: fit(_sizes(of), question.resamples, question.seed)
+        for name, of in (("subsets", subsets), ("controls", list(controls.values())))
+    }
+    return {
+        "target": target,
+        "subsets": [_figures(group, target, question) for group in found],
+        "controls": compared,
+        "threshold": {"rule": rule, "intervals": enough},
+        "scaling": {name: law.to_json() for name, law in laws.items()},
+        "notes": list(dict.fromkeys(_notes(cells, found))),
+        "recommendation": recommendations(subsets, rule, enough, compared, question.better_by),
+    }
+
+
+def _target(found: Sequence[Group], question: Question) -> dict[str, Any]:
+    """The perplexity whose time is asked for, and where it is from."""
+    if question.target is not None:
+        return {"perplexity": question.target, "from": "configuration"}
+    loss = common_loss(cell.curve for group in found for cell in group.cells)
+    return {"perplexity": None if loss is None else perplexity_of(loss), "from": "all cells"}
+
+
+def _figures(group: Group, target: Mapping[str, Any], question: Question) -> dict[str, Any]:
+    """All figures of one subset or control."""
+    first, cells = group.first, group.cells
+
+    def mean(value: Callable[[Cell], float]) -> dict[str, Any]:
+        return estimate([value(cell) for cell in cells], question.confidence).to_json()
+
+    loss = estimate(list(group.losses.values()), question.confidence)
+    perplexity = perplexity_of(loss.mean)
+    gain = math.log(question.vocabulary) - loss.mean
+    seen = math.fsum(cell.tokens_seen for cell in cells) / len(cells)
+    return {
+        "subset": first.subset,
+        "of": first.of,
+        "control": first.control,
+        "rows": first.rows,
+        "tokens": first.tokens,
+        "tokens_seen": seen,
+        "seeds": sorted(group.losses),
+        "diverged_seeds": list(group.lost),
+        "learning_rate": first.learning_rate,
+        "learning_rates_tried": list(group.tried),
+        "loss": loss.to_json(),
+        "perplexity": loss.mapped(perplexity_of).to_json(),
+        "gain": gain,
+        "gain_per_1000_rows": 1000 * gain / first.rows if first.rows else None,
+        "gain_per_million_tokens": 1e6 * gain / first.tokens if first.tokens else None,
+        "gain_per_million_tokens_seen": 1e6 * gain / seen if seen else None,
+        "performance_per_sample": _inverse(perplexity * first.rows),
+        "performance_per_token": _inverse(perplexity * first.tokens),
+        "seconds": mean(lambda cell: cell.seconds),
+        "seconds_per_row": _share(mean(lambda cell: cell.seconds)["mean"], first.rows),
+        "tokens_per_second": mean(lambda cell: _share(cell.tokens_seen, cell.seconds) or 0.0),
+        "to_target": _to_target(cells, target["perplexity"], question.confidence),
+        "curve": _curve(cells),
+    }
+
+
+def _inverse(value: float) -> float | None:
+    return _share(1.0, value)
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _to_target(cells: Sequence[Cell], target: float | None, confidence: float) -> dict[str, Any]:
+    """Time and tokens to the target; null unless every seed gets there.
+
+    The mean over those seeds alone that got there would favour a subset whose slow seeds fail.
+    """
+    found = [reached(cell.curve, math.log(target)) for cell in cells] if target else []
+    there = [one for one in found if one is not None]
+
+    def mean(value: Callable[[Reached], float]) -> Estimate | None:
+        return estimate([value(one) for one in there], confidence) if _all(there, cells) else None
+
+    seconds, tokens = mean(lambda one: one.seconds), mean(lambda one: one.tokens)
+    return {
+        "reached": len(there),
+        "seeds": len(cells),
+        "at_most": any(one.at_most for one in there),
+        "seconds": None if seconds is None else seconds.to_json(),
+        "tokens": None if tokens is None else tokens.to_json(),
+    }
+
+
+def _all(there: Sequence[Reached], cells: Sequence[Cell]) -> bool:
+    return bool(there) and len(there) == len(cells)
+
+
+def _curve(cells: Sequence[Cell]) -> list[dict[str, float]]:
+    points: Sequence[Point] = mean_curve([cell.curve for cell in cells])
+    every = -(-len(points) // _CURVE) or 1
+    # The last point is always among them.
+    kept = points[::-1][::every][::-1]
+    return [{"tokens": p.tokens, "seconds": p.seconds, "loss": p.loss} for p in kept]
+
+
+def _sizes(of: Iterable[Group]) -> dict[int, list[tuple[float, float]]]:
+    """Tokens and loss of every training by its seed."""
+    points: dict[int, list[tuple[float, float]]] = {}
+    for group in of:
+        for seed, loss in group.losses.items():
+            points.setdefault(seed, []).append((float(group.first.tokens), loss))
+    return points
+
+
+def _notes(cells: Sequence[Cell], found: Sequence[Group]) -> Iterator[str]:
+    """What a reader must know beside the figures."""
+    diverged = [cell for cell in cells if cell.diverged]
+    if diverged:
+        yield (
+            f"{len(diverged)} of {len(cells)} trainings diverged and are left out: "
+            + ", ".join(cell.name for cell in diverged)
+        )
+    there = {group.first.subset for group in found}
+    for name in dict.fromkeys(cell.subset for cell in cells):
+        if name not in there:
+            yield f"{name}: every training diverged, so it has no figures"
+    same = {cell.name: cell.trained_as or cell.name for cell in cells}
+    trained = {(cell.subset, cell.seed, cell.learning_rate): same[cell.name] for cell in cells}
+    for cell in cells:
+        ours = trained.get((cell.of, cell.seed, cell.learning_rate))
+        if cell.control and ours == same[cell.name]:
+            yield f"{cell.of}: its control has the same rows, so there is nothing to compare"
+    for group in found:
+        if len(group.losses) == 1:
+            yield f"{group.first.subset}: one seed, so its figures have no interval"
+        if not group.first.control and group.first.subset + CONTROL not in there:
+            yield f"{group.first.subset}: no random control, so what quality does is not known"

@@ -1,0 +1,192 @@
+"""The quality threshold: how far down the ranking it pays to go, by a rule and by intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from ray_pipeline.evaluate.experiment.cells import Group
+from ray_pipeline.evaluate.statistics import (
+    CONFIDENCE,
+    Estimate,
+    estimate,
+    paired_difference,
+    perplexity_of,
+)
+
+
+def by_rule(subsets: Sequence[Group], better_by: float) -> dict[str, Any]:
+    """The seed's rule: the first subset whose perplexity is 10% below that of the next larger one.
+
+    Where there is none, it is the largest: quantity matters more than filtering.
+
+    Args:
+        subsets: the best quality, which is the smallest one, first.
+        better_by: the rule's 10%, as a share.
+
+    Returns:
+        The ``subset`` (null where there are not two to compare), ``is_largest``, and each step's
+        ``lower_by``: the share by which the smaller one's perplexity is below the larger one's.
+    """
+    means = {group.first.subset: _loss(group).mean for group in subsets}
+    steps: list[dict[str, Any]] = [
+        {"subset": ours, "next": larger, "lower_by": 1 - perplexity_of(means[ours] - means[larger])}
+        for ours, larger in pairwise(means)
+    ]
+    if not steps:
+        return {"subset": None, "is_largest": False, "steps": []}
+    pays = next((step["subset"] for step in steps if step["lower_by"] > better_by), None)
+    largest = list(means)[-1]
+    return {"subset": pays or largest, "is_largest": pays is None, "steps": steps}
+
+
+def by_intervals(
+    subsets: Sequence[Group], better_by: float, confidence: float = CONFIDENCE
+) -> dict[str, Any]:
+    """The smallest subset that is enough: surely better than the largest, or surely not much worse.
+
+    Each smaller subset's loss minus the largest one's, paired by seed, has an interval. *Much
+    worse* is where the largest one would be better by the rule's 10%: a loss higher by
+    ``-log(1 - better_by)``. A subset is
+
+    - ``better``: the interval lies below 0;
+    - ``enough``: it lies below that margin;
+    - ``worse``: it lies above that margin;
+    - ``undecided``: it spans the margin: more seeds would tell;
+    - ``unknown``: there is no interval.
+
+    Returns:
+        ``subset``: the smallest one that is better or enough, else the largest; null where not one
+        could be told; ``margin``; and each ``comparison``.
+    """
+    margin = -math.log1p(-better_by)
+    if len(subsets) < 2:
+        return {"subset": None, "margin": margin, "comparisons": []}
+    *smaller, largest = subsets
+    comparisons = []
+    for group in smaller:
+        difference = paired_difference(group.losses, largest.losses, confidence)
+        comparisons.append(
+            {
+                "subset": group.first.subset,
+                "against": largest.first.subset,
+                "difference": None if difference is None else difference.to_json(),
+                "verdict": _verdict(difference, margin),
+            }
+        )
+    verdicts = {one["subset"]: one["verdict"] for one in comparisons}
+    found = next((name for name, it in verdicts.items() if it in ("better", "enough")), None)
+    if found is None and set(verdicts.values()) != {"unknown"}:
+        found = largest.first.subset
+    return {"subset": found, "margin": margin, "comparisons": comparisons}
+
+
+def _verdict(difference: Estimate | None, margin: float) -> str:
+    if difference is None or difference.low is None or difference.high is None:
+        return "unknown"
+    if difference.high < 0:
+        return "better"
+    if difference.high < margin:
+        return "enough"
+    return "worse" if difference.low > margin else "undecided"
+
+
+def _loss(group: Group) -> Estimate:
+    return estimate(list(group.losses.values()))
+
+
+def recommendations(
+    subsets: Sequence[Group],
+    rule: Mapping[str, Any],
+    intervals: Mapping[str, Any],
+    controls: Sequence[Mapping[str, Any]],
+    better_by: float,
+) -> list[str]:
+    """What follows, in sentences that say no more than the figures.
+
+    Args:
+        subsets: the best quality first.
+        rule: of `by_rule`.
+        intervals: of `by_intervals`.
+        controls: each subset against its random control.
+        better_by: the rule's share.
+    """
+    rows = {group.first.subset: group.first.rows for group in subsets}
+    said = [_of_rule(rule, rows, better_by), *_of_intervals(intervals, rows, better_by)]
+    return [*said, *_of_controls(controls)]
+
+
+def _of_rule(rule: Mapping[str, Any], rows: Mapping[str, int], better_by: float) -> str:
+    if rule["subset"] is None:
+        return "There are not two subsets with figures, so no threshold can be told."
+    name = rule["subset"]
+    steps = ", ".join(_step(step) for step in rule["steps"])
+    if rule["is_largest"]:
+        return (
+            f"By the rule of {better_by:.0%}, quantity matters more than filtering: no subset's "
+            f"perplexity is {better_by:.0%} below that of the next larger one ({steps}), so the "
+            f"threshold is the largest, {name} ({rows[name]:,} rows)."
+        )
+    return (
+        f"By the rule of {better_by:.0%}, the threshold is {name} ({rows[name]:,} rows): its "
+        f"perplexity is more than {better_by:.0%} below that of the next larger subset ({steps})."
+    )
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    way = "below" if step["lower_by"] >= 0 else "above"
+    return f"{step['subset']} {abs(step['lower_by']):.1%} {way} {step['next']}"
+
+
+_VERDICTS = {
+    "better": "is better than all {largest} rows",
+    "enough": "is enough: surely less than {margin} worse than all {largest} rows",
+    "worse": "is not enough: surely more than {margin} worse than all {largest} rows",
+    "undecided": "cannot be told from here: its interval spans {margin} worse; more seeds would "
+    "tell",
+    "unknown": "has no interval to tell by",
+}
+
+
+def _of_intervals(
+    intervals: Mapping[str, Any], rows: Mapping[str, int], better_by: float
+) -> list[str]:
+    said = []
+    for one in intervals["comparisons"]:
+        largest = f"{rows[one['against']]:,}"
+        verdict = _VERDICTS[one["verdict"]].format(largest=largest, margin=f"{better_by:.0%}")
+        said.append(f"{one['subset']} ({rows[one['subset']]:,} rows) {verdict}{_range(one)}")
+    if not said:
+        return []
+    found = intervals["subset"]
+    end = (
+        "so nothing can be recommended by them."
+        if found is None
+        else f"so the recommendation by them is {found} ({rows[found]:,} rows)."
+    )
+    return [f"By the intervals: {'; '.join(said)}; {end}"]
+
+
+def _of_controls(controls: Sequence[Mapping[str, Any]]) -> list[str]:
+    words = {
+        "helps": "helps",
+        "hurts": "hurts",
+        "undecided": "cannot be told from chance",
+        "unknown": "is not known to help: there is no control, or one seed",
+    }
+    said = [f"at {one['rows']:,} rows it {words[one['verdict']]}{_range(one)}" for one in controls]
+    return [f"Selecting by quality against as many random rows: {'; '.join(said)}."] if said else []
+
+
+def _range(one: Mapping[str, Any]) -> str:
+    difference = one["difference"]
+    if difference is None:
+        return ""
+    if difference["low"] is None:
+        return f" (difference of loss {difference['mean']:+.3f})"
+    return (
+        f" (difference of loss {difference['mean']:+.3f}, {difference['low']:+.3f} to "
+        f"{difference['high']:+.3f})"
+    )

@@ -1,0 +1,179 @@
+"""Everything that is measured on one model: answers, perplexity, size and speed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import torch
+import torch.nn.functional as F
+
+from ray_pipeline.evaluate.generation import TextGenerator, timed
+from ray_pipeline.evaluate.text import perplexity
+from ray_pipeline.models.decoding import Decoding
+from ray_pipeline.train.batches import Batch, BatchConfig, BatchPlan, TokenRows
+from ray_pipeline.train.forward import AnswerModel
+from ray_pipeline.train.held_out import answer_nats
+from ray_pipeline.train.losses import Answers, positions_at_once
+from ray_pipeline.train.student import parameter_count
+
+_WEIGHTS = (".safetensors", ".bin")
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """What was measured on a model.
+
+    Attributes:
+        answers: its answers, in the order of the questions.
+        figures: plain data for ``metrics.json``; see `measure`.
+    """
+
+    answers: list[str]
+    figures: dict[str, Any]
+
+    def to_json(self) -> bytes:
+        """As a file that `of_json` reads."""
+        return orjson.dumps({"answers": self.answers, "figures": self.figures})
+
+    @classmethod
+    def of_json(cls, raw: bytes) -> ModelFigures:
+        """From a file that `to_json` made."""
+        return cls(**orjson.loads(raw))
+
+
+def measure(
+    generator: TextGenerator,
+    questions: Sequence[str],
+    tokens: TokenRows,
+    decoding: Decoding,
+    batch_rows: int,
+    batch_tokens: int,
+) -> ModelFigures:
+    """Ask a model, and measure it.
+
+    Args:
+        generator: the model.
+        questions: to answer; at least one.
+        tokens: rows whose answers' perplexity is measured.
+        decoding: how it answers.
+        batch_rows: rows in a batch, at most.
+        batch_tokens: tokens of a forward pass over ``tokens``, padding included.
+
+    Returns:
+        Its answers, and: ``perplexity`` on the rows' ``answer_tokens`` (so many); ``parameters``;
+        latency and tokens a second (see `generation.Speed`); ``tokens_per_answer``, a mean; and
+        ``ended``, the share of answers that the model ended itself.
+    """
+    answers, speed = timed(generator, questions, decoding, batch_rows)
+    model = generator.model
+    longest = int(tokens.lengths.max())
+    size = BatchConfig(batch_tokens=max(longest, batch_tokens), batch_rows=batch_rows)
+    batches = BatchPlan(tokens, size).in_order()
+    nats, counted = answer_nats(AnswerModel(model), batches, model.device)
+    figures = {
+        "perplexity": perplexity(nats, counted),
+        "answer_tokens": counted,
+        "parameters": parameter_count(model),
+        **speed.to_json(),
+        "tokens_per_answer": sum(answer.tokens for answer in answers) / len(answers),
+        "ended": sum(answer.ended for answer in answers) / len(answers),
+    }
+    return ModelFigures([answer.text for answer in answers], figures)
+
+
+def size_on_disk(folder: str | Path) -> dict[str, Any]:
+    """``bytes`` of a saved model's weights and their ``dtype``, as its configuration says."""
+    files = [path for path in Path(folder).iterdir() if path.suffix in _WEIGHTS]
+    config = json.loads(Path(folder, "config.json").read_text())
+    dtype = config.get("dtype", config.get("torch_dtype"))
+    return {"bytes": sum(path.stat().st_size for path in files), "dtype": dtype}
+
+
+# How surprised a model is by each row's answer: its loss, row by row.
+
+
+@torch.no_grad()
+def answer_losses(
+    model: AnswerModel, rows: TokenRows, batches: Iterable[Batch]
+) -> npt.NDArray[np.float64]:
+    """Mean cross-entropy of each row's answer tokens, in nats; NaN for a row without any.
+
+    Args:
+        model: in evaluation mode.
+        rows: the rows.
+        batches: all of them, in micro-batches of any order (`BatchPlan.in_order`).
+    """
+    sums = np.zeros(len(rows))
+    device = model.model.device
+    for batch in batches:
+        answers = model(batch.to(device))
+        counts = rows.answer_tokens[batch.rows]
+        owner = np.repeat(np.arange(len(batch.rows)), counts)
+        sums[batch.rows] = np.bincount(owner, _losses(answers), minlength=len(batch.rows))
+    with np.errstate(invalid="ignore"):
+        return sums / rows.answer_tokens
+
+
+def _losses(answers: Answers) -> npt.NDArray[np.float64]:
+    """The loss of every answer token of a batch. Logits exist for a chunk of them at a time."""
+    chunk = positions_at_once(answers)
+    made = [np.empty(0)]
+    for states, targets in zip(
+        answers.states.split(chunk), answers.targets.split(chunk), strict=True
+    ):
+        logits = states
+        if answers.weight is not None:
+            logits = F.linear(states, answers.weight, answers.bias)
+        exact = logits if logits.dtype == torch.float64 else logits.float()
+        losses = F.cross_entropy(exact, targets, reduction="none")
+        made.append(losses.double().cpu().numpy())
+    return np.concatenate(made)
+
+
+# How likely another, better model finds a completion: a measure of language without a judge.
+
+
+class ReferenceModel:
+    """A causal language model that reads what others wrote.
+
+    Args:
+        folder: local folder or hub id.
+        device: ``cpu`` or ``cuda``.
+        dtype: of its weights.
+
+    Raises:
+        UserError: there is no such model, or it has no tokenizer.
+    """
+
+    def __init__(self, folder: str, device: str, dtype: torch.dtype) -> None:
+        from ray_pipeline.models.decoding import load_tokenizer
+        from ray_pipeline.train.student import load
+
+        self.tokenizer = load_tokenizer(folder)
+        self.model: Any = load(folder).to(device, dtype).eval()
+        self.positions = getattr(self.model.config, "max_position_embeddings", None)
+
+    @torch.inference_mode()
+    def nats_per_token(self, instruction: str, completion: str) -> float | None:
+        """Mean cross-entropy of a completion's tokens after its instruction; None: it is empty.
+
+        The two stand on a line each, without a chat template: what is asked is how well it reads.
+        Tokens beyond the model's last position are left out.
+        """
+        if not completion.strip():
+            return None
+        before = self.tokenizer(f"{instruction.strip()}\n")["input_ids"]
+        rest = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([[*before, *rest][: self.positions]], device=self.model.device)
+        if ids.shape[1] <= len(before) or not before:
+            return None
+        scores = self.model(input_ids=ids).logits[0, len(before) - 1 : -1].float()
+        loss = torch.nn.functional.cross_entropy(scores, ids[0, len(before) :])
+        return float(loss) if torch.isfinite(loss) else None

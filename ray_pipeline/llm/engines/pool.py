@@ -1,0 +1,149 @@
+"""Pools of local engines: Ray actors that hold a model, shared by every stage that names it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.llm.config import (
+    LlmConfig,
+    engine_kind,
+)
+from ray_pipeline.llm.limits import Estimate, LimitsClient
+from ray_pipeline.llm.types import EngineError, Request, prompt_bytes
+from ray_pipeline.rundir.responses import Response
+
+#: An engine that dies this often under a request is killed by that request.
+_MAX_DEATHS = 3
+#: Seconds that an engine may take to come back after it died.
+_RESTART_PATIENCE = 300.0
+
+
+def gpus_an_actor(config: LlmConfig, gpus_there: float) -> float:
+    """GPUs that one engine takes: as configured, else those it is spread over, if there are any."""
+    if config.num_gpus is not None:
+        return config.num_gpus
+    return config.tensor_parallel_size if gpus_there else 0
+
+
+async def start_pool(name: str, config: LlmConfig, model: str) -> list[Any]:
+    """Start a model's actors and wait until each can answer.
+
+    Raises:
+        RunError: an engine did not start; the message carries the engine's own.
+    """
+    actors = [_actor(config).remote(config, model) for _ in range(config.actors)]
+    try:
+        await asyncio.gather(*(actor.ready.remote() for actor in actors))
+    except Exception as error:
+        for actor in actors:
+            ray.kill(actor)
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        raise RunError(
+            f"the engine for llm {name!r} ({config.model}) did not start: {cause}"
+        ) from None
+    return actors
+
+
+def _actor(config: LlmConfig) -> Any:
+    if engine_kind(config) == "vllm":
+        from ray_pipeline.llm.engines.vllm import VllmEngine as engine
+    else:
+        from ray_pipeline.llm.engines.transformers import TransformersEngine as engine  # type: ignore
+    return ray.remote(engine).options(
+        num_cpus=config.num_cpus or 0,
+        num_gpus=gpus_an_actor(config, ray.cluster_resources().get("GPU", 0)),
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=10_000,
+        scheduling_strategy="SPREAD",
+    )
+
+
+class PooledEngine:
+    """A local model as seen from a worker: the least busy actor of the pool answers.
+
+    Args:
+        name: the model's name under ``llms``.
+        config: its configuration.
+        actors: gives the pool's actors, starting them when need be.
+        limits: the process's share of the run's token budget.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: LlmConfig,
+        actors: Callable[[], Awaitable[list[Any]]],
+        limits: LimitsClient,
+    ) -> None:
+        self._name = name
+        self._limits = limits.llm(name, config)
+        self._actors = actors
+        self._busy: dict[Any, int] = {}
+        # More than the engine runs at once, so that it always has the next ones at hand.
+        self._slots = asyncio.Semaphore(2 * config.actors * config.max_num_seqs)
+        self._alone = asyncio.Lock()
+
+    async def generate(self, request: Request) -> Response:
+        """Answer one request; see `ray_pipeline.llm.types.Engine`."""
+        for deaths in range(_MAX_DEATHS):
+            # Twice an engine died with this request in flight, among others: the third time only
+            # one such request goes at a time, so that the guilty one fails alone.
+            gate = self._slots if deaths < _MAX_DEATHS - 1 else self._alone
+            try:
+                async with gate:
+                    return await self._within_budget(request)
+            except (ActorDiedError, ActorUnavailableError):
+                await self._wait_for_restart()
+        raise EngineError("engine_died", f"the engine died {_MAX_DEATHS} times under this request")
+
+    async def _within_budget(self, request: Request) -> Response:
+        tokens = prompt_bytes(request) + request.sampling.max_tokens
+        lease = await self._limits.start(Estimate(tokens=tokens))
+        try:
+            response = await self._send(request)
+        except BaseException:
+            lease.release()
+            raise
+        lease.settle(response.prompt_tokens + response.completion_tokens, 0.0)
+        return response
+
+    async def _send(self, request: Request) -> Response:
+        actors = await self._actors()
+        actor = min(actors, key=lambda a: self._busy.get(a, 0))
+        self._busy[actor] = self._busy.get(actor, 0) + 1
+        try:
+            answer = await actor.generate.remote(request)
+        except RayTaskError as error:
+            if isinstance(error.cause, EngineError):
+                raise error.cause from None
+            raise EngineError("engine", str(error.cause)) from None
+        finally:
+            self._busy[actor] -= 1
+        if isinstance(answer, EngineError):
+            raise answer
+        response: Response = answer
+        return response
+
+    async def _wait_for_restart(self) -> None:
+        deadline = asyncio.get_running_loop().time() + _RESTART_PATIENCE
+        while True:
+            try:
+                actors = await self._actors()
+                await asyncio.gather(*(actor.ready.remote() for actor in actors))
+                return
+            except (ActorDiedError, ActorUnavailableError):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise RunError(
+                        f"the engine for llm {self._name!r} died and stays away"
+                    ) from None
+                await asyncio.sleep(1.0)
+
+    async def close(self) -> None:
+        """Nothing to let go of: the pool belongs to the run."""

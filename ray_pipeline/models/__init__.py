@@ -1,0 +1,1 @@
+"""Models on this machine: their names, tokenizers, formats of text, devices."""

@@ -1,0 +1,106 @@
+"""Sentence embeddings: what every stage that compares texts by meaning uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_pipeline.core.errors import UserError
+
+Vectors = npt.NDArray[np.float32]
+
+
+class Embedder:
+    """A sentence-transformers model. Loaded by the first `encode` that has a text to embed.
+
+    Args:
+        folder: local folder or hub id of the model (`Settings.embedder`).
+        batch_size: texts a forward pass.
+        device: ``cpu``, ``cuda``, ...; None: what torch finds.
+        bfloat16: multiply matrices in bfloat16, on a processor with instructions for it. Vectors
+            differ in the third digit.
+        max_tokens: longest text that is read, in tokens; None: what the model was trained with.
+    """
+
+    def __init__(
+        self,
+        folder: str | None,
+        batch_size: int = 64,
+        device: str | None = None,
+        bfloat16: bool = False,
+        max_tokens: int | None = None,
+    ) -> None:
+        if folder is None:
+            raise UserError("an embedding model is needed: set embedder.model")
+        self.folder = folder
+        self.batch_size = batch_size
+        self.device = device
+        self.bfloat16 = bfloat16
+        self.max_tokens = max_tokens
+        self._model: Any = None
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector. Loads the model."""
+        return int(self._loaded().get_embedding_dimension())
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """One vector of length 1 a text, as float32 ``[len(texts), dimensions]``.
+
+        A text for which the model gives something else than numbers gets a row of NaN, never a
+        made-up vector: see `is_usable`. Equal texts are embedded once, and get equal vectors. The
+        last digits of a vector depend on what else is in its batch: round what you compare.
+        """
+        if not texts:
+            return np.empty((0, self.dimensions), np.float32)
+        unique = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+        vectors = _unit_length(self._encode(list(unique)))
+        return vectors[[unique[text] for text in texts]]
+
+    def _encode(self, texts: list[str]) -> npt.NDArray[Any]:
+        model = self._loaded()
+        with self._precision():
+            # Sorts by length itself, so that a batch holds texts of about one length.
+            encoded: Any = model.encode(
+                texts,
+                batch_size=self.batch_size,
+                convert_to_numpy=False,
+                convert_to_tensor=True,
+                show_progress_bar=False,
+            )
+        found: npt.NDArray[Any] = encoded.float().cpu().numpy()
+        return found
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if not self.bfloat16:
+            return nullcontext()
+        import torch
+
+        return torch.autocast(self._loaded().device.type, torch.bfloat16)
+
+    def _loaded(self) -> Any:
+        if self._model is None:
+            from sentence_transformers import SentenceTransformer
+
+            self._model = SentenceTransformer(self.folder, device=self.device)
+            if self.max_tokens is not None:
+                self._model.max_seq_length = self.max_tokens
+        return self._model
+
+
+def is_usable(vectors: Vectors) -> npt.NDArray[np.bool_]:
+    """Which rows of `Embedder.encode` are vectors, and not NaN."""
+    return np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)
+
+
+def _unit_length(vectors: npt.NDArray[Any]) -> Vectors:
+    """The vectors at length 1; NaN where there is none (NaN, infinity, or all zeros)."""
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        unit: Vectors = (vectors / lengths).astype(np.float32)
+    unit[~(np.isfinite(lengths) & (lengths > 0))[:, 0]] = np.nan
+    return unit

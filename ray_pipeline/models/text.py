@@ -1,0 +1,296 @@
+"""Rows of questions and answers → token ids with a mask of the answer. No row vanishes.
+
+A training text is a prompt and its answer. Only answer tokens, the end of text among them, are
+learnt; ``learn: all`` learns the prompt too, which a model that is trained from scratch needs. The
+mask says which they are; labels are never marked by the padding token, which many tokenizers share
+with the end of text (trl#6357: such a model never learns to stop).
+
+The ids begin with exactly those that the prompt alone gives, because that is what the model sees
+when it is asked: the whole text is tokenised at once, and where a token spans the border of prompt
+and answer, the two are tokenised apart.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
+
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.rows import DROPPED, KEPT
+
+NO_QUESTION = "tokens:no_question"
+NO_ANSWER = "tokens:no_answer"
+PROMPT_TOO_LONG = "tokens:prompt_too_long"
+TOO_LONG = "tokens:too_long"
+TEMPLATE = "tokens:template"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("row_id", pa.string(), nullable=False),
+        pa.field("input_ids", pa.list_(pa.int32())),
+        pa.field("answer_mask", pa.list_(pa.bool_())),
+        pa.field("tokens_cut", pa.int32(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+
+
+class TextConfig(BaseModel):
+    """How a row becomes a training text. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    style: Literal["auto", "chat", "plain"] = Field(
+        "auto", description="chat: the tokenizer's template; auto: chat where it has one"
+    )
+    system: str | None = Field(None, description="system message of the chat")
+    prompt: str = Field("Question: {question}\nAnswer:", description="the plain style's prompt")
+    answer: str = Field(" {answer}", description="what follows the plain style's prompt")
+    question_column: str = "question"
+    answer_column: str = "answer"
+    max_tokens: int = Field(512, ge=2, description="tokens of a text; the seed's 512")
+    overlong: Literal["cut_answer", "drop"] = Field(
+        "cut_answer",
+        description="a longer text loses the end of its answer, or is dropped whole",
+    )
+    learn: Literal["answer", "all"] = Field(
+        "answer", description="all: the prompt's tokens too, but the first, which none predicts"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Any) -> dict[str, Any]:
+        """Without ``learn`` where it says what was meant before it was there.
+
+        So fingerprints of runs that are older than the field stay what they are.
+        """
+        data: dict[str, Any] = handler(self)
+        if self.learn == "answer" == type(self).model_fields["learn"].default:
+            data.pop("learn")
+        return data
+
+
+@dataclass
+class TokenAccount:
+    """Where the rows went: ``rows = kept + sum(dropped.values())``."""
+
+    rows: int = 0
+    kept: int = 0
+    #: Rows by reason: see the constants of this module.
+    dropped: Counter[str] = field(default_factory=Counter)
+    #: Kept rows whose answer lost its end, and the tokens that they lost.
+    answers_cut: int = 0
+    tokens_cut: int = 0
+    #: Tokens of the kept rows, and those that are learnt.
+    tokens: int = 0
+    answer_tokens: int = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Count a table that `Tokeniser` made."""
+        kept = table.filter(pc.equal(table["status"], KEPT))
+        self.rows += table.num_rows
+        self.kept += kept.num_rows
+        reasons = table["reason"].drop_null().value_counts().to_pylist()
+        self.dropped.update({entry["values"]: entry["counts"] for entry in reasons})
+        self.answers_cut += pc.sum(pc.greater(kept["tokens_cut"], 0)).as_py() or 0
+        self.tokens_cut += pc.sum(kept["tokens_cut"]).as_py() or 0
+        self.tokens += pc.sum(pc.list_value_length(kept["input_ids"])).as_py() or 0
+        self.answer_tokens += pc.sum(pc.list_flatten(kept["answer_mask"])).as_py() or 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The account as plain data, for metrics and the report."""
+        return {**self.__dict__, "dropped": dict(sorted(self.dropped.items()))}
+
+
+def account_of(tables: Iterable[pa.Table]) -> TokenAccount:
+    """The account of all rows in tables that `Tokeniser` made."""
+    account = TokenAccount()
+    for table in tables:
+        account.add(table)
+    return account
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A prompt and what follows it, or the reason why there is none."""
+
+    prompt: str = ""
+    rest: str = ""
+    reason: str | None = None
+
+
+class Tokeniser:
+    """Tokenises tables of rows; pure, so that Ray Data may call it on any batch.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        config: the text's format and length.
+
+    Raises:
+        UserError: the tokenizer lacks what the configuration needs (a chat template, an end of
+            text).
+    """
+
+    def __init__(self, tokenizer: Any, config: TextConfig | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.config = config or TextConfig()
+        has_template = bool(getattr(tokenizer, "chat_template", None))
+        if self.config.style == "chat" and not has_template:
+            raise UserError(
+                "style 'chat': the tokenizer has no chat template. "
+                "Take style 'plain', or a model that was tuned for chat."
+            )
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                "the tokenizer has no end-of-text token, so a model could not learn to stop: "
+                "set eos_token in its tokenizer_config.json."
+            )
+        self.chat = has_template and self.config.style != "plain"
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._special = {number for number, token in added.items() if token.special}
+        self._special.update(tokenizer.all_special_ids)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Tokenise rows.
+
+        Args:
+            rows: with the question's and the answer's columns, and ``row_id``.
+
+        Returns:
+            One row for each that came in, in order, with the columns of `SCHEMA`. Dropped rows
+            have a reason and no tokens.
+
+        Raises:
+            UserError: a column is missing.
+        """
+        config = self.config
+        self._check_columns(rows)
+        questions = rows[config.question_column].cast(pa.string()).to_pylist()
+        answers = rows[config.answer_column].cast(pa.string()).to_pylist()
+        texts = [self._text(q, a) for q, a in zip(questions, answers, strict=True)]
+        usable = [text for text in texts if text.reason is None]
+        tokens = iter(self._encode(usable))
+        made = [next(tokens) if text.reason is None else (text.reason,) for text in texts]
+        return _table(rows["row_id"], made)
+
+    def prompt(self, question: str) -> str:
+        """The text that the model is given when it is asked."""
+        if not self.chat:
+            return self.config.prompt.format(question=question)
+        return self.tokenizer.apply_chat_template(
+            self._messages(question), tokenize=False, add_generation_prompt=True
+        )
+
+    def prompt_ids(self, prompts: list[str]) -> list[list[int]]:
+        """Tokens of prompts as the model sees them when it is asked, in training and after."""
+        if not prompts:
+            return []
+        eos = self.tokenizer.eos_token_id
+        ids = self.tokenizer(prompts, add_special_tokens=not self.chat)["input_ids"]
+        # Some tokenizers end every text with the end-of-text token: a prompt has none.
+        return [one[:-1] if not self.chat and one and one[-1] == eos else one for one in ids]
+
+    def ends(self) -> frozenset[int]:
+        """Tokens after which an answer is complete: the end of text, and what training puts there.
+
+        A chat template has its own end of turn, which many tokenizers do not name as theirs: a
+        model that was taught the one is not stopped by the other.
+        """
+        text = self._text("a", "a")
+        (whole,) = self.prompt_ids([text.prompt + text.rest])
+        return frozenset({int(self.tokenizer.eos_token_id), self._ended(whole)[-1]})
+
+    def _check_columns(self, rows: pa.Table) -> None:
+        for name in (self.config.question_column, self.config.answer_column, "row_id"):
+            if name not in rows.column_names:
+                close = difflib.get_close_matches(name, rows.column_names, n=1)
+                nearest = f"; nearest: '{close[0]}'" if close else ""
+                raise UserError(
+                    f"the rows to train on have no column '{name}'{nearest}. "
+                    f"They have: {', '.join(rows.column_names)}."
+                )
+
+    def _messages(self, question: str) -> list[dict[str, str]]:
+        system = [{"role": "system", "content": self.config.system}] if self.config.system else []
+        return [*system, {"role": "user", "content": question}]
+
+    def _text(self, question: str | None, answer: str | None) -> _Text:
+        if not question or not question.strip():
+            return _Text(reason=NO_QUESTION)
+        if not answer or not answer.strip():
+            return _Text(reason=NO_ANSWER)
+        prompt = self.prompt(question)
+        if not self.chat:
+            return _Text(prompt, self.config.answer.format(answer=answer.strip()))
+        turns = [*self._messages(question), {"role": "assistant", "content": answer.strip()}]
+        whole = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        if not whole.startswith(prompt):  # a template that adds to or rewrites earlier turns
+            return _Text(reason=TEMPLATE)
+        return _Text(prompt, whole[len(prompt) :])
+
+    def _encode(self, texts: list[_Text]) -> list[tuple[Any, ...]]:
+        if not texts:
+            return []
+        prompts = self.prompt_ids([text.prompt for text in texts])
+        wholes = self.prompt_ids([text.prompt + text.rest for text in texts])
+        encoded = []
+        for text, prompt, whole in zip(texts, prompts, wholes, strict=True):
+            rest = whole[len(prompt) :]
+            if whole[: len(prompt)] != prompt:  # a token spans the border
+                rest = self.tokenizer(text.rest, add_special_tokens=False)["input_ids"]
+            encoded.append(self._fitted(prompt, self._ended(rest)))
+        return encoded
+
+    def _ended(self, answer: list[int]) -> list[int]:
+        """The answer with its end of text, and without what a template puts after it."""
+        last = next((i for i in reversed(range(len(answer))) if answer[i] in self._special), None)
+        if self.chat and last is not None:
+            after = self.tokenizer.decode(answer[last + 1 :])
+            if not after.strip():
+                return answer[: last + 1]
+        return [*answer, self.tokenizer.eos_token_id]
+
+    def _fitted(self, prompt: list[int], answer: list[int]) -> tuple[Any, ...]:
+        """(ids, mask, tokens cut), or (reason,)."""
+        room = self.config.max_tokens - len(prompt)
+        if room < 1:
+            return (PROMPT_TOO_LONG,)
+        if len(answer) > room and self.config.overlong == "drop":
+            return (TOO_LONG,)
+        cut = max(0, len(answer) - room)
+        ids = prompt + answer[:room]
+        if self.config.learn == "all":
+            return ids, [False] + [True] * (len(ids) - 1), cut
+        return ids, [False] * len(prompt) + [True] * (len(ids) - len(prompt)), cut
+
+
+def _table(row_ids: Any, made: list[tuple[Any, ...]]) -> pa.Table:
+    dropped = [len(one) == 1 for one in made]
+    columns = [
+        [None if out else one[0] for one, out in zip(made, dropped, strict=True)],
+        [None if out else one[1] for one, out in zip(made, dropped, strict=True)],
+        [0 if out else one[2] for one, out in zip(made, dropped, strict=True)],
+        [DROPPED if out else KEPT for out in dropped],
+        [one[0] if out else None for one, out in zip(made, dropped, strict=True)],
+    ]
+    arrays = [pa.array(v, f.type) for v, f in zip(columns, list(SCHEMA)[1:], strict=True)]
+    ids = row_ids.combine_chunks() if isinstance(row_ids, pa.ChunkedArray) else row_ids
+    return pa.Table.from_arrays([ids.cast(pa.string()), *arrays], schema=SCHEMA)
+
+
+#: In a model's folder: how a question became a prompt in its training.
+TEXT_FILE = "ray_pipeline_text.json"
+
+
+def text_config(folder: str | Path) -> TextConfig | None:
+    """The prompts' format that a model was trained with; None where it is not written down."""
+    path = Path(folder, TEXT_FILE)
+    return TextConfig.model_validate_json(path.read_text()) if path.is_file() else None

@@ -1,1 +1,0 @@
-"""The heuristic quality scores: clarity, response quality, diversity, complexity, in batches."""

@@ -1,0 +1,143 @@
+"""How long the texts are: as they came in, and as they were kept in the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
+
+from ray_pipeline.core.rows import KEPT
+from ray_pipeline.report.drawing.charts import Bins, histogram
+from ray_pipeline.report.reading import some_units
+from ray_pipeline.rundir.reader import RunReader, SegmentFolder, text_columns
+from ray_pipeline.rundir.units import Unit
+
+#: Source rows that are looked at, and so about how many are measured before.
+_ROWS = 50_000
+_BINS = 24
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Some texts' lengths in words."""
+
+    texts: int
+    median: int
+    #: One text in twenty is shorter, or longer.
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, lengths: Counter[int]) -> Spread:
+        """Of lengths with how often each occurs."""
+        at = [_quantile(lengths, share) for share in (0.5, 0.05, 0.95)]
+        return cls(lengths.total(), *at)
+
+
+@dataclass(frozen=True)
+class ColumnLengths:
+    """One text column before and after."""
+
+    column: str
+    before: Spread
+    after: Spread
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The section."""
+
+    columns: list[ColumnLengths]
+    #: The stages after which the texts were measured first: with the source where it stands alone.
+    first: tuple[str, ...]
+    last: tuple[str, ...]
+    #: Units that were looked at, of all.
+    units: int
+    of_units: int
+
+
+def lengths(reader: RunReader) -> Lengths | None:
+    """Measure texts; None when there are no two segments, or no text."""
+    if len(reader.segments) < 2:
+        return None
+    first, last = reader.segments[0], reader.segments[-1]
+    schema = reader.schema(last)
+    columns = [n for n in text_columns(reader, schema) if n in reader.schema(first).names]
+    units = _units(reader)
+    before, after = (_measured(reader, segment, units, columns) for segment in (first, last))
+    found = [
+        ColumnLengths(
+            name,
+            Spread.of(before[name]),
+            Spread.of(after[name]),
+            _figure(before[name], after[name]),
+        )
+        for name in columns
+        if before[name] and after[name]
+    ]
+    if not found:
+        return None
+    return Lengths(found, first.stages, last.stages, len(units), len(reader.units))
+
+
+def _units(reader: RunReader) -> list[Unit]:
+    chosen: list[Unit] = []
+    rows = 0
+    for unit in some_units(reader):
+        if rows >= _ROWS:
+            break
+        chosen.append(unit)
+        rows += unit.rows
+    return chosen
+
+
+def _measured(
+    reader: RunReader, segment: SegmentFolder, units: list[Unit], columns: list[str]
+) -> dict[str, Counter[int]]:
+    """Words of every text that came in (the first segment) or was kept (the last one)."""
+    is_first = segment is reader.segments[0]
+    found: dict[str, Counter[int]] = {name: Counter() for name in columns}
+    for unit in units:
+        rows = reader.columns(segment, unit, [*columns, "status"])
+        if rows is None:
+            continue
+        if not is_first:
+            rows = rows.filter(pc.equal(rows["status"], KEPT))
+        for name in columns:
+            found[name].update(_words(rows[name]))
+    return found
+
+
+def _words(texts: pa.ChunkedArray) -> list[int]:
+    # Counting the beginnings of words takes no list of words: a cell may be very long.
+    words = pc.count_substring_regex(pc.drop_null(texts), r"\S+")
+    found: list[int] = words.to_pylist()
+    return found
+
+
+def _figure(before: Counter[int], after: Counter[int]) -> Markup:
+    longest = max(_quantile(before, 0.98), _quantile(after, 0.98), 4)
+    step = -(-(longest + 1) // _BINS)
+    number = -(-(longest + 1) // step)
+    high = number * step
+    ticks = [(0, "0"), (high / 2, f"{high / 2:.0f}"), (high, f"≥ {high}")]
+    bins = Bins(0, high, number, ticks)
+    series = [
+        ("before", bins.counts(list(before.items())), before.total()),
+        ("outline", bins.counts(list(after.items())), after.total()),
+    ]
+    return histogram(bins, series, "words")
+
+
+def _quantile(lengths: Counter[int], share: float) -> int:
+    wanted = share * (lengths.total() - 1)
+    seen = 0
+    for length in sorted(lengths):
+        seen += lengths[length]
+        if seen > wanted:
+            return length
+    return 0

@@ -1,0 +1,105 @@
+"""The account: how many rows came in, were made, kept, dropped and failed, stage by stage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_pipeline.core.rows import DROPPED, FAILED, KEPT, reason_code
+
+
+@dataclass
+class StageAccount:
+    """One stage's rows. ``rows_in + created = kept + dropped + failed``, always."""
+
+    name: str
+    rows_in: int = 0
+    created: int = 0
+    kept: int = 0
+    dropped: int = 0
+    failed: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    #: What the stage itself counted, for the report.
+    counts: dict[str, int] = field(default_factory=dict)
+    #: Seconds of work, added up over workers.
+    seconds: float = 0.0
+    llm: LlmUsage | None = None
+
+    @classmethod
+    def of(cls, name: str, rows_in: int, out: pa.Table) -> StageAccount:
+        """Count the rows that left a stage."""
+        status = Counter(out["status"].to_pylist())
+        marked = out.filter(pc.not_equal(out["status"], KEPT))
+        reasons = Counter(reason_code(reason or "?") for reason in marked["reason"].to_pylist())
+        return cls(
+            name=name,
+            rows_in=rows_in,
+            created=out.num_rows - rows_in,
+            kept=status[KEPT],
+            dropped=status[DROPPED],
+            failed=status[FAILED],
+            reasons=dict(sorted(reasons.items())),
+        )
+
+    @property
+    def balances(self) -> bool:
+        """Whether every row is accounted for."""
+        return self.rows_in + self.created == self.kept + self.dropped + self.failed
+
+    def add(self, other: StageAccount) -> None:
+        """Add the account of another unit of the same stage."""
+        for name in ("rows_in", "created", "kept", "dropped", "failed", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.reasons = dict(sorted((Counter(self.reasons) + Counter(other.reasons)).items()))
+        self.counts = dict(sorted((Counter(self.counts) + Counter(other.counts)).items()))
+        if other.llm is not None:
+            self.llm = self.llm or LlmUsage()
+            self.llm.add(other.llm)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, as it stands in the ledger."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> StageAccount:
+        """The inverse of `to_json`."""
+        llm = data.get("llm")
+        return cls(**{**data, "llm": LlmUsage(**llm) if llm else None})
+
+
+def total(names: Iterable[str], units: Iterable[list[StageAccount]]) -> list[StageAccount]:
+    """Accounts of the named stages, added up over units."""
+    totals = {name: StageAccount(name) for name in names}
+    for accounts in units:
+        for account in accounts:
+            totals[account.name].add(account)
+    return list(totals.values())
+
+
+# What answers took: requests, tokens, dollars.
+
+
+@dataclass
+class LlmUsage:
+    """What a stage's answers took. Tokens and dollars cover `requests` and `reused` alike."""
+
+    #: Answers that were asked for by the attempts that committed.
+    requests: int = 0
+    #: Answers that were found on storage, paid for by an earlier attempt.
+    reused: int = 0
+    #: Tries beyond the first, of the requests that were answered.
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    cost_usd: float = 0.0
+
+    def add(self, other: LlmUsage) -> None:
+        """Add another account to this one."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))

@@ -1,0 +1,123 @@
+"""ledger.json and done.json: the account on storage."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.account import StageAccount
+
+Status = Literal["running", "succeeded", "failed", "interrupted", "budget_exhausted"]
+
+
+@dataclass
+class LedgerEntry:
+    """One stage's line of the ledger."""
+
+    index: int
+    fingerprint: str
+    account: StageAccount
+    reused: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in ``ledger.json``."""
+        data = self.account.to_json()
+        data["seconds"] = round(data["seconds"], 3)
+        head = {"index": self.index, "name": data.pop("name"), "fingerprint": self.fingerprint}
+        return {**head, "reused": self.reused, **data}
+
+
+@dataclass
+class Ledger:
+    """The account of a run directory."""
+
+    run: str
+    status: Status = "running"
+    #: Why a run that did not succeed ended.
+    message: str | None = None
+    entries: list[LedgerEntry] = field(default_factory=list)
+    seconds: float = 0.0
+    #: Seconds of wall time by what the run was busy with.
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the block's wall time to a phase."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - began
+            self.phases[phase] = round(self.phases.get(phase, 0.0) + spent, 3)
+
+    def save(self, storage: Storage) -> None:
+        """Write ``ledger.json``."""
+        data = {
+            "run": self.run,
+            "status": self.status,
+            "message": self.message,
+            "seconds": round(self.seconds, 3),
+            "phases": self.phases,
+            "stages": [entry.to_json() for entry in self.entries],
+        }
+        storage.write_bytes("ledger.json", orjson.dumps(data, option=orjson.OPT_INDENT_2))
+
+    def check(self) -> None:
+        """Hold the account to its promise.
+
+        Raises:
+            RunError: a stage's rows do not add up, or a stage did not get all that the one before
+                it kept.
+        """
+        for entry in self.entries:
+            if not entry.account.balances:
+                raise RunError(
+                    f"the account of {entry.account.name!r} does not balance: {entry.account}"
+                )
+        for before, after in zip(self.entries, self.entries[1:], strict=False):
+            if after.account.rows_in != before.account.kept:
+                raise RunError(
+                    f"{before.account.name!r} kept {before.account.kept} rows, but "
+                    f"{after.account.name!r} read {after.account.rows_in}"
+                )
+
+
+@dataclass(frozen=True)
+class Done:
+    """``done.json`` of a segment: it is complete for these units and this input."""
+
+    fingerprint: str
+    #: Digest over the units and the digests of the parts that were read.
+    input_digest: str
+    #: Digest over the digests of its parts.
+    digest: str
+    units: int
+    accounts: list[StageAccount]
+
+    def save(self, storage: Storage, folder: str) -> None:
+        """Write it; the last thing that is written of a segment."""
+        data = {
+            "fingerprint": self.fingerprint,
+            "input_digest": self.input_digest,
+            "digest": self.digest,
+            "units": self.units,
+            "accounts": [account.to_json() for account in self.accounts],
+        }
+        storage.write_bytes(f"{folder}/done.json", orjson.dumps(data, option=orjson.OPT_INDENT_2))
+
+    @classmethod
+    def load(cls, storage: Storage, folder: str) -> Done | None:
+        """Read it, or None."""
+        raw = storage.read_bytes(f"{folder}/done.json")
+        if raw is None:
+            return None
+        data = orjson.loads(raw)
+        data["accounts"] = [StageAccount.from_json(account) for account in data["accounts"]]
+        return cls(**data)

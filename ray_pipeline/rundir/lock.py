@@ -1,0 +1,167 @@
+"""One run at a time in a run directory, and no leftovers of a killed one.
+
+On a local file system two kernel locks do it, which the kernel lets go of when a process dies,
+however it dies: the driver holds ``run.lock``; each worker shares ``workers.lock``, so that a new
+driver can wait until the workers of a killed one are gone. On object storage the driver renews a
+heartbeat, and a lock whose heartbeat is old counts as abandoned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import orjson
+
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.storage import Storage
+
+_RUN_LOCK = "run.lock"
+_WORKERS_LOCK = "workers.lock"
+#: Object storage: seconds between heartbeats, and the age at which a lock is abandoned.
+_HEARTBEAT = 5.0
+_ABANDONED_AFTER = 30.0
+
+
+@contextlib.contextmanager
+def run_lock(storage: Storage, tell: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Hold the run directory for this process.
+
+    Args:
+        storage: the run directory.
+        tell: is told when it has to wait for the workers of a killed run.
+
+    Raises:
+        UserError: another run holds it; the message names that run.
+    """
+    holder = _local_lock(storage, tell) if storage.is_local else _heartbeat_lock(storage)
+    with holder:
+        yield
+
+
+def _owner() -> dict[str, Any]:
+    return {
+        "id": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "heartbeat": time.time(),
+    }
+
+
+def _refuse(storage: Storage, owner: dict[str, Any]) -> UserError:
+    return UserError(
+        f"{storage.uri()}: another run holds this directory: process {owner.get('pid', '?')} on "
+        f"{owner.get('host', '?')}, started {owner.get('started', '?')}. Wait for it, stop it, or "
+        "give this run another directory (--run-dir)."
+    )
+
+
+@contextlib.contextmanager
+def _local_lock(storage: Storage, tell: Callable[[str], None]) -> Iterator[None]:
+    with _lock_file(storage) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise _refuse(storage, orjson.loads(file.read() or b"{}")) from None
+        _wait_for_workers(storage, tell)
+        file.truncate(0)
+        file.write(orjson.dumps(_owner()))
+        file.flush()
+        yield
+
+
+def _lock_file(storage: Storage) -> IO[bytes]:
+    path = storage.local_path(_RUN_LOCK)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+b")
+    except OSError as error:
+        raise UserError(
+            f"{storage.uri()}: cannot be used as a run directory: {error}. Mend that, or name "
+            "another one (--run-dir)"
+        ) from None
+
+
+def _wait_for_workers(storage: Storage, tell: Callable[[str], None]) -> None:
+    with storage.local_path(_WORKERS_LOCK).open("a+b") as file:
+        deadline = time.monotonic() + 60
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"{storage.uri()}: workers of an earlier run are still alive after a "
+                        "minute; stop them (ray stop) or give this run another directory"
+                    ) from None
+                if not told:
+                    tell("waiting for the workers of an earlier, killed run to end")
+                    told = True
+                time.sleep(0.1)
+
+
+def hold_as_worker(storage: Storage) -> IO[bytes] | None:
+    """Share the workers' lock for as long as the returned file is open (the process' life)."""
+    if not storage.is_local:
+        return None
+    file = storage.local_path(_WORKERS_LOCK).open("a+b")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+@contextlib.contextmanager
+def _heartbeat_lock(storage: Storage) -> Iterator[None]:
+    mine = _owner()
+    other = orjson.loads(storage.read_bytes(_RUN_LOCK) or b"{}")
+    if other and not _abandoned(other):
+        raise _refuse(storage, other)
+    storage.write_bytes(_RUN_LOCK, orjson.dumps(mine))
+    # Two that start in the same moment both write: the last one stands, the other steps back.
+    time.sleep(0.5)
+    standing = orjson.loads(storage.read_bytes(_RUN_LOCK) or b"{}")
+    if standing.get("id") != mine["id"]:
+        raise _refuse(storage, standing)
+
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(_HEARTBEAT):
+            # A failed heartbeat is tried again; the run's own writes report a lost bucket.
+            with contextlib.suppress(Exception):
+                storage.write_bytes(_RUN_LOCK, orjson.dumps({**mine, "heartbeat": time.time()}))
+
+    thread = threading.Thread(target=beat, daemon=True, name="run-lock-heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        storage.delete(_RUN_LOCK)
+
+
+def _abandoned(owner: dict[str, Any]) -> bool:
+    if owner.get("host") == socket.gethostname() and not _alive(int(owner.get("pid", 0))):
+        return True
+    return time.time() - float(owner.get("heartbeat", 0)) > _ABANDONED_AFTER
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

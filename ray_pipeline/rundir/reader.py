@@ -1,0 +1,487 @@
+"""Reads a run directory, finished or running: its account, its units, and its rows where they rest.
+
+Nothing but the directory is needed: not the job, not the source, not Ray. At most one part is in
+memory at a time, however large the run is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
+from itertools import islice
+from typing import Any, TypeVar, get_args
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import yaml
+
+from ray_pipeline.core.columns import is_text
+from ray_pipeline.core.config import nearest
+from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT, reason_code
+from ray_pipeline.core.storage import Storage, filesystem
+from ray_pipeline.rundir.account import LlmUsage, StageAccount
+from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
+from ray_pipeline.rundir.parts import PartInfo, part_path, read_info, read_rows
+from ray_pipeline.rundir.responses import read_records
+from ray_pipeline.rundir.units import Unit
+
+_T = TypeVar("_T")
+
+STATUSES = (KEPT, DROPPED, FAILED)
+#: How many digits of a row id are enough to look for it.
+SHORTEST_PREFIX = 6
+#: Text columns that are shown when the configuration maps none.
+_TEXTS = 3
+#: Columns that hold text, but not the data's own.
+_NOT_DATA = {"source_raw", "version", "note", *ENVELOPE_COLUMNS}
+#: Parts that are looked into at a time.
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class SegmentFolder:
+    """Stages that committed together, as found in the run directory."""
+
+    #: ``stages/03-clean-text``, relative to the run directory.
+    folder: str
+    #: Fingerprint of its last stage: parts with another one are leftovers of an earlier run.
+    fingerprint: str
+    #: Names in the ledger, in order; ``source`` among them where the segment read the source.
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response of a language model, as the journal holds it."""
+
+    stage: str
+    model: str
+    text: str
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+    attempts: int
+    #: Whether it was judged unusable, and asked for again or given up.
+    rejected: bool
+    #: Whether `text` is a reply that could not even be read.
+    malformed: bool
+
+
+class RunReader:
+    """A run directory.
+
+    Args:
+        uri: local path or object-storage URI.
+
+    Raises:
+        UserError: there is no run at `uri`; the message names the nearest directories with one.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.storage = Storage(uri)
+        raw = self.storage.read_bytes("ledger.json")
+        if raw is None:
+            raise UserError(f"{uri}: not a run directory (no ledger.json){_runs_nearby(uri)}")
+        self.ledger = _ledger(raw, self.storage.uri("ledger.json"))
+
+    @cached_property
+    def config_text(self) -> str:
+        """``config.yaml`` as it stands, empty when there is none."""
+        return (self.storage.read_bytes("config.yaml") or b"").decode(errors="replace")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, as plain data."""
+        try:
+            loaded = yaml.safe_load(self.config_text)
+        except yaml.YAMLError as error:
+            raise RunError(f"{self.storage.uri('config.yaml')}: not YAML: {error}") from error
+        return loaded if isinstance(loaded, dict) else {}
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What the run ran on, empty when it did not come to writing it."""
+        loaded = orjson.loads(self.storage.read_bytes("environment.json") or b"{}")
+        return loaded if isinstance(loaded, dict) else {}
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """``metrics.json``: figures of stages that made files of all rows; empty without any.
+
+        It may still name stages of an earlier run of the directory: see `made_by`.
+        """
+        try:
+            loaded = orjson.loads(self.storage.read_bytes("metrics.json") or b"{}")
+        except orjson.JSONDecodeError as error:
+            where = self.storage.uri("metrics.json")
+            raise UserError(f"{where}: not JSON: {error}") from None
+        return loaded if isinstance(loaded, dict) else {"": loaded}
+
+    def made_by(self, stage: str) -> dict[str, Any] | None:
+        """Figures of a stage of this run that made files of all rows; None: it did not."""
+        figures = self.metrics.get(stage)
+        in_ledger = any(entry.account.name == stage for entry in self.ledger.entries)
+        return figures if in_ledger and isinstance(figures, dict) else None
+
+    @cached_property
+    def units(self) -> list[Unit]:
+        """The units, in the source's order."""
+        try:
+            with self.storage.open("units.parquet") as file:
+                rows = pq.read_table(file).to_pylist()
+        except FileNotFoundError:
+            return []
+        names = {field.name for field in fields(Unit)}
+        return [Unit(**{name: row[name] for name in names}) for row in rows]
+
+    @cached_property
+    def segments(self) -> list[SegmentFolder]:
+        """The folders that hold this run's rows, in order.
+
+        Found from the last stage backwards: each folder's footers say which stages are in it, so
+        a folder that an earlier run with other cuts left behind is never taken for one of these.
+        """
+        found: list[SegmentFolder] = []
+        by_index = {entry.index: entry for entry in self.ledger.entries}
+        index = max(by_index, default=-1)
+        while index >= 0:
+            segment = self._segment_ending_with(by_index[index]) if index in by_index else None
+            if segment is not None:
+                found.append(segment)
+            index -= len(segment.stages) if segment is not None else 1
+        return found[::-1]
+
+    def _segment_ending_with(self, entry: LedgerEntry) -> SegmentFolder | None:
+        folder = f"stages/{entry.index:02d}-{entry.account.name}"
+        committed = set(self.storage.list(f"{folder}/rows"))
+        for unit in self.units:
+            path = part_path(folder, unit.unit_id)
+            info = read_info(self.storage, path) if path in committed else None
+            if info is not None and info.fingerprint == entry.fingerprint:
+                names = tuple(account.name for account in info.accounts)
+                return SegmentFolder(folder, entry.fingerprint, names)
+        return None
+
+    def entry(self, stage: str) -> LedgerEntry:
+        """A stage's line of the ledger.
+
+        Raises:
+            UserError: no such stage; the message names the nearest.
+        """
+        by_name = {entry.account.name: entry for entry in self.ledger.entries}
+        if stage not in by_name:
+            where = f"{self.storage.uri()}: the ledger has no stage {stage!r}"
+            raise UserError(where + nearest(stage, list(by_name)))
+        return by_name[stage]
+
+    def segment_of(self, stage: str) -> SegmentFolder | None:
+        """The segment that a stage committed in; None: no unit of it is committed."""
+        return next((s for s in self.segments if stage in s.stages), None)
+
+    def upstream_of(self, segment: SegmentFolder) -> SegmentFolder | None:
+        """The segment whose kept rows this one read; None where it read the source."""
+        position = self.segments.index(segment)
+        return self.segments[position - 1] if position else None
+
+    def part_info(self, segment: SegmentFolder, unit: Unit) -> PartInfo | None:
+        """The footer of a unit's part; None when it is not committed by this run's stages."""
+        info = read_info(self.storage, part_path(segment.folder, unit.unit_id))
+        return info if info is not None and info.fingerprint == segment.fingerprint else None
+
+    def part(self, segment: SegmentFolder, unit: Unit) -> pa.Table | None:
+        """All rows of a unit after a segment; None when it is not committed."""
+        if self.part_info(segment, unit) is None:
+            return None
+        return read_rows(self.storage, part_path(segment.folder, unit.unit_id))
+
+    def schema(self, segment: SegmentFolder) -> pa.Schema:
+        """Columns of a segment's rows, as the first committed part has them."""
+        for unit in self.units:
+            if self.part_info(segment, unit) is not None:
+                with self.storage.open(part_path(segment.folder, unit.unit_id)) as file:
+                    return pq.read_schema(file)
+        return pa.schema([])
+
+    def columns(
+        self, segment: SegmentFolder, unit: Unit, names: Collection[str]
+    ) -> pa.Table | None:
+        """Some columns of a unit's rows after a segment, nulls for those that are not there.
+
+        Returns: None when the unit is not committed.
+        """
+        if self.part_info(segment, unit) is None:
+            return None
+        path = part_path(segment.folder, unit.unit_id)
+        try:
+            with self.storage.open(path) as file:
+                parquet = pq.ParquetFile(file)
+                there = [name for name in names if name in parquet.schema_arrow.names]
+                table = parquet.read(there).replace_schema_metadata(None)
+                rows = parquet.metadata.num_rows
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(f"cannot read {self.storage.uri(path)}: {error}") from error
+        missing = {name: pa.nulls(rows) for name in names if name not in there}
+        for name, nulls in missing.items():
+            table = table.append_column(name, nulls)
+        return table.select(list(names))
+
+    def each_unit(
+        self, segment: SegmentFolder, names: Collection[str], units: Collection[Unit] | None = None
+    ) -> Iterator[tuple[Unit, pa.Table]]:
+        """`columns` of each committed unit, in order. For narrow columns: several are in memory."""
+        wanted = self.units if units is None else units
+        for unit, table in _in_threads(lambda unit: self.columns(segment, unit, names), wanted):
+            if table is not None:
+                yield unit, table
+
+    def part_infos(
+        self, segment: SegmentFolder, units: Collection[Unit] | None = None
+    ) -> Iterator[tuple[Unit, PartInfo]]:
+        """Committed units of a segment with their footers, in order, read a few at a time."""
+        wanted = self.units if units is None else units
+        for unit, info in _in_threads(lambda unit: self.part_info(segment, unit), wanted):
+            if info is not None:
+                yield unit, info
+
+    def rows(
+        self, stage: str, status: str | None = None, reason: str | None = None, limit: int = 20
+    ) -> list[dict[str, Any]]:
+        """The first rows that `iter_rows` finds."""
+        return list(islice(self.iter_rows(stage, status, reason), limit))
+
+    def iter_rows(
+        self, stage: str, status: str | None = None, reason: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Rows of a stage: those it dropped or failed, and those it kept (see `kept_note`).
+
+        Args:
+            stage: named as in the ledger.
+            status: only rows with this status.
+            reason: only rows whose reason begins so.
+
+        Raises:
+            UserError: no such stage or status.
+        """
+        self.entry(stage)
+        if status is not None and status not in STATUSES:
+            raise UserError(f"status {status!r}: no row has it{nearest(status, STATUSES)}")
+        segment = self.segment_of(stage)
+        return iter(()) if segment is None else self._iter_rows(segment, stage, status, reason)
+
+    def _iter_rows(
+        self, segment: SegmentFolder, stage: str, status: str | None, reason: str | None
+    ) -> Iterator[dict[str, Any]]:
+        for unit, info in self.part_infos(segment):
+            if not _may_hold(info, stage, status, reason):
+                continue
+            rows = read_rows(self.storage, part_path(segment.folder, unit.unit_id))
+            yield from rows.filter(_mask(rows, stage, status, reason)).to_pylist()
+
+    def kept_note(self, stage: str) -> str | None:
+        """What to know about a stage's kept rows where it has none of its own."""
+        segment = self.segment_of(stage)
+        if segment is None and self.made_by(stage) is not None:
+            return f"{stage} makes files: the rows it kept are those of the stage before it"
+        if segment is None or segment.stages[-1] == stage:
+            return None
+        others = ", ".join(name for name in segment.stages if name != stage)
+        return (
+            f"{stage} ran and committed together with {others}: its kept rows are shown as they "
+            f"left {segment.stages[-1]}. save_every_stage: true keeps every stage's own"
+        )
+
+    def find(self, row_id: str) -> tuple[str, Unit]:
+        """A row's whole id and its unit.
+
+        Args:
+            row_id: the id, or enough of its beginning to be unique.
+
+        Raises:
+            UserError: no row has it, or several have.
+        """
+        wanted = row_id.strip().lower()
+        if len(wanted) < SHORTEST_PREFIX:
+            raise UserError(f"row id {row_id!r}: give at least {SHORTEST_PREFIX} of its digits")
+        found: dict[str, Unit] = {}
+        for segment in self.segments:
+            look = partial(self._new_ids, segment, wanted)
+            for unit, ids in _in_threads(look, self.units):
+                found |= dict.fromkeys(ids, unit)
+                if wanted in ids:
+                    return wanted, unit
+        if len(found) == 1:
+            return next(iter(found.items()))
+        if found:
+            some = ", ".join(sorted(found)[:5])
+            raise UserError(f"row id {row_id!r}: {len(found)} rows begin so: {some}")
+        raise UserError(f"row id {row_id!r}: no committed row of {self.storage.uri()} has it")
+
+    def _new_ids(self, segment: SegmentFolder, prefix: str, unit: Unit) -> list[str]:
+        """Ids that begin so, of a part that holds rows which no part before it has."""
+        info = self.part_info(segment, unit)
+        is_first = segment is self.segments[0]
+        if info is None or not (is_first or any(account.created for account in info.accounts)):
+            return []
+        path = part_path(segment.folder, unit.unit_id)
+        try:
+            with self.storage.open(path) as file:
+                ids = pq.read_table(file, columns=["row_id"])["row_id"]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(f"cannot read {self.storage.uri(path)}: {error}") from error
+        matches: list[str] = ids.filter(pc.starts_with(ids, prefix)).to_pylist()
+        return matches
+
+    def answers(self, stage: str, unit: Unit, row_id: str) -> list[Answer]:
+        """What a language model answered about a row at a stage, oldest first.
+
+        An identical question of several rows of a unit is asked once, and recorded under the row
+        that asked first.
+        """
+        mine: list[dict[str, Any]] = []
+        rejected: set[str] = set()
+        for record in read_records(self.storage, f"responses/{stage}/{unit.unit_id}"):
+            if "rejected" in record:
+                rejected.add(record["rejected"])
+            elif record.get("row_id") == row_id:
+                mine.append(record)
+        return [_answer(stage, record, record["key"] in rejected) for record in mine]
+
+    def driver_is_gone(self) -> bool:
+        """Whether the ledger says ``running`` but the process that ran it is known to be dead."""
+        if self.ledger.status != "running":
+            return False
+        owner = orjson.loads(self.storage.read_bytes("run.lock") or b"{}")
+        if not self.storage.is_local:
+            return time.time() - float(owner.get("heartbeat", 0)) > 60
+        if owner.get("host") != socket.gethostname():
+            return False
+        try:
+            os.kill(int(owner["pid"]), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+
+def _in_threads(do: Callable[[Unit], _T], units: Iterable[Unit]) -> Iterator[tuple[Unit, _T]]:
+    """Units with what `do` returns for them, in order; a few are done at a time."""
+    waiting = iter(units)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        # Bounded batches: a caller that has seen enough pays for no further units.
+        while batch := list(islice(waiting, 4 * _THREADS)):
+            yield from zip(batch, threads.map(do, batch), strict=True)
+
+
+def _may_hold(info: PartInfo, stage: str, status: str | None, reason: str | None) -> bool:
+    """Whether a part can hold such rows, by its account: most parts need not be opened."""
+    account = next((a for a in info.accounts if a.name == stage), None)
+    if account is None:
+        return False
+    if reason is not None:
+        # The account counts by code; the wanted reason may be shorter, or go on into the detail.
+        return any(code.startswith(reason_code(reason)) for code in account.reasons)
+    counts = {KEPT: account.kept, DROPPED: account.dropped, FAILED: account.failed}
+    return bool(counts[status] if status is not None else sum(counts.values()))
+
+
+def _mask(rows: pa.Table, stage: str, status: str | None, reason: str | None) -> Any:
+    mask = pc.fill_null(pc.equal(rows["stage"], stage), False)
+    if status in (None, KEPT):
+        mask = pc.or_(mask, pc.equal(rows["status"], KEPT))
+    if status is not None:
+        mask = pc.and_(mask, pc.equal(rows["status"], status))
+    if reason is not None:
+        mask = pc.and_(mask, pc.fill_null(pc.starts_with(rows["reason"], reason), False))
+    return mask
+
+
+def _answer(stage: str, record: dict[str, Any], rejected: bool) -> Answer:
+    malformed = record.get("malformed")
+    return Answer(
+        stage=stage,
+        model=str(record.get("model", "")),
+        text=str(record.get("text", "") if malformed is None else malformed),
+        finish_reason=record.get("finish_reason"),
+        prompt_tokens=int(record.get("prompt_tokens", 0)),
+        completion_tokens=int(record.get("completion_tokens", 0)),
+        cost_usd=float(record.get("cost_usd", 0.0)),
+        attempts=int(record.get("attempts", 1)),
+        rejected=rejected,
+        malformed=malformed is not None,
+    )
+
+
+def _ledger(raw: bytes, where: str) -> Ledger:
+    """The ledger from its JSON; keys that this version does not know are left aside."""
+    try:
+        data = orjson.loads(raw)
+        entries = [_entry(stage) for stage in data["stages"]]
+        status: Status = data["status"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
+    if status not in get_args(Status):
+        raise UserError(f"{where}: unknown status {status!r}")
+    return Ledger(data["run"], status, data.get("message"), entries, data.get("seconds", 0.0))
+
+
+def _entry(stage: dict[str, Any]) -> LedgerEntry:
+    known = {field.name for field in fields(StageAccount)}
+    account = StageAccount(**{name: stage[name] for name in known - {"llm"} if name in stage})
+    if (llm := stage.get("llm")) is not None:
+        usage = {field.name for field in fields(LlmUsage)}
+        account.llm = LlmUsage(**{name: llm[name] for name in usage if name in llm})
+    reused = bool(stage.get("reused", False))
+    return LedgerEntry(stage["index"], stage.get("fingerprint", ""), account, reused)
+
+
+def _runs_nearby(uri: str) -> str:
+    """The run directories inside `uri` or beside it, for the end of an error message."""
+    fs, path = filesystem(uri)
+    name = path.rstrip("/").rpartition("/")[2]
+    inside = [f"{name}/{run}" for run in _runs_in(fs, path)]
+    if inside:
+        return f"; it holds the runs {', '.join(inside[:5])}"
+    beside = _runs_in(fs, path.rstrip("/").rpartition("/")[0])
+    close = difflib.get_close_matches(name, beside, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return hint + (f"; the runs beside it: {', '.join(beside[:10])}" if beside else "")
+
+
+def _runs_in(fs: pafs.FileSystem, folder: str) -> list[str]:
+    if not folder:
+        return []
+    try:
+        infos = fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        folders = [info for info in infos if info.type == pafs.FileType.Directory][:200]
+        ledgers = fs.get_file_info([f"{info.path}/ledger.json" for info in folders])
+    except OSError:
+        # Looking around is a courtesy: the user may read this folder and not the one above.
+        return []
+    pairs = zip(folders, ledgers, strict=True)
+    return sorted(folder.base_name for folder, ledger in pairs if ledger.is_file)
+
+
+def text_columns(reader: RunReader, schema: pa.Schema) -> list[str]:
+    """The columns of text that the rows are about: those that the configuration maps from the
+    source, else the first ones that the source has.
+    """
+    strings = [field.name for field in schema if is_text(field.type)]
+    source = reader.config.get("source")
+    mapped = source.get("columns") if isinstance(source, dict) else None
+    wanted = [str(name) for name in mapped] if isinstance(mapped, dict) else []
+    if found := [name for name in wanted if name in strings]:
+        return found
+    first = reader.schema(reader.segments[0]).names if reader.segments else []
+    return [name for name in first if name in strings and name not in _NOT_DATA][:_TEXTS]

@@ -1,0 +1,160 @@
+"""The journal: every model response of a unit, on storage before anything is done with it.
+
+Each attempt at a unit appends to a segment file of its own, so there is nothing to lock. A unit
+that starts again reads its segments first and asks only for what is missing. A torn last line (a
+process killed in mid-write) is skipped.
+
+On object storage, where nothing can be appended, an attempt puts a new numbered segment every
+few seconds: a killed worker loses at most the responses of the last `FLUSH_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.storage import Storage
+
+#: Object storage: how often collected responses are put.
+FLUSH_SECONDS = 2.0
+
+
+@dataclass
+class Response:
+    """What a model answered, as it arrived, before anything was parsed or judged."""
+
+    text: str
+    #: ``stop``, ``length``, ``content_filter``, or what else the server says.
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    #: Part of `prompt_tokens` that the server took from its prompt cache.
+    cached_prompt_tokens: int = 0
+    #: Tries it took: 1 when the first was answered.
+    attempts: int = 1
+    #: Seconds from the first try to the answer.
+    seconds: float = 0.0
+    #: Dollars at the configured prices; filled in by whoever knows them.
+    cost_usd: float = 0.0
+
+
+_RESPONSE_FIELDS = tuple(Response.__dataclass_fields__)
+
+
+class Journal:
+    """The responses of one unit at one stage: those of earlier attempts, and this one's."""
+
+    def __init__(self, storage: Storage, stage: str, unit_id: str) -> None:
+        self._storage = storage
+        self._folder = f"responses/{stage}/{unit_id}"
+        self._attempt = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+        self._file: int | None = None
+        self._pending: list[bytes] = []
+        self._put = 0
+        self._lock = threading.Lock()
+        #: Responses of earlier attempts by request key.
+        self.stored: dict[str, Response] = {}
+        #: Keys whose stored answers an earlier attempt judged unusable.
+        self.rejected: set[str] = set()
+        for record in read_records(storage, self._folder):
+            if "rejected" in record:
+                self.rejected.add(record["rejected"])
+            elif "text" in record:
+                self.stored[record["key"]] = _response(record)
+                self.rejected.discard(record["key"])
+
+    def append(self, key: str, row_id: str, model: str, response: Response) -> None:
+        """Put a response on storage. Returns when it would survive the death of this process."""
+        record = {"key": key, "row_id": row_id, "model": model, "at": time.time()}
+        self._write(record | asdict(response))
+
+    def append_malformed(self, key: str, row_id: str, model: str, raw: str) -> None:
+        """Keep a reply that could not be read: it may have been billed. It is never reused."""
+        self._write(
+            {"key": key, "row_id": row_id, "model": model, "at": time.time(), "malformed": raw}
+        )
+
+    def reject(self, key: str) -> None:
+        """Note that the answer was judged unusable, so that a retry asks for it afresh."""
+        if key not in self.rejected:
+            self.rejected.add(key)
+            self._write({"rejected": key, "at": time.time()})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        if not self._storage.is_local:
+            with self._lock:
+                self._pending.append(line)
+            return
+        try:
+            if self._file is None:
+                self._file = self._open()
+            written = os.write(self._file, line)
+        except OSError as error:
+            raise RunError(f"cannot write {self._segment_uri()}: {error}") from error
+        if written != len(line):
+            raise RunError(f"cannot write {self._segment_uri()}: the disk is full")
+
+    def _open(self) -> int:
+        path = self._storage.local_path(f"{self._folder}/{self._attempt}.jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def _segment_uri(self) -> str:
+        return self._storage.uri(f"{self._folder}/{self._attempt}.jsonl")
+
+    def flush(self) -> None:
+        """Put what was collected (object storage), or nothing to do (local)."""
+        with self._lock:
+            lines, self._pending = self._pending, []
+            number = self._put
+            self._put += bool(lines)
+        if lines:
+            path = f"{self._folder}/{self._attempt}-{number:04d}.jsonl"
+            self._storage.write_bytes(path, b"".join(lines))
+
+    def close(self, durable: bool = False) -> None:
+        """Flush, and with ``durable`` also survive a power loss."""
+        self.flush()
+        if self._file is not None:
+            file, self._file = self._file, None
+            try:
+                if durable:
+                    os.fsync(file)
+            except OSError as error:
+                raise RunError(f"cannot write {self._segment_uri()}: {error}") from error
+            finally:
+                os.close(file)
+
+
+def read_records(storage: Storage, folder: str) -> Iterator[dict[str, Any]]:
+    """All records of the segments under ``folder``, oldest attempt first; torn lines skipped."""
+    for path in sorted(storage.list(folder, recursive=True)):
+        for line in (storage.read_bytes(path) or b"").splitlines():
+            try:
+                record = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            if isinstance(record, dict):
+                yield record
+
+
+def spent(storage: Storage) -> tuple[float, int]:
+    """Dollars and tokens of every response in a run directory, whatever became of it."""
+    cost, tokens = 0.0, 0
+    for record in read_records(storage, "responses"):
+        cost += record.get("cost_usd", 0.0)
+        tokens += record.get("prompt_tokens", 0) + record.get("completion_tokens", 0)
+    return cost, tokens
+
+
+def _response(record: dict[str, Any]) -> Response:
+    return Response(**{name: record[name] for name in _RESPONSE_FIELDS if name in record})

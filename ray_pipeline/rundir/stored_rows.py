@@ -1,0 +1,94 @@
+"""The kept rows of a whole run, in parts on storage: what an `ArtifactStage` reads."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.rows import kept
+from ray_pipeline.core.storage import Storage
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows in the order of the source, whoever made the parts. Small: it travels to workers.
+
+    Attributes:
+        storage: the run directory.
+        paths: parts, relative to it.
+        digest: identity of all kept rows.
+    """
+
+    storage: Storage
+    paths: tuple[str, ...]
+    digest: str
+
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Columns of the kept rows, a part at a time.
+
+        Raises:
+            RunError: a part cannot be read.
+        """
+        wanted = list(dict.fromkeys([*columns, "status"]))
+        for path in self.paths:
+            try:
+                with self.storage.open(path) as file:
+                    rows = kept(pq.read_table(file, columns=wanted))
+            except (OSError, pa.ArrowInvalid) as error:
+                raise RunError(f"cannot read {self.storage.uri(path)}: {error}") from error
+            yield rows.replace_schema_metadata(None).select(list(columns))
+
+    def mapped(
+        self, columns: Sequence[str], containing: Mapping[str, str] | None = None, /, **equal: str
+    ) -> pa.Table:
+        """Columns of the kept rows in a file of this machine, mapped: not in memory until used.
+
+        Args:
+            columns: which.
+            containing: only rows whose columns of lists have these values among theirs.
+            equal: only rows whose columns have these values, as ``split="train"``.
+
+        Raises:
+            RunError: a part cannot be read, or the disk for temporary files is full.
+        """
+        handle, path = tempfile.mkstemp(prefix="ray-pipeline-rows-")
+        os.close(handle)
+        try:
+            self._write(path, list(columns), containing or {}, equal)
+            return pa.ipc.open_file(pa.memory_map(path)).read_all()
+        except OSError as error:
+            raise RunError(f"rows cannot be laid out in {path}: {error}") from error
+        finally:
+            os.unlink(path)  # what is mapped stays until nobody uses it
+
+    def _write(
+        self, path: str, columns: list[str], containing: Mapping[str, str], equal: dict[str, str]
+    ) -> None:
+        writer = None
+        with pa.OSFile(path, "wb") as file:
+            for table in self.tables(list(dict.fromkeys([*columns, *containing, *equal]))):
+                for name, value in equal.items():
+                    table = table.filter(pc.equal(table[name], value))
+                for name, value in containing.items():
+                    table = rows_containing(table, name, value)
+                table = table.select(columns)
+                writer = writer or pa.ipc.new_file(file, table.schema)
+                writer.write_table(table)
+            if writer is None:
+                raise RunError("the run has no parts")
+            writer.close()
+
+
+def rows_containing(table: pa.Table, column: str, value: str) -> pa.Table:
+    """The rows whose list in a column has a value among its own, in order."""
+    lists = table[column].combine_chunks()
+    found = pc.equal(pc.list_flatten(lists), pa.scalar(value, lists.type.value_type))
+    rows = pc.list_parent_indices(lists).filter(found)
+    return table.take(pc.unique(rows))

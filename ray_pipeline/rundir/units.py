@@ -1,0 +1,89 @@
+"""Units: the fixed ranges of a source's rows that are read, committed and resumed as one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+#: Rows of a unit of a small source; a power of two times this for larger ones.
+DEFAULT_UNIT_ROWS = 512
+#: How many units a run has at most, roughly, when the user gives no ``unit_rows``.
+MOST_UNITS = 10_000
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A range of rows of one file: the grain of work, commit and resume."""
+
+    #: Hash of the file's content identity and the range: the same file gives the same ids.
+    unit_id: str
+    #: The file to read, possibly a staged copy.
+    uri: str
+    #: ``csv``, ``jsonl`` or ``parquet``.
+    format: str
+    #: Content identity of the original file, see `ray_pipeline.core.rows.source_row_id`.
+    file_id: str
+    #: Where to enter the file: a byte offset (csv, jsonl), a row (parquet).
+    offset: int
+    #: Position of the unit's first row in its file, from 0.
+    first_row: int
+    rows: int
+
+
+def unit_id(file_id: str, first_row: int, rows: int) -> str:
+    """Identity of the ``rows`` rows from ``first_row`` on of the file ``file_id``."""
+    return hashlib.blake2b(f"{file_id}:{first_row}+{rows}".encode(), digest_size=16).hexdigest()
+
+
+def default_unit_rows(rows_of_files: Sequence[int]) -> int:
+    """Unit size for a source: a power of two times 512, so that there are some 10,000 at most."""
+    size = DEFAULT_UNIT_ROWS
+    largest = max(rows_of_files, default=0)
+    while size < largest and sum(-(-rows // size) for rows in rows_of_files) > MOST_UNITS:
+        size *= 2
+    return size
+
+
+class Marks:
+    """Byte offsets of every ``step``-th record of a file, taken while it is read once.
+
+    When the step may grow (nobody asked for a unit size) at most some 20,000 offsets are kept,
+    however large the file is: `default_unit_rows` never needs a finer step than is left.
+    """
+
+    def __init__(self, step: int, may_grow: bool) -> None:
+        self.step = step
+        self.offsets: list[int] = []
+        self._may_grow = may_grow
+
+    def add(self, offset: int) -> None:
+        """Note where record ``len(offsets) * step`` starts."""
+        self.offsets.append(offset)
+        if self._may_grow and len(self.offsets) > 2 * MOST_UNITS:
+            self.offsets = self.offsets[::2]
+            self.step *= 2
+
+    def every(self, rows: int) -> list[int]:
+        """Offsets of the records 0, ``rows``, 2 x ``rows``, ...; a multiple of the step."""
+        return self.offsets[:: rows // self.step]
+
+
+# Units as the rows of Ray Data's blocks.
+
+
+def unit_blocks(units: Sequence[Unit], size: int) -> list[pa.Table]:
+    """The units as Arrow tables of ``size`` rows, one for each block."""
+    table = pa.Table.from_pylist([asdict(unit) for unit in units])
+    # Copied, since a slice would be pickled with the whole table behind it.
+    return [
+        pa.Table.from_pylist(table.slice(start, size).to_pylist(), schema=table.schema)
+        for start in range(0, len(units), size)
+    ]
+
+
+def units_of(block: pa.Table) -> list[Unit]:
+    """The units that a block carries."""
+    return [Unit(**row) for row in block.to_pylist()]

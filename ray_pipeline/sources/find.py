@@ -1,0 +1,196 @@
+"""From what the user typed to a list of files: a file, a folder, a glob, a list of these."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import glob
+import json
+import os
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.sources import hub
+from ray_pipeline.sources.config import SourceConfig
+from ray_pipeline.sources.files import SourceFile, locate, readable
+
+FORMATS = {
+    ".csv": ("csv", None),
+    ".tsv": ("csv", "\t"),
+    ".jsonl": ("jsonl", None),
+    ".ndjson": ("jsonl", None),
+    ".json": ("json", None),
+    ".parquet": ("parquet", None),
+}
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+KNOWN = f"{' '.join(FORMATS)}, and the text formats with {' '.join(COMPRESSIONS)} after it"
+
+
+def find_files(config: SourceConfig, scratch: str) -> list[SourceFile]:
+    """Every file that ``config.path`` names, once, sorted by URI.
+
+    Args:
+        config: the source.
+        scratch: folder URI where a data set of the hub is put.
+
+    Raises:
+        UserError: nothing there, no file that can be read, an unknown extension, a data set that
+            the hub does not have, a split that is missing or needless.
+    """
+    paths = [config.path] if isinstance(config.path, str) else config.path
+    if not paths:
+        raise UserError("source.path: an empty list: name at least one file")
+    found = {file.uri: file for path in paths for file in _expand(path, config.split, scratch)}
+    return [found[uri] for uri in sorted(found)]
+
+
+def recognise(uri: str) -> SourceFile | None:
+    """The file's format by its extensions; None when they say nothing."""
+    stem, extension = os.path.splitext(uri)
+    compression = COMPRESSIONS.get(extension.lower())
+    if compression:
+        extension = os.path.splitext(stem)[1]
+    format, delimiter = FORMATS.get(extension.lower(), (None, None))
+    if format is None or (compression and format == "parquet"):
+        return None
+    return SourceFile(uri, format, compression, delimiter)
+
+
+def _expand(path: str, split: str | None, scratch: str) -> list[SourceFile]:
+    if path.startswith("hf://"):
+        return [hub.fetch(path, split, scratch)]
+    with readable(path):
+        fs, root = locate(path)
+        kind = fs.get_file_info(root).type
+        if kind == pafs.FileType.Directory:
+            return _in_folder(path, split, fs, root)
+        if split:
+            raise UserError(
+                f"source {path}: 'split' is for Hugging Face data sets and this is not one: "
+                "remove source.split"
+            )
+        if kind == pafs.FileType.File:
+            return [_recognised(_uri(path, root))]
+        if any(character in path for character in "*?["):
+            return _matching(path, fs, root)
+    raise UserError(f"source {path}: there is no such file or directory{_nearby(fs, root)}")
+
+
+def _recognised(uri: str) -> SourceFile:
+    file = recognise(uri)
+    if file is None:
+        extension = PurePosixPath(uri).suffix
+        found = f"unknown extension {extension!r}" if extension else "no extension"
+        raise UserError(f"source {uri}: {found}; known: {KNOWN}. Rename or convert the file")
+    return file
+
+
+def _uri(path: str, location: str) -> str:
+    """The URI of a location on the file system of ``path``: local ones are absolute paths."""
+    scheme, separator, _ = path.partition("://")
+    return f"{scheme}://{location}" if separator and scheme != "file" else location
+
+
+def _in_folder(path: str, split: str | None, fs: pafs.FileSystem, root: str) -> list[SourceFile]:
+    names = {info.base_name: info for info in fs.get_file_info(pafs.FileSelector(root))}
+    if {"dataset_dict.json", "dataset_info.json", "state.json"} & names.keys():
+        return _saved_data_set(path, split, fs, root, set(names))
+    if split:
+        raise UserError(
+            f"source {path}: 'split' is for Hugging Face data sets and this folder has no "
+            "dataset_info.json: remove source.split"
+        )
+    files = [
+        file
+        for name, info in names.items()
+        if info.is_file and not name.startswith((".", "_"))
+        if (file := recognise(_uri(path, info.path)))
+    ]
+    if not files:
+        there = ", ".join(sorted(names)[:10]) or "nothing"
+        raise UserError(
+            f"source {path}: a directory without a file that can be read; found: {there}; "
+            f"known extensions: {KNOWN}. Name the files directly in it, or use a glob"
+        )
+    return files
+
+
+def _saved_data_set(
+    path: str, split: str | None, fs: pafs.FileSystem, root: str, names: set[str]
+) -> list[SourceFile]:
+    """The Arrow files of a folder written by ``Dataset`` or ``DatasetDict.save_to_disk``."""
+    if "dataset_dict.json" in names:
+        splits = _read_json(path, fs, f"{root}/dataset_dict.json").get("splits", [])
+        chosen = splits[0] if split is None and len(splits) == 1 else split
+        if chosen not in splits:
+            wrong = f"no split {split!r}" if split else "several splits and none chosen"
+            raise UserError(
+                f"source {path}: {wrong}; it has {', '.join(splits)}: set source.split to one"
+            )
+        root = f"{root}/{chosen}"
+        names = {info.base_name for info in fs.get_file_info(pafs.FileSelector(root))}
+    elif split:
+        raise UserError(f"source {path}: a data set without splits: remove source.split")
+    if "state.json" in names:
+        state = _read_json(path, fs, f"{root}/state.json")
+        arrow = [entry["filename"] for entry in state.get("_data_files", [])]
+    else:
+        arrow = sorted(name for name in names if name.endswith(".arrow"))
+    missing = [name for name in arrow if name not in names]
+    if missing or not arrow:
+        raise UserError(
+            f"source {path}: expected the Arrow files of a saved Hugging Face data set, "
+            f"missing: {', '.join(missing) or 'all'}: save it again with save_to_disk"
+        )
+    return [SourceFile(_uri(path, f"{root}/{name}"), "arrow") for name in arrow]
+
+
+def _read_json(path: str, fs: pafs.FileSystem, location: str) -> dict[str, Any]:
+    with fs.open_input_file(location) as file:
+        try:
+            loaded = json.loads(file.read())
+        except ValueError as error:
+            name = PurePosixPath(location).name
+            raise UserError(f"source {path}: its {name} is not JSON: {error}") from None
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _matching(path: str, fs: pafs.FileSystem, root: str) -> list[SourceFile]:
+    if isinstance(fs, pafs.LocalFileSystem):
+        matches = [name for name in glob.iglob(root, recursive=True) if os.path.isfile(name)]
+    else:
+        matches = list(_listed(fs, root))
+    if not matches:
+        raise UserError(f"source {path}: no file matches this pattern")
+    return [_recognised(_uri(path, match)) for match in matches]
+
+
+def _listed(fs: pafs.FileSystem, pattern: str) -> Iterator[str]:
+    """Objects that match a pattern. ``*`` stays in its folder, ``**`` goes through folders."""
+    magic = min(pattern.find(character) for character in "*?[" if character in pattern)
+    folder = pattern[:magic].rpartition("/")[0]
+    deep = "**" in pattern
+    recursive = deep or "/" in pattern[magic:]
+    selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
+    # `a/**/b.csv` also matches `a/b.csv`, as it does for local files.
+    patterns = {pattern, pattern.replace("**/", "")}
+    for info in fs.get_file_info(selector):
+        same_depth = info.path.count("/") == pattern.count("/")
+        fits = any(fnmatch.fnmatchcase(info.path, one) for one in patterns)
+        if info.is_file and fits and (deep or same_depth):
+            yield info.path
+
+
+def _nearby(fs: pafs.FileSystem, root: str) -> str:
+    """What lies where the file was expected, for the end of a message."""
+    folder, _, name = root.rpartition("/")
+    try:
+        infos = fs.get_file_info(pafs.FileSelector(folder)) if folder else []
+    except OSError:
+        return "; its folder is not there either"
+    close = difflib.get_close_matches(name, [info.base_name for info in infos], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

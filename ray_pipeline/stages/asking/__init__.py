@@ -1,0 +1,1 @@
+"""Stages that ask a model a row's question."""

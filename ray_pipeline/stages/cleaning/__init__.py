@@ -1,0 +1,1 @@
+"""Stages that validate and clean text."""

@@ -1,0 +1,133 @@
+"""Validation: the texts of every row are there, are text, and have a reasonable length."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from ray_pipeline.core.rows import drop, set_column
+from ray_pipeline.stage import MapStage, StageConfig
+
+#: The replacement character and control characters: what is left of bytes that were not text.
+#: Tab and line ends are text; U+0080 to U+009F are often mojibake, which clean-text repairs.
+_UNDECODABLE = "[\ufffd\x01-\x08\x0b\x0c\x0e-\x1f\x7f\\x00]"
+
+
+class _TextsConfig(StageConfig):
+    """What `Validate` and its kin have in common.
+
+    The longest text of a column is at ``max_<column>_chars``; without such a field, any length is
+    right.
+    """
+
+    columns: tuple[str, ...]
+    max_undecodable_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="largest share of control and replacement characters (U+FFFD) in a text",
+    )
+
+
+class ValidateConfig(_TextsConfig):
+    """Configuration of `Validate`."""
+
+    columns: tuple[str, ...] = Field(
+        ("question", "answer"), description="text columns that must be there and not be empty"
+    )
+    max_question_chars: int = Field(20_000, ge=1, description="longest question, in characters")
+    max_answer_chars: int = Field(20_000, ge=1, description="longest answer, in characters")
+
+
+class Validate(MapStage):
+    """Drops rows whose texts are null, empty, over-long or not decodable.
+
+    Reasons: ``invalid:null``, ``invalid:empty``, ``invalid:too_long``, ``invalid:undecodable``.
+    """
+
+    name: ClassVar[str] = "validate"
+    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
+    export: ClassVar[str | None] = "invalid_rows.csv"
+    Config: ClassVar[type[StageConfig]] = ValidateConfig
+
+    def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
+        """Mark the rows that are not valid; the first reason found stays."""
+        for column in self.config.columns:
+            rows = _with_decodable(rows, column)
+            text = rows[column]
+            rows = drop(rows, pc.is_null(text), f"invalid:null: {column}")
+            empty = pc.equal(pc.utf8_trim_whitespace(text), pa.scalar(""))
+            rows = drop(rows, empty, f"invalid:empty: {column}")
+            if (longest := getattr(self.config, f"max_{column}_chars", None)) is not None:
+                rows = _drop_too_long(rows, column, longest)
+            rows = self._drop_undecodable(rows, column)
+        return rows
+
+    def _drop_undecodable(self, rows: pa.Table, column: str) -> pa.Table:
+        text = rows[column]
+        found = pc.count_substring_regex(text, _UNDECODABLE)
+        allowed = pc.multiply(
+            pc.cast(pc.utf8_length(text), pa.float64()), self.config.max_undecodable_share
+        )
+        reason = pc.binary_join_element_wise(
+            f"invalid:undecodable: {column} has ",
+            pc.cast(found, pa.string()),
+            " control or replacement characters",
+            "",
+            null_handling="replace",
+        )
+        return drop(rows, pc.greater(pc.cast(found, pa.float64()), allowed), reason)
+
+
+class ValidateInstructionsConfig(_TextsConfig):
+    """Configuration of `ValidateInstructions`."""
+
+    columns: tuple[str, ...] = Field(
+        ("instruction", "response"), description="text columns that must be there and not be empty"
+    )
+    max_instruction_chars: int = Field(
+        20_000, ge=1, description="longest instruction, in characters"
+    )
+    max_response_chars: int = Field(20_000, ge=1, description="longest response, in characters")
+
+
+class ValidateInstructions(Validate):
+    """The same for rows of instructions and responses."""
+
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "instruction": pa.string(),
+        "response": pa.string(),
+    }
+    Config: ClassVar[type[StageConfig]] = ValidateInstructionsConfig
+
+
+def _drop_too_long(rows: pa.Table, column: str, limit: int) -> pa.Table:
+    length = pc.utf8_length(rows[column])
+    reason = pc.binary_join_element_wise(
+        f"invalid:too_long: {column} has ",
+        pc.cast(length, pa.string()),
+        f" characters, at most {limit}",
+        "",
+        null_handling="replace",
+    )
+    return drop(rows, pc.greater(length, pa.scalar(limit)), reason)
+
+
+def _with_decodable(rows: pa.Table, column: str) -> pa.Table:
+    """Replace bytes that are not UTF-8 (an Arrow reader need not check) by U+FFFD.
+
+    The row is then judged like any other, and can be written to a file whatever the verdict.
+    """
+    text = rows[column]
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        raw = pc.cast(text, pa.binary()).to_pylist()
+        decoded = [None if cell is None else cell.decode("utf-8", "replace") for cell in raw]
+        return set_column(rows, column, pa.array(decoded, pa.string()))
+    return rows

@@ -1,0 +1,184 @@
+"""The answer of the experiment: is less, better data enough?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import orjson
+import pyarrow as pa
+import pyarrow.csv as pacsv
+from pydantic import Field
+
+from ray_pipeline.core.config import Execution
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.evaluate.experiment.analysis import Question, analyse
+from ray_pipeline.evaluate.experiment.cells import Cell, read_cells
+from ray_pipeline.evaluate.statistics import perplexity_of
+from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
+from ray_pipeline.stages.training.tokenise import Tokenise
+
+#: A row a cell, a row a subset, and everything; relative to the run directory.
+RESULTS, SUMMARY = "experiment/results.csv", "experiment/summary.csv"
+ANALYSIS = "experiment/analysis.json"
+_OF_CELL = ("cell", "subset", "of", "control", "mode", "seed", "learning_rate", "rows", "tokens")
+_OF_TRAINING = ("tokens_seen", "steps", "seconds", "parameters", "validation_loss", "test_loss")
+
+
+class AnalyseConfig(StageConfig):
+    """Configuration of `AnalyseTradeoff`."""
+
+    target_perplexity: float | None = Field(
+        None,
+        gt=1,
+        description="whose time and tokens are read from the curves; the seed's is 20; null: the "
+        "lowest that every training of a mode reaches",
+    )
+    better_by: float = Field(
+        0.1, gt=0, lt=1, description="share by which a perplexity must be lower: the seed's 10%"
+    )
+    confidence: float = Field(0.95, gt=0, lt=1, description="of all intervals")
+    bootstrap: int = Field(200, ge=0, description="resamples of seeds for the scaling law")
+    vocabulary: int | None = Field(
+        None, ge=2, description="tokens an untrained model chooses from; null: the tokenizer's"
+    )
+    dpi: Annotated[int, Execution] = Field(300, ge=30, description="of the PNG files; the seed's")
+
+
+class AnalyseTradeoff(ArtifactStage):
+    """Writes the tables, the analysis and the figures of an experiment from its records."""
+
+    name: ClassVar[str] = "analyse"
+    version: ClassVar[int] = 2
+    uses_seed: ClassVar[bool] = True
+    Config: ClassVar[type[StageConfig]] = AnalyseConfig
+
+    @property
+    def makes(self) -> Sequence[str]:  # type: ignore[override]  # the figures' names stand there
+        """Tables, analysis and figures."""
+        from ray_pipeline.evaluate.experiment.figures import FIGURES
+
+        return (RESULTS, SUMMARY, ANALYSIS, *FIGURES)
+
+    def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
+        """Analyse the records that lie in the run."""
+        from ray_pipeline.evaluate.experiment.figures import write_figures
+
+        storage, config = place.storage, self.config
+        cells = read_cells(storage)
+        question = Question(
+            vocabulary=config.vocabulary or self._vocabulary(),
+            target=config.target_perplexity,
+            better_by=config.better_by,
+            confidence=config.confidence,
+            resamples=config.bootstrap,
+            seed=self.settings.seed,
+        )
+        try:
+            analysis = analyse(cells, question)
+        except ValueError as error:
+            where = storage.uri("experiment/cells")
+            raise RunError(
+                f"{where}: {error}: delete the records that are not of this run"
+            ) from None
+        _write_results(storage, cells)
+        _write_summary(storage, analysis)
+        storage.write_bytes(ANALYSIS, orjson.dumps(analysis, option=orjson.OPT_INDENT_2))
+        write_figures(storage, analysis, config.dpi)
+        for mode, found in analysis["modes"].items():
+            for sentence in found["recommendation"]:
+                place.say(f"  {mode}: {sentence}")
+        return _figures(analysis)
+
+    def _vocabulary(self) -> int:
+        from transformers import AutoTokenizer
+
+        from ray_pipeline.train.student import vocabulary_size
+
+        folder = self.settings.models[self.settings.stages[Tokenise.name].model]
+        return vocabulary_size(AutoTokenizer.from_pretrained(folder))
+
+
+def _write_results(storage: Storage, cells: Sequence[Cell]) -> None:
+    lines = []
+    for cell in cells:
+        of_cell = {name: _field(cell, name) for name in _OF_CELL}
+        of_training = {name: getattr(cell, name) for name in _OF_TRAINING}
+        perplexity = None if cell.test_loss is None else perplexity_of(cell.test_loss)
+        lines.append(
+            {**of_cell, **of_training, "perplexity": perplexity, "diverged": cell.diverged}
+            | {"model": cell.model}
+        )
+    _write_csv(storage, RESULTS, lines)
+
+
+def _field(cell: Cell, name: str) -> Any:
+    return cell.name if name == "cell" else getattr(cell, name)
+
+
+def _write_summary(storage: Storage, analysis: Mapping[str, Any]) -> None:
+    lines = []
+    for mode, found in analysis["modes"].items():
+        target = found["target"]["perplexity"]
+        for one in found["subsets"]:
+            lines.append(_summary(mode, one, target))
+    _write_csv(storage, SUMMARY, lines)
+
+
+def _summary(mode: str, one: Mapping[str, Any], target: float | None) -> dict[str, Any]:
+    loss, perplexity, arrival = one["loss"], one["perplexity"], one["to_target"]
+    names = ("gain", "gain_per_1000_rows", "gain_per_million_tokens")
+    more = ("gain_per_million_tokens_seen", "performance_per_sample", "performance_per_token")
+    return {
+        "mode": mode,
+        **{name: one[name] for name in ("subset", "of", "control", "rows", "tokens")},
+        "tokens_seen": one["tokens_seen"],
+        "seeds": len(one["seeds"]),
+        "diverged_seeds": len(one["diverged_seeds"]),
+        "learning_rate": one["learning_rate"],
+        **{f"loss{end}": loss[key] for end, key in _ENDS.items()},
+        **{f"perplexity{end}": perplexity[key] for end, key in _ENDS.items()},
+        **{name: one[name] for name in (*names, *more)},
+        "seconds": one["seconds"]["mean"],
+        "seconds_per_row": one["seconds_per_row"],
+        "tokens_per_second": one["tokens_per_second"]["mean"],
+        "target_perplexity": target,
+        "seeds_that_reach_it": arrival["reached"],
+        "seconds_to_target": (arrival["seconds"] or {}).get("mean"),
+        "tokens_to_target": (arrival["tokens"] or {}).get("mean"),
+    }
+
+
+_ENDS = {"": "mean", "_low": "low", "_high": "high"}
+
+
+def _write_csv(storage: Storage, path: str, lines: Sequence[Mapping[str, Any]]) -> None:
+    names = list(lines[0]) if lines else ["subset"]
+    table = pa.table({name: [line[name] for line in lines] for name in names})
+    with storage.writer(path) as file:
+        pacsv.write_csv(table, file)
+
+
+def _figures(analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """What `diff` compares between runs: by mode and subset, without curves."""
+    modes = {
+        mode: {
+            "threshold_by_rule": found["threshold"]["rule"]["subset"],
+            "enough_by_intervals": found["threshold"]["intervals"]["subset"],
+            "target_perplexity": found["target"]["perplexity"],
+            "selection": {one["subset"]: one["verdict"] for one in found["controls"]},
+            "perplexity": {one["subset"]: one["perplexity"] for one in found["subsets"]},
+            "loss": {one["subset"]: one["loss"] for one in found["subsets"]},
+            "scaling": found["scaling"],
+            "recommendation": found["recommendation"],
+        }
+        for mode, found in analysis["modes"].items()
+    }
+    return {
+        **{f"threshold, {mode}": found["threshold_by_rule"] for mode, found in modes.items()},
+        "cells": analysis["cells"],
+        "excluded": [one["cell"] for one in analysis["excluded"]],
+        "modes": modes,
+    }

@@ -1,0 +1,283 @@
+"""The experiment: identical models, trained from scratch on every subset and its random control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.models.text import TextConfig
+from ray_pipeline.rundir.layout import CELLS, CONTROL, INDEX
+from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.stage import ArtifactStage, StageConfig, Workers, Workplace
+from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
+from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
+from ray_pipeline.stages.subsets.select import SelectSubsets
+from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.tokenise import Tokenise
+from ray_pipeline.train.batches import BatchConfig
+from ray_pipeline.train.census import Census, PartOfRows, take_census
+from ray_pipeline.train.job import ModelSource, Pace, TrainingJob
+from ray_pipeline.train.loop import LoopConfig
+from ray_pipeline.tune.cells import Cell, Mode, cell_name, forget_others
+
+#: The stage that chooses the subsets.
+SELECT = SelectSubsets.name
+
+
+class TrainSubsets(ArtifactStage):
+    """Writes ``experiment/cells/*.json``: what became of each training, and keeps some models.
+
+    A cell is a subset or its control, a seed, a learning rate and a mode. All have the same model,
+    rows to validate on and rows to test on. What is tested are the last weights: those with the
+    lowest validation loss would be chosen by rows that the comparison then calls unseen.
+    """
+
+    name: ClassVar[str] = "train-subsets"
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "input_ids": pa.list_(pa.int32()),
+        "answer_mask": pa.list_(pa.bool_()),
+        "split": pa.string(),
+        "subsets": pa.list_(pa.string()),
+    }
+    makes: ClassVar[Sequence[str]] = (INDEX,)
+    Config: ClassVar[type[StageConfig]] = TrainSubsetsConfig
+
+    @property
+    def text(self) -> TextConfig:
+        """How rows became tokens."""
+        text: TextConfig = self.settings.stages[Tokenise.name].text
+        return text
+
+    @property
+    def subsets(self) -> list[str]:
+        """Names of the subsets, without their controls."""
+        return list(self.settings.stages[SELECT].subsets)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all that is trained on, a control behind its subset."""
+        if not self.settings.stages[SELECT].controls:
+            return self.subsets
+        return [name for one in self.subsets for name in (one, one + CONTROL)]
+
+    def check(self) -> None:
+        """See that model, batches, held-out rows and the names of the settings fit."""
+        longest, config = self.text.max_tokens, self.config
+        where = f"stages.{Tokenise.name}.text.max_tokens"
+        if longest > config.model.n_positions:
+            raise UserError(
+                f"model.n_positions is {config.model.n_positions}, and texts have up to {longest} "
+                f"tokens: raise it, or lower {where}"
+            )
+        if longest > config.batches.batch_tokens:
+            raise UserError(
+                f"batches.batch_tokens is {config.batches.batch_tokens}, and one text may have "
+                f"{longest} tokens: raise it, or lower {where}"
+            )
+        for name in sorted(config.settings.keys() - set(self.subsets)):
+            mend = ": a control has its subset's" if name.endswith(CONTROL) else ""
+            raise UserError(
+                f"settings.{name}: there is no such subset{mend}. Subsets: "
+                f"{', '.join(self.subsets)}"
+            )
+        split = self.settings.stages.get(Split.name)
+        for side in ("validation", "test"):
+            if getattr(split, side, None) == 0:
+                raise UserError(
+                    f"stages.{Split.name}.{side} is 0, and the trainings are compared on such rows:"
+                    " set it, as to 0.05"
+                )
+
+    def workers(self) -> Workers | None:
+        """One cell must fit; more are trained where there is room."""
+        config = self.config
+        if config.workers.number > 1:
+            return Workers(config.workers.number, config.workers.cpus, int(config.workers.uses_gpu))
+        return Workers(1, config.num_cpus, config.gpus)
+
+    def estimate(self, rows: pa.Table, scale: float) -> str | None:
+        """What the trainings cost, of a sample of the rows, each of which stands for ``scale``."""
+        sizes = subset_rows(self.settings.stages[SELECT], rows, scale)
+        mean = _mean_tokens(rows)
+        if not sizes or not mean:
+            return None
+        parts = {
+            name: (sizes[of], round(sizes[of] * mean))
+            for name in self.names
+            if (of := name.removesuffix(CONTROL)) in sizes
+        }
+        return str(self._cost(parts))
+
+    def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
+        """Train what is not trained yet."""
+        census = take_census(rows, self.names)
+        self._check_rows(census)
+        cells = self.cells(census, rows, place)
+        forget_others(place.storage, cells)
+        parts = {name: (part.rows, part.tokens) for name, part in census.subsets.items()}
+        place.say(f"  {self._cost(parts)}")
+        self._train(cells, place)
+        records = [cell.record() or {} for cell in cells]
+        index = [{name: one[name] for name in _INDEXED} for one in records]
+        place.storage.write_bytes(INDEX, orjson.dumps(index, option=orjson.OPT_INDENT_2))
+        return _figures(records, census)
+
+    def outcome(self, place: Workplace) -> Any:
+        """Losses and times: a second training need not repeat them to the last digit."""
+        return orjson.loads(place.storage.read_bytes(INDEX) or b"null")
+
+    def cells(self, census: Census, rows: StoredRows, place: Workplace) -> list[Cell]:
+        """All trainings of the experiment."""
+        sizes = {name: (part.rows, part.tokens) for name, part in census.subsets.items()}
+        budget = self.config.budget(sizes)
+        return [
+            self._cell(name, mode, seed, rate, budget, census, rows, place)
+            for name, part in census.subsets.items()
+            for mode in self.config.modes
+            for rate in self.config.rates_of(name.removesuffix(CONTROL), part.rows)
+            for seed in self.config.seeds
+        ]
+
+    def _cell(
+        self,
+        subset: str,
+        mode: Mode,
+        seed: int,
+        rate: float,
+        budget: int,
+        census: Census,
+        rows: StoredRows,
+        place: Workplace,
+    ) -> Cell:
+        config, part = self.config, census.subsets[subset]
+        settings = config.settings_of(subset.removesuffix(CONTROL), part.rows)
+        epochs, to_see = settings.epochs or 1, (settings.epochs or 1) * part.tokens
+        if mode == "tokens":
+            # A whole number of epochs is the same training as in the other mode.
+            to_see, left = budget, budget % part.tokens
+            epochs = budget // part.tokens + bool(left)
+        pace = Pace(
+            budget_tokens=to_see if to_see % part.tokens else None,
+            evaluations=None if settings.evaluate_every else config.evaluations,
+            warmup_share=1 / 3,
+        )
+        name = cell_name(subset, mode, seed, rate)
+        kept = config.keep_models == "all" or (
+            config.keep_models == "first_seed" and seed == config.seeds[0]
+        )
+        tokenizer = self.settings.models[self.settings.stages[Tokenise.name].model]
+        job = TrainingJob(
+            rows=rows,
+            storage=place.storage,
+            folder=f"{place.folder}/{name}",
+            model=ModelSource(
+                tokenizer,
+                scratch=config.model,
+                gradient_checkpointing=config.gradient_checkpointing,
+            ),
+            name=name if kept else None,
+            text=self.text,
+            loop=LoopConfig(
+                **config.loop.model_dump(),
+                learning_rate=rate,
+                epochs=epochs,
+                evaluate_every=settings.evaluate_every,
+                patience=None,
+                seed=seed,
+            ),
+            batches=BatchConfig(**config.batches.model_dump()),
+            subset=subset,
+            pace=pace,
+            keep="last",
+            test=True,
+        )
+        identity = self._identity(census, part)
+        return Cell(subset, mode, seed, rate, part.rows, part.tokens, to_see, job, identity)
+
+    def _identity(self, census: Census, part: PartOfRows) -> list[Any]:
+        """What cells depend on besides their own configuration."""
+        rows = [part.digest, census.validation.digest, census.test.digest]
+        tokenizer = self.settings.revisions[self.settings.stages[Tokenise.name].model]
+        return [self.version, *rows, tokenizer, self.text.model_dump()]
+
+    def _check_rows(self, census: Census) -> None:
+        for name, part in census.subsets.items():
+            if part.rows == 0:
+                raise UserError(
+                    f"subset '{name}' has no rows to train on: lower the threshold that it sets in "
+                    f"stages.{SELECT}.subsets, or bring more rows"
+                )
+        for side, part in (("validation", census.validation), ("test", census.test)):
+            if part.rows == 0:
+                raise UserError(
+                    f"there are no {side} rows, on which the trainings are compared: raise "
+                    f"stages.{Split.name}.{side}, or bring more rows"
+                )
+
+    def _train(self, cells: Sequence[Cell], place: Workplace) -> None:
+        from ray_pipeline.tune.grid import run_grid, run_in_turn
+
+        config = self.config
+        if config.workers.number > 1:
+            run_in_turn(cells, config.workers, place.say)
+            return
+        run_grid(cells, config.trial_workers(self.name), place.say)
+
+    def _cost(self, parts: Mapping[str, tuple[int, int]]) -> TrainingCost:
+        config, total, number = self.config, 0, 0
+        budget = config.budget(parts)
+        for name, (rows, tokens) in parts.items():
+            of = name.removesuffix(CONTROL)
+            times = len(config.seeds) * len(config.rates_of(of, rows))
+            whole = (config.settings_of(of, rows).epochs or 1) * tokens
+            seen = [whole if mode == "epochs" else budget for mode in config.modes]
+            if name == of:  # where both modes are the same training, it is trained once
+                seen = list(set(seen))
+            total, number = total + times * sum(seen), number + times * len(seen)
+        return TrainingCost(
+            number, config.model.parameters(self._vocabulary), total, config.flops_per_second
+        )
+
+    @property
+    def _vocabulary(self) -> int:
+        from transformers import AutoTokenizer
+
+        from ray_pipeline.train.student import vocabulary_size
+
+        model = self.settings.models[self.settings.stages[Tokenise.name].model]
+        return vocabulary_size(AutoTokenizer.from_pretrained(model))
+
+
+_INDEXED = (
+    "cell", "subset", "control", "mode", "seed", "learning_rate", "steps", "tokens_seen",
+    "seconds", "validation_loss", "test_loss", "model", "diverged", "trained_as", "digest",
+)  # fmt: skip
+
+
+def _mean_tokens(rows: pa.Table) -> float:
+    """Tokens of a row, in a sample; 0 where it has none yet."""
+    return pc.mean(pc.list_value_length(rows["input_ids"])).as_py() or 0.0
+
+
+def _figures(records: Sequence[Mapping[str, Any]], census: Census) -> dict[str, Any]:
+    trained = {one["trained_as"]: one for one in records}
+    return {
+        "cells": len(records),
+        "trainings": len(trained),
+        "diverged": sorted(name for name, one in trained.items() if one["diverged"]),
+        "parameters": next((one["parameters"] for one in records if one["parameters"]), None),
+        "tokens_seen": sum(one["tokens_seen"] for one in trained.values()),
+        "seconds": round(sum(one["seconds"] for one in trained.values()), 3),
+        "validation_rows": census.validation.rows,
+        "test_rows": census.test.rows,
+        "subsets": {
+            name: {"rows": part.rows, "tokens": part.tokens}
+            for name, part in census.subsets.items()
+        },
+        "records": CELLS,
+    }

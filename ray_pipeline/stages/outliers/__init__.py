@@ -1,0 +1,1 @@
+"""Stages that find rows which do not belong."""

@@ -1,0 +1,1 @@
+"""Stages that rewrite, convert and augment questions."""

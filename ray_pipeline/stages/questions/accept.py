@@ -1,0 +1,192 @@
+"""Which paraphrases are good enough to train on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from ray_pipeline.core.rows import drop, kept
+from ray_pipeline.stage import MapStage, Row, StageConfig
+from ray_pipeline.stages.text.answers import contains_text, is_chatter, is_refusal
+from ray_pipeline.stages.text.paraphrases import ORIGINAL, asks, bare, same_numbers, same_words
+
+TYPOS = "typos"
+_TRUTH = frozenset({"yes", "no", "true", "false"})
+
+
+class AcceptConfig(StageConfig):
+    """Configuration of `AcceptParaphrases`."""
+
+    min_similarity: float = Field(
+        0.75, ge=-1, le=1, description="smallest `similarity` of a paraphrase"
+    )
+    min_similarity_typos: float = Field(
+        0.3,
+        ge=-1,
+        le=1,
+        description="the same for the version with typing errors, which hide words from the "
+        "embedding model but change no meaning",
+    )
+    max_growth: float = Field(
+        2.0,
+        ge=1,
+        description="longest paraphrase, as a multiple of its source's characters (but 40 "
+        "characters more are always allowed)",
+    )
+    min_length: float = Field(
+        0.4, ge=0, le=1, description="shortest paraphrase, as a share of its source's characters"
+    )
+    same_numbers: bool = Field(
+        True, description="whether a paraphrase must hold the numbers of its source, and no others"
+    )
+
+
+class AcceptParaphrases(MapStage):
+    """Drops the versions that are not a usable paraphrase of their source. Originals pass.
+
+    Reasons, in the order they are tried: ``paraphrase:CODE`` where the model's answer was unusable
+    from the start (``truncated``, ``content_filter``), ``paraphrase:empty``,
+    ``paraphrase:refusal``, ``paraphrase:chatter`` (talk to the user), ``paraphrase:copy``,
+    ``paraphrase:not_a_question``, ``paraphrase:too_short``, ``paraphrase:too_long``,
+    ``paraphrase:gives_answer``, ``paraphrase:numbers``, ``paraphrase:meaning``, and
+    ``paraphrase:repeats_version`` (an earlier accepted version of the same row says the same).
+    The version with typing errors is only held to ``copy`` (to the letter) and ``meaning``.
+
+    Counts, for each version: ``VERSION accepted`` and ``VERSION CODE``.
+    """
+
+    name: ClassVar[str] = "accept-paraphrases"
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "question": pa.string(),
+        "answer": pa.string(),
+        "version": pa.string(),
+        "source_question": pa.string(),
+        "source_answer": pa.string(),
+        "similarity": pa.float32(),
+    }
+    export: ClassVar[str | None] = "augmented_qa.csv"
+    Config: ClassVar[type[StageConfig]] = AcceptConfig
+
+    config: AcceptConfig
+
+    def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
+        """Judge the versions of one unit; versions of one row are always in one unit."""
+        names = [*self.reads, "parent_id", "paraphrase_error"]
+        present = [name for name in names if name in rows.column_names]
+        seen: set[tuple[Any, ...]] = set()
+        reasons: list[str | None] = []
+        for row in rows.select(present).to_pylist():
+            if row["version"] in (None, ORIGINAL):
+                counts["original"] += 1
+                reasons.append(None)
+                continue
+            found = self._fault(row)
+            text = (row["parent_id"], *_to_compare(row))
+            if found is None and text in seen:
+                found = "repeats_version"
+            if found is None:
+                seen.add(text)
+            counts[f"{row['version']} {(found or 'accepted').split(':')[0]}"] += 1
+            reasons.append(found and f"paraphrase:{found}")
+        marks = pa.array(reasons, pa.string())
+        return drop(rows, marks.is_valid(), marks)
+
+    def _fault(self, row: Row) -> str | None:
+        """Code, and detail, of the first thing that is wrong with a version."""
+        if row["version"] == TYPOS:
+            same = _texts(row) == (row["source_question"], row["source_answer"])
+            return "copy" if same else self._meaning(row, self.config.min_similarity_typos)
+        if row.get("paraphrase_error"):
+            return str(row["paraphrase_error"])
+        if not all(text.strip() for text in _texts(row)):
+            return "empty"
+        return (
+            _wrapped(row)
+            or _wrong_kind(row)
+            or self._wrong_length(row)
+            or self._wrong_facts(row)
+            or self._meaning(row, self.config.min_similarity)
+        )
+
+    def _wrong_length(self, row: Row) -> str | None:
+        for kind, new, old in _changed(row):
+            longest = max(self.config.max_growth * len(old), len(old) + 40)
+            if len(new) < self.config.min_length * len(old):
+                return f"too_short: {kind} of {len(new)} characters for {len(old)}"
+            if len(new) > longest:
+                return f"too_long: {kind} of {len(new)} characters for {len(old)}"
+        return None
+
+    def _wrong_facts(self, row: Row) -> str | None:
+        if _gives_answer(row):
+            return "gives_answer"
+        for kind, new, old in _changed(row):
+            if self.config.same_numbers and not same_numbers(new, old):
+                return f"numbers: {kind}"
+        return None
+
+    def _meaning(self, row: Row, least: float) -> str | None:
+        similarity = row["similarity"]
+        if similarity is not None and similarity >= least:
+            return None
+        return f"meaning: {'unknown' if similarity is None else f'{similarity:.2f} < {least:g}'}"
+
+    def exported(self, rows: pa.Table) -> pa.Table:
+        """The accepted rows, the versions of a row together and after it."""
+        rows = kept(rows)
+        of_original = pc.if_else(
+            pc.equal(rows["version"], ORIGINAL), rows["row_id"], rows["parent_id"]
+        )
+        first = pc.index_in(of_original, pc.unique(of_original))
+        columns = {name: rows[name] for name in ("version", "question", "answer", "similarity")}
+        made = pa.table({"original_id": of_original, **columns})
+        return made.take(pc.sort_indices(first))
+
+
+def _texts(row: Row) -> tuple[str, str]:
+    return row["question"], row["answer"]
+
+
+def _to_compare(row: Row) -> tuple[str, str]:
+    """What makes two versions the same: the words, or of typing errors the letters."""
+    question, answer = _texts(row)
+    return (question, answer) if row["version"] == TYPOS else (bare(question), bare(answer))
+
+
+def _changed(row: Row) -> list[tuple[str, str, str]]:
+    """The texts that were paraphrased: which, now, before. The question always was."""
+    found = [("question", row["question"], row["source_question"])]
+    if row["answer"] != row["source_answer"]:
+        found.append(("answer", row["answer"], row["source_answer"]))
+    return found
+
+
+def _wrapped(row: Row) -> str | None:
+    for kind, new, old in _changed(row):
+        if is_refusal(new) and not is_refusal(old):
+            return f"refusal: {kind}"
+        if is_chatter(new) and not is_chatter(old):
+            return f"chatter: {kind}"
+    return None
+
+
+def _wrong_kind(row: Row) -> str | None:
+    question, source = row["question"], row["source_question"]
+    if same_words(question, source):
+        return "copy"
+    return "not_a_question" if asks(source) and not asks(question) else None
+
+
+def _gives_answer(row: Row) -> bool:
+    """Whether the question now names the answer, and did not before."""
+    answer = row["source_answer"]
+    if bare(answer) in _TRUTH:
+        return False
+    return contains_text(row["question"], answer) and not contains_text(
+        row["source_question"], answer
+    )

@@ -1,0 +1,157 @@
+"""Augmentation: for every question a formal, a casual and a general version, by three models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import pyarrow as pa
+from pydantic import Field
+
+from ray_pipeline.llm.asking import AnswerError, Llm
+from ray_pipeline.stage import AskStage, AskStageConfig, Drop, Expand, Row, StageConfig
+from ray_pipeline.stages.text.answers import Check, is_chatter, is_refusal
+from ray_pipeline.stages.text.notes import add_note
+from ray_pipeline.stages.text.paraphrases import ORIGINAL, asks, same_words, tidy, word_count
+
+
+class AugmentConfig(AskStageConfig):
+    """Configuration of an `Augment` stage."""
+
+    answer_min_words: int = Field(
+        12,
+        ge=1,
+        description="words from which an answer is paraphrased too: shorter ones are facts",
+    )
+    ask_again: bool = Field(
+        False,
+        description="put a refusal, a copy or a text that asks nothing to the model again, as "
+        "often as its `reasks` says; a small model rarely does better the second time",
+    )
+
+
+class Augment(AskStage):
+    """Makes a paraphrase of every original row, as a new row beside it.
+
+    Every original gets exactly one new row a stage, whatever the model answered: an answer that is
+    empty, cut off or refused by the provider's filter stands in it as it came, with its code in
+    `paraphrase_error`, for `accept-paraphrases` to drop with a reason. Only a request without any
+    answer (the engine or the API failed) fails the original, for ``ray-pipeline retry``. Rows
+    that are versions already pass untouched.
+
+    The prompt gets ``text``, what it is (``kind``: ``question`` or ``answer``), and the row's
+    ``question`` and ``answer``.
+    """
+
+    #: ``version`` of the rows that it makes.
+    style: ClassVar[str]
+
+    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
+    writes: ClassVar[Mapping[str, pa.DataType]] = {
+        "question": pa.string(),
+        "answer": pa.string(),
+        "version": pa.string(),
+        "source_question": pa.string(),
+        "source_answer": pa.string(),
+        "paraphrase_error": pa.string(),
+        "note": pa.string(),
+    }
+    Config: ClassVar[type[StageConfig]] = AugmentConfig
+
+    config: AugmentConfig
+
+    async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
+        """Ask for a paraphrase of the question, and of a long answer."""
+        if row.get("version") not in (None, ORIGINAL):
+            return row
+        original = {**row, "version": ORIGINAL}
+        made = {
+            **original,
+            "version": self.style,
+            "source_question": row["question"],
+            "source_answer": row["answer"],
+            "note": None,
+        }
+        await self._paraphrase("question", row, made, llm)
+        if word_count(row["answer"]) >= self.config.answer_min_words:
+            await self._paraphrase("answer", row, made, llm)
+        return Expand(original, [made])
+
+    async def _paraphrase(self, kind: str, row: Row, made: Row, llm: Llm) -> None:
+        """Put the paraphrase of ``row[kind]`` into ``made``, or what came instead of it."""
+        values = {"kind": kind, "text": row[kind], **_pair(row)}
+        check = _check(row[kind], kind) if self.config.ask_again else None
+        try:
+            found = await llm(self.prompt, check=check, **values)
+        except AnswerError as error:
+            if error.answer is None:
+                raise
+            made[kind] = tidy(error.answer, one_line=kind == "question")
+            # Refusals and copies are for accept-paraphrases to find: its rules may change.
+            made["paraphrase_error"] = error.code if error.code != "unusable" else None
+            made["note"] = add_note(made, self.name, f"{kind} as it came", error)
+        else:
+            made[kind] = tidy(found.text, one_line=kind == "question")
+
+
+def _pair(row: Row) -> Row:
+    return {"question": row["question"], "answer": row["answer"]}
+
+
+def _check(source: str, kind: str) -> Check:
+    def check(text: str) -> str | None:
+        text = tidy(text, one_line=kind == "question")
+        if not text or is_refusal(text) or is_chatter(text):
+            return f"Write only the {kind} in other words"
+        if same_words(text, source):
+            return "The text is unchanged: use other words"
+        if kind == "question" and asks(source) and not asks(text):
+            return "Do not answer the question: ask it in other words"
+        return None
+
+    return check
+
+
+class AugmentFormalConfig(AugmentConfig):
+    """Configuration of `AugmentFormal`."""
+
+    llm: str = Field("formal", description="the model that paraphrases: a name under `llms`")
+    prompt: str = Field("augment_formal", description="prompt file, under `configs/prompts/`")
+
+
+class AugmentFormal(Augment):
+    """The question in a formal, professional tone."""
+
+    name: ClassVar[str] = "augment-formal"
+    style: ClassVar[str] = "formal"
+    Config: ClassVar[type[StageConfig]] = AugmentFormalConfig
+
+
+class AugmentCasualConfig(AugmentConfig):
+    """Configuration of `AugmentCasual`."""
+
+    llm: str = Field("casual", description="the model that paraphrases: a name under `llms`")
+    prompt: str = Field("augment_casual", description="prompt file, under `configs/prompts/`")
+
+
+class AugmentCasual(Augment):
+    """The question as one would ask a friend."""
+
+    name: ClassVar[str] = "augment-casual"
+    style: ClassVar[str] = "casual"
+    Config: ClassVar[type[StageConfig]] = AugmentCasualConfig
+
+
+class AugmentGeneralConfig(AugmentConfig):
+    """Configuration of `AugmentGeneral`."""
+
+    llm: str = Field("general", description="the model that paraphrases: a name under `llms`")
+    prompt: str = Field("augment_general", description="prompt file, under `configs/prompts/`")
+
+
+class AugmentGeneral(Augment):
+    """The question in other words, in no particular tone."""
+
+    name: ClassVar[str] = "augment-general"
+    style: ClassVar[str] = "general"
+    Config: ClassVar[type[StageConfig]] = AugmentGeneralConfig

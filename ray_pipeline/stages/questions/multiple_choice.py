@@ -1,0 +1,124 @@
+"""Multiple-choice questions become questions that stand alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, field_validator
+
+from ray_pipeline.llm.asking import AnswerError, Llm
+from ray_pipeline.stage import AskStage, Drop, Expand, Row, StageConfig
+from ray_pipeline.stages.questions import choices
+from ray_pipeline.stages.questions.rewriting import (
+    RewriteConfig,
+    converted_rows,
+    draft_without_options,
+    unasked,
+)
+from ray_pipeline.stages.text.answers import Check, tidy_question
+from ray_pipeline.stages.text.notes import add_note
+
+
+class MultipleChoiceConfig(RewriteConfig):
+    """Configuration of `MultipleChoice`."""
+
+    prompt: str = Field("multiple_choice", description="prompt file, under `configs/prompts/`")
+    rewrite: Literal["all", "when_needed"] = Field(
+        "all",
+        description="when_needed takes a stem as it is, without a request, when it ends with a "
+        "question mark and does not refer to the options",
+    )
+    true_false: str = Field(
+        "True or false: {stem}",
+        description="question made of a statement whose options are True and False; no model is "
+        "asked, since a rewrite could only turn the statement's truth round",
+    )
+    yes_no: str = Field("Yes or no: {stem}", description="the same for a statement with Yes and No")
+
+    @field_validator("true_false", "yes_no")
+    @classmethod
+    def _has_stem(cls, template: str) -> str:
+        if "{stem}" not in template:
+            raise ValueError("must contain {stem}")
+        return template
+
+
+class MultipleChoice(AskStage):
+    """Asks for a stand-alone question in place of the stem and its options.
+
+    Reads what `match-choices` found. Rows without choices pass untouched. A stem that
+    fill-in-blank just turned into a question is taken as it is: it is not paid for twice.
+    """
+
+    name: ClassVar[str] = "multiple-choice"
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "question": pa.string(),
+        "answer": pa.string(),
+        "choices": pa.list_(pa.string()),
+    }
+    writes: ClassVar[Mapping[str, pa.DataType]] = {
+        "question": pa.string(),
+        "original_question": pa.string(),
+        "note": pa.string(),
+    }
+    export: ClassVar[str | None] = "converted_mcq.csv"
+    Config: ClassVar[type[StageConfig]] = MultipleChoiceConfig
+
+    config: MultipleChoiceConfig
+
+    async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
+        """Take or ask for a question that needs no options."""
+        parsed = choices.parse(row["question"])
+        if not row["choices"] or parsed is None:
+            return row
+        changed = {**row, "original_question": row.get("original_question") or row["question"]}
+        question = self._without_asking(row, parsed)
+        if question is not None:
+            return {**changed, "question": question}
+        stem = parsed.stem
+        check, draft = self._check(stem, row["answer"]), draft_without_options(stem)
+        values = {"question": stem, "options": row["choices"], "answer": row["answer"]}
+        try:
+            found = await llm(self.prompt, check=check, draft=draft, **values)
+        except AnswerError as error:
+            if self.config.if_unusable == "fail" or error.answer is None:
+                raise
+            by_rule = unasked(draft, check)
+            what = "kept the stem" if by_rule in (None, stem) else "converted by rule"
+            note = add_note(row, self.name, what, error)
+            return {**changed, "question": by_rule or stem, "note": note}
+        return {**changed, "question": tidy_question(found.text)}
+
+    def _without_asking(self, row: Row, parsed: choices.MultipleChoice) -> str | None:
+        """The stand-alone question where none has to be asked for."""
+        stem = parsed.stem
+        stands_alone = stem.endswith("?") and not choices.refers_to_options(stem)
+        if choices.is_true_false(row["choices"]):
+            return stem if stem.endswith("?") else self._as_statement(stem, row["choices"])
+        if stands_alone and (self.config.rewrite == "when_needed" or row.get("original_question")):
+            return stem
+        return None
+
+    def _as_statement(self, stem: str, options: list[str]) -> str:
+        if stem.lower().startswith(("true or false", "yes or no")):
+            return stem
+        true_false = choices.normalise(options[0]) in ("true", "false")
+        template: str = self.config.true_false if true_false else self.config.yes_no
+        return template.replace("{stem}", stem)
+
+    def _check(self, stem: str, answer: str) -> Check:
+        usable = self.config.check(stem, answer)
+
+        def check(text: str) -> str | None:
+            if choices.refers_to_options(text) or choices.parse(text) is not None:
+                return "The question must not mention the options: ask it without them."
+            return usable(text)
+
+        return check
+
+    def exported(self, rows: pa.Table) -> pa.Table:
+        """The rows that were converted, before and after."""
+        return converted_rows(rows.filter(pc.is_valid(rows["choices"])))

@@ -1,0 +1,1 @@
+"""Stages that score a row's quality."""

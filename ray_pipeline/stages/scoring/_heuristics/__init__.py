@@ -1,0 +1,1 @@
+"""The arithmetic of the quality heuristics; used by its stage alone."""

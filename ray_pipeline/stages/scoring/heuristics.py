@@ -1,0 +1,86 @@
+"""Quality by rules: four scores of an instruction and its response, without a model."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.rows import set_column
+from ray_pipeline.stage import ModelStage, ModelStageConfig, StageConfig
+from ray_pipeline.stages.scoring._heuristics.scorer import QualityScorer
+
+
+class ScoreQualityConfig(ModelStageConfig):
+    """Configuration of `ScoreQuality`."""
+
+    tokenizer: str = Field(
+        "gpt2-tokenizer", description="whose tokens are counted; a packaged model, folder or hub id"
+    )
+
+
+class ScoreQuality(ModelStage):
+    """Writes ``clarity``, ``response_quality``, ``diversity``, ``complexity``, ``quality_tokens``.
+
+    The scores are kept apart: `WeighScores` makes one figure of them, and may do so again with
+    other weights. A null counts as an empty text. Counts: the rows that had to be looked at one
+    by one, for characters about which libraries differ (see `quality.characters`).
+    """
+
+    name: ClassVar[str] = "score-quality"
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "instruction": pa.string(),
+        "response": pa.string(),
+    }
+    writes: ClassVar[Mapping[str, pa.DataType]] = {
+        "clarity": pa.float64(),
+        "response_quality": pa.float64(),
+        "diversity": pa.float64(),
+        "complexity": pa.float64(),
+        "quality_tokens": pa.int32(),
+    }
+    is_quick: ClassVar[bool] = True
+    Config: ClassVar[type[StageConfig]] = ScoreQualityConfig
+
+    config: ScoreQualityConfig
+
+    @classmethod
+    def models(cls, config: Any) -> Mapping[str, str]:
+        """The tokenizer."""
+        return {"tokenizer": config.tokenizer}
+
+    def load(self) -> None:
+        """Load the tokenizer."""
+        from transformers import AutoTokenizer
+
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker uses one core
+        tokenizer = AutoTokenizer.from_pretrained(self.model("tokenizer"))
+        if not tokenizer.is_fast:
+            raise UserError(
+                f"stages.score-quality.tokenizer: '{self.config.tokenizer}' has only a slow "
+                "tokenizer, written in Python; name one with a tokenizer.json."
+            )
+        self._scorer = QualityScorer(tokenizer)
+
+    def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
+        """Score every row."""
+        alone = self._scorer.alone
+        scores = self._scorer(_texts(rows["instruction"]), _texts(rows["response"]))
+        for name in ("clarity", "response_quality", "diversity", "complexity"):
+            rows = set_column(rows, name, pa.array(getattr(scores, name), pa.float64()))
+        rows = set_column(rows, "quality_tokens", pa.array(scores.tokens, pa.int32()))
+        counts["rows_with_unusual_characters"] += self._scorer.alone - alone
+        return rows
+
+
+def _texts(column: pa.ChunkedArray) -> pa.StringArray:
+    """One array without nulls, of valid UTF-8 (else it raises, and the row fails)."""
+    texts = pc.fill_null(column, "").combine_chunks()
+    texts.validate(full=True)
+    return texts

@@ -1,0 +1,136 @@
+"""A model's judgement of a row on the four dimensions that the heuristics measure.
+
+The rubric is a prompt file with a JSON schema (`configs/prompts/judge_quality.yaml`): an integer
+for each dimension, whose range is read from the schema and mapped to 0 to 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.llm.asking import AnswerError, Llm
+from ray_pipeline.llm.prompt import Prompt
+from ray_pipeline.stage import AskStage, Drop, Expand, Row, Settings, StageConfig
+from ray_pipeline.stages.text.keys import text_hash
+from ray_pipeline.stages.text.notes import add_note
+
+#: What is judged, and what each counts for in `judge_score`.
+WEIGHTS = {"clarity": 0.25, "response_quality": 0.35, "diversity": 0.2, "complexity": 0.2}
+_CUT = " [cut]"
+
+
+class JudgeQualityConfig(StageConfig):
+    """Configuration of `JudgeQuality`."""
+
+    llm: str | None = Field(
+        None, description="the model that judges: a name under `llms`; null: nothing is judged"
+    )
+    prompt: str = Field("judge_quality", description="prompt file, under `configs/prompts/`")
+    share: float = Field(1.0, ge=0, le=1, description="share of the rows that are judged")
+    max_chars: int = Field(
+        8_000, ge=16, description="characters of the instruction, and of the response, it is shown"
+    )
+    if_unusable: Literal["keep", "fail"] = Field(
+        "keep",
+        description="what becomes of a row that the judge gives no usable answer for: it has no "
+        "scores, and says so in `note`; or it fails. Where no answer came at all, it fails",
+    )
+
+
+class JudgeQuality(AskStage):
+    """Writes the judge's scores of a share of the rows, 0 to 1, and their weighted mean.
+
+    Which rows are judged depends on their text and the seed: the rows of a smaller share are among
+    those of a larger one, and answers that are there are not paid for again. All other rows have
+    null. So have rows without an instruction or a response, about which there is nothing to ask.
+
+    The prompt gets ``instruction`` and ``response``.
+    """
+
+    name: ClassVar[str] = "judge-quality"
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "instruction": pa.string(),
+        "response": pa.string(),
+    }
+    writes: ClassVar[Mapping[str, pa.DataType]] = {
+        **{f"judge_{dimension}": pa.float64() for dimension in WEIGHTS},
+        "judge_score": pa.float64(),
+        "note": pa.string(),
+    }
+    Config: ClassVar[type[StageConfig]] = JudgeQualityConfig
+
+    def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
+        super().__init__(config, settings)
+        self._ranges = ranges(self.prompt)
+
+    @classmethod
+    def is_off(cls, config: Any, stages: Mapping[str, Any]) -> bool:
+        """Without a judge, or without rows for it, there is nothing to ask."""
+        return config.llm is None or config.share == 0
+
+    async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
+        """Have the row judged, if it is one of those that are."""
+        instruction, response = row["instruction"] or "", row["response"] or ""
+        row = {**row, **{name: None for name in self.writes if name != "note"}}
+        has_both = bool(instruction.strip() and response.strip())
+        if not has_both or not self._is_chosen(instruction, response):
+            return row
+        instruction, response = self._shown(instruction), self._shown(response)
+        try:
+            found = await llm(self.prompt, instruction=instruction, response=response)
+        except AnswerError as error:
+            if self.config.if_unusable == "fail" or error.answer is None:
+                raise
+            return {**row, "note": add_note(row, self.name, "kept without scores", error)}
+        return {**row, **self._scores(found.value)}
+
+    def _is_chosen(self, instruction: str, response: str) -> bool:
+        drawn = text_hash([self.name, str(self.settings.seed), instruction, response]) / 2**64
+        return bool(drawn < self.config.share)
+
+    def _shown(self, text: str) -> str:
+        limit = self.config.max_chars
+        return text if len(text) <= limit else text[:limit] + _CUT
+
+    def _scores(self, judged: Mapping[str, Any]) -> Row:
+        scores = {
+            name: (judged[name] - low) / (high - low) for name, (low, high) in self._ranges.items()
+        }
+        total = math.fsum(WEIGHTS[name] * score for name, score in scores.items())
+        return {**{f"judge_{name}": score for name, score in scores.items()}, "judge_score": total}
+
+
+def ranges(prompt: Prompt) -> dict[str, tuple[float, float]]:
+    """The lowest and highest score of each dimension, as the prompt's schema has them.
+
+    Raises:
+        UserError: the schema does not say what a score is.
+    """
+    schema = prompt.format.schema or {}
+    properties, required = schema.get("properties") or {}, schema.get("required") or []
+    found = {}
+    for name in WEIGHTS:
+        field = properties.get(name)
+        low, high = (_number(field, key) for key in ("minimum", "maximum"))
+        if name not in required or low is None or high is None or low >= high:
+            raise UserError(
+                f"prompt {prompt.name}: answer: the judge needs a JSON schema that requires "
+                f"'{name}' as an integer or number with a minimum and a larger maximum; "
+                f"it has {field or 'nothing'}. See configs/prompts/judge_quality.yaml"
+            )
+        found[name] = (low, high)
+    return found
+
+
+def _number(field: Any, key: str) -> float | None:
+    """A bound of a field of a JSON schema that holds a number."""
+    if not isinstance(field, dict) or field.get("type") not in ("integer", "number"):
+        return None
+    bound = field.get(key)
+    return float(bound) if isinstance(bound, int | float) else None

@@ -1,0 +1,75 @@
+"""One score of each row: the weighted sum of the scores that other stages gave."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, field_validator
+
+from ray_pipeline.core.rows import drop, set_column
+from ray_pipeline.stage import MapStage, Settings, StageConfig
+
+
+class WeighScoresConfig(StageConfig):
+    """Configuration of `WeighScores`."""
+
+    weights: dict[str, float] = Field(
+        {"clarity": 0.25, "response_quality": 0.35, "diversity": 0.2, "complexity": 0.2},
+        description="score columns and their weights, which sum to 1; one of weight 0 is not read",
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _sum_to_one(cls, weights: dict[str, float]) -> dict[str, float]:
+        total = math.fsum(weights.values())
+        if not abs(total - 1) <= 1e-6:  # NaN and infinity too
+            raise ValueError(
+                f"the weights sum to {total:g}, not to 1: "
+                + (" + ".join(f"{name} {value:g}" for name, value in weights.items()) or "none")
+            )
+        return weights
+
+
+class WeighScores(MapStage):
+    """Writes ``quality``: the sum of weight times score.
+
+    Rows with a score that is missing or no finite number are dropped: ``score:not_a_number``.
+    """
+
+    name: ClassVar[str] = "weigh-scores"
+    writes: ClassVar[Mapping[str, pa.DataType]] = {"quality": pa.float64()}
+    export: ClassVar[str | None] = "rows_without_score.csv"
+    Config: ClassVar[type[StageConfig]] = WeighScoresConfig
+
+    def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
+        super().__init__(config, settings)
+        self._weights = {name: w for name, w in self.config.weights.items() if w}
+        self.reads = dict.fromkeys(self._weights, pa.float64())  # type: ignore[misc]
+        self.needs = set(self._weights)  # type: ignore[misc]
+
+    def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
+        """Weigh the scores of every row."""
+        total = np.zeros(rows.num_rows)
+        for column, weight in self._weights.items():
+            scores = rows[column].cast(pa.float64())
+            rows = drop(rows, pc.is_null(scores), f"score:not_a_number: {column} is missing")
+            numbers = pc.fill_null(scores, 0.0).to_numpy()
+            rows = _drop_not_finite(rows, column, numbers)
+            with np.errstate(over="ignore", invalid="ignore"):
+                total += weight * numbers
+        rows = _drop_not_finite(rows, "quality", total)
+        return set_column(rows, "quality", pa.array(total, mask=~np.isfinite(total)))
+
+
+def _drop_not_finite(rows: pa.Table, name: str, numbers: np.ndarray[Any, Any]) -> pa.Table:
+    wrong = ~np.isfinite(numbers)
+    if not wrong.any():
+        return rows
+    reasons = [f"score:not_a_number: {name} is {number:g}" for number in numbers.tolist()]
+    return drop(rows, pa.array(wrong), pa.array(reasons, pa.string()))

@@ -1,0 +1,1 @@
+"""Stages that select subsets of the best rows and write them."""

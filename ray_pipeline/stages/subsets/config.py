@@ -1,0 +1,115 @@
+"""Which subsets are taken of the scored rows: their names, their sizes, and what sizes mean."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ray_pipeline.rundir.layout import CONTROL
+from ray_pipeline.stage import StageConfig
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: One bit of a number says whether a row is in a subset.
+_MOST_SUBSETS = 32
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Subset(_Section):
+    """How large a subset is: by one of four measures.
+
+    A share is of the pool, rounded up to a whole row. The quantile q of the pool is the smallest of
+    its scores that at least q of its rows do not exceed; for 0, the smallest score. Rows with
+    just that score, or just the least score, are in.
+    """
+
+    rows: int | None = Field(None, ge=1, description="the best so many; all where there are fewer")
+    share: float | None = Field(None, gt=0, le=1, description="the best so many of 1")
+    quantile: float | None = Field(None, ge=0, le=1, description="rows not below this quantile")
+    min_score: float | None = Field(
+        None, allow_inf_nan=False, description="rows with at least this score"
+    )
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Subset:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"give one of rows, share, quantile, min_score; found {found}")
+        return self
+
+    @property
+    def is_threshold(self) -> bool:
+        """Whether a score bounds it: a quota then makes it smaller, and is never made up for."""
+        return self.rows is None and self.share is None
+
+    def of(self, pool: int) -> int:
+        """Rows of a subset that has no threshold, of so many."""
+        if self.share is not None:
+            return math.ceil(exact(self.share) * pool)
+        assert self.rows is not None
+        return min(self.rows, pool)
+
+    def last_rank(self, pool: int) -> int:
+        """The place, counted from 0 at the best, of the score that the quantile stands for."""
+        assert self.quantile is not None
+        return pool - max(1, math.ceil(exact(self.quantile) * pool))
+
+
+def exact(number: float) -> Fraction:
+    """The number that a person wrote: 0.29 of 100 rows are 29, where floats make it 28.99..."""
+    return Fraction(repr(number))
+
+
+class Quota(_Section):
+    """How much of a subset one source may make up."""
+
+    column: str = Field("source", description="the column that says where a row comes from")
+    max_share: float = Field(gt=0, le=1, description="of a subset's rows, rounded down")
+
+    def most(self, rows: int) -> int:
+        """Rows of one source in a subset of so many."""
+        return math.floor(exact(self.max_share) * rows)
+
+
+class SelectSubsetsConfig(StageConfig):
+    """Configuration of `SelectSubsets`."""
+
+    subsets: dict[str, Subset] = Field(
+        {
+            "ultra_high_10k": Subset(rows=10_000),
+            "high_100k": Subset(rows=100_000),
+            "medium_1m": Subset(rows=1_000_000),
+        },
+        description="by name, each with one of rows, share, quantile, min_score",
+    )
+    quota: Quota | None = None
+    controls: bool = Field(
+        True, description="whether each subset gets a control: as many rows, drawn at random"
+    )
+
+    @field_validator("subsets")
+    @classmethod
+    def _named_well(cls, subsets: dict[str, Subset]) -> dict[str, Subset]:
+        for name in subsets:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} would be a folder: use letters, digits, '.', '_', '-'")
+            if name.endswith(CONTROL):
+                raise ValueError(f"{name!r}: names that end in {CONTROL} are those of controls")
+        if not 1 <= len(subsets) <= _MOST_SUBSETS:
+            raise ValueError(f"1 to {_MOST_SUBSETS} subsets, found {len(subsets)}")
+        return subsets
+
+    def names(self) -> list[tuple[str, str, Literal["subset", "control"]]]:
+        """Name, subset that it belongs to, and kind of all that is selected, in order."""
+        found: list[tuple[str, str, Literal["subset", "control"]]] = []
+        found += [(name, name, "subset") for name in self.subsets]
+        if self.controls:
+            found += [(name + CONTROL, name, "control") for name in self.subsets]
+        return found

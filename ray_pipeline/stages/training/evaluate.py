@@ -1,0 +1,223 @@
+"""What the run's models answer to the rows that were kept aside to test, and how well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import torch
+import xxhash
+from pydantic import Field
+
+from ray_pipeline.core.config import Execution
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.evaluate import text as text_metrics
+from ray_pipeline.evaluate.generation import TextGenerator
+from ray_pipeline.evaluate.model import ModelFigures, measure, size_on_disk
+from ray_pipeline.models.decoding import Decoding, load_tokenizer, trained_format
+from ray_pipeline.models.device import check_gpu, device
+from ray_pipeline.rundir.layout import SPLIT, TOKENS
+from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
+from ray_pipeline.stages.training.distil import Distil, TrainAlone, student_source
+from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.teacher import TrainTeacher
+from ray_pipeline.stages.training.tokenise import Tokenise
+from ray_pipeline.train.batches import TokenRows
+from ray_pipeline.train.job import ModelSource
+
+#: The file of all answers, relative to the run directory.
+RESULTS = "exports/validation_results.csv"
+#: The student as it is before its training.
+BEFORE = "student-before"
+
+_OF_EACH = {
+    "sentence_bleu": text_metrics.sentence_bleu,
+    "rouge_l": text_metrics.rouge_l,
+    "exact_match": text_metrics.exact_match,
+}
+
+
+class EvaluateConfig(StageConfig):
+    """Configuration of `Evaluate`."""
+
+    rows: int = Field(
+        200, ge=1, description="test rows that are answered, at most; perplexity is of all of them"
+    )
+    max_new_tokens: int = Field(64, ge=1, description="tokens of an answer, at most")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the weights while they are measured"
+    )
+    batch_rows: Annotated[int, Execution] = Field(32, ge=1, description="rows answered together")
+    batch_tokens: Annotated[int, Execution] = Field(
+        8192, ge=1, description="tokens a forward pass for the perplexity, padding included"
+    )
+    gpu: Annotated[bool | None, Execution] = Field(
+        None, description="whether models are on a GPU; null: where this machine has one"
+    )
+
+
+@dataclass(frozen=True)
+class _TestRows:
+    """The rows to test on: tokens of all, and those that are asked, in the order of the source."""
+
+    tokens: TokenRows
+    row_ids: list[str]
+    questions: list[str]
+    references: list[str]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model that is measured."""
+
+    name: str
+    source: ModelSource
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the run keeps it; the untrained student is made anew instead."""
+        return self.source.student is None
+
+
+class Evaluate(ArtifactStage):
+    """Writes ``exports/validation_results.csv``: the answers of teacher and students, with scores.
+
+    Measured are the models that the run's stages made, and the student as it is before training.
+    Each one's answers are on storage as soon as they are there: a later attempt reads them.
+    """
+
+    name: ClassVar[str] = "evaluate"
+    makes: ClassVar[Sequence[str]] = (RESULTS,)
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "question": pa.string(),
+        "answer": pa.string(),
+        "input_ids": pa.list_(pa.int32()),
+        "answer_mask": pa.list_(pa.bool_()),
+        SPLIT: pa.string(),
+    }
+    uses_seed: ClassVar[bool] = True
+    Config: ClassVar[type[StageConfig]] = EvaluateConfig
+
+    def check(self) -> None:
+        """See that there will be rows, and that the GPU that is asked for is there."""
+        split = self.settings.stages.get(Split.name)
+        if split is not None and split.test == 0:
+            raise UserError("stages.split.test is 0, so no row is kept aside: set it, as to 0.05")
+        check_gpu(self.config.gpu)
+
+    def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
+        """Measure the models that were not measured yet, and write all answers."""
+        test = self._test_rows(rows)
+        measured = {
+            subject.name: self._figures(subject, test, place) for subject in self._subjects()
+        }
+        _write(place.storage, test, {name: one.answers for name, one in measured.items()})
+        models = {
+            name: {**text_metrics.summary(one.answers, test.references), **one.figures}
+            for name, one in measured.items()
+        }
+        for name, figures in models.items():
+            place.say(_told(name, figures))
+        return {"models": models, "rows": len(test.row_ids), "test_rows": len(test.tokens)}
+
+    def _test_rows(self, rows: StoredRows) -> _TestRows:
+        text = self.settings.stages[Tokenise.name].text
+        columns = dict.fromkeys([*TOKENS, text.question_column, text.answer_column])
+        table = rows.mapped(list(columns), **{SPLIT: "test"})
+        if not table.num_rows:
+            raise UserError(
+                "there are no test rows to evaluate on: raise stages.split.test, or bring more "
+                "rows (a run of few may have none among its 5%)"
+            )
+        drawn = chosen(table["row_id"].to_pylist(), self.config.rows, self.settings.seed)
+        asked = table.take(drawn)
+        return _TestRows(
+            TokenRows(table),
+            asked["row_id"].to_pylist(),
+            asked[text.question_column].to_pylist(),
+            [answer.strip() for answer in asked[text.answer_column].to_pylist()],
+        )
+
+    def _subjects(self) -> Iterator[_Subject]:
+        stages = self.settings.stages
+        if TrainTeacher.name in stages:
+            yield _Subject("teacher", ModelSource("teacher", of_run=True))
+        if Distil.name in stages:
+            student = stages[Distil.name].student
+            other = self.settings.models[student.model] if student.model else None
+            yield _Subject(BEFORE, student_source(student, other))
+            yield _Subject("student", ModelSource("student", of_run=True))
+        if TrainAlone.name in stages:
+            yield _Subject("student-alone", ModelSource("student-alone", of_run=True))
+
+    def _figures(self, subject: _Subject, test: _TestRows, place: Workplace) -> ModelFigures:
+        """What was measured on a model, by this attempt or an earlier one."""
+        path = f"{place.folder}/{subject.name}.json"
+        if (raw := place.storage.read_bytes(path)) is not None:
+            return ModelFigures.of_json(raw)
+        place.say(f"  asking {subject.name}")
+        figures = self._measured(subject, test, place.storage)
+        place.storage.write_bytes(path, figures.to_json())
+        return figures
+
+    def _measured(self, subject: _Subject, test: _TestRows, storage: Storage) -> ModelFigures:
+        folder = subject.source.folder(storage)
+        tokenizer = load_tokenizer(folder)
+        model = subject.source.build(storage, self._student_seed())
+        generator = TextGenerator(
+            model.to(device(self.config.gpu), getattr(torch, self.config.dtype)),
+            tokenizer,
+            trained_format(folder, tokenizer),
+        )
+        config = self.config
+        found = measure(
+            generator,
+            test.questions,
+            test.tokens,
+            Decoding(config.max_new_tokens),
+            config.batch_rows,
+            config.batch_tokens,
+        )
+        disk = size_on_disk(folder) if subject.is_saved else {"bytes": None, "dtype": None}
+        return ModelFigures(found.answers, {**found.figures, **disk})
+
+    def _student_seed(self) -> int:
+        """The seed with which `Distil` makes its student, so that this one begins as that did."""
+        distil = self.settings.stages.get(Distil.name)
+        return 0 if distil is None else distil.loop.seed
+
+
+def chosen(row_ids: Sequence[str], number: int, seed: int) -> list[int]:
+    """Positions of at most ``number`` rows, in order, drawn by hashes of their ids and the seed.
+
+    The first ones would be of the source's beginning alone, and files are often sorted.
+    """
+    keys = [xxhash.xxh3_64_intdigest(f"evaluate:{seed}:{row_id}".encode()) for row_id in row_ids]
+    return sorted(sorted(range(len(keys)), key=keys.__getitem__)[:number])
+
+
+def _write(storage: Storage, test: _TestRows, answers: Mapping[str, list[str]]) -> None:
+    """Write one line a row, with each model's answer and its scores."""
+    columns: dict[str, Any] = {
+        "row_id": test.row_ids,
+        "question": test.questions,
+        "reference": test.references,
+    }
+    for model, texts in answers.items():
+        columns[f"{model}_answer"] = texts
+        for metric, score in _OF_EACH.items():
+            columns[f"{model}_{metric}"] = score(texts, test.references)
+    with storage.writer(RESULTS) as file:
+        pacsv.write_csv(pa.table(columns), file)
+
+
+def _told(name: str, figures: Mapping[str, Any]) -> str:
+    return (
+        f"  {name}: BLEU {figures['bleu']:.1f}, ROUGE-L {figures['rouge_l']:.3f}, perplexity "
+        f"{figures['perplexity']:.2f}, {1000 * figures['latency_seconds']:.0f} ms an answer"
+    )

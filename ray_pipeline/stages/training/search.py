@@ -1,0 +1,223 @@
+"""A search for better hyper-parameters of the distillation than the configured ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.models import packaged as models
+from ray_pipeline.rundir.models import get_model
+from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.stage import Settings, StageConfig, Workers, Workplace
+from ray_pipeline.stages.training.base import TrainingStage
+from ray_pipeline.stages.training.distil import SEARCH, Distil
+from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
+from ray_pipeline.train.job import TrainingJob
+from ray_pipeline.train.losses import Objective
+from ray_pipeline.tune.parameters import BEST, PruningConfig, Space, get_best, put_best
+from ray_pipeline.tune.trials import TrialRecord, Trials, best
+
+#: In the run directory: every finished trial, as it finished; the same as a table; and the run's
+#: configuration with the best parameters in it.
+TRIALS, TABLE, BEST_CONFIG = "search/trials.jsonl", "search/trials.csv", "search/best.yaml"
+
+
+class TrialLoopConfig(BaseModel):
+    """What differs in a trial's training loop; null: as in ``stages.distil.loop``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    evaluate_every: int | None = Field(None, ge=1, description="steps; pruning needs evaluations")
+
+
+class SearchConfig(TrialWorkersConfig):
+    """Configuration of `Search`."""
+
+    trials: int = Field(0, ge=0, description="0: no search")
+    space: Space = Space()
+    loop: TrialLoopConfig = TrialLoopConfig()
+    pruning: PruningConfig | None = Field(
+        PruningConfig(), description="null: every trial is trained to its end"
+    )
+
+
+class Search(TrainingStage):
+    """Looks for better α, β, temperature and learning rate than those under ``stages.distil``.
+
+    It stands before `Distil`, which then takes the best ones. Trials train `Distil`'s student on
+    its rows and with its teacher, and are compared by the cross-entropy of the validation rows.
+    """
+
+    name: ClassVar[str] = SEARCH
+    uses_seed: ClassVar[bool] = True
+    Config: ClassVar[type[StageConfig]] = SearchConfig
+
+    @property
+    def makes(self) -> Sequence[str]:  # type: ignore[override]  # it depends on the configuration
+        """The best parameters, alone and as a configuration, and the table of all trials."""
+        return (BEST, BEST_CONFIG, TABLE) if self.config.trials else ()
+
+    @cached_property
+    def distil(self) -> Distil:
+        """The stage whose parameters are sought."""
+        config = self.settings.stages[Distil.name]
+        return Distil(config, _with_models(self.settings, Distil.models(config)))
+
+    @property
+    def training(self) -> Any:
+        """That of `Distil`."""
+        return self.distil.config
+
+    def identity(self) -> dict[str, Any]:
+        """Its own, and that of `Distil`, which stands behind it."""
+        if self.config.trials == 0:
+            return {"config": {"trials": 0}}
+        return {**super().identity(), "distil": self.distil.identity()}
+
+    def check(self) -> None:
+        """See that the configured parameters, which are tried first, lie within the ranges."""
+        if self.config.trials == 0:
+            return
+        self.distil.check()
+        parameters, space = self.training.parameters, self.config.space
+        for name in space.outside(parameters):
+            where = f"loop.{name}" if name == "learning_rate" else name
+            raise UserError(
+                f"stages.distil.{where} is {getattr(parameters, name):g}, outside of space.{name}, "
+                f"{getattr(space, name)}: it is what is tried first, so widen the range"
+            )
+        split = self.settings.stages.get(Split.name)
+        if split is not None and split.validation == 0:
+            raise UserError(
+                "trials are compared by their validation loss, and stages.split.validation is 0"
+            )
+
+    def workers(self) -> Workers | None:
+        """One trial must fit; more run where there is room."""
+        return Workers(1, self.config.num_cpus, self.config.gpus) if self.config.trials else None
+
+    def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
+        """The training that all trials share."""
+        beta = self.config.space.beta.high  # above 0: with a teacher, for the trials that need it
+        changed = self.config.loop.model_dump(exclude_none=True)
+        return replace(
+            self.distil.job_with(self.training.parameters, rows, place),
+            name=None,
+            objective=Objective(beta=beta),
+            loop=self.training.loop.model_copy(update=changed),
+        )
+
+    def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
+        """Search, and leave the best parameters for `Distil`."""
+        if self.config.trials == 0:
+            return {}
+        records = self._search(rows, place)
+        chosen = best(records)
+        if chosen is None:
+            raise RunError(
+                "every trial diverged: lower stages.search.space.learning_rate, or raise "
+                "stages.distil.loop.warmup"
+            )
+        place.storage.write_bytes(TABLE, _table(records))
+        place.storage.write_bytes(BEST_CONFIG, _best_config(place.storage, chosen))
+        put_best(place.storage, chosen.parameters)
+        return _figures(records, chosen)
+
+    def outcome(self, place: Workplace) -> Any:
+        """The best parameters: a second search need not find the same."""
+        return get_best(place.storage).model_dump() if self.config.trials else None
+
+    def _search(self, rows: StoredRows, place: Workplace) -> list[TrialRecord]:
+        from ray_pipeline.tune.search import Study, search
+
+        config = self.config
+        job = self.job(rows, place)
+        teacher = models.revision(get_model(place.storage, job.teacher_name))
+        study = Study(
+            job=job,
+            space=config.space,
+            first=self.training.parameters,
+            seed=self.settings.seed,
+            pruning=config.pruning,
+            # Not the number of trials: raising it goes on with those that there are.
+            identity=[self.version, config.loop.model_dump(), self.distil.identity(), teacher],
+        )
+        workers = config.trial_workers(self.name)
+        trials = Trials(place.storage, TRIALS, study.digest)
+        return search(study, config.trials, trials, workers, place.say)
+
+
+def _with_models(settings: Settings, names: Mapping[str, str]) -> Settings:
+    """Settings that know a later stage's models: a run that ends before it has not looked them up.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    resolved, revisions = dict(settings.models), dict(settings.revisions)
+    for key, name in names.items():
+        if name not in resolved:
+            try:
+                resolved[name], revisions[name] = models.resolve(name), models.revision(name)
+            except models.ModelError as error:
+                raise UserError(f"stages.{Distil.name}.{key}: {error}") from None
+    return replace(settings, models=resolved, revisions=revisions)
+
+
+def _table(records: Sequence[TrialRecord]) -> bytes:
+    """All trials as CSV, the best one first."""
+    text = io.StringIO()
+    names = list(records[0].parameters.model_dump())
+    writer = csv.writer(text)
+    writer.writerow(["trial", "status", "validation_loss", *names, "steps", "seconds"])
+    for one in sorted(records, key=lambda one: (one.score, one.number)):
+        steps = one.losses[-1][0] if one.losses else 0
+        values = one.parameters.model_dump().values()
+        writer.writerow([one.number, one.status, one.loss, *values, steps, one.seconds])
+    return text.getvalue().encode()
+
+
+def _best_config(run: Storage, chosen: TrialRecord) -> bytes:
+    """The run's configuration with the best parameters, and without the search."""
+    config = yaml.safe_load(run.read_bytes("config.yaml") or b"")
+    found = chosen.parameters.model_dump()
+    distil = config["stages"][Distil.name]
+    distil["loop"]["learning_rate"] = found.pop("learning_rate")
+    distil.update(found)
+    config["stages"][SEARCH]["trials"] = 0
+    about = f"# With the parameters of trial {chosen.number}: validation loss {chosen.loss:.4f}.\n"
+    return (about + yaml.safe_dump(config, sort_keys=False)).encode()
+
+
+def _figures(records: Sequence[TrialRecord], chosen: TrialRecord) -> dict[str, Any]:
+    first = next((one for one in records if one.number == 0), None)
+    lowest, history = None, []
+    for one in records:
+        if one.loss is not None and (lowest is None or one.loss < lowest):
+            lowest = one.loss
+        history.append(
+            {"trial": one.number, "status": one.status, "loss": one.loss, "lowest": lowest}
+            | one.parameters.model_dump()
+        )
+    return {
+        "best_trial": chosen.number,
+        "best_parameters": chosen.parameters.model_dump(),
+        "best_loss": chosen.loss,
+        "configured_parameters": None if first is None else first.parameters.model_dump(),
+        "configured_loss": None if first is None else first.loss,
+        "trials": dict(sorted(Counter(one.status for one in records).items())),
+        "seconds": round(sum(one.seconds for one in records), 3),
+        "history": history,
+    }

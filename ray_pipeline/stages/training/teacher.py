@@ -1,0 +1,76 @@
+"""Fine-tuning of the teacher on the run's own rows: without it, it teaches less."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.stage import StageConfig, Workplace
+from ray_pipeline.stages.training.base import TrainingConfig, TrainingStage, same_tokenizer
+from ray_pipeline.train.adapters import AdapterConfig
+from ray_pipeline.train.job import ModelSource, TrainingJob
+from ray_pipeline.train.store import put_model
+from ray_pipeline.train.student import load
+
+
+class TrainTeacherConfig(TrainingConfig):
+    """Configuration of `TrainTeacher`."""
+
+    model: str = Field("smollm2-135m-instruct", description="the model to fine-tune")
+    method: Literal["full", "lora", "none"] = Field(
+        "full", description="all weights; an adapter, merged at the end; or the model as it is"
+    )
+    adapter: AdapterConfig = AdapterConfig()
+
+
+class TrainTeacher(TrainingStage):
+    """Makes ``models/teacher``."""
+
+    name: ClassVar[str] = "train-teacher"
+    makes: ClassVar[Sequence[str]] = ("models/teacher/config.json",)
+    Config: ClassVar[type[StageConfig]] = TrainTeacherConfig
+
+    @classmethod
+    def models(cls, config: Any) -> Mapping[str, str]:
+        """The model to start from."""
+        return {"model": config.model}
+
+    def check(self) -> None:
+        """See that the model is one, and that its tokenizer is that of the rows."""
+        if self.config.method == "lora":
+            self.config.adapter.check()
+            if self.config.adapter.four_bit and self.config.workers.sharded:
+                raise UserError(
+                    "workers.sharded does not divide weights of adapter.four_bit: leave one of "
+                    "them out"
+                )
+        same_tokenizer([self.tokenizer, self.model("model")])
+
+    def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
+        """Cross-entropy on answers."""
+        adapter = self.config.adapter if self.config.method == "lora" else None
+        return TrainingJob(
+            rows=rows,
+            storage=place.storage,
+            folder=place.folder,
+            model=ModelSource(self.model("model"), adapter=adapter),
+            name="teacher",
+            text=self.text,
+            loop=self.config.loop,
+            batches=self.config.batches,
+        )
+
+    def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
+        """Train it, or take it as it is."""
+        if self.config.method != "none":
+            return super().make(rows, place)
+        from transformers import AutoTokenizer
+
+        folder = self.model("model")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        put_model(place.storage, "teacher", load(folder), tokenizer, self.text)
+        return {"stopped": "not trained", "steps": 0}

@@ -1,0 +1,130 @@
+"""What the teacher says about every answer token, stored once: training never loads the teacher."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from ray_pipeline.core.config import Execution
+from ray_pipeline.core.rows import set_column
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.models.device import Precision
+from ray_pipeline.stage import ModelStage, ModelStageConfig, StageConfig
+
+if TYPE_CHECKING:
+    from ray_pipeline.train.teacher_cache import CacheWriter
+    from ray_pipeline.train.vllm_cache import VllmCacheWriter
+
+_LISTS: Mapping[str, pa.DataType] = {
+    "teacher_ids": pa.large_list(pa.int32()),
+    "teacher_log_probs": pa.large_list(pa.float16()),
+    "teacher_tail": pa.large_list(pa.float32()),
+}
+
+
+class TeacherLogProbsConfig(ModelStageConfig):
+    """Configuration of `TeacherLogProbs`."""
+
+    k: int = Field(
+        64, ge=0, description="tokens kept at each position, the rest is their tail; 0: none at all"
+    )
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers",
+        description="vllm: for a teacher that one process does not hold; as fast on a CPU",
+    )
+    engine_args: Annotated[dict[str, Any], Execution] = Field(
+        {}, description="of vLLM, such as tensor_parallel_size"
+    )
+    precision: Precision = Field(
+        "auto",
+        description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. The "
+        "softmax is in float32 in any case",
+    )
+    batch_tokens: Annotated[int, Execution] = Field(
+        8192, ge=1, description="tokens a forward pass, padding included"
+    )
+
+
+class TeacherLogProbs(ModelStage):
+    """Writes the run's teacher's top-k log-probabilities at answer tokens (`train.teacher_cache`).
+
+    Rows of the training split alone get them. With each row stands what they were made of, so that
+    a training with another tokenizer, vocabulary or text is refused.
+    """
+
+    name: ClassVar[str] = "teacher-log-probs"
+    reads: ClassVar[Mapping[str, pa.DataType]] = {
+        "input_ids": pa.list_(pa.int32()),
+        "answer_mask": pa.list_(pa.bool_()),
+        "split": pa.string(),
+    }
+    writes: ClassVar[Mapping[str, pa.DataType]] = {
+        **_LISTS,
+        "tokens_hash": pa.uint64(),
+        "teacher": pa.string(),
+    }
+    internal: ClassVar[Collection[str]] = (*_LISTS, "tokens_hash", "teacher")
+    Config: ClassVar[type[StageConfig]] = TeacherLogProbsConfig
+
+    def load(self) -> None:
+        """Load the teacher from the run."""
+        if self.config.k == 0:
+            return
+        from transformers import AutoTokenizer
+
+        from ray_pipeline.models.packaged import revision
+        from ray_pipeline.rundir.models import get_model
+        from ray_pipeline.train.student import vocabulary_size
+        from ray_pipeline.train.teacher_cache import CacheInfo, tokenizer_hash
+
+        folder = get_model(Storage(self.settings.run_dir), "teacher")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        vocabulary = vocabulary_size(tokenizer)
+        self._info = CacheInfo(
+            k=min(self.config.k, vocabulary),
+            vocabulary=vocabulary,
+            tokenizer=tokenizer_hash(tokenizer),
+            teacher=revision(folder),
+        )
+        self._write = self._writer(folder)
+
+    def _writer(self, folder: str) -> CacheWriter | VllmCacheWriter:
+        from ray_pipeline.train.student import load
+        from ray_pipeline.train.teacher_cache import CacheWriter
+
+        config = self.config
+        if config.engine == "vllm":
+            from ray_pipeline.train.vllm_cache import VllmCacheWriter
+
+            return VllmCacheWriter(folder, self._info, config.precision, config.engine_args)
+        device = "cuda" if config.num_gpus else "cpu"
+        return CacheWriter(load(folder).to(device), self._info, config.precision)
+
+    def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
+        """Ask the teacher about the rows that are trained on."""
+        from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
+
+        wanted = pc.equal(rows["split"], "train")
+        chosen = rows.filter(wanted)
+        columns: dict[str, Any] = {
+            name: pa.nulls(rows.num_rows, t) for name, t in self.writes.items()
+        }
+        if chosen.num_rows and self.config.k:
+            tokens = TokenRows(chosen)
+            longest = int(tokens.lengths.max())
+            size = BatchConfig(batch_tokens=max(longest, self.config.batch_tokens))
+            made = self._write(tokens, BatchPlan(tokens, size).in_order())
+            at = pc.index_in(rows["row_id"].combine_chunks(), made["row_id"].combine_chunks())
+            for name in (*_LISTS, "tokens_hash"):
+                values = made[name].cast(self.writes[name]).combine_chunks()
+                columns[name] = values.take(at)
+            columns["teacher"] = pc.if_else(wanted.combine_chunks(), self._info.to_json(), None)
+            counts["answer_tokens"] += int(tokens.answer_tokens.sum())
+        for name, values in columns.items():
+            rows = set_column(rows, name, values)
+        return rows

@@ -1,0 +1,47 @@
+"""The processes of a stage that trains several models at the same time under Ray Tune."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from ray_pipeline.core.config import Execution
+from ray_pipeline.stage import StageConfig
+
+if TYPE_CHECKING:
+    from ray_pipeline.tune.workers import TrialWorkers
+
+
+class TrialWorkersConfig(StageConfig):
+    """What each of the trainings has, and how many there are at the same time."""
+
+    num_cpus: Annotated[float, Execution] = Field(1, gt=0, description="CPUs a training")
+    num_gpus: Annotated[float | None, Execution] = Field(
+        None,
+        ge=0,
+        description="GPUs a training, shares allowed; null: 1 where this machine has one",
+    )
+    concurrency: Annotated[int | None, Execution] = Field(
+        None,
+        ge=1,
+        description="trainings at the same time, at most; null: as many as fit the cluster",
+    )
+    silence: Annotated[float, Execution] = Field(
+        3600, gt=0, description="seconds without an evaluation after which it is given up"
+    )
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of each, as configured or as this machine has them."""
+        if self.num_gpus is not None:
+            return float(self.num_gpus)
+        import torch
+
+        return float(torch.cuda.is_available())
+
+    def trial_workers(self, stage: str) -> TrialWorkers:
+        """As Ray Tune is asked for them; ``stage`` is whose configuration this is."""
+        from ray_pipeline.tune.workers import TrialWorkers
+
+        return TrialWorkers(self.num_cpus, self.gpus, self.concurrency, self.silence, stage)

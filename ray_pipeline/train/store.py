@@ -1,0 +1,68 @@
+"""Trained models of a run: ordinary Hugging Face folders, on local or on object storage."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.models.text import TEXT_FILE, TextConfig, Tokeniser
+from ray_pipeline.rundir.models import model_folder
+from ray_pipeline.train.student import save
+
+
+def put_model(
+    storage: Storage,
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    text: TextConfig | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Save a model with its tokenizer in a run; ``config.json`` is there when all of it is.
+
+    Args:
+        storage: the run directory.
+        name: of the model.
+        model: of transformers, or PEFT's, which is merged.
+        tokenizer: saved beside it.
+        text: the format of its prompts. The model is saved with the ends of answers that this
+            taught it, so that whatever runs it stops there.
+        dtype: of the weights in the file; None: as they are.
+
+    Raises:
+        RunError: it could not be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="ray-pipeline-model-") as scratch:
+        target = storage.local_path(model_folder(name)) if storage.is_local else Path(scratch, name)
+        save(model, tokenizer, target, dtype, _notes(model, tokenizer, text) if text else {})
+        if not storage.is_local:
+            _upload(storage, name, target)
+
+
+def _notes(model: Any, tokenizer: Any, text: TextConfig) -> dict[str, str]:
+    """What stands beside the weights on how to ask the model, and where its answers end."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    generation = copy.deepcopy(plain.generation_config)
+    own = generation.eos_token_id
+    known = own if isinstance(own, list) else [own] if own is not None else []
+    # The model's own ones first: some readers know of one only.
+    taught = sorted(Tokeniser(tokenizer, text).ends() - set(known))
+    generation.eos_token_id = [*known, *taught]
+    return {
+        TEXT_FILE: text.model_dump_json(),
+        "generation_config.json": generation.to_json_string(),
+    }
+
+
+def _upload(storage: Storage, name: str, folder: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == "config.json"):
+        relative = path.relative_to(folder).as_posix()
+        with storage.writer(f"{model_folder(name)}/{relative}") as target, path.open("rb") as file:
+            shutil.copyfileobj(file, target, 2**24)

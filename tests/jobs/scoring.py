@@ -1,8 +1,0 @@
-"""The scorers one after the other, and how the second half of a job sees what they wrote."""
-
-from ray_pipeline.pipeline import Pipeline
-from ray_pipeline.stages.judge_quality import JudgeQuality
-from ray_pipeline.stages.score_ifd import ScoreIfd
-from ray_pipeline.stages.score_novelty import EmbedInstructions, ScoreNovelty
-
-PIPELINE = Pipeline("scoring", [ScoreIfd, EmbedInstructions, ScoreNovelty, JudgeQuality])

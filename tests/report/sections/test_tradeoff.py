@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report.test_report import page
+from support.made_cells import record, records
+from support.made_run import MadeRun, made_run
+from support.made_tradeoff_run import made_tradeoff_run
+
+from ray_pipeline.report.sections.tradeoff import Tradeoff, tradeoff
+from ray_pipeline.rundir.reader import RunReader
+
+
+def found(run: MadeRun) -> Tradeoff:
+    section = tradeoff(RunReader(run.storage.root))
+    assert section is not None
+    return section
+
+
+def test_every_subset_and_control_has_its_line_and_its_marks(tmp_path: Path) -> None:
+    run = made_tradeoff_run(str(tmp_path))
+    section = found(run)
+    assert [len(mode.lines) for mode in section.modes] == [6, 6]
+    (epochs, _) = section.modes
+    assert epochs.sizes is not None and epochs.curves is not None
+    assert (
+        epochs.sizes.count('class="mark best"') == epochs.sizes.count('class="mark control"') == 3
+    )
+    assert epochs.sizes.count(" bar") == 6  # an interval each
+    assert (
+        epochs.curves.count('class="line s0"') == epochs.curves.count('class="line s0 random"') == 1
+    )
+    assert ">10k</text>" in epochs.sizes and ">1M</text>" in epochs.sizes
+    line = epochs.lines[0]
+    assert line.name == "ultra_high_10k" and " to " in line.perplexity.interval
+    shown = page(run).text
+    for words in ("Quality against quantity", "quantity matters more", "quality helps", "3 sizes"):
+        assert words in shown
+
+
+def test_a_target_that_is_not_reached_is_said_to_be_so(tmp_path: Path) -> None:
+    (mode, _) = found(made_tradeoff_run(str(tmp_path), target=math.exp(2.6))).modes
+    few, *_, most = [line for line in mode.lines if not line.control]
+    assert few.time_to_target.text == few.tokens_to_target.text == "not reached"
+    assert most.time_to_target.text != "not reached" and mode.is_configured
+
+
+def test_a_difference_around_nothing_keeps_its_lower_end(tmp_path: Path) -> None:
+    made = [
+        record("few", seed, 3.0 + 0.01 * seed * (1 if control else -1) * (seed - 2), 100, control)
+        for seed in (1, 2, 3)
+        for control in (False, True)
+    ]
+    (mode,) = found(made_tradeoff_run(str(tmp_path), made)).modes
+    (line,) = mode.controls
+    assert line.verdict == "cannot be told from chance"
+    low, _, high = line.difference.interval.split()
+    assert float(low) < 0 < float(high)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param([record()], id="one cell"),
+        pytest.param([record(loss=None)], id="diverged"),
+        pytest.param([record(loss=900.0, curve=[])], id="beyond measure"),
+        pytest.param(records(seeds=1, controls=False), id="one seed, no controls"),
+        pytest.param([record(rows=0)], id="no rows"),
+    ],
+)
+def test_poor_experiments_have_a_page(tmp_path: Path, made: list[dict[str, Any]]) -> None:
+    assert "Quality against quantity" in page(made_tradeoff_run(str(tmp_path), made)).text
+
+
+def test_a_training_that_diverged_is_told(tmp_path: Path) -> None:
+    made = records()
+    made[0]["test_loss"] = None
+    run = made_tradeoff_run(str(tmp_path), made)
+    assert found(run).modes[0].lines[0].seeds == "2, 1 diverged"
+    assert "1 training diverged and is left out" in page(run).text
+
+
+def test_completions_stand_side_by_side_and_hostile_ones_stay_texts(tmp_path: Path) -> None:
+    hostile = "<script>alert({n})</script>\x1b[31m"
+    run = made_tradeoff_run(str(tmp_path), completion=hostile)
+    made = found(run).completions
+    assert made is not None and (made.prompts, made.samples) == (3, 5)
+    assert not made.are_read and "reference model" not in page(run).text
+    assert len(made.lines) == 12 and len(made.shown) == 2
+    assert [len(one.texts) for one in made.shown[0].models] == [5] * 12
+    assert made.shown[0].models[0].texts[4] == ""
+    shown = page(run)
+    assert "script" not in {tag for tag, _ in shown.tags} and "\x1b" not in shown.text
+    assert "(empty)" in shown.text
+
+
+def test_without_an_analysis_there_is_no_section(tmp_path: Path) -> None:
+    assert tradeoff(RunReader(made_run(str(tmp_path / "a")).storage.root)) is None
+    run = made_tradeoff_run(str(tmp_path / "b"))
+    for raw in (b"", b"{", b"[]", b"{}"):
+        run.storage.write_bytes("experiment/analysis.json", raw)
+        assert tradeoff(RunReader(run.storage.root)) is None
+        assert "Quality against quantity" not in page(run).text

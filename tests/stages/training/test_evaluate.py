@@ -1,0 +1,240 @@
+"""Every model is measured on the same rows, once, and the file says what each answered."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from support.tiny_models import qa_table, tiny_model, word_tokenizer
+from transformers import AutoModelForCausalLM
+
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.rows import with_envelope
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.evaluate.generation import TextGenerator
+from ray_pipeline.evaluate.text import corpus_bleu, exact_match, rouge_l, sentence_bleu
+from ray_pipeline.models.decoding import Decoding
+from ray_pipeline.models.text import TextConfig, Tokeniser
+from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.stage import Settings, StageConfig, Workplace
+from ray_pipeline.stages.training.distil import DistilConfig
+from ray_pipeline.stages.training.evaluate import RESULTS, Evaluate, EvaluateConfig, chosen
+from ray_pipeline.stages.training.split import SplitConfig
+from ray_pipeline.stages.training.teacher import TrainTeacherConfig
+from ray_pipeline.stages.training.tokenise import TokeniseConfig
+from ray_pipeline.train.store import put_model
+from ray_pipeline.train.student import StudentConfig, cut, load
+
+MODELS = ["teacher", "student-before", "student", "student-alone"]
+WORDS = ["a", "b", "c", "d", "e", "f", "the", "of", "capital"]
+TEST = 12
+CONFIG = EvaluateConfig(rows=8, max_new_tokens=6, batch_rows=3, batch_tokens=64)
+
+
+@dataclass
+class Run:
+    """A run directory with models and token rows, ready to be evaluated."""
+
+    storage: Storage
+    rows: StoredRows
+    settings: Settings
+
+    def make(self, config: EvaluateConfig = CONFIG, **more: Any) -> dict[str, Any]:
+        self.told: list[str] = []
+        stage = Evaluate(config, Settings(**{**self.settings.__dict__, **more}))
+        place = Workplace(self.storage, "stages/06-evaluate/work", self.told.append)
+        return stage.make(self.rows, place)
+
+    def results(self) -> list[dict[str, str]]:
+        with self.storage.local_path(RESULTS).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def model(self, name: str) -> Any:
+        return load(str(self.storage.local_path(f"models/{name}")))
+
+
+def stored_rows(storage: Storage, splits: Sequence[str]) -> StoredRows:
+    """Two parts of token rows with their splits; answers have white space around them."""
+    number = len(splits)
+    questions = [f"what is {WORDS[i % 9]} {WORDS[i // 9 % 9]} ?" for i in range(number)]
+    answers = [f" {WORDS[i * 7 % 9]} {' '.join(WORDS[: i % 4])} " for i in range(number)]
+    made = qa_table(questions, answers)
+    tokens = Tokeniser(word_tokenizer())(made)
+    data = made.drop_columns("row_id").append_column("split", pa.array(splits))
+    for name in ("input_ids", "answer_mask"):
+        data = data.append_column(name, tokens[name])
+    rows = with_envelope(data, made["row_id"].to_pylist())
+    paths = []
+    for first in range(0, number, 10):
+        paths.append(f"part-{first:03d}.parquet")
+        with storage.writer(paths[-1]) as file:
+            pq.write_table(rows.slice(first, 10), file)
+    return StoredRows(storage, tuple(paths), "digest")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    storage = Storage(str(tmp_path / "run"))
+    tokenizer = word_tokenizer()
+    for seed, (name, layers) in enumerate({"teacher": 2, "student": 1, "student-alone": 1}.items()):
+        put_model(storage, name, tiny_model("gpt2", seed=seed, layers=layers), tokenizer,
+                  TextConfig(), torch.float32)  # fmt: skip
+    stages: dict[str, Any] = {
+        "split": SplitConfig(),
+        "tokenise": TokeniseConfig(model="some"),
+        "train-teacher": TrainTeacherConfig(model="some"),
+        "distil": DistilConfig(student=StudentConfig(layers=[1])),
+        "train-alone": StageConfig(),
+    }
+    splits = ["test" if i % 3 == 0 else "train" for i in range(3 * TEST)]
+    return Run(storage, stored_rows(storage, splits), Settings(seed=5, stages=stages))
+
+
+def test_the_file_has_each_models_answers_and_their_scores(run: Run) -> None:
+    figures = run.make()
+    rows = run.results()
+    of_each = ["answer", "sentence_bleu", "rouge_l", "exact_match"]
+    assert list(rows[0]) == ["row_id", "question", "reference"] + [
+        f"{model}_{column}" for model in MODELS for column in of_each
+    ]
+    assert (figures["rows"], figures["test_rows"], len(rows)) == (8, TEST, 8)
+    references = [row["reference"] for row in rows]
+    assert references == [reference.strip() for reference in references]
+    for model in MODELS:
+        answers = [row[f"{model}_answer"] for row in rows]
+        for name, metric in (
+            ("sentence_bleu", sentence_bleu),
+            ("rouge_l", rouge_l),
+            ("exact_match", exact_match),
+        ):
+            scores = [float(row[f"{model}_{name}"]) for row in rows]
+            assert scores == pytest.approx(metric(answers, references))
+            assert figures["models"][model][name] == pytest.approx(sum(scores) / 8)
+        assert figures["models"][model]["bleu"] == corpus_bleu(answers, references).score
+
+
+def test_answers_are_the_models_own_and_the_untrained_student_is_distils(run: Run) -> None:
+    run.make()
+    rows = run.results()
+    teacher = run.model("teacher")
+    models = {name: run.model(name) for name in ("student", "student-alone")}
+    models |= {"teacher": teacher, "student-before": cut(teacher, [1])}
+    for name, model in models.items():
+        generator = TextGenerator(model, word_tokenizer(), TextConfig())
+        answers = generator([row["question"] for row in rows], Decoding(6))
+        assert [row[f"{name}_answer"] for row in rows] == [answer.text for answer in answers]
+
+
+def test_perplexity_is_of_the_answer_tokens_of_all_test_rows(run: Run) -> None:
+    figures = run.make()["models"]["teacher"]
+    model = AutoModelForCausalLM.from_pretrained(run.storage.local_path("models/teacher"))
+    nats, counted = 0.0, 0
+    for row in run.rows.mapped(["input_ids", "answer_mask"], split="test").to_pylist():
+        ids = torch.tensor([row["input_ids"]])
+        log_probs = model(ids).logits[0].log_softmax(-1)
+        for position, is_answer in enumerate(row["answer_mask"]):
+            if is_answer:
+                nats -= log_probs[position - 1, row["input_ids"][position]].item()
+                counted += 1
+    assert figures["answer_tokens"] == counted
+    assert figures["perplexity"] == pytest.approx(math.exp(nats / counted), rel=1e-5)
+
+    run.storage.delete_folder("stages")
+    low = run.make(CONFIG.model_copy(update={"dtype": "bfloat16"}))["models"]["teacher"]
+    assert low["perplexity"] == pytest.approx(figures["perplexity"], rel=0.05)
+    assert low["perplexity"] != figures["perplexity"]
+
+
+def test_sizes_are_counted(run: Run) -> None:
+    figures = run.make()["models"]
+    for name in ("teacher", "student"):
+        model = run.model(name)
+        assert figures[name]["parameters"] == sum(p.numel() for p in model.parameters())
+        weights = run.storage.local_path(f"models/{name}/model.safetensors")
+        assert (figures[name]["bytes"], figures[name]["dtype"]) == (
+            weights.stat().st_size,
+            "float32",
+        )
+    assert figures["student-before"]["bytes"] is None
+    assert figures["student-before"]["parameters"] == figures["student"]["parameters"]
+    for one in figures.values():
+        assert one["latency_seconds"] > 0 and one["tokens_per_second"] > 0
+        assert 0 < one["tokens_per_answer"] <= 6 and 0 <= one["ended"] <= 1
+
+
+def test_a_killed_evaluation_goes_on_with_the_model_it_was_at(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run.make()
+    answered = run.results()
+    run.storage.delete_folder("stages")
+    run.storage.delete(RESULTS)
+    measured, real = [], Evaluate._measured
+
+    def dies_at_the_student(self: Evaluate, subject: Any, *rest: Any) -> Any:
+        if subject.name == "student" and len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(subject.name)
+        return real(self, subject, *rest)
+
+    monkeypatch.setattr(Evaluate, "_measured", dies_at_the_student)
+    with pytest.raises(KeyboardInterrupt):
+        run.make()
+    assert not run.storage.exists(RESULTS)
+    measured.append("again")
+    again = run.make()
+    assert measured == ["teacher", "student-before", "again", "student", "student-alone"]
+    assert run.results() == answered
+    assert [m["bleu"] for m in again["models"].values()] == [
+        m["bleu"] for m in whole["models"].values()
+    ]
+
+
+def test_only_models_of_the_runs_stages_are_measured(run: Run) -> None:
+    stages = {k: v for k, v in run.settings.stages.items() if k not in ("train-alone", "distil")}
+    assert list(run.make(stages=stages)["models"]) == ["teacher"]
+
+
+def test_rows_are_drawn_by_their_ids_and_the_seed(run: Run) -> None:
+    ids = [f"id{i}" for i in range(50)]
+    drawn = [ids[i] for i in chosen(ids, 10, seed=1)]
+    assert len(drawn) == 10 and drawn == sorted(drawn, key=ids.index)
+    assert set(drawn) == {ids[::-1][i] for i in chosen(ids[::-1], 10, seed=1)}
+    assert set(drawn) != {ids[i] for i in chosen(ids, 10, seed=2)}
+    assert chosen(ids, 99, seed=1) == list(range(50))
+
+    of_test = set(run.rows.mapped(["row_id"], split="test")["row_id"].to_pylist())
+    run.make()
+    assert {row["row_id"] for row in run.results()} < of_test
+
+
+def test_what_only_changes_the_speed_is_not_of_its_identity() -> None:
+    def identity(seed: int = 0, **fields: Any) -> dict[str, Any]:
+        return Evaluate(EvaluateConfig(**fields), Settings(seed=seed)).identity()
+
+    assert identity() == identity(batch_rows=1, batch_tokens=9, gpu=False)
+    assert identity() not in (identity(rows=3), identity(max_new_tokens=3), identity(seed=1))
+
+
+def test_without_test_rows_it_says_what_to_do(run: Run) -> None:
+    run.rows = stored_rows(run.storage, ["train"] * 5)
+    with pytest.raises(UserError, match=r"no test rows.*raise stages\.split\.test"):
+        run.make()
+    stages = run.settings.stages | {"split": SplitConfig(test=0)}
+    with pytest.raises(UserError, match=r"stages\.split\.test is 0"):
+        Evaluate(CONFIG, Settings(stages=stages)).check()
+    Evaluate(CONFIG, run.settings).check()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused_before_the_run(run: Run) -> None:
+    with pytest.raises(UserError, match="gpu is true, and this machine has none"):
+        Evaluate(EvaluateConfig(gpu=True), run.settings).check()

@@ -1,0 +1,185 @@
+"""The made run goes on: split, tokenise, search, three trainings and an evaluation.
+
+Rows go through unchanged; what the stages leave behind is written as the stages write it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+import yaml
+from support.made_run import FILE_ID, MadeRun, made_run
+
+from ray_pipeline.core.rows import source_row_id
+from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.curve import Curve
+from ray_pipeline.rundir.ledger import Done, LedgerEntry
+
+#: Behind source, tidy, ask and augment.
+STAGES = (
+    "split",
+    "tokenise",
+    "search",
+    "train-teacher",
+    "teacher-log-probs",
+    "distil",
+    "train-alone",
+    "evaluate",
+)
+TRAININGS = ("train-teacher", "distil", "train-alone")
+#: Loss after the last step of each training.
+ENDS = {"train-teacher": 0.75, "distil": 2.25, "train-alone": 2.5}
+QUALITY = {
+    "student-alone": (12.2, 8.5, 0.15, 0.33, 0.125),
+    "student": (9.5, 10.25, 0.2, 0.33, 0.0625),
+    "teacher": (2.125, 30.0, 0.5, 0.75, 0.5),
+    "student-before": (99_000.0, 0.0, 0.01, 0.02, 0.0),
+}
+HISTORY = [
+    {"trial": 0, "loss": 2.4, "status": "complete", "alpha": 0.5, "learning_rate": 6.795e-5},
+    {"trial": 1, "loss": 2.6, "status": "pruned", "alpha": 0.9, "learning_rate": 2e-4},
+    {"trial": 2, "loss": 2.3, "status": "complete", "alpha": 0.25, "learning_rate": 1e-4},
+    {"trial": 3, "loss": None, "status": "failed", "alpha": 0.1, "learning_rate": 0.5},
+    {"trial": 4, "loss": 2.35, "status": "complete", "alpha": 0.3, "learning_rate": 9e-5},
+]
+
+
+def metrics(steps: int) -> dict[str, Any]:
+    """``metrics.json`` of the whole run."""
+    trained = {
+        "stopped": "epochs",
+        "steps": steps,
+        "epochs": 3,
+        "best_step": steps,
+        "rows": 1590,
+        "tokens": 106_840,
+        "answer_tokens": 5_580,
+        "real_token_share": 0.7779,
+    }
+    names = ("perplexity", "bleu", "sentence_bleu", "rouge_l", "exact_match")
+    models = {
+        name: {
+            **dict(zip(names, values, strict=True)),
+            "bleu_signature": "nrefs:1|case:mixed|tok:13a",
+            "parameters": 134_515_008 if name == "teacher" else 62_000_000,
+            "bytes": 538_000_000 if name == "teacher" else 248_000_000,
+            "latency_seconds": 0.08 if name == "teacher" else 0.02,
+            "tokens_per_second": 50.0 if name == "teacher" else 200.0,
+        }
+        for name, values in QUALITY.items()
+    }
+    best = {"alpha": 0.25, "beta": 0.2, "temperature": 0.7, "learning_rate": 1e-4}
+    return {
+        "search": {"best": best, "best_loss": 2.3, "default_loss": 2.4, "history": HISTORY},
+        **{name: {**trained, "validation_loss": ENDS[name]} for name in TRAININGS},
+        "evaluate": {"models": models, "rows": 16},
+    }
+
+
+def write_curve(run: MadeRun, stage: str, steps: int, every: int, total: int | None = None) -> None:
+    """A learning curve that falls to the stage's end; only the distilled student has a KL term."""
+    curve = Curve(run.storage, f"{folder(stage)}/work/curve.jsonl")
+    for step in range(1, steps + 1):
+        loss = ENDS[stage] + 9 * math.exp(-5 * step / steps)
+        kl = loss / 2 if stage == "distil" else 0.0
+        curve.add(
+            {
+                "step": step,
+                "total_steps": total or steps,
+                "epoch": 0,
+                "loss": loss / 2 + 0.1 * kl if kl else loss,
+                "cross_entropy": loss,
+                "kl": kl,
+                "gradient_norm": 30 / step,
+                "learning_rate": 6.795e-5 * (1 - step / (total or steps)),
+                "answer_tokens": 100,
+                "tokens": 2_000,
+                "seconds": 2.0,
+            }
+        )
+        if step % every == 0:
+            worse = ENDS[stage] + (steps - step) / steps
+            curve.add({"step": step, "validation_loss": worse, "best": True})
+    curve.save()
+
+
+def folder(stage: str) -> str:
+    return f"stages/{4 + STAGES.index(stage):02d}-{stage}"
+
+
+def write_answers(
+    run: MadeRun, rows: Sequence[Mapping[str, Any]] | None = None, number: int = 16
+) -> None:
+    """``validation_results.csv``; by default the students tie, win and lose in turns."""
+    if rows is None:
+        rows = [answers(position) for position in range(number)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    run.storage.write_bytes("exports/validation_results.csv", text.getvalue().encode())
+
+
+def answers(position: int, **texts: str) -> dict[str, Any]:
+    """One row of it."""
+    lead = (position % 3 - 1) * (position + 1) / 100
+    row: dict[str, Any] = {
+        "row_id": source_row_id(FILE_ID, position),
+        "question": f"What is {position}?",
+        "reference": f"reference {position}",
+    }
+    scores = {"teacher": 0.5, "student-before": 0.5, "student": 0.5 + lead, "student-alone": 0.5}
+    for model, score in scores.items():
+        row[f"{model}_answer"] = f'{model} says "{position}",\nat length'
+        row[f"{model}_sentence_bleu"] = score
+    return row | texts
+
+
+def made_trained_run(
+    path: str,
+    steps: int = 60,
+    every: int = 10,
+    until: str = "evaluate",
+    change: Mapping[str, Any] | None = None,
+) -> MadeRun:
+    """Write the run.
+
+    Args:
+        path: where to.
+        steps: of each training.
+        every: steps between evaluations.
+        until: the last stage that ran.
+        change: replaces entries of ``metrics.json``.
+    """
+    run = made_run(path)
+    rows = run.ledger.entries[-1].account.kept
+    for index, stage in enumerate(STAGES[: STAGES.index(until) + 1], start=4):
+        account = StageAccount(stage, rows_in=rows, kept=rows, seconds=2.0)
+        if stage == "split":
+            account.counts = {"test": 2, "train": 7, "validation": 1}
+        if stage == "tokenise":
+            account.counts = {"answers_cut": 3, "tokens_cut": 41}
+        if stage in TRAININGS:
+            write_curve(run, stage, steps, every)
+        run.accounts[stage] = account
+        run.ledger.entries.append(LedgerEntry(index, f"print-{stage}", account))
+        Done(f"print-{stage}", "input", "digest", 2, [account]).save(run.storage, folder(stage))
+    run.storage.write_bytes("config.yaml", yaml.safe_dump(_config(), sort_keys=False).encode())
+    figures = metrics(steps) | dict(change or {})
+    made = {stage: figures[stage] for stage in figures if stage in run.accounts}
+    run.storage.write_bytes("metrics.json", orjson.dumps(made))
+    if until == "evaluate":
+        write_answers(run)
+    return run.save()
+
+
+def _config() -> dict[str, Any]:
+    stages: dict[str, Any] = {name: {} for name in ("tidy", "ask", "augment", *STAGES)}
+    stages["ask"] = {"llm": "writer"}
+    stages["tokenise"] = {"text": {"max_tokens": 128}}
+    return {"name": "made-run", "llms": {"writer": {"model": "tiny-writer"}}, "stages": stages}

@@ -1,0 +1,69 @@
+"""One rank of a small training, as a process: ``python one_rank.py RANK SIZE FOLDER HOLD STEPS``.
+
+HOLD is whole or sharded; STEPS how many to take, 0 for all. Writes its figures and final weights
+into the folder, and checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from support.tiny_models import VOCABULARY, tiny_model, token_table
+
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
+from ray_pipeline.train.checkpoints import Checkpoints
+from ray_pipeline.train.forward import OnlineTeacher
+from ray_pipeline.train.loop import Loop, LoopConfig, World
+from ray_pipeline.train.losses import Objective
+from ray_pipeline.train.replica import Sharded, Whole
+
+
+def train(
+    world: World, hold: str = "whole", steps: int = 0, folder: Path | None = None
+) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    """Rows and steps such that the last step has one row: fewer than ranks."""
+    model = tiny_model("llama", seed=1)
+    figures: list[dict] = []
+    replica = Sharded(model, "cpu") if hold == "sharded" else Whole(model)
+    Loop(
+        model,
+        BatchPlan(TokenRows(token_table(17)), BatchConfig(step_rows=8, batch_tokens=60)),
+        Objective(0.4664, 0.2081, 2.0),
+        LoopConfig(
+            learning_rate=1e-2,
+            epochs=2,
+            clip_norm=0.5,
+            evaluate_every=2,
+            schedule="constant",
+            max_steps=steps or None,
+        ),
+        teacher=OnlineTeacher(tiny_model("llama", seed=2), VOCABULARY),
+        validation=BatchPlan(TokenRows(token_table(5, seed=5)), BatchConfig(batch_tokens=60)),
+        world=world,
+        checkpoints=Checkpoints(Storage(str(folder)), "checkpoints") if folder else None,
+        report=figures.append,
+        replica=replica,
+    ).run()
+    return figures, replica.weights()
+
+
+def main() -> None:
+    rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    dist.init_process_group(
+        "gloo", init_method=(folder / "meeting").as_uri(), rank=rank, world_size=size
+    )
+    figures, weights = train(World.of_process_group(), sys.argv[4], int(sys.argv[5]), folder)
+    (folder / f"figures-{rank}.json").write_text(json.dumps(figures))
+    torch.save(weights, folder / f"weights-{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
