@@ -1,5 +1,9 @@
 """Metrics of generated answers against references: BLEU, ROUGE-L, exact match, perplexity.
 
+A new metric of single answers is a function here and a line in `QUALITY`: the evaluation measures
+it and writes it to ``metrics.json`` and ``validation_results.csv``, the report and
+``ray-pipeline status`` show it.
+
 All of them but perplexity take equally many hypotheses and references, and raise ValueError where
 they are not, or where there are none. Values are shares from 0 to 1, but for `corpus_bleu`, which
 has sacrebleu's scale from 0 to 100.
@@ -12,6 +16,8 @@ import re
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from ray_pipeline.core.text import figure, large, latency, share, size
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -98,16 +104,65 @@ def perplexity(nats: float, tokens: int) -> float:
         return math.inf
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A figure of an evaluated model: where it stands, and how it is shown.
+
+    Attributes:
+        key: in ``metrics.json``, for each model; the end of a column's name in
+            ``validation_results.csv``.
+        label: in tables and sentences.
+        higher_is_better: None for a cost, which is no measure of quality.
+        shown: its values as a person reads them.
+        of_answers: the values of answers given hypotheses and references; the figure is their
+            mean. None for a figure that is measured otherwise.
+        in_status: whether ``ray-pipeline status`` shows it.
+    """
+
+    key: str
+    label: str
+    higher_is_better: bool | None
+    shown: Callable[[float], str] = figure
+    of_answers: Callable[[Sequence[str], Sequence[str]], list[float]] | None = None
+    in_status: bool = False
+
+
+def _four_digits(value: float) -> str:
+    return f"{value:.4f}"
+
+
+#: What the answers of a model are worth, in the order of tables.
+QUALITY = (
+    Metric("perplexity", "perplexity", False, in_status=True),
+    Metric("bleu", "BLEU", True, lambda value: f"{value:.2f}"),
+    Metric("sentence_bleu", "sentence BLEU", True, _four_digits, sentence_bleu),
+    Metric("rouge_l", "ROUGE-L", True, _four_digits, rouge_l, in_status=True),
+    Metric("exact_match", "exact match", True, lambda value: share(value, 1), exact_match),
+)
+#: What the model costs.
+COST = (
+    Metric("parameters", "parameters", None, large),
+    Metric("bytes", "on disk", None, size),
+    Metric("latency_seconds", "latency", None, latency),
+    Metric("tokens_per_second", "tokens/s", None),
+)
+
+
+def scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
+    """The metrics of each answer, by key."""
+    return {
+        metric.key: metric.of_answers(hypotheses, references)
+        for metric in QUALITY
+        if metric.of_answers is not None
+    }
+
+
 def summary(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:
     """All metrics of texts, means over answers where they are of each, for ``metrics.json``."""
     corpus = corpus_bleu(hypotheses, references)
-    of_each: dict[str, Callable[[Sequence[str], Sequence[str]], list[float]]] = {
-        "sentence_bleu": sentence_bleu,
-        "rouge_l": rouge_l,
-        "exact_match": exact_match,
-    }
     means = {
-        name: math.fsum(m(hypotheses, references)) / len(references) for name, m in of_each.items()
+        key: math.fsum(values) / len(references)
+        for key, values in scores(hypotheses, references).items()
     }
     return {"bleu": corpus.score, "bleu_signature": corpus.signature, **means}
 

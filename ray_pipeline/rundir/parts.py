@@ -86,6 +86,21 @@ def read_info(storage: Storage, path: str) -> PartInfo | None:
         return None
     except OSError as error:
         raise RunError(f"cannot read {storage.uri(path)}: {error}") from error
+    return info_of(metadata)
+
+
+def open_part(storage: Storage, path: str) -> pq.ParquetFile | None:
+    """A part to read from more than once; None where `read_info` would return None."""
+    try:
+        return pq.ParquetFile(storage.open(path))
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    except OSError as error:
+        raise RunError(f"cannot read {storage.uri(path)}: {error}") from error
+
+
+def info_of(metadata: pq.FileMetaData) -> PartInfo:
+    """What a part's footer says, once it has been read."""
     footer = orjson.loads(metadata.metadata[_FOOTER_KEY])
     return PartInfo(
         fingerprint=footer["fingerprint"],

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from ray_pipeline.report.content import Content, gather
+from ray_pipeline.report.sections.groups import duplicates, shared
 from report.test_report import page
 from support.made_qa_run import STYLES, MadeQaRun, Row, made_qa_run
 
-from ray_pipeline.report.content import Content, gather
 from ray_pipeline.report.reading import without_vectors
 from ray_pipeline.report.sections.embedding_map import EmbeddingMap, embedding_map
-from ray_pipeline.report.sections.groups import duplicates, shared
 from ray_pipeline.report.sections.lengths import lengths
 from ray_pipeline.report.sections.versions import versions
 from ray_pipeline.rundir.reader import RunReader

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.layout import CELLS, INDEX
 
@@ -97,8 +98,8 @@ class Cell:
                 seconds=float(record["seconds"]),
                 parameters=_count(record["parameters"]),
                 curve=_curve(record["curve"]),
-                validation_loss=_finite(record["validation_loss"]),
-                test_loss=_finite(record["test_loss"]),
+                validation_loss=_loss(record["validation_loss"]),
+                test_loss=_loss(record["test_loss"]),
                 test_tokens=_count(record["test_tokens"]),
                 model=record.get("model"),
                 trained_as=record.get("trained_as"),
@@ -109,9 +110,13 @@ class Cell:
             raise ValueError(f"a value has the wrong type: {error}") from None
 
 
-def _finite(value: Any) -> float | None:
-    """JSON has null for what is no finite number, and some writers NaN."""
-    return None if value is None or not math.isfinite(float(value)) else float(value)
+def _loss(value: Any) -> float | None:
+    """A loss, None where it is null or no finite number.
+
+    Raises:
+        ValueError: it is a text that is no number.
+    """
+    return None if value is None else finite(float(value))
 
 
 def _count(value: Any) -> int | None:
@@ -122,7 +127,7 @@ def _curve(points: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:
     found = [
         Point(float(point["tokens"]), float(point["seconds"]), loss)
         for point in points
-        if (loss := _finite(point["loss"])) is not None
+        if (loss := _loss(point["loss"])) is not None
     ]
     return tuple(sorted(found, key=lambda point: point.tokens))
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ray_pipeline.report.sections.differences import LONGEST, Piece, differences
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from ray_pipeline.report.content import Content, gather
 from report.test_report import page
 from support.made_run import MadeRun, made_run
 from support.made_trained_run import (
@@ -16,7 +17,6 @@ from support.made_trained_run import (
     write_curve,
 )
 
-from ray_pipeline.report.content import Content, gather
 from ray_pipeline.report.sections.training import TrainingSection, training_section
 from ray_pipeline.rundir.ledger import Done
 from ray_pipeline.rundir.reader import RunReader
