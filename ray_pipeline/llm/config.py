@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ray_pipeline.core.config import AddedWith, Execution, Section
+from ray_pipeline.llm.engines import ENGINES, engine_type, kind_of
 from ray_pipeline.llm.types import Sampling
+
+if TYPE_CHECKING:
+    from ray_pipeline.llm.engines.base import BaseEngine
 
 
 class Prices(Section):
@@ -34,7 +38,7 @@ class LlmConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     stop: tuple[str, ...] = ()
 
-    engine: Annotated[Literal["auto", "vllm", "openai", "transformers"], Execution] = "auto"
+    engine: Annotated[str, Execution] = "auto"
     #: How often an unusable answer is asked again, with the error in view.
     reasks: Annotated[int, AddedWith(2)] = Field(2, ge=0)
 
@@ -68,6 +72,14 @@ class LlmConfig(Section):
     #: Further arguments of vLLM's AsyncEngineArgs.
     engine_args: Annotated[dict[str, Any], Execution] = {}
 
+    @field_validator("engine")
+    @classmethod
+    def _is_known(cls, engine: str) -> str:
+        kind = kind_of(engine)
+        if kind not in ENGINES:
+            engine_type(kind)  # raises where there is none
+        return engine
+
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         if self.max_model_len is not None and self.max_tokens >= self.max_model_len:
@@ -81,6 +93,16 @@ class LlmConfig(Section):
                 f"({self.num_gpus:g}): leave num_gpus out, or make them equal"
             )
         return self
+
+    @property
+    def kind(self) -> str:
+        """The kind of engine: as configured, and what ``auto`` stands for on this machine."""
+        return kind_of(self.engine)
+
+    @property
+    def engine_type(self) -> type[BaseEngine]:
+        """The class of the engine."""
+        return engine_type(self.kind)
 
     def identity_with(self, weights: str) -> dict[str, Any]:
         """What changes this model's answers; ``weights`` tells its weights apart."""
@@ -103,12 +125,3 @@ class Budget(Section):
         """How many rows may fail before the run stops."""
         limit = self.max_failed_rows
         return int(limit if limit >= 1 else limit * source_rows)
-
-
-def engine_kind(config: LlmConfig) -> str:
-    """``vllm``, ``openai`` or ``transformers``: `auto` takes vLLM where it is installed."""
-    if config.engine != "auto":
-        return config.engine
-    from importlib.util import find_spec
-
-    return "vllm" if find_spec("vllm") else "transformers"
