@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.errors import UserError, first_line
 
 
 class AdapterConfig(BaseModel):
@@ -71,7 +71,7 @@ def with_adapter(model: Any, config: AdapterConfig, seed: int) -> Any:
         try:
             return get_peft_model(model, lora)
         except ValueError as error:
-            raise UserError(f"adapter.targets: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(f"adapter.targets: {first_line(error)}") from error
 
 
 def _never_packed(model: Any) -> None:
