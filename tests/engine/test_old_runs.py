@@ -1,7 +1,8 @@
 """Runs that an earlier version of this code made are reused, stage by stage and part by part.
 
-`tests/support/old_runs` holds archives of two small run directories with their sources and configurations, as
-the version before the packages `core` and `rundir` wrote them: all kinds of stage are in them.
+`tests/support/old_runs` holds archives of two small run directories with their sources and
+configurations, as the version before the packages `core` and `rundir` wrote them: all kinds of
+stage are in them.
 """
 
 from __future__ import annotations
