@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from ray_pipeline.core.config import nearest
-from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.errors import UserError, first_line
 from ray_pipeline.models.decoding import Decoding, Generated, load_tokenizer, trained_format
 
 #: Questions to their answers.
@@ -55,7 +55,7 @@ def _check_writes(folder: str) -> None:
     try:
         architectures = AutoConfig.from_pretrained(folder).architectures or []
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"model '{folder}' cannot be loaded: {reason}") from None
     if architectures and not set(architectures) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
         raise UserError(
