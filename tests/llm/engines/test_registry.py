@@ -62,12 +62,12 @@ def test_its_own_check_comes_before_anything_runs(command: Command, tmp_path: Pa
 
 
 def test_a_line_of_the_registry_gives_an_engine_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValidationError, match="no engine 'echo' .known: .*openai"):
+    with pytest.raises(ValidationError, match=r"no engine 'echo' .known: .*openai"):
         LlmConfig(model="m", engine="echo")
     monkeypatch.setitem(engines.ENGINES, "echo", "support.echo_engine:EchoEngine")
     config = LlmConfig(model="m", engine="echo")
     assert (config.kind, config.engine_type) == ("echo", EchoEngine)
-    with pytest.raises(ValidationError, match="no engine 'ecko'; did you mean 'echo'?"):
+    with pytest.raises(ValidationError, match=r"no engine 'ecko'; did you mean 'echo'?"):
         LlmConfig(model="m", engine="ecko")
 
 
