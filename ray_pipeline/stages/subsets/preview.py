@@ -1,4 +1,4 @@
-"""What a threshold would keep of a run's scored rows, found without writing anything.
+"""What a threshold would keep of a run's scored rows, computed without writing anything.
 
 Exact, ties included, and flat in memory: the place where the subset ends is found digit by digit in
 the rows' keys (a histogram of 65,536 bins for each two bytes of score, text hash and row id), in
@@ -14,18 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import KEPT
-from ray_pipeline.core.text import NONE, count, figure, one_line, share
 from ray_pipeline.rundir.reader import RunReader, SegmentFolder
 from ray_pipeline.stages.subsets.config import SelectSubsetsConfig, Subset
 from ray_pipeline.stages.subsets.files import ScoreFigures
@@ -43,15 +38,16 @@ Digits = npt.NDArray[np.uint16]
 
 @dataclass
 class Preview:
-    """What would be kept.
+    """What a subset would keep.
 
     Attributes:
-        pool: rows that are chosen from.
-        kept: their figures; ``sources`` counts by the column that was asked for.
-        pool_tokens: of all rows of the pool; None: the run did not count any.
-        by: that column.
-        is_split: whether the run has split already, so that the pool is the rows to train on.
-        short_of: rows that were asked for and are not there.
+        pool: number of rows to choose from.
+        kept: figures of the kept rows; their ``sources`` count rows by the column ``by``.
+        pool_tokens: tokens of all rows of the pool; None if the run did not count tokens.
+        by: the column that rows are counted by; None if none was asked for.
+        is_split: whether the run has already split its rows; the pool is then the training split.
+        short_of: how many rows more were asked for than the pool has.
+        pool_sources: number of rows of the pool by the values of ``by``.
     """
 
     pool: int
@@ -221,39 +217,16 @@ def _search(rows: _ScoredRows, number: int, most: int | None) -> _End:
     return _End(last)
 
 
-def print_preview(
-    console: Console,
-    reader: RunReader,
-    measures: Mapping[str, float | None],
-    by: str | None,
-    as_json: bool = False,
-) -> None:
-    """Print what one threshold keeps, or what the run's own subsets do where none is given.
+def subsets_asked(reader: RunReader, measures: Mapping[str, float | None]) -> dict[str, Subset]:
+    """The subset that one measure describes, or those that the run's configuration names.
+
+    Args:
+        reader: the run.
+        measures: ``min_score``, ``share``, ``rows`` or ``quantile``, each None where not given.
 
     Raises:
-        UserError: two thresholds, one that cannot be, or a run without scores.
+        UserError: two measures are given, or one has an impossible value.
     """
-    found = {
-        name: preview(reader, subset, by) for name, subset in _wanted(reader, measures).items()
-    }
-    if as_json:
-        for name, one in found.items():
-            console.file.write(orjson.dumps({"subset": name, **_plain(one)}).decode() + "\n")
-        return
-    first = next(iter(found.values()))
-    pool = "rows to train on" if first.is_split else "scored rows, before any are held out"
-    console.print(f"of {count(first.pool)} {pool}:")
-    console.print(_table(found))
-    for name, one in found.items():
-        if one.short_of:
-            asked = count(one.pool + one.short_of)
-            console.print(f"{name}: {asked} rows are asked; it would take all there are")
-        if by is not None:
-            console.print(f"\n{name}, by {by}:")
-            console.print(_sources(one))
-
-
-def _wanted(reader: RunReader, measures: Mapping[str, float | None]) -> dict[str, Subset]:
     given = {name: value for name, value in measures.items() if value is not None}
     try:
         if given:
@@ -265,52 +238,3 @@ def _wanted(reader: RunReader, measures: Mapping[str, float | None]) -> dict[str
         wrong = error.errors()[0]
         where = "".join(f"--{str(part).replace('_', '-')}: " for part in wrong["loc"])
         raise UserError(where + wrong["msg"].removeprefix("Value error, ")) from None
-
-
-def _plain(found: Preview) -> dict[str, Any]:
-    """The preview as plain data."""
-    kept = found.kept
-    figures: dict[str, Any] = {
-        "pool": found.pool,
-        "rows": kept.rows,
-        "share": kept.rows / found.pool,
-    }
-    if found.pool_tokens is not None:
-        figures |= {"tokens": kept.tokens["tokens"], "pool_tokens": found.pool_tokens}
-    if kept.rows:
-        figures |= {"score_min": kept.lowest, "score_max": kept.highest, "score_mean": kept.mean}
-    return figures | ({"by_source": kept.by_source()} if found.by is not None else {})
-
-
-def _table(found: Mapping[str, Preview]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("kept by")
-    for heading in ("rows", "share", "tokens", "of all tokens", "scores", "mean"):
-        table.add_column(heading, justify="right")
-    for name, one in found.items():
-        kept, tokens = one.kept, one.kept.tokens["tokens"]
-        known = one.pool_tokens is not None
-        table.add_row(
-            Text(name),
-            count(kept.rows),
-            share(kept.rows, one.pool),
-            count(tokens) if known else NONE,
-            share(tokens, one.pool_tokens) if one.pool_tokens else NONE,
-            f"{figure(kept.lowest)} to {figure(kept.highest)}" if kept.rows else NONE,
-            figure(kept.mean) if kept.rows else NONE,
-        )
-    return table
-
-
-def _sources(found: Preview) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(found.by or "")
-    for heading in ("kept", "of them", "of its rows"):
-        table.add_column(heading, justify="right")
-    for source, number in found.kept.by_source().items():
-        of = found.pool_sources.get(source)
-        own = share(number, of) if of else NONE
-        table.add_row(
-            Text(one_line(source, 60)), count(number), share(number, found.kept.rows), own
-        )
-    return table
