@@ -77,13 +77,23 @@ def load_job(
             ),
         }
     )
-    folders = [
+    return Job(config, pipeline.stages, _prompt_folders(config_file, pipeline.name))
+
+
+def _prompt_folders(config_file: Path, job: str) -> list[Path]:
+    """Folders that prompts are looked up in, in order: the job's own before those all jobs share.
+
+    The folders of other jobs come last, so that a new job can use their prompts by name.
+    """
+    roots = [
         config_file.parent / "prompts",
         config_file.parent.parent / "prompts",
         Path.cwd() / "configs" / "prompts",
         _REPOSITORY / "configs" / "prompts",
     ]
-    return Job(config, pipeline.stages, [folder for folder in folders if folder.is_dir()])
+    own = [folder for root in roots for folder in (root / job.replace("-", "_"), root)]
+    others = [folder for root in roots for folder in sorted(root.glob("*/"))]
+    return [folder for folder in dict.fromkeys(own + others) if folder.is_dir()]
 
 
 def _absolute(path: str) -> str:

@@ -79,7 +79,7 @@ def prepare(
         embedder=embedder,
         embedder_revision=embedder_revision,
         prompts=prompts,
-        llms={name: config.llms[name].identity(revisions[name]) for name in used},
+        llms={name: config.llms[name].identity_with(revisions[name]) for name in used},
         models=stage_models,
         stages=of_job,
         revisions=stage_revisions,

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from ray_pipeline.core.config import (
-    Execution,
-    Section,
-)
+from ray_pipeline.core.config import AddedWith, Execution, Section
 from ray_pipeline.llm.types import Sampling
 
 
-class Prices(BaseModel):
+class Prices(Section):
     """US dollars for a million tokens. ``cached_prompt`` defaults to the price of ``prompt``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt: float = Field(ge=0)
     cached_prompt: float | None = Field(None, ge=0)
@@ -29,10 +24,8 @@ class Prices(BaseModel):
         return (fresh * self.prompt + cached * cached_price + completion * self.completion) / 1e6
 
 
-class LlmConfig(BaseModel):
+class LlmConfig(Section):
     """One named model under ``llms:``. What is not marked `Execution` is its identity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     revision: str | None = None
@@ -43,7 +36,7 @@ class LlmConfig(BaseModel):
 
     engine: Annotated[Literal["auto", "vllm", "openai", "transformers"], Execution] = "auto"
     #: How often an unusable answer is asked again, with the error in view.
-    reasks: Annotated[int, Execution] = Field(2, ge=0)
+    reasks: Annotated[int, AddedWith(2)] = Field(2, ge=0)
 
     # An API (engine: openai)
     base_url: Annotated[str | None, Execution] = None
@@ -66,10 +59,10 @@ class LlmConfig(BaseModel):
     num_cpus: Annotated[float | None, Execution] = Field(None, ge=0)
     num_gpus: Annotated[float | None, Execution] = Field(None, ge=0)
     tensor_parallel_size: Annotated[int, Execution] = Field(1, ge=1)
-    max_model_len: Annotated[int | None, Execution] = Field(None, ge=16)
+    max_model_len: Annotated[int | None, AddedWith(None)] = Field(None, ge=16)
     max_num_seqs: Annotated[int, Execution] = Field(64, ge=1)
     batch_size: Annotated[int, Execution] = Field(32, ge=1)
-    dtype: Annotated[str, Execution] = "bfloat16"
+    dtype: Annotated[str, AddedWith("bfloat16")] = "bfloat16"
     #: Name or folder of a LoRA adapter for the model.
     adapter: str | None = None
     #: Further arguments of vLLM's AsyncEngineArgs.
@@ -89,11 +82,9 @@ class LlmConfig(BaseModel):
             )
         return self
 
-    def identity(self, weights: str) -> dict[str, Any]:
+    def identity_with(self, weights: str) -> dict[str, Any]:
         """What changes this model's answers; ``weights`` tells its weights apart."""
-        fields = type(self).model_fields
-        execution = {name for name, info in fields.items() if Execution in info.metadata}
-        return {**self.model_dump(mode="json", exclude=execution), "weights": weights}
+        return {**self.identity(), "weights": weights}
 
     def sampling(self) -> Sampling:
         """The model's defaults; a prompt may override them."""
