@@ -97,7 +97,7 @@ def _of_csv(file: Path, text: str) -> Iterator[tuple[int, object]]:
             yield rows.line_num, row[COLUMN]
     except csv.Error as error:
         line = rows.reader.line_num
-        raise UserError(f"{file}, line {line}: not CSV: {error}: mend the line") from None
+        raise UserError(f"{file}, line {line}: not CSV: {error}: fix the line") from None
 
 
 def _check_columns(file: Path, names: list[str]) -> None:

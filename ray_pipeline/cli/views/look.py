@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from statistics import median
 from typing import Any, Literal
 
@@ -17,11 +16,11 @@ from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT
 from ray_pipeline.core.text import count, dollars, duration, figure, one_line, plain, shortened
 from ray_pipeline.report.sections.evaluation import in_order
 from ray_pipeline.report.sections.search import best_parameters, default_loss
-from ray_pipeline.rundir.account import LlmUsage
-from ray_pipeline.rundir.ledger import Ledger, LedgerEntry
+from ray_pipeline.rundir.account import LlmUsage, StageAccount
+from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
 from ray_pipeline.rundir.reader import Answer, RunReader
+from ray_pipeline.rundir.rows import Rows
 from ray_pipeline.rundir.trace import Change, Event, Trace
-from ray_pipeline.rundir.trace import trace as trace_row
 from ray_pipeline.rundir.trainings import Training, finite, trainings
 
 #: Characters of one value in `rows`, and of each side of a change in `trace`.
@@ -73,7 +72,7 @@ def _account(ledger: Ledger) -> Table:
 
 
 def _account_cells(entry: LedgerEntry) -> dict[str, str]:
-    """Texts by column; a nothing is left out, so that what is there stands out."""
+    """Texts by column. Zeros are shown as blanks."""
     account, llm = entry.account, entry.account.llm or LlmUsage()
     numbers = {
         "created": account.created,
@@ -104,39 +103,38 @@ def _reasons(ledger: Ledger) -> Table:
     return table
 
 
-def print_rows(
-    console: Console,
-    reader: RunReader,
-    stage: str,
-    status: str | None = None,
-    reason: str | None = None,
-    limit: int = 20,
-    as_json: bool = False,
-) -> None:
-    """Print rows of a stage as they are found, as JSON lines where a program reads them.
+def print_json_rows(console: Console, rows: Rows) -> None:
+    """Print rows as they are read, one JSON object a line."""
+    for row in _dicts(rows):
+        console.file.write(orjson.dumps(row, str).decode() + "\n")
 
-    Raises:
-        UserError: no such stage or status.
+
+def print_rows(console: Console, rows: Rows, account: StageAccount, limit: int) -> None:
+    """Print rows as they are read, and how many there are in all.
+
+    Args:
+        console: where to.
+        rows: of one stage.
+        account: of that stage.
+        limit: the most rows that `rows` yields.
     """
-    found = islice(reader.iter_rows(stage, status, reason), limit)
-    if as_json:
-        for row in found:
-            console.file.write(orjson.dumps(row, str).decode() + "\n")
-        return
-    note = reader.kept_note(stage) if status in (None, KEPT) and reason is None else None
-    if note:
-        console.print(Text(f"{note}\n", "italic"))
+    if rows.note is not None:
+        console.print(Text(f"{rows.note}\n", "italic"))
     shown = 0
-    for row in found:
+    for row in _dicts(rows):
         console.print(_row(row))
         shown += 1
-    console.print(_how_many(reader, stage, shown, limit))
+    console.print(_how_many(account, shown, limit))
 
 
-def _how_many(reader: RunReader, stage: str, shown: int, limit: int) -> Text:
-    account = reader.entry(stage).account
+def _dicts(rows: Rows) -> Iterator[dict[str, Any]]:
+    return (row for batch in rows for row in batch.to_pylist())
+
+
+def _how_many(account: StageAccount, shown: int, limit: int) -> Text:
     kept, dropped, failed = count(account.kept), count(account.dropped), count(account.failed)
-    text = f"{count(shown)} rows shown; {stage} kept {kept}, dropped {dropped}, failed {failed}"
+    text = f"{count(shown)} rows shown; "
+    text += f"{account.name} kept {kept}, dropped {dropped}, failed {failed}"
     return Text(text + (". --limit N shows more" if shown == limit else ""), "dim")
 
 
@@ -154,17 +152,17 @@ def _row(row: dict[str, Any]) -> RenderableType:
     return Group(title, Padding(values, (0, 0, 1, 2), expand=False))
 
 
-def trace(reader: RunReader, row_id: str) -> RenderableType:
+def trace(life: Trace, status: Status) -> RenderableType:
     """The life of one row, stage by stage.
 
-    Raises:
-        UserError: no row has this id, or several begin so.
+    Args:
+        life: of the row.
+        status: of the run.
     """
-    life = trace_row(reader, row_id)
     parts: list[RenderableType] = [_origin(life)]
     for event in life.events:
         parts += [Text(), *_event(event)]
-    parts.append(Text("\n" + _end(reader, life)))
+    parts.append(Text("\n" + _end(life, status)))
     return Group(*parts)
 
 
@@ -226,12 +224,12 @@ def _answer(answer: Answer) -> Text:
     return Text(head, "dim").append(shortened(plain(answer.text), _SIDE), "not dim")
 
 
-def _end(reader: RunReader, life: Trace) -> str:
+def _end(life: Trace, status: Status) -> str:
     if life.events and life.events[-1].status != KEPT:
         return f"rests in {life.events[-1].stage}, which {life.events[-1].status} it"
     if life.waits_for is not None:
         return f"not through {' + '.join(life.waits_for)} yet"
-    if reader.ledger.status == "succeeded":
+    if status == "succeeded":
         return "came through every stage"
     return "came through every stage that is done"
 
