@@ -16,10 +16,9 @@ from ray_pipeline.rundir.trace import Trace, trace
 
 
 class Run:
-    """What a run directory holds. The run may be going on, or have ended in any way.
+    """What a run directory holds, whether the run is still running or how it ended.
 
-    The object shows the run as it stood when it was made: make another one to see how a run that
-    is going on has moved.
+    The ledger is read once. To see the progress of a run that is running, make another object.
 
     Args:
         uri: the run directory: a path or an ``s3://`` URI.

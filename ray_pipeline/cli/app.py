@@ -9,8 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from ray_pipeline.cli import diff, generate, look, models, preview, run
-from ray_pipeline.cli.common import errors_explained
 from ray_pipeline.cli.run import Address, RunDir, Sets, Until
+from ray_pipeline.cli.terminal import errors_explained
 
 if TYPE_CHECKING:
     from ray_pipeline.pipeline import Pipeline

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import orjson
 import typer
 
-from ray_pipeline.cli.common import native_output_hidden, out
+from ray_pipeline.cli.terminal import native_output_hidden, out
 
 app = typer.Typer()
 
@@ -29,7 +29,9 @@ def generate(
     ] = [],  # noqa: B006 - typer copies it
     file: Annotated[
         Path | None,
-        typer.Option(help="a file of questions: .txt, one a line; .jsonl or .csv, in `question`"),
+        typer.Option(
+            help="a file of questions: .txt, one a line; .csv, .jsonl, ...: the column `question`"
+        ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="tokens of an answer, at most")] = 128,
     temperature: Annotated[

@@ -1,4 +1,4 @@
-"""The commands that look at a run, also while it is going on: status, rows, trace, report."""
+"""The commands that look at a run, also while it is running: status, rows, trace, report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ray_pipeline.cli.common import RunDirectory, out
+from ray_pipeline.cli.terminal import RunDirectory, out
 
 app = typer.Typer()
 
@@ -44,7 +44,12 @@ def rows(
 
 
 @app.command()
-def trace(run: RunDirectory, row_id: Annotated[str, typer.Argument(metavar="ROW_ID")]) -> None:
+def trace(
+    run: RunDirectory,
+    row_id: Annotated[
+        str, typer.Argument(metavar="ROW_ID", help="a row's id, or its first digits (6 or more)")
+    ],
+) -> None:
     """Show the life of one row, stage by stage, before and after."""
     from ray_pipeline.cli.views import look as views
     from ray_pipeline.run import Run

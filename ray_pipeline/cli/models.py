@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ray_pipeline.cli.common import out
+from ray_pipeline.cli.terminal import out
 from ray_pipeline.core.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="The small models that come as packages.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ray_pipeline.cli.common import RunDirectory, out
+from ray_pipeline.cli.terminal import RunDirectory, out
 
 app = typer.Typer()
 

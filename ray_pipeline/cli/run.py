@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_pipeline.cli.common import EXIT_CODES, RunDirectory, err, native_output_hidden, out
+from ray_pipeline.cli.terminal import EXIT_CODES, RunDirectory, err, native_output_hidden, out
 
 if TYPE_CHECKING:
     from ray_pipeline.engine.run import Job

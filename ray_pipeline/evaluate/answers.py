@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.errors import UserError, first_line
 from ray_pipeline.models.decoding import Decoding, Generated, load_tokenizer, trained_format
 
 #: Answers a batch of questions.
@@ -44,7 +44,7 @@ def _check_writes(folder: str) -> None:
     try:
         architectures = AutoConfig.from_pretrained(folder).architectures or []
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"model '{folder}' cannot be loaded: {reason}") from None
     if architectures and not set(architectures) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
         raise UserError(

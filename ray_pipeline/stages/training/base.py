@@ -78,7 +78,7 @@ def same_tokenizer(folders: Sequence[str]) -> None:
     """
     from transformers import AutoTokenizer
 
-    from ray_pipeline.core.errors import UserError
+    from ray_pipeline.core.errors import UserError, first_line
     from ray_pipeline.train.teacher_cache import tokenizer_hash
 
     prints = {}
@@ -86,7 +86,7 @@ def same_tokenizer(folders: Sequence[str]) -> None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None
         prints[folder] = (tokenizer_hash(tokenizer), len(tokenizer))
     if len({print_ for print_, _ in prints.values()}) > 1:

@@ -17,7 +17,7 @@ from ray_pipeline.core.errors import BudgetExhausted, RunError, UserError
 #: By the status that a run ends with. Wrong input exits with 2.
 EXIT_CODES = {"succeeded": 0, "failed": 1, "budget_exhausted": 3, "interrupted": 130}
 
-# On copies of the two descriptors: while a run is going on, the originals belong to Ray
+# On copies of the two descriptors: while a run is in progress, the originals belong to Ray
 # (`native_output_hidden`). A file or a pipe has no width: tables then get a wide page.
 out = Console(
     file=os.fdopen(os.dup(1), "w", buffering=1),
@@ -90,6 +90,6 @@ def _opened(log: Path | None) -> IO[bytes]:
         return tempfile.TemporaryFile()
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        return log.open("a+b")  # a run that is going on there already may be writing to it
+        return log.open("a+b")  # another run in that directory may be writing to it
     except OSError:  # the run itself reports what is wrong with its directory
         return tempfile.TemporaryFile()
