@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +15,10 @@ import pyarrow as pa
 from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS, kept, set_column
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.engine.artifacts import Artifact
-from ray_pipeline.engine.prepare import Prepared
+from ray_pipeline.engine.artifacts import Artifact, check_artifacts
+from ray_pipeline.engine.cluster import check_resources, nodes_at
+from ray_pipeline.engine.prepare import Prepared, prepare
+from ray_pipeline.engine.run import Job
 from ray_pipeline.engine.segments import Segment, apply_map, told
 from ray_pipeline.llm.asker import RequestTemplate
 from ray_pipeline.llm.asking import Answer
@@ -45,6 +49,26 @@ class StagePlan:
     max_cost_usd: float | None = None
     #: What else there is to say about its cost.
     note: str | None = None
+
+
+def plan(job: Job, until: str | None = None) -> list[StagePlan]:
+    """Check all that a run would check, and say what it would do; nothing is run or written.
+
+    Args:
+        job: what would run.
+        until: the last stage; None: the one that the configuration names.
+
+    Raises:
+        UserError: what would stop the run: the configuration, the input, or a cluster too small.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = prepare(job.config, job.stage_types, job.prompt_folders, scratch, until)
+        storage = Storage(job.config.run_dir)
+        if remaining := unfinished(prepared, storage):
+            check_artifacts(remaining)
+            nodes = nodes_at(job.config.address, Path(scratch) / "ray.log")
+            check_resources(remaining, job.config.llms, nodes, job.config.autoscaling)
+        return make_plan(prepared, storage)
 
 
 def make_plan(prepared: Prepared, storage: Storage) -> list[StagePlan]:
