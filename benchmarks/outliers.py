@@ -47,6 +47,7 @@ def planted(files: Sequence[Path], folder: Path, rows: int) -> None:
         writer = csv.writer(file)
         writer.writerows([("Question", "Answer", "planted"), *real, *bad])
     configs = BENCHMARKS.parent / "configs"
+    prompts = configs / "prompts" / "qa_distillation"
     config = yaml.safe_load((configs / "qa_distillation" / "local.yaml").read_text())
     config |= {
         "job": str(BENCHMARKS.parent / "jobs" / "qa_distillation.py"),
@@ -57,8 +58,8 @@ def planted(files: Sequence[Path], folder: Path, rows: int) -> None:
     config["stages"]["outliers"] |= {"judge": "all"}
     for stage in config["stages"].values():
         if "prompt" in stage:
-            stage["prompt"] = str(configs / "prompts" / f"{stage['prompt']}.yaml")
-    config["stages"]["outliers"]["prompt"] = str(configs / "prompts" / "outlier_judge.yaml")
+            stage["prompt"] = str(prompts / f"{stage['prompt']}.yaml")
+    config["stages"]["outliers"]["prompt"] = str(prompts / "outlier_judge.yaml")
     run_dir = run_config(folder, config, "--until", "outliers")
     found = stage_rows(run_dir, "outliers")
     print(f"{len(found)} rows reach the verdict, {sum(bool(r['planted']) for r in found)} planted")

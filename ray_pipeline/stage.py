@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from ray_pipeline.core.config import Execution
+from ray_pipeline.core.config import Execution, Section
 from ray_pipeline.core.rows import set_column
 
 if TYPE_CHECKING:
@@ -39,16 +39,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-class StageConfig(BaseModel):
-    """What every stage's configuration has. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def identity(self) -> dict[str, Any]:
-        """The fields that change the result, as plain data: all but the `Execution` ones."""
-        fields = type(self).model_fields
-        execution = {name for name, info in fields.items() if Execution in info.metadata}
-        return self.model_dump(mode="json", exclude=execution)
+class StageConfig(Section):
+    """What every stage's configuration has."""
 
 
 @dataclass(frozen=True)

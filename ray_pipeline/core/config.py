@@ -5,22 +5,86 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from ray_pipeline.core.errors import UserError
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
 
+class _ExecutionMark:
+    """The type of `Execution`."""
+
+
+#: Marks a field of a `Section`, as in ``actors: Annotated[int, Execution] = 1``. Such a field says
+#: where, how fast and with how much patience something is computed, never what: which rows go in,
+#: what is asked of a model and which answers are accepted stay the same. So a change of it keeps
+#: what is finished. What it may change: the last digits of floating-point results (another batch
+#: size, another device), an answer that is sampled by another engine, and whether a row fails
+#: because a server was slower than the patience allowed.
+Execution = _ExecutionMark()
+
+
+@dataclass(frozen=True)
+class AddedWith:
+    """Marks a field that was added when runs existed already; they meant `before`.
+
+    It is left out of the identity where `before` is both its default and its value. So the
+    fingerprints of older runs stand, and only configurations that set the field get new ones.
+    """
+
+    before: Any
+
+
 class Section(BaseModel):
     """A part of a configuration. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that change results, as plain data: those of nested sections likewise.
+
+        Fields marked `Execution` are left out, at any depth.
+        """
+        data: dict[str, Any] = self.model_dump(mode="json", exclude=_not_identity(self))
+        return data
+
+
+def _not_identity(section: Section) -> dict[str, Any]:
+    """What pydantic is to exclude from the dump of a section: fields, and fields of fields."""
+    excluded: dict[str, Any] = {}
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if Execution in info.metadata or _is_as_before(info, value):
+            excluded[name] = True
+        elif inner := _inside(value):
+            excluded[name] = inner
+    return excluded
+
+
+def _is_as_before(info: FieldInfo, value: Any) -> bool:
+    marks = [mark for mark in info.metadata if isinstance(mark, AddedWith)]
+    return any(value == info.default == mark.before for mark in marks)
+
+
+def _inside(value: Any) -> dict[Any, Any]:
+    """What to exclude of a field's value: of a section, or of those in a mapping or a list."""
+    if isinstance(value, Section):
+        return _not_identity(value)
+    if isinstance(value, dict):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {}
+    return {key: inner for key, item in items if (inner := _inside(item))}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -42,30 +106,47 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def override(raw: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Apply ``a.b=value`` assignments (the value is YAML) to a copy of the raw configuration.
+def override(
+    raw: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any]
+) -> dict[str, Any]:
+    """Set some keys of a copy of the raw configuration.
+
+    Args:
+        raw: the configuration.
+        overrides: assignments as in ``budget.max_cost_usd=5``, whose values are YAML, or a
+            mapping from dotted keys to values.
 
     Raises:
         UserError: an assignment without ``=``, or one that goes through a value.
     """
-    result = _deep_copy(raw)
-    for assignment in assignments:
+    result: dict[str, Any] = _deep_copy(dict(raw))
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            _set(result, key, value, f"override {key!r}")
+        return result
+    for assignment in overrides:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise UserError(f"--set {assignment}: expected KEY=VALUE, as in budget.max_cost_usd=5")
-        *parents, last = key.split(".")
-        section = result
-        for parent in parents:
-            if section.get(parent) is None:
-                section[parent] = {}
-            section = section[parent]
-            if not isinstance(section, dict):
-                raise UserError(f"--set {assignment}: {parent} is a value, not a section")
         try:
-            section[last] = yaml.safe_load(text)
+            value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"--set {assignment}: the value is not YAML: {error}") from None
+        _set(result, key, value, f"--set {assignment}")
     return result
+
+
+def _set(config: dict[str, Any], key: str, value: Any, what: str) -> None:
+    """Set a dotted key, in place."""
+    *parents, last = key.split(".")
+    section = config
+    for parent in parents:
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            raise UserError(f"{what}: {parent} is a value, not a section")
+    section[last] = value
 
 
 def _deep_copy(value: Any) -> Any:
@@ -124,11 +205,3 @@ def _section_of(annotation: Any) -> Any:
     if isinstance(annotation, types.UnionType):
         return next((a for a in typing.get_args(annotation) if a is not type(None)), None)
     return annotation
-
-
-class _ExecutionMark:
-    """Marks a configuration field that changes how fast a stage runs, never what it makes."""
-
-
-#: ``actors: Annotated[int, Execution] = 1``
-Execution = _ExecutionMark()

@@ -24,15 +24,14 @@ from typing import Any, Literal
 import jinja2
 import jinja2.sandbox
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from ray_pipeline.core.config import Section
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.llm.types import AnswerFormat, Message, Sampling
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Answer(Section):
     format: Literal["text", "label", "json"] = "text"
     labels: tuple[str, ...] = ()
     json_schema: dict[str, Any] | None = Field(None, alias="schema")
@@ -48,25 +47,19 @@ class _Answer(BaseModel):
         return self
 
 
-class _Sampling(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Sampling(Section):
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     stop: tuple[str, ...] | None = None
 
 
-class _Example(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Example(Section):
     user: str
     assistant: str
 
 
-class _PromptFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _PromptFile(Section):
     description: str = ""
     system: str | None = None
     user: str

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.errors import UserError, first_line
 from ray_pipeline.models.text import TextConfig, Tokeniser, text_config
 
 #: The question itself, for models of which nobody wrote down what they were trained on.
@@ -117,7 +117,7 @@ def load_tokenizer(folder: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
             f"the tokenizer of {folder} cannot be loaded: {reason}. Save it beside the model: "
             "tokenizer.save_pretrained(folder)"

@@ -17,12 +17,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import Field
 
+from ray_pipeline.core.config import AddedWith, Section
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import DROPPED, KEPT
 
@@ -44,10 +45,8 @@ SCHEMA = pa.schema(
 )
 
 
-class TextConfig(BaseModel):
-    """How a row becomes a training text. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class TextConfig(Section):
+    """How a row becomes a training text."""
 
     style: Literal["auto", "chat", "plain"] = Field(
         "auto", description="chat: the tokenizer's template; auto: chat where it has one"
@@ -62,20 +61,9 @@ class TextConfig(BaseModel):
         "cut_answer",
         description="a longer text loses the end of its answer, or is dropped whole",
     )
-    learn: Literal["answer", "all"] = Field(
+    learn: Annotated[Literal["answer", "all"], AddedWith("answer")] = Field(
         "answer", description="all: the prompt's tokens too, but the first, which none predicts"
     )
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: Any) -> dict[str, Any]:
-        """Without ``learn`` where it says what was meant before it was there.
-
-        So fingerprints of runs that are older than the field stay what they are.
-        """
-        data: dict[str, Any] = handler(self)
-        if self.learn == "answer" == type(self).model_fields["learn"].default:
-            data.pop("learn")
-        return data
 
 
 @dataclass

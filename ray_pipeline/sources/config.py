@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ray_pipeline.core.config import Section
 
 
-class SourceConfig(BaseModel):
+class SourceConfig(Section):
     """Where the rows come from.
 
     ``path`` is a file, a directory, a glob, or an ``s3://`` URI of one of these; a folder written
     by ``datasets.save_to_disk``; or ``hf://NAME`` for a data set of the hub (with ``split``).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str | list[str]
     #: Pipeline's name of a column -> the file's name of it. Other columns keep their names.

@@ -6,15 +6,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.config import Section
+from ray_pipeline.core.errors import UserError, first_line
 
 
-class AdapterConfig(BaseModel):
+class AdapterConfig(Section):
     """LoRA (Hu et al. 2021); with ``four_bit`` QLoRA (Dettmers et al. 2023)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1, description="scale of the update: alpha / rank")
@@ -71,7 +70,7 @@ def with_adapter(model: Any, config: AdapterConfig, seed: int) -> Any:
         try:
             return get_peft_model(model, lora)
         except ValueError as error:
-            raise UserError(f"adapter.targets: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(f"adapter.targets: {first_line(error)}") from error
 
 
 def _never_packed(model: Any) -> None:

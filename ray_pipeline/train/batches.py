@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from ray_pipeline.core.config import Execution, Section
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import KEPT
 
@@ -33,19 +34,19 @@ Ints = npt.NDArray[np.int64]
 Layout = Literal["right", "left", "packed"]
 
 
-class BatchConfig(BaseModel):
-    """Sizes of steps and micro-batches. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class BatchConfig(Section):
+    """Sizes of steps and micro-batches."""
 
     step_rows: int | None = Field(256, ge=1, description="rows an update; the seed's 32 x 8")
     step_tokens: int | None = Field(
         None, ge=1, description="tokens an update, in place of step_rows (set that to null)"
     )
-    batch_tokens: int = Field(
+    batch_tokens: Annotated[int, Execution] = Field(
         8192, ge=1, description="tokens a forward pass, padding included; as memory allows"
     )
-    batch_rows: int | None = Field(None, ge=1, description="rows a forward pass, at most")
+    batch_rows: Annotated[int | None, Execution] = Field(
+        None, ge=1, description="rows a forward pass, at most"
+    )
     window_steps: int = Field(
         1,
         ge=1,

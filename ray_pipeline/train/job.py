@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import orjson
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from ray_pipeline.core.config import Section
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig
@@ -41,10 +42,8 @@ from ray_pipeline.train.student import (
 from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
 
 
-class WorkersConfig(BaseModel):
-    """Processes that train one model. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class WorkersConfig(Section):
+    """Processes that train one model."""
 
     number: int = Field(1, ge=1, description="processes; 1 without a GPU trains in the run's own")
     cpus: float = Field(1, gt=0, description="CPUs of each, where they are several")

@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from ray_pipeline.core.config import Execution, Section
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.models.device import Precision, autocast
 from ray_pipeline.train.batches import Batch, BatchPlan, Position
@@ -33,10 +34,8 @@ from ray_pipeline.train.losses import Objective, TeacherSignal, answer_loss
 from ray_pipeline.train.replica import Replica, Whole
 
 
-class LoopConfig(BaseModel):
-    """How the weights are moved. The defaults are the seed's. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class LoopConfig(Section):
+    """How the weights are moved. The defaults are the seed's."""
 
     learning_rate: float = Field(6.795e-5, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -46,7 +45,9 @@ class LoopConfig(BaseModel):
     epochs: int = Field(3, ge=1)
     max_steps: int | None = Field(None, ge=1)
     evaluate_every: int | None = Field(None, ge=1, description="steps; null: once an epoch")
-    checkpoint_every: int | None = Field(None, ge=1, description="steps; null: at evaluations")
+    checkpoint_every: Annotated[int | None, Execution] = Field(
+        None, ge=1, description="steps; null: at evaluations"
+    )
     patience: int | None = Field(
         4, ge=1, description="evaluations without a lower validation loss before it stops"
     )

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from ray_pipeline.core.config import Section
 
 
-class ScratchConfig(BaseModel):
+class ScratchConfig(Section):
     """A GPT-2 architecture (Radford et al. 2019). Unknown keys are errors.
 
     The defaults make the seed's 500M: 498,545,920 parameters with GPT-2's 50,257 tokens (22 layers
     of 19,677,440, embeddings of 64,328,960 and 1,310,720, and the last norm's 2,560).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     architecture: Literal["gpt2"] = "gpt2"
     n_layer: int = Field(22, ge=1, description="layers")

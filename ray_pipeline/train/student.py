@@ -17,15 +17,14 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.config import Section
+from ray_pipeline.core.errors import RunError, UserError, first_line
 
 
-class StudentConfig(BaseModel):
-    """Which student. One of the fields is set. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class StudentConfig(Section):
+    """Which student. One of the fields is set."""
 
     every: int | None = Field(None, ge=1, description="keep every k-th layer of the teacher")
     layers: list[int] | None = Field(None, min_length=1, description="keep these, from 0")
@@ -93,7 +92,7 @@ def load(name: str, dtype: torch.dtype = torch.float32, quantization: Any = None
             name, dtype=dtype, quantization_config=quantization
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"model '{name}' cannot be loaded: {reason}") from error
 
 

@@ -62,11 +62,17 @@ class Cell:
     def digest(self) -> str:
         """Identity of the training: cells with the same one are one training."""
         job = self.job
-        loop = job.loop.model_dump(exclude={"checkpoint_every"})
-        batches = job.batches.model_dump(exclude={"batch_tokens", "batch_rows"})
         pace = [job.pace.budget_tokens, job.pace.evaluations, job.pace.warmup_share]
         assert job.model.scratch is not None
-        return fingerprint([self.identity, job.model.scratch.model_dump(), loop, batches, pace])
+        return fingerprint(
+            [
+                self.identity,
+                job.model.scratch.identity(),
+                job.loop.identity(),
+                job.batches.identity(),
+                pace,
+            ]
+        )
 
     def record(self) -> dict[str, Any] | None:
         """What came of it, where it is finished and its model is kept if it is to be."""

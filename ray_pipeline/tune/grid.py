@@ -19,7 +19,7 @@ import ray.exceptions
 import torch
 from ray import tune
 
-from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError, UserError, first_line, last_line
 from ray_pipeline.train.job import Training, WorkersConfig
 from ray_pipeline.train.launch import run_training
 from ray_pipeline.train.loop import Diverged, World
@@ -55,7 +55,7 @@ def run_grid(cells: Sequence[Cell], workers: TrialWorkers, say: Callable[[str], 
         try:
             _attempt(left, len(different(cells)), workers, say)
         except (tune.TuneError, ray.exceptions.RayError, Broken) as error:
-            last = str(error).strip().splitlines()[-1]
+            last = last_line(error)
             failed = 1 if len(_left(cells)) < len(left) else failed + 1
             if failed > _MAX_FAILURES:
                 raise RunError(f"the experiment failed: {last}") from error
@@ -159,7 +159,7 @@ class CellTrial(tune.Trainable):
             self._cell.finish(diverged=str(error))
             return {"done": True}
         except torch.cuda.OutOfMemoryError as error:
-            memory = f"the GPU's memory is full ({str(error).splitlines()[0]}): lower "
+            memory = f"the GPU's memory is full ({first_line(error)}): lower "
             mend = "batches.batch_tokens or set gradient_checkpointing: true"
             return {"refused": (UserError.__name__, memory + mend), "done": True}
         except (UserError, RunError) as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from ray_pipeline.core.config import Section
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.train.loop import LoopConfig
@@ -14,10 +15,8 @@ from ray_pipeline.train.losses import Objective
 BEST = "search/best.json"
 
 
-class Parameters(BaseModel):
+class Parameters(Section):
     """What distillation is searched over: ``alpha·CE + beta·T²·KL``, and the learning rate."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     alpha: float
     beta: float
@@ -38,10 +37,8 @@ class Parameters(BaseModel):
         return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in self)
 
 
-class Range(BaseModel):
-    """Where a parameter is looked for, both ends included. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Range(Section):
+    """Where a parameter is looked for, both ends included."""
 
     low: float = Field(ge=0)
     high: float
@@ -57,10 +54,8 @@ class Range(BaseModel):
         return f"{self.low:g} to {self.high:g}"
 
 
-class Space(BaseModel):
-    """The ranges of a search, around the seed's values. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Space(Section):
+    """The ranges of a search, around the seed's values."""
 
     alpha: Range = Range(low=0.1, high=1.0)
     beta: Range = Range(low=0.05, high=1.0)
@@ -84,10 +79,8 @@ class Space(BaseModel):
         ]
 
 
-class PruningConfig(BaseModel):
-    """When a search stops trials that fall behind. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class PruningConfig(Section):
+    """When a search stops trials that fall behind."""
 
     grace: int = Field(1, ge=1, description="evaluations before the first decision")
     reduction: float = Field(

@@ -21,7 +21,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.errors import RunError, last_line
 from ray_pipeline.core.hashing import fingerprint
 from ray_pipeline.train.job import TrainingJob
 from ray_pipeline.tune.observer import Observer
@@ -94,7 +94,7 @@ def search(
             # Ray Tune repeats a trial whose process was lost, but does not get over everything: of
             # one that dies between two trials (2.60) it counts the loss twice and gives the second
             # trial up. With what is recorded it can begin anew.
-            reason = str(error).strip().splitlines()[-1]
+            reason = last_line(error)
             failed = 1 if len(trials.records) > done else failed + 1
             if failed > _MAX_FAILURES:
                 raise RunError(f"the search failed: {reason}") from error

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 from pydantic import Field
 
-from ray_pipeline.core.config import Execution
+from ray_pipeline.core.config import AddedWith
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate.experiment.analysis import Question, analyse
@@ -44,7 +44,9 @@ class AnalyseConfig(StageConfig):
     vocabulary: int | None = Field(
         None, ge=2, description="tokens an untrained model chooses from; null: the tokenizer's"
     )
-    dpi: Annotated[int, Execution] = Field(300, ge=30, description="of the PNG files; the seed's")
+    dpi: Annotated[int, AddedWith(300)] = Field(
+        300, ge=30, description="of the PNG files; the seed's"
+    )
 
 
 class AnalyseTradeoff(ArtifactStage):

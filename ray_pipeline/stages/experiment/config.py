@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from ray_pipeline.core.config import Execution
+from ray_pipeline.core.config import Execution, Section
 from ray_pipeline.models.device import Precision
 from ray_pipeline.rundir.layout import CONTROL
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
@@ -17,10 +17,8 @@ from ray_pipeline.train.scratch import ScratchConfig
 from ray_pipeline.tune.cells import Mode
 
 
-class SubsetSettings(BaseModel):
-    """How a subset and its control are trained; null: as the seed does. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class SubsetSettings(Section):
+    """How a subset and its control are trained; null: as the seed does."""
 
     epochs: int | None = Field(None, ge=1)
     learning_rate: float | None = Field(None, gt=0)
@@ -38,10 +36,8 @@ _SEED = {
 }
 
 
-class CellLoopConfig(BaseModel):
-    """How the weights of every cell are moved; the seed's values. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class CellLoopConfig(Section):
+    """How the weights of every cell are moved; the seed's values."""
 
     schedule: Literal["cosine", "linear", "constant"] = "linear"
     warmup: float = Field(
@@ -50,7 +46,9 @@ class CellLoopConfig(BaseModel):
     weight_decay: float = Field(0.01, ge=0, description="of matrices, not of biases and norms")
     clip_norm: float | None = Field(1.0, gt=0, description="largest norm of a step's gradient")
     precision: Precision = Field("auto", description="of the forward pass; see stages.distil.loop")
-    checkpoint_every: int | None = Field(None, ge=1, description="steps; null: at evaluations")
+    checkpoint_every: Annotated[int | None, Execution] = Field(
+        None, ge=1, description="steps; null: at evaluations"
+    )
 
 
 class CellBatchConfig(BatchConfig):
@@ -103,14 +101,6 @@ class TrainSubsetsConfig(TrialWorkersConfig):
         if values is not None and min(values) <= 0:
             raise ValueError("a learning rate must be above 0")
         return values
-
-    def identity(self) -> dict[str, Any]:
-        """Without what makes it faster only."""
-        identity = super().identity()
-        identity["loop"].pop("checkpoint_every")
-        for name in ("batch_tokens", "batch_rows"):
-            identity["batches"].pop(name)
-        return identity
 
     def settings_of(self, subset: str, rows: int) -> SubsetSettings:
         """A subset's settings, complete: as configured, else the seed's."""

@@ -203,7 +203,7 @@ class TrainSubsets(ArtifactStage):
         """What cells depend on besides their own configuration."""
         rows = [part.digest, census.validation.digest, census.test.digest]
         tokenizer = self.settings.revisions[self.settings.stages[Tokenise.name].model]
-        return [self.version, *rows, tokenizer, self.text.model_dump()]
+        return [self.version, *rows, tokenizer, self.text.identity()]
 
     def _check_rows(self, census: Census) -> None:
         for name, part in census.subsets.items():

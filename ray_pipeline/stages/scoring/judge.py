@@ -1,7 +1,8 @@
 """A model's judgement of a row on the four dimensions that the heuristics measure.
 
-The rubric is a prompt file with a JSON schema (`configs/prompts/judge_quality.yaml`): an integer
-for each dimension, whose range is read from the schema and mapped to 0 to 1.
+The rubric is a prompt file with a JSON schema
+(`configs/prompts/quality_tradeoff/judge_quality.yaml`): an integer for each dimension, whose range
+is read from the schema and mapped to 0 to 1.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ def ranges(prompt: Prompt) -> dict[str, tuple[float, float]]:
             raise UserError(
                 f"prompt {prompt.name}: answer: the judge needs a JSON schema that requires "
                 f"'{name}' as an integer or number with a minimum and a larger maximum; "
-                f"it has {field or 'nothing'}. See configs/prompts/judge_quality.yaml"
+                f"it has {field or 'nothing'}. "
+                "See configs/prompts/quality_tradeoff/judge_quality.yaml"
             )
         found[name] = (low, high)
     return found

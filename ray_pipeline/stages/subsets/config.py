@@ -7,8 +7,9 @@ import re
 from fractions import Fraction
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ray_pipeline.core.config import Section
 from ray_pipeline.rundir.layout import CONTROL
 from ray_pipeline.stage import StageConfig
 
@@ -17,11 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MOST_SUBSETS = 32
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Subset(_Section):
+class Subset(Section):
     """How large a subset is: by one of four measures.
 
     A share is of the pool, rounded up to a whole row. The quantile q of the pool is the smallest of
@@ -67,7 +64,7 @@ def exact(number: float) -> Fraction:
     return Fraction(repr(number))
 
 
-class Quota(_Section):
+class Quota(Section):
     """How much of a subset one source may make up."""
 
     column: str = Field("source", description="the column that says where a row comes from")

@@ -17,9 +17,6 @@ from ray_pipeline.train.batches import BatchConfig
 from ray_pipeline.train.job import TrainingJob, WorkersConfig
 from ray_pipeline.train.loop import LoopConfig
 
-#: Fields that change where and how fast a model is trained, not what it becomes.
-_EXECUTION = {"loop": {"checkpoint_every"}, "batches": {"batch_tokens", "batch_rows"}}
-
 
 class TrainingConfig(StageConfig):
     """Configuration of a stage that trains."""
@@ -27,14 +24,6 @@ class TrainingConfig(StageConfig):
     loop: LoopConfig = LoopConfig()
     batches: BatchConfig = BatchConfig()
     workers: Annotated[WorkersConfig, Execution] = WorkersConfig()
-
-    def identity(self) -> dict[str, Any]:
-        """Without what makes it faster only."""
-        identity = super().identity()
-        for section, names in _EXECUTION.items():
-            for name in names:
-                identity[section].pop(name)
-        return identity
 
 
 class TrainingStage(ArtifactStage):
@@ -89,7 +78,7 @@ def same_tokenizer(folders: Sequence[str]) -> None:
     """
     from transformers import AutoTokenizer
 
-    from ray_pipeline.core.errors import UserError
+    from ray_pipeline.core.errors import UserError, first_line
     from ray_pipeline.train.teacher_cache import tokenizer_hash
 
     prints = {}
@@ -97,7 +86,7 @@ def same_tokenizer(folders: Sequence[str]) -> None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None
         prints[folder] = (tokenizer_hash(tokenizer), len(tokenizer))
     if len({print_ for print_, _ in prints.values()}) > 1:

@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from ray_pipeline.core.config import Section
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models import packaged as models
@@ -33,10 +34,8 @@ from ray_pipeline.tune.trials import TrialRecord, Trials, best
 TRIALS, TABLE, BEST_CONFIG = "search/trials.jsonl", "search/trials.csv", "search/best.yaml"
 
 
-class TrialLoopConfig(BaseModel):
+class TrialLoopConfig(Section):
     """What differs in a trial's training loop; null: as in ``stages.distil.loop``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int | None = Field(None, ge=1)
     max_steps: int | None = Field(None, ge=1)

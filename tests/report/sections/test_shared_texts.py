@@ -8,14 +8,15 @@ from support.made_qa_run import Row, made_qa_run
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.sections.shared_texts import read
 from ray_pipeline.rundir.reader import RunReader
+from ray_pipeline.rundir.rows import Rows
 
 
 def test_rows_with_one_question_are_grouped(tmp_path: Path) -> None:
     run = made_qa_run(str(tmp_path))
     (shared,) = read(ReportReader(run.storage.root)) or []
     assert (shared.column, shared.text) == ("same_question_group", "question")
-    rows = RunReader(run.storage.root).iter_rows("deduplicate", "kept")
-    keys = [row["same_question_group"] for row in rows]
+    kept = Rows(RunReader(run.storage.root), "deduplicate", "kept").to_arrow()
+    keys = kept["same_question_group"].to_pylist()
     assert shared.rows == sum(key is not None for key in keys)
     assert shared.groups == len({key for key in keys if key is not None})
     assert shared.is_whole

@@ -9,7 +9,7 @@ from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.stages.questions.augment import AugmentCasual, AugmentFormal, AugmentFormalConfig
 from ray_pipeline.stages.text.paraphrases import asks, same_numbers, same_words, tidy
 
-PROMPTS = REPOSITORY / "configs" / "prompts"
+PROMPTS = REPOSITORY / "configs" / "prompts" / "qa_distillation"
 ROW = {"question": "Who wrote Emma?", "answer": "Jane Austen", "topic": "books", "note": "old"}
 LONG = "Because warm air rises over the land by day and cool air from the sea takes its place"
 

@@ -17,7 +17,7 @@ from ray_pipeline.stages.questions.rephrase import (
     found_needs,
 )
 
-PROMPTS = REPOSITORY / "configs" / "prompts"
+PROMPTS = REPOSITORY / "configs" / "prompts" / "qa_distillation"
 STATEMENT = {"question": "This city is the capital of France.", "answer": "Paris", "extra": 1}
 LONG = "Because warm air rises over the land by day and cool air from the sea takes its place"
 

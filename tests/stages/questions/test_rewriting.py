@@ -11,7 +11,7 @@ from ray_pipeline.stages.questions.fill_in_blank import FillInBlank, FillInBlank
 from ray_pipeline.stages.questions.multiple_choice import MultipleChoice, MultipleChoiceConfig
 from ray_pipeline.stages.text import answers as answer_checks
 
-PROMPTS = REPOSITORY / "configs" / "prompts"
+PROMPTS = REPOSITORY / "configs" / "prompts" / "qa_distillation"
 BLANK = {"question": "The capital of France is ____.", "answer": "Paris", "extra": 1}
 ROW = {
     "question": "This city is the capital of France. (A) Paris (B) Rome",

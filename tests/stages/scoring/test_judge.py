@@ -18,7 +18,7 @@ from ray_pipeline.rundir.responses import Response
 from ray_pipeline.stage import Row, Settings
 from ray_pipeline.stages.scoring.judge import WEIGHTS, JudgeQuality, JudgeQualityConfig, ranges
 
-PROMPT = Prompt.load(REPOSITORY / "configs" / "prompts" / "judge_quality.yaml")
+PROMPT = Prompt.load(REPOSITORY / "configs" / "prompts" / "quality_tradeoff" / "judge_quality.yaml")
 GOOD = {"clarity": 10, "response_quality": 1, "diversity": 4, "complexity": 7}
 ROW = {"instruction": "Why is the sky blue?", "response": "Short waves scatter most.", "note": None}
 NULLS = dict.fromkeys([*(f"judge_{name}" for name in WEIGHTS), "judge_score"])
