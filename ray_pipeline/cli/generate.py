@@ -12,7 +12,8 @@ import orjson
 
 from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import UserError
-from ray_pipeline.models.decoding import Decoding, Generated, load_tokenizer, trained_format
+from ray_pipeline.models.decoding import Decoding, Generated, trained_format
+from ray_pipeline.models.tokenizer import load_tokenizer
 
 #: Questions to their answers.
 Generator = Callable[[Sequence[str], Decoding], list[Generated]]

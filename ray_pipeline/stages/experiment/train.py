@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.models.text import TextConfig
+from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
 from ray_pipeline.rundir.layout import CELLS, CONTROL, INDEX
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workers, Workplace
@@ -245,12 +246,8 @@ class TrainSubsets(ArtifactStage):
 
     @property
     def _vocabulary(self) -> int:
-        from transformers import AutoTokenizer
-
-        from ray_pipeline.train.student import vocabulary_size
-
         model = self.settings.models[self.settings.stages[Tokenise.name].model]
-        return vocabulary_size(AutoTokenizer.from_pretrained(model))
+        return vocabulary_size(load_tokenizer(model))
 
 
 _INDEXED = (
