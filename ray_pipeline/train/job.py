@@ -228,7 +228,7 @@ def train(
         report: is told the figures of each step and evaluation, on every rank.
         sharded: each rank holds a part of the model.
     """
-    for _ in Training(job, world, device, report, sharded).pieces():
+    for _ in Training(job, world, device, report, sharded).evaluations():
         pass
 
 
@@ -249,7 +249,7 @@ class Training:
         self._tokenizer = load_tokenizer(job.model.folder(job.storage))
         self.loop = make_loop(job, world, device, self._told, self._curve.save, sharded)
 
-    def pieces(self) -> Iterator[dict[str, float]]:
+    def evaluations(self) -> Iterator[dict[str, float]]:
         """Train to the end and keep what came of it.
 
         Yields:
