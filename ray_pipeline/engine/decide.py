@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ray.exceptions import RayTaskError
 
-from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.errors import RunError, first_line
 from ray_pipeline.core.hashing import fingerprint, set_digest
 from ray_pipeline.core.rows import kept, set_column
 from ray_pipeline.core.storage import Storage
@@ -96,8 +96,9 @@ def _explained(stage: DecideStage, error: Exception) -> RunError:
         cause = cause.cause
     if isinstance(cause, RunError):
         return cause
-    first_line = str(cause).strip().split("\n")[0]
-    return RunError(f"stage {stage.name!r} cannot decide: {type(cause).__name__}: {first_line}")
+    return RunError(
+        f"stage {stage.name!r} cannot decide: {type(cause).__name__}: {first_line(cause)}"
+    )
 
 
 def _stage(job: SegmentJob) -> DecideStage:

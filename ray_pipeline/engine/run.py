@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import ray
 import yaml
 
-from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError, UserError, first_line
 from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine import cluster
@@ -180,8 +180,8 @@ class _Runner:
             # A defect of ours or of Ray, or a cluster that is gone. The user gets one line, and
             # the trace is in the log.
             _log.exception("the run ended unexpectedly")
-            first_line = str(error).strip().split("\n")[0]
-            self._end("failed", f"{type(error).__name__}: {first_line} ({_LOG} has the rest)")
+            what = f"{type(error).__name__}: {first_line(error)}"
+            self._end("failed", f"{what} ({_LOG} has the rest)")
         return self._ledger
 
     def _run_segments(self) -> None:

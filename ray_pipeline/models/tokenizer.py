@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.errors import UserError, first_line
 
 
 def load_tokenizer(model: str, **options: Any) -> Any:
@@ -25,10 +25,9 @@ def load_tokenizer(model: str, **options: Any) -> Any:
     try:
         return AutoTokenizer.from_pretrained(model, **options)
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"the tokenizer of {model} cannot be loaded: {reason}. Save it beside the model: "
-            "tokenizer.save_pretrained(folder)"
+            f"the tokenizer of {model} cannot be loaded: {first_line(error)}. Save it beside the "
+            "model: tokenizer.save_pretrained(folder)"
         ) from None
 
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.sources.columns import Column
+from ray_pipeline.sources.format import FileSpec
+from ray_pipeline.sources.text import Found, Record, TextFormat, TextScan
 
 DELIMITERS = (",", ";", "\t", "|")
 #: A quote that is still open after so many bytes was never meant to be one.
@@ -33,16 +37,46 @@ class Dialect:
     header: tuple[str, ...]
 
 
-class Record(NamedTuple):
-    """One record of a file."""
+@dataclass(frozen=True)
+class Csv(TextFormat):
+    """Comma-separated values with a header, or with another delimiter than the comma."""
 
-    #: Byte offset of its first line.
-    start: int
-    #: As many cells as the header has; null where the record has none.
-    cells: Sequence[str | None]
-    #: Why it is malformed, and its raw text; None for a good record.
-    fault: str | None = None
-    raw: str | None = None
+    name = "csv"
+    expected = "CSV"
+    values_are_text = True
+
+    #: What the file's extension says of the delimiter; None: it is found out.
+    delimiter: str | None = None
+
+    def scan_text(self, scan: TextScan) -> Found:
+        """The header names the columns; it is checked before the records are read."""
+        delimiter = scan.options.config.delimiter or self.delimiter
+        dialect, start = read_header(
+            io.BytesIO(scan.head), delimiter, scan.encoding, scan.options.own_names(), scan.uri
+        )
+        columns = {name: Column(frozenset({"text"})) for name in dialect.header}
+        how_read = _how_read(dialect, configured=delimiter is not None)
+        chosen = scan.options.choose(dialect.header, columns, self, scan.uri, how_read)
+        scan.count(self.records(scan.skip(start), dialect, start))
+        return Found(columns, chosen, dialect)
+
+    def records(self, stream: BinaryIO, layout: Dialect, start: int) -> Iterator[Record]:
+        """Blank lines are no records; ``cells`` are as many as the header has."""
+        return _records(stream, layout, start)
+
+    def values(self, records: Sequence[Record], file: FileSpec) -> Mapping[str, Sequence[Any]]:
+        """See `TextFormat.values`."""
+        columns = zip(*(record.cells for record in records), strict=True)
+        return dict(zip(file.layout.header, columns, strict=True))
+
+
+def _how_read(dialect: Dialect, configured: bool) -> str:
+    """How the header was cut, for the end of a message about its columns."""
+    origin = "as configured" if configured else "found out"
+    read_with = f" (read with the delimiter {dialect.delimiter!r}, {origin}"
+    if other := other_delimiter(dialect):
+        return f"{read_with}, the header is a single column: set source.delimiter: {other!r})"
+    return f"{read_with}; another one is set with source.delimiter)"
 
 
 def read_header(
@@ -159,11 +193,7 @@ def _decodes(line: bytes, encoding: str) -> bool:
     return True
 
 
-def records(file: BinaryIO, dialect: Dialect, start: int) -> Iterator[Record]:
-    """The records from byte offset ``start`` on, where a record begins; blank lines are none.
-
-    The same file gives the same records wherever it is entered.
-    """
+def _records(file: BinaryIO, dialect: Dialect, start: int) -> Iterator[Record]:
     width = len(dialect.header)
     lines = _Lines(file, dialect.encoding)
     taken = lines.taken

@@ -7,7 +7,6 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
@@ -19,20 +18,6 @@ from ray_pipeline.core.errors import UserError
 #: Bytes read at a time when a whole file is read, and when a unit is.
 WHOLE_FILE_BUFFER = 4 << 20
 UNIT_BUFFER = 256 << 10
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file that holds rows, as it was found."""
-
-    #: Absolute path or URI.
-    uri: str
-    #: ``csv``, ``jsonl``, ``json`` (an array or lines), ``parquet``, or ``arrow`` (a stream).
-    format: str
-    #: ``gzip``, ``bz2``, ``zstd`` or None.
-    compression: str | None = None
-    #: What the extension says about the delimiter: a tab for ``.tsv``.
-    delimiter: str | None = None
 
 
 def locate(uri: str) -> tuple[pafs.FileSystem, str]:

@@ -16,18 +16,22 @@ import pyarrow.fs as pafs
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources import hub
 from ray_pipeline.sources.config import SourceConfig
-from ray_pipeline.sources.files import SourceFile, locate, readable
+from ray_pipeline.sources.csv import Csv
+from ray_pipeline.sources.files import locate, readable
+from ray_pipeline.sources.format import Format, SourceFile
+from ray_pipeline.sources.json import Json, JsonLines
+from ray_pipeline.sources.parquet import ArrowStream, Parquet
 
-FORMATS = {
-    ".csv": ("csv", None),
-    ".tsv": ("csv", "\t"),
-    ".jsonl": ("jsonl", None),
-    ".ndjson": ("jsonl", None),
-    ".json": ("json", None),
-    ".parquet": ("parquet", None),
+#: The formats by extension: the one place where a format is registered.
+FORMATS: dict[str, Format] = {
+    ".csv": Csv(),
+    ".tsv": Csv(delimiter="\t"),
+    ".jsonl": JsonLines(),
+    ".ndjson": JsonLines(),
+    ".json": Json(),
+    ".parquet": Parquet(),
 }
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-KNOWN = f"{' '.join(FORMATS)}, and the text formats with {' '.join(COMPRESSIONS)} after it"
 
 
 def find_files(config: SourceConfig, scratch: str) -> list[SourceFile]:
@@ -54,10 +58,15 @@ def recognise(uri: str) -> SourceFile | None:
     compression = COMPRESSIONS.get(extension.lower())
     if compression:
         extension = os.path.splitext(stem)[1]
-    format, delimiter = FORMATS.get(extension.lower(), (None, None))
-    if format is None or (compression and format == "parquet"):
+    format = FORMATS.get(extension.lower())
+    if format is None or (compression and not format.compressible):
         return None
-    return SourceFile(uri, format, compression, delimiter)
+    return SourceFile(uri, format, compression)
+
+
+def known_extensions() -> str:
+    """What files may be called, for messages."""
+    return f"{' '.join(FORMATS)}, and the text formats with {' '.join(COMPRESSIONS)} after it"
 
 
 def _expand(path: str, split: str | None, scratch: str) -> list[SourceFile]:
@@ -85,7 +94,9 @@ def _recognised(uri: str) -> SourceFile:
     if file is None:
         extension = PurePosixPath(uri).suffix
         found = f"unknown extension {extension!r}" if extension else "no extension"
-        raise UserError(f"source {uri}: {found}; known: {KNOWN}. Rename or convert the file")
+        raise UserError(
+            f"source {uri}: {found}; known: {known_extensions()}. Rename or convert the file"
+        )
     return file
 
 
@@ -114,7 +125,7 @@ def _in_folder(path: str, split: str | None, fs: pafs.FileSystem, root: str) -> 
         there = ", ".join(sorted(names)[:10]) or "nothing"
         raise UserError(
             f"source {path}: a directory without a file that can be read; found: {there}; "
-            f"known extensions: {KNOWN}. Name the files directly in it, or use a glob"
+            f"known extensions: {known_extensions()}. Name the files directly in it, or use a glob"
         )
     return files
 
@@ -146,7 +157,7 @@ def _saved_data_set(
             f"source {path}: expected the Arrow files of a saved Hugging Face data set, "
             f"missing: {', '.join(missing) or 'all'}: save it again with save_to_disk"
         )
-    return [SourceFile(_uri(path, f"{root}/{name}"), "arrow") for name in arrow]
+    return [SourceFile(_uri(path, f"{root}/{name}"), ArrowStream()) for name in arrow]
 
 
 def _read_json(path: str, fs: pafs.FileSystem, location: str) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any, cast
 import pyarrow as pa
 
 from ray_pipeline.core.errors import UserError
-from ray_pipeline.sources.files import SourceFile
+from ray_pipeline.sources.format import SourceFile
+from ray_pipeline.sources.parquet import ArrowStream
 from ray_pipeline.sources.staging import publish, staged_uri
 
 _BATCH_ROWS = 1000
@@ -33,7 +34,7 @@ def fetch(path: str, split: str | None, scratch: str) -> SourceFile:
     with publish(uri) as out, pa.ipc.new_stream(cast(Any, out), schema) as writer:
         for table in data_set.with_format("arrow").iter(batch_size=_BATCH_ROWS):
             writer.write_table(table.combine_chunks().cast(schema))
-    return SourceFile(uri, "arrow")
+    return SourceFile(uri, ArrowStream())
 
 
 def _load(path: str, split: str | None) -> Any:

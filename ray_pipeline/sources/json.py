@@ -1,54 +1,87 @@
-"""JSON lines: one object a line, each with its byte offset; a bad line is a row of its own."""
+"""JSON: an object a line, or one array of objects; a malformed line is a row of its own."""
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, cast
 
 import orjson
 
+from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.columns import Column
+from ray_pipeline.sources.format import FileSpec
+from ray_pipeline.sources.text import Found, Record, TextFormat, TextScan
 
 #: Integers up to here are exact as doubles.
 _EXACT_IN_DOUBLE = 2**53
 _INT64 = 2**63
 _KINDS: dict[type, str] = {str: "text", int: "int", float: "float", bool: "bool"}
 _SHOWN = 80
+_CHUNK = 1 << 20
 
 
-class Record(NamedTuple):
-    """One line of a file that is not blank."""
+class JsonLines(TextFormat):
+    """One JSON object a line."""
 
-    #: Byte offset of the line.
-    start: int
-    #: Its object; empty when there is none.
-    cells: dict[str, Any]
-    #: Why the line is malformed, and its raw text; None for a good one.
-    fault: str | None = None
-    raw: str | None = None
+    name = "jsonl"
+    expected = "JSON lines"
+
+    def scan_text(self, scan: TextScan) -> Found:
+        """The objects name the columns: all of them are read."""
+        start = len(codecs.BOM_UTF8) if scan.head.startswith(codecs.BOM_UTF8) else 0
+        seen = _ColumnsSeen()
+        scan.count(seen.watch(self.records(scan.skip(start), scan.encoding, start)))
+        if not seen.objects:
+            raise UserError(
+                f"source {scan.uri}: expected JSON lines (one object a line), and none of its "
+                f"{scan.rows} lines is an object with columns; the first: "
+                f"{seen.first_fault or 'empty'}. A file that holds one array is named .json"
+            )
+        columns = seen.columns()
+        chosen = scan.options.choose(list(columns), columns, self, scan.uri)
+        return Found(columns, chosen, scan.encoding)
+
+    def records(self, stream: BinaryIO, layout: str, start: int) -> Iterator[Record]:
+        """Blank lines are no records; ``cells`` is a line's object, empty when there is none."""
+        loads = orjson.loads
+        is_utf8 = layout == "utf-8"
+        for line in stream:
+            record = None
+            if is_utf8:
+                try:
+                    cells = loads(line)
+                except orjson.JSONDecodeError:
+                    pass
+                else:
+                    if type(cells) is dict:
+                        record = Record(start, cells)
+            if record is None and not line.isspace():
+                record = _odd_record(start, line, layout)
+            if record is not None:
+                yield record
+            start += len(line)
+
+    def values(self, records: Sequence[Record], file: FileSpec) -> Mapping[str, Sequence[Any]]:
+        """See `TextFormat.values`."""
+        return {
+            own: [record.cells.get(own) for record in records] for own in set(file.columns.values())
+        }
 
 
-def records(file: BinaryIO, encoding: str, start: int) -> Iterator[Record]:
-    """The lines from byte offset ``start`` on, where a line begins. Blank lines are no records."""
-    loads = orjson.loads
-    is_utf8 = encoding == "utf-8"
-    for line in file:
-        record = None
-        if is_utf8:
-            try:
-                cells = loads(line)
-            except orjson.JSONDecodeError:
-                pass
-            else:
-                if type(cells) is dict:
-                    record = Record(start, cells)
-        if record is None and not line.isspace():
-            record = _odd_record(start, line, encoding)
-        if record is not None:
-            yield record
-        start += len(line)
+class Json(JsonLines):
+    """JSON lines, or one array of objects, of which a copy with an object a line is read."""
+
+    def needs_copy(self, head: bytes) -> bool:
+        """Whether it is an array."""
+        return _starts_array(head)
+
+    def as_records(self, chunks: Iterable[bytes], uri: str) -> Iterable[bytes]:
+        """The elements of an array, one a line; other JSON goes through as it is."""
+        return _lines_of_array(chunks, uri)
 
 
 def _odd_record(start: int, line: bytes, encoding: str) -> Record:
@@ -73,20 +106,29 @@ def _odd_record(start: int, line: bytes, encoding: str) -> Record:
     return Record(start, cells, fault, raw if fault else None)
 
 
-class ColumnsSeen:
+class _ColumnsSeen:
     """Which columns a file has, in order of appearance, and what kinds of values."""
 
     def __init__(self) -> None:
         self._types: defaultdict[str, set[Any]] = defaultdict(set)
+        #: Records with at least one value.
+        self.objects = 0
+        self.first_fault: str | None = None
 
-    def add(self, cells: dict[str, Any]) -> None:
-        """Take note of one object."""
+    def watch(self, records: Iterator[Record]) -> Iterator[Record]:
+        """The same records, with their columns noted."""
         types = self._types
-        for name, value in cells.items():
-            kind: Any = type(value)
-            if kind is int and not -_EXACT_IN_DOUBLE <= value <= _EXACT_IN_DOUBLE:
-                kind = "wide" if -_INT64 <= value < _INT64 else "other"
-            types[name].add(kind)
+        for record in records:
+            if record.fault:
+                self.first_fault = self.first_fault or record.fault
+            if record.cells:
+                self.objects += 1
+            for name, value in record.cells.items():
+                kind: Any = type(value)
+                if kind is int and not -_EXACT_IN_DOUBLE <= value <= _EXACT_IN_DOUBLE:
+                    kind = "wide" if -_INT64 <= value < _INT64 else "other"
+                types[name].add(kind)
+            yield record
 
     def columns(self) -> dict[str, Column]:
         """The columns by the file's names."""
@@ -98,3 +140,116 @@ def _kinds(types: set[Any]) -> frozenset[str]:
         one if isinstance(one, str) else _KINDS.get(one, "other") for one in types - {type(None)}
     }
     return frozenset(named)
+
+
+# Arrays
+
+
+def _starts_array(head: bytes) -> bool:
+    """Whether JSON text is one array rather than lines of objects."""
+    return head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+
+
+def _lines_of_array(chunks: Iterable[bytes], uri: str) -> Iterator[bytes]:
+    """The elements of a JSON array, one a line; other JSON goes through as it is."""
+    chunks = iter(chunks)
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if head.strip():
+            break
+    if not _starts_array(head):
+        yield head
+        yield from chunks
+        return
+    array = _ArrayText(head.removeprefix(codecs.BOM_UTF8), chunks)
+    try:
+        for element in array.elements():
+            # In JSON a line end can only stand between tokens, where a space says the same.
+            line = element.replace("\n", " ").replace("\r", " ")
+            yield line.encode("utf-8", "surrogateescape") + b"\n"
+    except ValueError as error:
+        raise UserError(
+            f"source {uri}: expected a JSON array of objects, found after {array.count} "
+            f"elements: {error}. Fix the file, or write one object a line (.jsonl)"
+        ) from None
+
+
+class _ArrayText:
+    """Cuts the text of a JSON array into its elements, with one of them in memory at a time.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+
+    _SPACE = re.compile(r"[ \t\r\n]*")
+    _AFTER_ELEMENT = re.compile(r"[ \t\r\n]*[,\]]")
+    _LONGEST_ELEMENT = 256 << 20
+
+    def __init__(self, head: bytes, chunks: Iterator[bytes]) -> None:
+        # Undecodable bytes go through to the lines, where they fail their own row only.
+        self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+        self._chunks = chunks
+        self._text = self._decode(head)
+        self._at = 0
+        self._ended = False
+        #: Elements found so far.
+        self.count = 0
+
+    def elements(self) -> Iterator[str]:
+        """The text of each element."""
+        self._take()
+        if self._next() == "]":
+            self._take()
+        else:
+            mark = ","
+            while mark == ",":
+                yield self._element()
+                self.count += 1
+                mark = self._take()
+        if left := self._next():
+            raise ValueError(f"{left!r} after the end of the array")
+
+    def _take(self) -> str:
+        mark = self._next()
+        self._at += 1
+        return mark
+
+    def _next(self) -> str:
+        """The next character that is not space; empty at the end."""
+        while True:
+            self._at = cast(re.Match[str], self._SPACE.match(self._text, self._at)).end()
+            if self._at < len(self._text) or self._ended:
+                return self._text[self._at : self._at + 1]
+            self._read_on()
+
+    def _element(self) -> str:
+        self._next()
+        while True:
+            try:
+                _, end = _scan_json(self._text, self._at)
+                problem = "no ',' or ']' after an element"
+                if self._AFTER_ELEMENT.match(self._text, end):
+                    element = self._text[self._at : end]
+                    self._at = end
+                    return element
+            except (ValueError, RecursionError) as error:
+                problem = str(error)
+            # The text may end within the element: scan it again when there is more of it.
+            if self._ended or len(self._text) - self._at > self._LONGEST_ELEMENT:
+                raise ValueError(problem)
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Forget what was used, and read as much again as is left: scans stay linear."""
+        self._text = self._text[self._at :]
+        self._at = 0
+        more = b""
+        while len(more) < max(_CHUNK, len(self._text)) and not self._ended:
+            chunk = next(self._chunks, b"")
+            self._ended = not chunk
+            more += chunk
+        self._text += self._decode(more, final=self._ended)
+
+
+_scan_json = json.JSONDecoder().raw_decode

@@ -3,57 +3,128 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_pipeline.core.errors import UserError
-from ray_pipeline.sources.files import locate, open_binary
+from ray_pipeline.rundir.units import Unit
+from ray_pipeline.sources.columns import Column
+from ray_pipeline.sources.files import content_hash, head_of, locate, open_binary, size_of
+from ray_pipeline.sources.format import (
+    Cells,
+    FileFacts,
+    FileSpec,
+    Format,
+    ScanOptions,
+    SourceFile,
+)
+from ray_pipeline.sources.staging import is_there, publish, staged_uri
 
 _BATCH_ROWS = 8192
 #: Bytes of a column that are fetched at once where a file is read from its start to its end.
 _READ_AHEAD = 1 << 20
+#: A row group of so many units is read by each of them; a larger one is worth a copy.
+_GROUP_UNITS = 4
 
 
-@dataclass(frozen=True)
-class TableFacts:
+class _Table(NamedTuple):
     """What a file says about itself."""
 
     rows: int
     schema: pa.Schema
-    #: Rows of its largest row group; an Arrow stream has none to be entered at.
+    #: Rows of its largest row group; None where it has none that could be entered.
     largest_group: int | None
 
 
-def parquet_facts(uri: str) -> TableFacts:
-    """Rows, schema and row groups of a Parquet file.
+class Parquet(Format):
+    """Parquet; a copy with smaller row groups is read where those of a file are large."""
 
-    Raises:
-        UserError: it is not Parquet.
-    """
-    with _must_be("Parquet", uri), _opened(uri) as file:
-        metadata = file.metadata
-        groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
-        schema = file.schema_arrow.remove_metadata()
-        return TableFacts(metadata.num_rows, schema, max(groups, default=0))
+    name = "parquet"
+
+    def scan(self, file: SourceFile, options: ScanOptions, limit: int | None) -> FileFacts:
+        """See `Format.scan`: only the footer is parsed."""
+        del limit
+        uri = file.uri
+        content = content_hash(uri)
+        table = self._table(uri)
+        columns = {field.name: Column.of_type(field.type) for field in table.schema}
+        with open_binary(uri) as stream:
+            size = size_of(stream)
+        return FileFacts(
+            rows=table.rows, malformed=0, columns=columns,
+            chosen=options.choose(table.schema.names, columns, self, uri),
+            content=content, uri=uri, size=size, layout=table,
+        )  # fmt: skip
+
+    def read(self, unit: Unit, file: FileSpec) -> Cells:
+        """See `Format.read`."""
+        names = list(dict.fromkeys(file.columns.values()))
+        table = _read_range(unit.uri, file.size, unit.offset, unit.rows, names)
+        return Cells({name: table[name] for name in names}, table.num_rows)
+
+    def make_seekable(self, facts: FileFacts, unit_rows: int, scratch: str) -> FileFacts:
+        """See `Format.make_seekable`: a row group is read as a whole."""
+        table: _Table = facts.layout
+        largest = table.largest_group
+        if largest is not None and largest <= unit_rows * _GROUP_UNITS:
+            return replace(facts, layout=None)
+        uri = staged_uri(scratch, f"{facts.content}-{unit_rows}.parquet")
+        if not is_there(uri):
+            _write_groups(self.batches(facts.uri), table.schema, unit_rows, uri)
+        with open_binary(uri) as copy:
+            return replace(facts, layout=None, uri=uri, size=size_of(copy))
+
+    def batches(self, uri: str) -> Iterator[pa.RecordBatch]:
+        """All rows of a file, a few thousand at a time."""
+        # pyarrow's own read-ahead fetches every row group and keeps it until the last one is read.
+        with _opened(uri, pre_buffer=False, buffer_size=_READ_AHEAD) as parquet:
+            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
+                yield batch.replace_schema_metadata(None)
+
+    def _table(self, uri: str) -> _Table:
+        _check_parquet(head_of(uri, len(_MAGIC) * 4), uri)
+        with _must_be("Parquet", uri), _opened(uri) as file:
+            metadata = file.metadata
+            groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+            schema = file.schema_arrow.remove_metadata()
+            return _Table(metadata.num_rows, schema, max(groups, default=0))
 
 
-def arrow_facts(uri: str) -> TableFacts:
-    """Rows and schema of an Arrow stream, which is read to its end.
+class ArrowStream(Parquet):
+    """An Arrow stream, as `datasets` saves it; it is read as a Parquet copy."""
 
-    Raises:
-        UserError: it is not an Arrow stream.
-    """
-    with _must_be("an Arrow stream", uri), open_binary(uri) as file:
-        reader = pa.ipc.open_stream(cast(Any, file))
-        return TableFacts(
-            sum(batch.num_rows for batch in reader), reader.schema.remove_metadata(), None
+    def batches(self, uri: str) -> Iterator[pa.RecordBatch]:
+        """All rows of a file, in the batches it was written in."""
+        with open_binary(uri) as file:
+            for batch in pa.ipc.open_stream(cast(Any, file)):
+                yield batch.replace_schema_metadata(None)
+
+    def _table(self, uri: str) -> _Table:
+        with _must_be("an Arrow stream", uri), open_binary(uri) as file:
+            reader = pa.ipc.open_stream(cast(Any, file))
+            rows = sum(batch.num_rows for batch in reader)
+            return _Table(rows, reader.schema.remove_metadata(), None)
+
+
+_MAGIC = b"PAR1"
+
+
+def _check_parquet(head: bytes, uri: str) -> None:
+    if not head:
+        raise UserError(
+            f"source {uri}: expected Parquet, found an empty file: remove it or write it again"
+        )
+    if not head.startswith(_MAGIC):
+        raise UserError(
+            f"source {uri}: expected Parquet as its name says, found something that begins with "
+            f"{head!r}: name it by what it is (.csv, .jsonl), or write it again"
         )
 
 
@@ -68,20 +139,38 @@ def _must_be(what: str, uri: str) -> Iterator[None]:
         ) from None
 
 
-def batches(uri: str, format: str) -> Iterator[pa.RecordBatch]:
-    """All rows of a ``parquet`` or ``arrow`` file, a few thousand at a time."""
-    if format == "arrow":
-        with open_binary(uri) as file:
-            for batch in pa.ipc.open_stream(cast(Any, file)):
-                yield batch.replace_schema_metadata(None)
-        return
-    # pyarrow's own read-ahead fetches every row group and keeps it until the last one is read.
-    with _opened(uri, pre_buffer=False, buffer_size=_READ_AHEAD) as parquet:
-        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
-            yield batch.replace_schema_metadata(None)
+def _write_groups(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int, uri: str
+) -> None:
+    """Write a table as Parquet with ``rows`` rows a row group, so that a unit reads only its own.
+
+    Args:
+        batches: the rows in order, in batches of any size.
+        schema: of the batches.
+        rows: rows of a group.
+        uri: the file to write.
+    """
+    # Statistics are of no use here, and stay in memory for every group until the file is closed.
+    options = {"write_statistics": False}
+    with publish(uri) as out, pq.ParquetWriter(cast(Any, out), schema, **options) as writer:
+        for group in _regrouped(batches, schema, rows):
+            writer.write_table(group, row_group_size=rows)
 
 
-def read_range(uri: str, size: int, first_row: int, rows: int, names: list[str]) -> pa.Table:
+def _regrouped(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int
+) -> Iterator[pa.Table]:
+    waiting = schema.empty_table()
+    for batch in batches:
+        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch], schema)])
+        while waiting.num_rows >= rows:
+            yield waiting.slice(0, rows)
+            waiting = waiting.slice(rows)
+    if waiting.num_rows:
+        yield waiting
+
+
+def _read_range(uri: str, size: int, first_row: int, rows: int, names: list[str]) -> pa.Table:
     """Rows of a Parquet file; only the row groups that hold some of them are read.
 
     Args:

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, BinaryIO
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from ray_pipeline.core import rows as envelope
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.rundir.units import Unit
-from ray_pipeline.sources import csv as csv_format
-from ray_pipeline.sources import json as json_format
-from ray_pipeline.sources import parquet as parquet_format
-from ray_pipeline.sources.cells import as_json, typed_column
-from ray_pipeline.sources.columns import RAW_COLUMN
-from ray_pipeline.sources.files import UNIT_BUFFER, open_binary, size_of
+from ray_pipeline.sources.columns import RAW_COLUMN, as_json, typed_column
+from ray_pipeline.sources.format import Cells, FileSpec
 
 #: Name of the source where rows that could not be read are marked.
 SOURCE_STAGE = "source"
-
-
-@dataclass(frozen=True)
-class FileSpec:
-    """How to read one file."""
-
-    #: The original, for messages.
-    origin: str
-    #: Bytes of the file that is read: another size means that it is not the one surveyed.
-    size: int
-    #: Pipeline's names of its columns -> its own.
-    columns: dict[str, str]
-    encoding: str = "utf-8"
-    #: CSV only.
-    dialect: csv_format.Dialect | None = None
 
 
 @dataclass(frozen=True)
@@ -50,19 +30,6 @@ class ReadSpec:
     as_json: frozenset[str]
     #: By ``file_id``.
     files: dict[str, FileSpec]
-
-
-@dataclass
-class _Cells:
-    """The rows of a unit in the file's own columns, and what is wrong with which."""
-
-    #: The file's name -> values.
-    columns: dict[str, Sequence[Any] | pa.ChunkedArray]
-    rows: int
-    #: Row in the unit -> reason.
-    faults: dict[int, str] = field(default_factory=dict)
-    #: Row in the unit -> raw text.
-    raw: dict[int, str] = field(default_factory=dict)
 
 
 def read_unit(unit: Unit, spec: ReadSpec) -> pa.Table:
@@ -80,11 +47,11 @@ def read_unit(unit: Unit, spec: ReadSpec) -> pa.Table:
     """
     file = spec.files[unit.file_id]
     try:
-        cells = _READERS[unit.format](unit, file)
+        cells = file.format.read(unit, file)
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"source {file.origin}: cannot be read any more: {error}") from error
     if cells.rows != unit.rows:
-        raise _changed(file, f"{cells.rows} rows where there were {unit.rows}")
+        raise file.changed(f"{cells.rows} rows where there were {unit.rows}")
     columns = [_column(cells, name, file, spec) for name in spec.schema.names]
     data = pa.Table.from_arrays(columns, schema=spec.schema)
     positions = range(unit.first_row, unit.first_row + unit.rows)
@@ -93,61 +60,7 @@ def read_unit(unit: Unit, spec: ReadSpec) -> pa.Table:
     return _mark_failed(table, cells.faults) if cells.faults else table
 
 
-def _changed(file: FileSpec, found: str) -> RunError:
-    return RunError(
-        f"source {file.origin}: changed since the run began: found {found}. Start the run again: "
-        "what it did on unchanged files is kept"
-    )
-
-
-def _opened(unit: Unit, file: FileSpec) -> BinaryIO:
-    stream = open_binary(unit.uri, UNIT_BUFFER)
-    size = size_of(stream)
-    if size != file.size:
-        stream.close()
-        raise _changed(file, f"{size} bytes where there were {file.size}")
-    stream.seek(unit.offset)
-    return stream
-
-
-def _read_csv(unit: Unit, file: FileSpec) -> _Cells:
-    assert file.dialect is not None
-    with _opened(unit, file) as stream:
-        records = list(islice(csv_format.records(stream, file.dialect, unit.offset), unit.rows))
-    values = zip(*(record.cells for record in records), strict=True)
-    return _with_faults(dict(zip(file.dialect.header, values, strict=True)), records)
-
-
-def _read_jsonl(unit: Unit, file: FileSpec) -> _Cells:
-    with _opened(unit, file) as stream:
-        records = list(islice(json_format.records(stream, file.encoding, unit.offset), unit.rows))
-    columns = {
-        own: [record.cells.get(own) for record in records] for own in set(file.columns.values())
-    }
-    return _with_faults(columns, records)
-
-
-def _with_faults(
-    columns: dict[str, Any], records: Sequence[csv_format.Record | json_format.Record]
-) -> _Cells:
-    cells = _Cells(columns, len(records))
-    for row, record in enumerate(records):
-        if record.fault is not None:
-            cells.faults[row] = record.fault
-            cells.raw[row] = record.raw or ""
-    return cells
-
-
-def _read_parquet(unit: Unit, file: FileSpec) -> _Cells:
-    names = list(dict.fromkeys(file.columns.values()))
-    table = parquet_format.read_range(unit.uri, file.size, unit.offset, unit.rows, names)
-    return _Cells({name: table[name] for name in names}, table.num_rows)
-
-
-_READERS = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}
-
-
-def _column(cells: _Cells, name: str, file: FileSpec, spec: ReadSpec) -> Any:
+def _column(cells: Cells, name: str, file: FileSpec, spec: ReadSpec) -> Any:
     """One column of the result; wrong values of a required one are added to the faults."""
     expected = spec.schema.field(name).type
     own = file.columns.get(name)
@@ -164,7 +77,7 @@ def _column(cells: _Cells, name: str, file: FileSpec, spec: ReadSpec) -> Any:
         return values if values.type.equals(expected) else values.cast(expected, safe=False)
     if name not in spec.required:
         return pa.array(values, expected)
-    column, problems = typed_column(values, expected, from_text=file.dialect is not None)
+    column, problems = typed_column(values, expected, from_text=file.format.values_are_text)
     for row, problem in problems.items():
         cells.faults.setdefault(row, f"source:type: column {name!r}: {problem}")
     return column

@@ -11,17 +11,13 @@ import pyarrow as pa
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.rundir.units import Unit, default_unit_rows, unit_id
-from ray_pipeline.sources import parquet as parquet_format
-from ray_pipeline.sources import staging
 from ray_pipeline.sources.columns import RAW_COLUMN, common_type
 from ray_pipeline.sources.config import SourceConfig
-from ray_pipeline.sources.files import SourceFile, open_binary, size_of
+from ray_pipeline.sources.files import readable
 from ray_pipeline.sources.find import find_files
-from ray_pipeline.sources.inspect import FileFacts, Wanted, inspect_file, known_encoding
-from ray_pipeline.sources.read import FileSpec, ReadSpec
-
-#: A row group of so many units is read by each of them; a larger one is worth a staged copy.
-_GROUP_UNITS = 4
+from ray_pipeline.sources.format import FileFacts, FileSpec, ScanOptions, SourceFile
+from ray_pipeline.sources.read import ReadSpec
+from ray_pipeline.sources.text import known_encoding
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,6 @@ class Survey:
     malformed: int
     #: What `ray_pipeline.sources.read.read_unit` needs.
     spec: ReadSpec
-    #: What was found in each file; ``{facts.key: facts}`` is a later survey's ``cache``.
-    files: list[FileFacts]
 
 
 def survey(
@@ -47,7 +41,6 @@ def survey(
     required: Mapping[str, pa.DataType],
     unit_rows: int | None,
     scratch: str,
-    cache: Mapping[str, FileFacts] = MappingProxyType({}),
     hints: Mapping[str, str] = MappingProxyType({}),
 ) -> Survey:
     """Read every file of the source once: content, columns, rows, where units begin.
@@ -58,8 +51,6 @@ def survey(
         unit_rows: rows of a unit; None: 512, times a power of two for large sources, so that
             there are some 10,000 units at most.
         scratch: folder URI for copies of files that cannot be entered in the middle.
-        cache: facts of an earlier survey by their key: files with the same content are hashed,
-            and not parsed again.
         hints: what to say of a required column that is missing, by its name.
 
     Raises:
@@ -67,62 +58,64 @@ def survey(
             that is missing or not what its name says, a column that is missing, no rows.
         RunError: ``scratch`` cannot be written.
     """
-    wanted = Wanted(config, required, unit_rows, scratch, known_encoding(config.encoding), hints)
-    files, facts = _inspect_all(config, wanted, cache)
-    rows = sum(one.rows for one in facts)
+    encoding = known_encoding(config.encoding)
+    options = ScanOptions(config, required, unit_rows, scratch, encoding, hints)
+    files = _scan_all(config, options)
+    facts = [of_file for _, of_file in files]
+    rows = sum(of_file.rows for of_file in facts)
     if not rows:
         raise UserError(f"source {config.path}: no rows in it: expected at least one")
-    schema, as_json = _schema(files, facts, required)
-    size = unit_rows or default_unit_rows([one.rows for one in facts])
-    seen: Counter[str] = Counter()
+    schema, as_json = _schema(files, required)
+    size = unit_rows or default_unit_rows([of_file.rows for of_file in facts])
+    copies: Counter[str] = Counter()
     units: list[Unit] = []
     specs: dict[str, FileSpec] = {}
-    for file, one in zip(files, facts, strict=True):
+    for file, of_file in files:
         # Two files with the same content are different rows.
-        file_id = f"{one.content}.{seen[one.content]}"
-        seen[one.content] += 1
-        entered = _with_small_groups(file, one, size, scratch)
-        units += _cut(file_id, entered, size)
-        specs[file_id] = FileSpec(file.uri, entered.size, one.chosen, one.encoding, one.dialect)
+        file_id = f"{of_file.content}.{copies[of_file.content]}"
+        copies[of_file.content] += 1
+        entered = file.format.make_seekable(of_file, size, scratch)
+        units += _cut(file_id, file, entered, size)
+        specs[file_id] = FileSpec(
+            file.uri, file.format, entered.size, entered.chosen, entered.layout
+        )
     spec = ReadSpec(schema, frozenset(required), as_json, specs)
-    return Survey(units, schema, rows, sum(one.malformed for one in facts), spec, facts)
+    return Survey(units, schema, rows, sum(of_file.malformed for of_file in facts), spec)
 
 
-def _inspect_all(
-    config: SourceConfig, wanted: Wanted, cache: Mapping[str, FileFacts]
-) -> tuple[list[SourceFile], list[FileFacts]]:
+def _scan_all(config: SourceConfig, options: ScanOptions) -> list[tuple[SourceFile, FileFacts]]:
     """The files up to the limit, and what is in them (never more rows than the limit)."""
-    files, facts = [], []
+    scanned = []
     left = config.limit
-    for file in find_files(config, wanted.scratch):
+    for file in find_files(config, options.scratch):
         if left == 0:
             break
-        one = inspect_file(file, wanted, left, cache)
+        with readable(file.uri):
+            facts = file.format.scan(file, options, left)
         if left is not None:
-            one = replace(one, rows=min(one.rows, left))
-            left -= one.rows
-        files.append(file)
-        facts.append(one)
-    return files, facts
+            facts = replace(facts, rows=min(facts.rows, left))
+            left -= facts.rows
+        scanned.append((file, facts))
+    return scanned
 
 
 def _schema(
-    files: list[SourceFile], facts: list[FileFacts], required: Mapping[str, pa.DataType]
+    files: list[tuple[SourceFile, FileFacts]], required: Mapping[str, pa.DataType]
 ) -> tuple[pa.Schema, frozenset[str]]:
     """The columns of all files, in order of appearance, and which of them hold JSON text."""
-    names = dict.fromkeys(name for one in facts for name in one.chosen)
+    names = dict.fromkeys(name for _, facts in files for name in facts.chosen)
     fields, as_json = [], set()
     for name in names:
-        holders = [one.columns[one.chosen[name]] for one in facts if name in one.chosen]
+        holders = [facts.columns[facts.chosen[name]] for _, facts in files if name in facts.chosen]
         type = required.get(name) or common_type(holders)
         if type is None:
             as_json.add(name)
         fields.append(pa.field(name, type or pa.string()))
-    if any(one.malformed for one in facts):
+    if any(facts.malformed for _, facts in files):
         if RAW_COLUMN not in names:
             fields.append(pa.field(RAW_COLUMN, pa.string()))
         elif fields[list(names).index(RAW_COLUMN)].type != pa.string():
-            origin = next(f.uri for f, one in zip(files, facts, strict=True) if one.malformed)
+            origin = next(file.uri for file, facts in files if facts.malformed)
             raise UserError(
                 f"source {origin}: it has malformed rows, whose text goes into the column "
                 f"{RAW_COLUMN!r}, but the source has a column of that name that is not text: "
@@ -131,28 +124,12 @@ def _schema(
     return pa.schema(fields), frozenset(as_json)
 
 
-def _with_small_groups(file: SourceFile, facts: FileFacts, rows: int, scratch: str) -> FileFacts:
-    """The file, or a Parquet copy of it whose row groups are units."""
-    table = facts.table
-    if table is None:
-        return facts
-    largest = table.largest_group
-    if largest is not None and largest <= rows * _GROUP_UNITS:
-        return facts
-    batches = parquet_format.batches(facts.uri, file.format)
-    uri = staging.stage_groups(batches, table.schema, facts.content, rows, scratch)
-    with open_binary(uri) as copy:
-        return replace(facts, uri=uri, size=size_of(copy))
-
-
-def _cut(file_id: str, facts: FileFacts, size: int) -> list[Unit]:
+def _cut(file_id: str, file: SourceFile, facts: FileFacts, size: int) -> list[Unit]:
     """The units of one file."""
-    firsts = range(0, facts.rows, size)
-    format = "csv" if facts.dialect else "jsonl" if facts.marks else "parquet"
-    offsets = facts.marks.every(size) if facts.marks else firsts
     units = []
-    for first, offset in zip(firsts, offsets, strict=True):
+    firsts = range(0, facts.rows, size)
+    for first, offset in zip(firsts, facts.offsets(size), strict=True):
         rows = min(size, facts.rows - first)
         identity = unit_id(file_id, first, rows)
-        units.append(Unit(identity, facts.uri, format, file_id, offset, first, rows))
+        units.append(Unit(identity, facts.uri, file.format.name, file_id, offset, first, rows))
     return units

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from ray_pipeline.core.config import Section
-from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.errors import UserError, first_line
 
 
 class AdapterConfig(Section):
@@ -70,7 +70,7 @@ def with_adapter(model: Any, config: AdapterConfig, seed: int) -> Any:
         try:
             return get_peft_model(model, lora)
         except ValueError as error:
-            raise UserError(f"adapter.targets: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(f"adapter.targets: {first_line(error)}") from error
 
 
 def _never_packed(model: Any) -> None:

@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, model_validator
 
 from ray_pipeline.core.config import Section
-from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError, UserError, first_line
 from ray_pipeline.models.tokenizer import vocabulary_size
 
 
@@ -93,7 +93,7 @@ def load(name: str, dtype: torch.dtype = torch.float32, quantization: Any = None
             name, dtype=dtype, quantization_config=quantization
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"model '{name}' cannot be loaded: {reason}") from error
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from ray import tune
 
-from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError, UserError, first_line
 from ray_pipeline.train.job import Training, WorkersConfig
 from ray_pipeline.train.launch import run_training
 from ray_pipeline.train.loop import Diverged, World
@@ -140,7 +140,7 @@ class CellTrial(tune.Trainable):
             return {"done": True}
         except torch.cuda.OutOfMemoryError as error:
             message = (
-                f"the GPU's memory is full ({str(error).splitlines()[0]}): lower "
+                f"the GPU's memory is full ({first_line(error)}): lower "
                 "batches.batch_tokens or set gradient_checkpointing: true"
             )
             return {"refused": (UserError.__name__, message), "done": True}

@@ -114,7 +114,7 @@ class Proposals(OptunaSearch):
         return {**proposed, "number": self._number - 1}
 
 
-def _distributions(space: Space) -> dict[str, FloatDistribution]:
+def _distributions(space: Space) -> dict[str, BaseDistribution]:
     """The search space in Optuna's terms."""
     ranges = {name: getattr(space, name) for name in Space.model_fields}
     return {

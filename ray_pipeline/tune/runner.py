@@ -21,7 +21,7 @@ import ray
 import ray.exceptions
 from ray import tune
 
-from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError, UserError, last_line
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
@@ -250,11 +250,10 @@ def run_until_done(
         try:
             attempt(remaining)
         except (tune.TuneError, ray.exceptions.RayError, Interrupted) as error:
-            reason = str(error).strip().splitlines()[-1]
             failed = 1 if len(left()) < len(remaining) else failed + 1
             if failed > _MAX_FAILURES:
-                raise RunError(f"the {what} failed: {reason}") from error
-            say(f"  Ray Tune begins again: {reason}")
+                raise RunError(f"the {what} failed: {last_line(error)}") from error
+            say(f"  Ray Tune begins again: {last_line(error)}")
 
 
 def announce(

@@ -70,9 +70,7 @@ class Space(Section):
     """The ranges of a search; by default around the values of the original experiment."""
 
     alpha: Range = Field(Range(low=0.1, high=1.0), description="weight of the cross-entropy")
-    beta: Range = Field(
-        Range(low=0.05, high=1.0), description="weight of T² KL(teacher ‖ student)"
-    )
+    beta: Range = Field(Range(low=0.05, high=1.0), description="weight of T² KL(teacher ‖ student)")
     temperature: Range = Field(
         Range(low=0.5, high=4.0), description="T: divides the logits of teacher and student"
     )
@@ -102,7 +100,7 @@ class PruningConfig(Section):
     reduction: float = Field(
         3,
         gt=1,
-        description="at each decision about 1 / reduction of the trials continue; the next decision "
+        description="at each decision about 1 / reduction of the trials continue; the next one "
         "comes after reduction times as many evaluations",
     )
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.source_reading import TEXT, look, read_all, rows_of
 
-from ray_pipeline.sources import staging
+from ray_pipeline.sources import json as json_format
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=10)
 VALUES = st.recursive(
@@ -60,8 +60,8 @@ def test_an_array_is_the_same_as_lines(
     text = json.dumps(rows, ensure_ascii=False, indent=indent).encode()
     chunks = (text[n : n + chunk] for n in range(0, len(text), chunk))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staging, "_CHUNK", chunk)
-        made = b"".join(staging._lines_of_array(chunks, "a.json")).decode()
+        patch.setattr(json_format, "_CHUNK", chunk)
+        made = b"".join(json_format._lines_of_array(chunks, "a.json")).decode()
     parsed = [json.loads(line) for line in made.split("\n") if line]
     assert parsed == [json.loads(line) for line in lines]
 

@@ -13,7 +13,7 @@ from support.source_reading import TEXT, look, read_all, rows_of
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources import hub
-from ray_pipeline.sources import parquet as parquet_format
+from ray_pipeline.sources.parquet import Parquet
 
 DATA = pa.table(
     {
@@ -48,7 +48,7 @@ def test_a_unit_reads_its_own_row_groups(tmp_path: Path, monkeypatch: pytest.Mon
         asked.append(groups)
         return read(self, groups, **options)
 
-    monkeypatch.setattr(parquet_format.pq.ParquetFile, "read_row_groups", spy)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", spy)
     read_all(look(path, tmp_path, unit_rows=10))
     assert asked == [[n] for n in range(10)]
     asked.clear()
@@ -140,7 +140,7 @@ def test_a_large_file_is_never_whole_in_memory(tmp_path: Path, rows_a_group: int
     del texts
     before = pa.total_allocated_bytes()
     rows = most = 0
-    for batch in parquet_format.batches(str(path), "parquet"):
+    for batch in Parquet().batches(str(path)):
         rows += batch.num_rows
         most = max(most, pa.total_allocated_bytes() - before)
         del batch

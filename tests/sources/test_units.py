@@ -10,9 +10,7 @@ from support.source_reading import look, read_all, rows_of, write_csv
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.rundir.units import MOST_UNITS, Marks, default_unit_rows
-from ray_pipeline.sources.config import SourceConfig
 from ray_pipeline.sources.read import read_unit
-from ray_pipeline.sources.survey import survey
 
 ROWS = [(f"question {n}", f"answer\n{n}") for n in range(1000)]
 
@@ -103,25 +101,6 @@ def test_gzip_of_several_members_and_of_an_array(tmp_path: Path) -> None:
     members = [b'[{"q": "a"},', b'{"q": "b"}]']
     (tmp_path / "a.json.gz").write_bytes(b"".join(map(gzip.compress, members)))
     assert read_all(look(tmp_path / "a.json.gz", tmp_path / "s"))["q"].to_pylist() == ["a", "b"]
-
-
-def test_facts_can_be_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_csv(tmp_path / "a.csv", ROWS)
-    config = SourceConfig(path=str(path))
-    first = survey(config, {}, 100, str(tmp_path))
-    cache = {facts.key: facts for facts in first.files}
-    from ray_pipeline.sources import csv as csv_format
-
-    def parsed_again(*_: object) -> None:
-        raise AssertionError("parsed again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(csv_format, "records", parsed_again)
-        assert survey(config, {}, 100, str(tmp_path), cache).units == first.units
-        with pytest.raises(AssertionError):
-            survey(config, {}, 200, str(tmp_path), cache)
-    write_csv(path, ROWS[:10])
-    assert survey(config, {}, 100, str(tmp_path), cache).rows == 10
 
 
 def test_a_file_that_changes_after_the_survey(tmp_path: Path) -> None:

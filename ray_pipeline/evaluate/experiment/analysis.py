@@ -60,7 +60,8 @@ def analyse(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
         question: what is asked.
 
     Returns:
-        Plain data, the content of ``analysis.json``; see ``docs/quality/analysis.md``.
+        Plain data, the content of ``analysis.json``.
+        See ``docs/jobs/quality-tradeoff/analysis.md``.
 
     Raises:
         ValueError: the cells cannot be compared; the message says why.

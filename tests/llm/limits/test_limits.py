@@ -225,7 +225,8 @@ def test_a_server_that_is_started_again_lets_little_more_than_the_limit_through(
     limit: int, restarts: int
 ) -> None:
     cluster = run_rate(limit, 2, 2, restarts=restarts)
-    # As docs/llms.md says: two seconds' worth for each restart, or one or two requests.
+    # As docs/concepts/language-models.md says: each restart adds two seconds' worth of requests, or
+    # one or two.
     most = most_in_window([(time, 1) for time, *_ in cluster.starts])
     assert most <= limit + restarts * (2 + 2 * limit / 60)
 

@@ -1,6 +1,6 @@
 """The four quality scores of instructions and responses, computed by the batch.
 
-Every rule and number is that of the experiment this system comes from (see docs/quality/scores.md).
+Every rule and number is that of the original experiment, see docs/jobs/quality-tradeoff/scores.md.
 """
 
 from __future__ import annotations

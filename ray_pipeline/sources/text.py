@@ -1,0 +1,282 @@
+"""Formats of text: records one after another, each entered at the byte where it begins."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, BinaryIO, ClassVar, NamedTuple, cast
+
+import pyarrow as pa
+
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.rundir.units import DEFAULT_UNIT_ROWS, Marks, Unit
+from ray_pipeline.sources.columns import Column
+from ray_pipeline.sources.files import (
+    UNIT_BUFFER,
+    WHOLE_FILE_BUFFER,
+    HashingReader,
+    content_hash,
+    head_of,
+    open_binary,
+    readable,
+    size_of,
+)
+from ray_pipeline.sources.format import (
+    Cells,
+    FileFacts,
+    FileSpec,
+    Format,
+    ScanOptions,
+    SourceFile,
+)
+from ray_pipeline.sources.staging import is_there, publish, staged_uri
+
+_CHUNK = 1 << 20
+
+
+class Record(NamedTuple):
+    """One record of a text file."""
+
+    #: Byte offset of its first line.
+    start: int
+    #: Its values, in whatever container the format has.
+    cells: Any
+    #: Why it is malformed, and its raw text; None for a good record.
+    fault: str | None = None
+    raw: str | None = None
+
+
+class Found(NamedTuple):
+    """What `TextFormat.scan_text` has found out."""
+
+    #: By the file's names.
+    columns: dict[str, Column]
+    #: Pipeline's name -> the file's name.
+    chosen: dict[str, str]
+    #: What `TextFormat.records` needs to know of the file.
+    layout: Any
+
+
+class TextFormat(Format):
+    """A format of records that are lines of text, or several lines each.
+
+    A subclass says how a file is laid out (`scan_text`), where its records are (`records`), and
+    which values they have (`values`). Hashing, decompression, encodings, counting and offsets
+    are here.
+    """
+
+    compressible = True
+    #: What messages call it.
+    expected: ClassVar[str]
+
+    @abstractmethod
+    def scan_text(self, scan: TextScan) -> Found:
+        """Find the layout and the columns out; every record goes through ``scan.count``."""
+
+    @abstractmethod
+    def records(self, stream: BinaryIO, layout: Any, start: int) -> Iterator[Record]:
+        """The records from byte ``start`` on, where one begins and the stream stands.
+
+        The same file gives the same records wherever it is entered.
+        """
+
+    @abstractmethod
+    def values(self, records: Sequence[Record], file: FileSpec) -> Mapping[str, Sequence[Any]]:
+        """The values of each column, by the file's names."""
+
+    def needs_copy(self, head: bytes) -> bool:
+        """Whether a file that begins like this is only entered in the middle as a copy."""
+        del head
+        return False
+
+    def as_records(self, chunks: Iterable[bytes], uri: str) -> Iterable[bytes]:
+        """The bytes of a copy, for those of the plain text of a file."""
+        del uri
+        return chunks
+
+    def scan(self, file: SourceFile, options: ScanOptions, limit: int | None) -> FileFacts:
+        """See `Format.scan`. One pass serves both the hash and the records."""
+        recode = None if _has_plain_lines(options.encoding) else options.encoding
+        uri, content, head = file.uri, None, head_of(file.uri)
+        if file.compression or recode or self.needs_copy(head):
+            content = content_hash(uri)
+            uri = self._staged(file, content, recode, options.scratch)
+            head = head_of(uri)
+        check_text(head, self.expected, file.uri)
+        marks = Marks(options.unit_rows or DEFAULT_UNIT_ROWS, may_grow=options.unit_rows is None)
+        encoding = "utf-8" if recode else options.encoding
+        with open_binary(uri) as raw:
+            hashing = HashingReader(raw)
+            stream = cast(BinaryIO, io.BufferedReader(hashing, WHOLE_FILE_BUFFER))
+            scan = TextScan(file.uri, head, stream, encoding, options, limit, marks)
+            found = self.scan_text(scan)
+            hashed = hashing.finish()
+            return FileFacts(
+                rows=scan.rows, malformed=scan.malformed, columns=found.columns,
+                chosen=found.chosen, content=content or hashed, uri=uri, size=raw.tell(),
+                layout=found.layout, marks=marks,
+            )  # fmt: skip
+
+    def read(self, unit: Unit, file: FileSpec) -> Cells:
+        """See `Format.read`."""
+        with open_binary(unit.uri, UNIT_BUFFER) as stream:
+            if (size := size_of(stream)) != file.size:
+                raise file.changed(f"{size} bytes where there were {file.size}")
+            stream.seek(unit.offset)
+            records = list(islice(self.records(stream, file.layout, unit.offset), unit.rows))
+        cells = Cells(self.values(records, file), len(records))
+        for row, record in enumerate(records):
+            if record.fault is not None:
+                cells.faults[row] = record.fault
+                cells.raw[row] = record.raw or ""
+        return cells
+
+    def _staged(self, file: SourceFile, content: str, recode: str | None, scratch: str) -> str:
+        """URI of a plain copy: decompressed, recoded to UTF-8 if asked, as records."""
+        recoded = f"-{recode}" if recode else ""
+        uri = staged_uri(scratch, f"{content}{recoded}.{self.name}")
+        if is_there(uri):
+            return uri
+        with open_binary(file.uri) as raw, publish(uri) as out:
+            chunks: Iterable[bytes] = _decompressed(raw, file)
+            if recode:
+                chunks = _recoded(chunks, recode, file.uri)
+            for chunk in self.as_records(chunks, file.uri):
+                out.write(chunk)
+        return uri
+
+
+@dataclass
+class TextScan:
+    """A text file while it is read once, from its start to its end."""
+
+    #: The original, for messages.
+    uri: str
+    #: Its first bytes, up to a MiB.
+    head: bytes
+    #: At its start; it cannot seek.
+    stream: BinaryIO
+    encoding: str
+    options: ScanOptions
+    limit: int | None
+    marks: Marks
+    rows: int = 0
+    malformed: int = 0
+
+    def skip(self, size: int) -> BinaryIO:
+        """The stream after its first ``size`` bytes."""
+        self.stream.read(size)
+        return self.stream
+
+    def count(self, records: Iterator[Record]) -> None:
+        """Count records up to the limit, and note where units can begin."""
+        marks = self.marks
+        rows = malformed = 0
+        for record in islice(records, self.limit):
+            if rows % marks.step == 0:
+                marks.add(record.start)
+            rows += 1
+            if record.fault:
+                malformed += 1
+        self.rows, self.malformed = rows, malformed
+
+
+def known_encoding(name: str) -> str:
+    """Python's own name of a text encoding. Raises UserError when there is none."""
+    try:
+        found = codecs.lookup(name)
+        "\n".encode(found.name)
+    except (LookupError, TypeError):
+        raise UserError(
+            f"source.encoding: unknown text encoding {name!r}; known are utf-8, utf-16, latin-1, "
+            "cp1252, shift_jis, gb18030 and Python's others"
+        ) from None
+    return "utf-8" if found.name in ("utf-8", "utf-8-sig") else found.name
+
+
+def _has_plain_lines(encoding: str) -> bool:
+    """Whether a line end is the byte 10, and no other character holds that byte."""
+    return "a,\n".encode(encoding) == b"a,\n"
+
+
+# Plain copies
+
+
+def _decompressed(raw: BinaryIO, file: SourceFile) -> Iterator[bytes]:
+    if not file.compression:
+        with readable(file.uri):
+            yield from iter(lambda: raw.read(_CHUNK), b"")
+        return
+    try:
+        stream = pa.CompressedInputStream(cast(Any, raw), cast(Any, file.compression))
+        while chunk := stream.read(_CHUNK):
+            yield chunk
+    except OSError as error:
+        raise UserError(
+            f"source {file.uri}: expected {file.compression} data as its name says, found "
+            f"something else or a cut file: {error}"
+        ) from None
+
+
+def _recoded(chunks: Iterable[bytes], encoding: str, uri: str) -> Iterator[bytes]:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        for chunk in chunks:
+            yield decoder.decode(chunk).encode()
+        yield decoder.decode(b"", final=True).encode()
+    except UnicodeError as error:
+        raise UserError(f"source {uri}: expected text in {encoding}, found: {error}") from None
+
+
+# What the first bytes of a file show: it may not be what its name says.
+
+_SIGNATURES = {
+    b"\x1f\x8b": ("gzip data", "add .gz to its name, or decompress it"),
+    b"BZh": ("bzip2 data", "add .bz2 to its name, or decompress it"),
+    b"\x28\xb5\x2f\xfd": ("Zstandard data", "add .zst to its name, or decompress it"),
+    b"PAR1": ("a Parquet file", "name it .parquet"),
+    b"PK\x03\x04": ("a ZIP file or a spreadsheet", "unpack it, or save it as CSV"),
+    codecs.BOM_UTF16_LE: ("UTF-16 text", "set source.encoding: utf-16"),
+    codecs.BOM_UTF16_BE: ("UTF-16 text", "set source.encoding: utf-16"),
+}
+
+
+def check_text(head: bytes, expected: str, uri: str) -> None:
+    """Refuse a file that is empty or does not begin as text.
+
+    Args:
+        head: its first bytes.
+        expected: what its format is called.
+        uri: the file, for the message.
+
+    Raises:
+        UserError: with what was found and how to fix it.
+    """
+    if not head.strip():
+        raise UserError(
+            f"source {uri}: expected {expected}, found an empty file: remove it or write it again"
+        )
+    for signature, (found, fix) in _SIGNATURES.items():
+        if head.startswith(signature):
+            raise UserError(f"source {uri}: expected {expected}, found {found}: {fix}")
+    if _is_binary(head):
+        raise UserError(
+            f"source {uri}: expected {expected}, found binary data (bytes of zero) or UTF-16: "
+            "name it by what it is, convert it, or set source.encoding"
+        )
+    if b"\r" in head and b"\n" not in head:
+        raise UserError(
+            f"source {uri}: expected {expected} with line ends, found only carriage returns "
+            "(old Macintosh text): convert its line ends to \\n"
+        )
+
+
+def _is_binary(head: bytes) -> bool:
+    # A cell may hold a zero byte. The first line, of names or of JSON, does not.
+    start = head.lstrip(b"\r\n")
+    many = len(start) > 1000 and start.count(0) > len(start) / 10
+    return b"\0" in start.partition(b"\n")[0] or many
