@@ -133,6 +133,13 @@ def test_a_cell_is_told_apart_by_what_it_depends_on(tmp_path) -> None:
         assert not set(mine) & set(digests(**changed)), changed
 
 
+def test_cells_that_an_earlier_version_trained_are_reused(tmp_path) -> None:
+    """The digests are those of records that it wrote (see tests/evaluate/experiment)."""
+    digests = {cell.name: cell.digest for cell in cells_of(tmp_path)}
+    assert digests["few.epochs.seed1.lr0.001"] == "a3770ca3f2c46632e98e38d83da5b958"
+    assert digests["few-random.epochs.seed2.lr0.001"] == "7931a410ff9c55fff8cc555e00d92072"
+
+
 def test_records_of_another_experiment_are_forgotten(tmp_path) -> None:
     cells = cells_of(tmp_path, keep_models="none")
     for cell in cells[:3]:
@@ -281,7 +288,7 @@ def test_a_whole_experiment_that_is_killed_ends_with_the_same_table(
     environment = os.environ | {"RAY_ADDRESS": ray_cluster}
 
     def start() -> Started:
-        return Started("tune.run_experiment", [str(tmp_path)], TESTS, environment)
+        return Started("support.run_experiment", [str(tmp_path)], TESTS, environment)
 
     process = start()
     while process.poll() is None and len(list(records.glob("*.json"))) < 3:
