@@ -9,11 +9,11 @@ from pydantic import Field, field_validator
 
 from ray_pipeline.core.config import Execution, Section
 from ray_pipeline.evaluate.experiment.cells import Mode
-from ray_pipeline.models.device import Precision
 from ray_pipeline.rundir.layout import CONTROL
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
 from ray_pipeline.train.batches import BatchConfig
 from ray_pipeline.train.job import WorkersConfig
+from ray_pipeline.train.loop import UpdateConfig
 from ray_pipeline.train.scratch import ScratchConfig
 
 
@@ -36,18 +36,17 @@ _SEED = {
 }
 
 
-class CellLoopConfig(Section):
-    """How the weights of every cell are moved; the seed's values."""
+class CellLoopConfig(UpdateConfig):
+    """How each step changes the weights, in every cell; as in the original experiment."""
 
-    schedule: Literal["cosine", "linear", "constant"] = "linear"
-    warmup: float = Field(
-        1000, ge=0, description="steps, but a third of all at most; below 1: share of all steps"
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "linear", description="of the learning rate after the warm-up; down to 0 or constant"
     )
-    weight_decay: float = Field(0.01, ge=0, description="of matrices, not of biases and norms")
-    clip_norm: float | None = Field(1.0, gt=0, description="largest norm of a step's gradient")
-    precision: Precision = Field("auto", description="of the forward pass; see stages.distil.loop")
-    checkpoint_every: Annotated[int | None, Execution] = Field(
-        None, ge=1, description="steps; null: at evaluations"
+    warmup: float = Field(
+        1000,
+        ge=0,
+        description="steps of linear warm-up, at most a third of all; below 1: fraction of all "
+        "steps",
     )
 
 
