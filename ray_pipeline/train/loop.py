@@ -44,43 +44,43 @@ class UpdateConfig(Section):
         "penalty there)",
     )
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="of the learning rate after the warm-up; down to 0 or constant"
+        "cosine", description="shape of the learning rate after the warm-up"
     )
-    warmup: float = Field(
-        0.05, ge=0, description="steps of linear warm-up; below 1: fraction of all steps"
+    warmup: float = Field(0.05, ge=0, description="warm-up steps; below 1: a share of all steps")
+    weight_decay: float = Field(
+        0.01, ge=0, description="weight decay of matrices; biases and norms have none"
     )
-    weight_decay: float = Field(0.01, ge=0, description="of matrices, not of biases and norms")
     clip_norm: float | None = Field(
-        1.0, gt=0, description="clip a step's gradient to this norm; null: no clipping"
+        1.0, gt=0, description="largest gradient norm of a step; null: gradients are not clipped"
     )
     precision: Precision = Field(
         "auto",
-        description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. "
-        "bfloat16 pays on CPUs with instructions for it (AVX-512 BF16, AMX)",
+        description="precision of the forward pass; auto: bfloat16 on GPUs that support it, else "
+        "float32. Set bfloat16 on a CPU with instructions for it (AVX-512 BF16, AMX)",
     )
     checkpoint_every: Annotated[int | None, Execution] = Field(
-        None, ge=1, description="steps between checkpoints; null: at evaluations"
+        None, ge=1, description="steps between checkpoints; null: a checkpoint at every evaluation"
     )
 
 
 class LoopConfig(UpdateConfig):
     """How a model is trained. Defaults follow the original experiment."""
 
-    learning_rate: float = Field(6.795e-5, gt=0, description="the highest one of the schedule")
+    learning_rate: float = Field(6.795e-5, gt=0, description="peak learning rate")
     epochs: int = Field(3, ge=1, description="passes over the training rows")
     max_steps: int | None = Field(
-        None, ge=1, description="stop after this many steps; null: after the epochs"
+        None, ge=1, description="optimizer steps after which the training ends; null: no limit"
     )
     evaluate_every: int | None = Field(
-        None, ge=1, description="steps between evaluations; null: once an epoch"
+        None, ge=1, description="steps between evaluations; null: once per epoch"
     )
     patience: int | None = Field(
         4,
         ge=1,
-        description="stop after this many evaluations in a row without a lower validation loss; "
+        description="evaluations without a lower validation loss after which the training stops; "
         "null: never",
     )
-    seed: int = Field(0, description="of initial weights, the order of rows and dropout")
+    seed: int = Field(0, description="seed of new weights, row order and dropout")
 
 
 @dataclass(frozen=True)
