@@ -13,6 +13,7 @@ import orjson
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.layout import DONE
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "budget_exhausted"]
 
@@ -110,12 +111,12 @@ class Done:
             "units": self.units,
             "accounts": [account.to_json() for account in self.accounts],
         }
-        storage.write_bytes(f"{folder}/done.json", orjson.dumps(data, option=orjson.OPT_INDENT_2))
+        storage.write_bytes(f"{folder}/{DONE}", orjson.dumps(data, option=orjson.OPT_INDENT_2))
 
     @classmethod
     def load(cls, storage: Storage, folder: str) -> Done | None:
         """Read it, or None."""
-        raw = storage.read_bytes(f"{folder}/done.json")
+        raw = storage.read_bytes(f"{folder}/{DONE}")
         if raw is None:
             return None
         data = orjson.loads(raw)
