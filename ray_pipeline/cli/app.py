@@ -172,7 +172,7 @@ def generate(
         list[str], typer.Option(metavar="TEXT", help="a question; may be given several times")
     ] = [],  # noqa: B006 - typer copies it
     file: Annotated[
-        Path | None, typer.Option(help="questions: .txt one a line; .jsonl, .csv: `question`")
+        Path | None, typer.Option(help="questions: .txt one a line; .csv, .jsonl, ...: `question`")
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="of an answer, at most")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest answer")] = 0.0,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,6 +12,10 @@ import orjson
 from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import UserError, first_line
 from ray_pipeline.models.decoding import Decoding, Generated, load_tokenizer, trained_format
+from ray_pipeline.sources.config import SourceConfig
+from ray_pipeline.sources.find import known_extensions, recognise
+from ray_pipeline.sources.read import read_unit
+from ray_pipeline.sources.survey import survey
 
 #: Questions to their answers.
 Generator = Callable[[Sequence[str], Decoding], list[Generated]]
@@ -127,75 +130,58 @@ def read_questions(file: Path) -> list[str]:
     """The questions in a file, in order.
 
     Args:
-        file: ``.txt`` (one a line, empty lines left out), ``.jsonl`` or ``.csv`` with `COLUMN`.
+        file: ``.txt`` (one a line, empty lines left out), or any file that can be the source of a
+            run (``.csv``, ``.jsonl``, ``.parquet``, ...) with the column `COLUMN`.
 
     Raises:
         UserError: there is no such file, it is not what its name says, it lacks the column, a row
             has no question, or there is none at all.
     """
-    reader = _READERS.get(file.suffix.lower())
-    if reader is None:
-        raise UserError(f"{file}: questions come in {', '.join(_READERS)}: name such a file")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 (byte {error.start}): save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    questions = []
-    for line, question in reader(file, text):
-        if not isinstance(question, str) or not question.strip():
-            raise UserError(
-                f"{file}, line {line}: '{COLUMN}' is {question!r}: write a question, or take the "
-                "line out"
-            )
-        questions.append(question.strip())
+    if file.suffix.lower() == ".txt":
+        questions = [line.strip() for line in _text_of(file).splitlines() if line.strip()]
+    elif recognise(str(file)):
+        questions = list(_of_source(file))
+    else:
+        raise UserError(
+            f"{file}: questions come in .txt, one a line, or in one of the formats of sources "
+            f"({known_extensions()}): name such a file"
+        )
     if not questions:
         raise UserError(f"{file}: there is no question in it: expected at least one")
     return questions
 
 
-def _of_lines(file: Path, text: str) -> Iterator[tuple[int, object]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield number, line
-
-
-def _of_jsonl(file: Path, text: str) -> Iterator[tuple[int, object]]:
-    for number, line in _of_lines(file, text):
-        try:
-            row = orjson.loads(str(line))
-        except orjson.JSONDecodeError as error:
-            raise UserError(
-                f"{file}, line {number}: not JSON ({error}): write one object a line"
-            ) from None
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{file}, line {number}: {type(row).__name__} where an object with '{COLUMN}' "
-                "was expected"
-            )
-        _check_columns(file, list(row))
-        yield number, row[COLUMN]
-
-
-def _of_csv(file: Path, text: str) -> Iterator[tuple[int, object]]:
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _text_of(file: Path) -> str:
     try:
-        if rows.fieldnames is not None:
-            _check_columns(file, list(rows.fieldnames))
-        for row in rows:
-            yield rows.line_num, row[COLUMN]
-    except csv.Error as error:
-        line = rows.reader.line_num
-        raise UserError(f"{file}, line {line}: not CSV: {error}: mend the line") from None
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 (byte {error.start}): save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def _check_columns(file: Path, names: list[str]) -> None:
-    if COLUMN not in names:
-        raise UserError(
-            f"{file}: no column '{COLUMN}'{nearest(COLUMN, names)}. Rename the column that has "
-            "the questions"
-        )
+def _of_source(file: Path) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as scratch:
+        found = survey(SourceConfig(path=str(file)), {}, None, scratch)
+        if COLUMN not in (names := found.schema.names):
+            raise UserError(
+                f"{file}: no column '{COLUMN}'{nearest(COLUMN, names)}. Rename the column that has "
+                "the questions"
+            )
+        if COLUMN in found.spec.as_json:
+            raise UserError(f"{file}: not every '{COLUMN}' is text: write questions in that column")
+        for unit in found.units:
+            rows = read_unit(unit, found.spec).select([COLUMN, "reason"]).to_pylist()
+            for number, row in enumerate(rows, start=unit.first_row + 1):
+                yield _question(row, f"{file}, row {number}")
 
 
-_READERS = {".txt": _of_lines, ".jsonl": _of_jsonl, ".csv": _of_csv}
+def _question(row: dict[str, object], where: str) -> str:
+    if row["reason"]:
+        # Codes of the source, as in "source:json: ...", say no more than what follows them.
+        problem = str(row["reason"]).partition(": ")[2]
+        raise UserError(f"{where}: cannot be read: {problem}. Fix the row, or take it out")
+    question = row[COLUMN]
+    if not isinstance(question, str) or not question.strip():
+        raise UserError(f"{where}: '{COLUMN}' is {question!r}: write a question, or take it out")
+    return question.strip()
