@@ -32,7 +32,7 @@ from ray_pipeline.core.storage import Storage, filesystem
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.layout import part_path, responses_folder, rows_folder, segment_folder
 from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
-from ray_pipeline.rundir.parts import PartInfo, read_info, read_rows
+from ray_pipeline.rundir.parts import OpenedParts, Part, PartInfo
 from ray_pipeline.rundir.responses import read_records
 from ray_pipeline.rundir.units import Unit
 
@@ -95,6 +95,8 @@ class RunReader:
         if raw is None:
             raise UserError(f"{uri}: not a run directory (no ledger.json){_runs_nearby(uri)}")
         self.ledger = _ledger(raw, self.storage.uri("ledger.json"))
+        self._parts = OpenedParts(self.storage)
+        self._schemas: dict[str, pa.Schema] = {}
 
     @cached_property
     def config_text(self) -> str:
@@ -168,7 +170,7 @@ class RunReader:
         committed = set(self.storage.list(rows_folder(folder)))
         for unit in self.units:
             path = part_path(folder, unit.unit_id)
-            info = read_info(self.storage, path) if path in committed else None
+            info = self._parts.info(path) if path in committed else None
             if info is not None and info.fingerprint == entry.fingerprint:
                 names = tuple(account.name for account in info.accounts)
                 return SegmentFolder(folder, entry.fingerprint, names)
@@ -197,22 +199,27 @@ class RunReader:
 
     def part_info(self, segment: SegmentFolder, unit: Unit) -> PartInfo | None:
         """The footer of a unit's part; None when it is not committed by this run's stages."""
-        info = read_info(self.storage, part_path(segment.folder, unit.unit_id))
+        info = self._parts.info(part_path(segment.folder, unit.unit_id))
         return info if info is not None and info.fingerprint == segment.fingerprint else None
+
+    def _part(self, segment: SegmentFolder, unit: Unit) -> Part | None:
+        """A unit's part; None when it is not committed by this run's stages."""
+        part = self._parts.open(part_path(segment.folder, unit.unit_id))
+        is_ours = part is not None and part.info.fingerprint == segment.fingerprint
+        return part if is_ours else None
 
     def part(self, segment: SegmentFolder, unit: Unit) -> pa.Table | None:
         """All rows of a unit after a segment; None when it is not committed."""
-        if self.part_info(segment, unit) is None:
-            return None
-        return read_rows(self.storage, part_path(segment.folder, unit.unit_id))
+        part = self._part(segment, unit)
+        return None if part is None else part.rows()
 
     def schema(self, segment: SegmentFolder) -> pa.Schema:
         """Columns of a segment's rows, as the first committed part has them."""
-        for unit in self.units:
-            if self.part_info(segment, unit) is not None:
-                with self.storage.open(part_path(segment.folder, unit.unit_id)) as file:
-                    return pq.read_schema(file)
-        return pa.schema([])
+        if segment.folder not in self._schemas:
+            parts = (self._part(segment, unit) for unit in self.units)
+            first = next((part for part in parts if part is not None), None)
+            self._schemas[segment.folder] = pa.schema([]) if first is None else first.schema
+        return self._schemas[segment.folder]
 
     def columns(
         self, segment: SegmentFolder, unit: Unit, names: Collection[str]
@@ -221,20 +228,13 @@ class RunReader:
 
         Returns: None when the unit is not committed.
         """
-        if self.part_info(segment, unit) is None:
+        part = self._part(segment, unit)
+        if part is None:
             return None
-        path = part_path(segment.folder, unit.unit_id)
-        try:
-            with self.storage.open(path) as file:
-                parquet = pq.ParquetFile(file)
-                there = [name for name in names if name in parquet.schema_arrow.names]
-                table = parquet.read(there).replace_schema_metadata(None)
-                rows = parquet.metadata.num_rows
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(f"cannot read {self.storage.uri(path)}: {error}") from error
-        missing = {name: pa.nulls(rows) for name in names if name not in there}
-        for name, nulls in missing.items():
-            table = table.append_column(name, nulls)
+        table = part.rows([name for name in names if name in part.schema.names])
+        for name in names:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(part.info.rows))
         return table.select(list(names))
 
     def each_unit(
@@ -254,12 +254,6 @@ class RunReader:
         for unit, info in _in_threads(lambda unit: self.part_info(segment, unit), wanted):
             if info is not None:
                 yield unit, info
-
-    def rows(
-        self, stage: str, status: str | None = None, reason: str | None = None, limit: int = 20
-    ) -> list[dict[str, Any]]:
-        """The first rows that `iter_rows` finds."""
-        return list(islice(self.iter_rows(stage, status, reason), limit))
 
     def iter_rows(
         self, stage: str, status: str | None = None, reason: str | None = None
@@ -286,8 +280,9 @@ class RunReader:
         for unit, info in self.part_infos(segment):
             if not _may_hold(info, stage, status, reason):
                 continue
-            rows = read_rows(self.storage, part_path(segment.folder, unit.unit_id))
-            yield from rows.filter(_mask(rows, stage, status, reason)).to_pylist()
+            rows = self.part(segment, unit)
+            if rows is not None:
+                yield from rows.filter(_mask(rows, stage, status, reason)).to_pylist()
 
     def kept_note(self, stage: str) -> str | None:
         """What to know about a stage's kept rows where it has none of its own."""
@@ -334,14 +329,10 @@ class RunReader:
         is_first = segment is self.segments[0]
         if info is None or not (is_first or any(account.created for account in info.accounts)):
             return []
-        path = part_path(segment.folder, unit.unit_id)
-        try:
-            with self.storage.open(path) as file:
-                ids = pq.read_table(file, columns=["row_id"])["row_id"]
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(f"cannot read {self.storage.uri(path)}: {error}") from error
-        matches: list[str] = ids.filter(pc.starts_with(ids, prefix)).to_pylist()
-        return matches
+        rows = self.columns(segment, unit, ["row_id"])
+        assert rows is not None  # it has a footer
+        ids: list[str] = rows["row_id"].filter(pc.starts_with(rows["row_id"], prefix)).to_pylist()
+        return ids
 
     def answers(self, stage: str, unit: Unit, row_id: str) -> list[Answer]:
         """What a language model answered about a row at a stage, oldest first.

@@ -97,4 +97,4 @@ def test_rows_of_a_stage_that_makes_files_are_those_before_it(tmp_path: Path) ->
     reader = RunReader(made_trained_run(str(tmp_path)).storage.root)
     note = reader.kept_note("distil")
     assert note is not None and note.startswith("distil makes files")
-    assert reader.rows("distil") == []
+    assert list(reader.iter_rows("distil")) == []

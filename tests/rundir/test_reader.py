@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import orjson
@@ -92,7 +93,7 @@ def test_rows_by_status_and_reason(reader: RunReader) -> None:
     assert [row["text"] for row in reader.iter_rows("ask", "failed")] == ["four boom"]
     assert len(list(reader.iter_rows("ask", "kept"))) == 5
     assert len(list(reader.iter_rows("ask"))) == 6
-    assert len(reader.rows("ask", limit=2)) == 2
+    assert len(list(islice(reader.iter_rows("ask"), 2))) == 2
 
 
 def test_kept_rows_of_fused_stages_come_with_a_note(reader: RunReader) -> None:
@@ -103,9 +104,9 @@ def test_kept_rows_of_fused_stages_come_with_a_note(reader: RunReader) -> None:
 
 def test_unknown_stage_and_status_name_the_nearest(reader: RunReader) -> None:
     with pytest.raises(UserError, match="did you mean 'augment'"):
-        reader.rows("augmet")
+        reader.iter_rows("augmet")
     with pytest.raises(UserError, match="did you mean 'dropped'"):
-        reader.rows("tidy", "droped")
+        reader.iter_rows("tidy", "droped")
 
 
 def test_a_directory_without_a_run_names_those_nearby(run: MadeRun, tmp_path: Path) -> None:
