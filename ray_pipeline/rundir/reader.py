@@ -31,7 +31,7 @@ from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT, reas
 from ray_pipeline.core.storage import Storage, filesystem
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.layout import part_path, responses_folder, rows_folder, segment_folder
-from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
+from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
 from ray_pipeline.rundir.parts import OpenedParts, Part, PartInfo
 from ray_pipeline.rundir.responses import read_records
 from ray_pipeline.rundir.units import Unit
@@ -175,6 +175,20 @@ class RunReader:
                 names = tuple(account.name for account in info.accounts)
                 return SegmentFolder(folder, entry.fingerprint, names)
         return None
+
+    @cached_property
+    def identities(self) -> dict[str, Any]:
+        """What the fingerprints of complete stages were made of, by stage.
+
+        Stages are missing that did not complete, or that an earlier version of this code ran.
+        """
+        found: dict[str, Any] = {}
+        for entry in self.ledger.entries:
+            folder = segment_folder(entry.index, entry.account.name)
+            done = Done.load(self.storage, folder)
+            if done is not None and done.fingerprint == entry.fingerprint:
+                found |= done.identities
+        return found
 
     def entry(self, stage: str) -> LedgerEntry:
         """A stage's line of the ledger.
