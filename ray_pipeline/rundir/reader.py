@@ -1,4 +1,4 @@
-"""Reads a run directory, finished or running: its account, its units, and its rows where they rest.
+"""Reads a run directory, finished or running: its account, its units and their parts.
 
 Nothing but the directory is needed: not the job, not the source, not Ray. At most one part is in
 memory at a time, however large the run is.
@@ -10,7 +10,7 @@ import difflib
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
@@ -27,18 +27,17 @@ import yaml
 from ray_pipeline.core.columns import is_text
 from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import RunError, UserError
-from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT, reason_code
+from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 from ray_pipeline.core.storage import Storage, filesystem
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.layout import part_path, responses_folder, rows_folder, segment_folder
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
-from ray_pipeline.rundir.parts import OpenedParts, Part, PartInfo
+from ray_pipeline.rundir.parts import OpenedParts, Part, PartInfo, missing_part
 from ray_pipeline.rundir.responses import read_records
 from ray_pipeline.rundir.units import Unit
 
 _T = TypeVar("_T")
 
-STATUSES = (KEPT, DROPPED, FAILED)
 #: How many digits of a row id are enough to look for it.
 SHORTEST_PREFIX = 6
 #: Text columns that are shown when the configuration maps none.
@@ -227,6 +226,17 @@ class RunReader:
         part = self._part(segment, unit)
         return None if part is None else part.rows()
 
+    def rows_of(self, segment: SegmentFolder, unit: Unit, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a committed unit's rows.
+
+        Raises:
+            RunError: the part is gone, or has no such column.
+        """
+        part = self._part(segment, unit)
+        if part is None:
+            raise missing_part(self.storage, part_path(segment.folder, unit.unit_id))
+        return part.rows(columns)
+
     def schema(self, segment: SegmentFolder) -> pa.Schema:
         """Columns of a segment's rows, as the first committed part has them."""
         if segment.folder not in self._schemas:
@@ -268,48 +278,6 @@ class RunReader:
         for unit, info in _in_threads(lambda unit: self.part_info(segment, unit), wanted):
             if info is not None:
                 yield unit, info
-
-    def iter_rows(
-        self, stage: str, status: str | None = None, reason: str | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Rows of a stage: those it dropped or failed, and those it kept (see `kept_note`).
-
-        Args:
-            stage: named as in the ledger.
-            status: only rows with this status.
-            reason: only rows whose reason begins so.
-
-        Raises:
-            UserError: no such stage or status.
-        """
-        self.entry(stage)
-        if status is not None and status not in STATUSES:
-            raise UserError(f"status {status!r}: no row has it{nearest(status, STATUSES)}")
-        segment = self.segment_of(stage)
-        return iter(()) if segment is None else self._iter_rows(segment, stage, status, reason)
-
-    def _iter_rows(
-        self, segment: SegmentFolder, stage: str, status: str | None, reason: str | None
-    ) -> Iterator[dict[str, Any]]:
-        for unit, info in self.part_infos(segment):
-            if not _may_hold(info, stage, status, reason):
-                continue
-            rows = self.part(segment, unit)
-            if rows is not None:
-                yield from rows.filter(_mask(rows, stage, status, reason)).to_pylist()
-
-    def kept_note(self, stage: str) -> str | None:
-        """What to know about a stage's kept rows where it has none of its own."""
-        segment = self.segment_of(stage)
-        if segment is None and self.made_by(stage) is not None:
-            return f"{stage} makes files: the rows it kept are those of the stage before it"
-        if segment is None or segment.stages[-1] == stage:
-            return None
-        others = ", ".join(name for name in segment.stages if name != stage)
-        return (
-            f"{stage} ran and committed together with {others}: its kept rows are shown as they "
-            f"left {segment.stages[-1]}. save_every_stage: true keeps every stage's own"
-        )
 
     def find(self, row_id: str) -> tuple[str, Unit]:
         """A row's whole id and its unit.
@@ -388,29 +356,6 @@ def _in_threads(do: Callable[[Unit], _T], units: Iterable[Unit]) -> Iterator[tup
         # Bounded batches: a caller that has seen enough pays for no further units.
         while batch := list(islice(waiting, 4 * _THREADS)):
             yield from zip(batch, threads.map(do, batch), strict=True)
-
-
-def _may_hold(info: PartInfo, stage: str, status: str | None, reason: str | None) -> bool:
-    """Whether a part can hold such rows, by its account: most parts need not be opened."""
-    account = next((a for a in info.accounts if a.name == stage), None)
-    if account is None:
-        return False
-    if reason is not None:
-        # The account counts by code; the wanted reason may be shorter, or go on into the detail.
-        return any(code.startswith(reason_code(reason)) for code in account.reasons)
-    counts = {KEPT: account.kept, DROPPED: account.dropped, FAILED: account.failed}
-    return bool(counts[status] if status is not None else sum(counts.values()))
-
-
-def _mask(rows: pa.Table, stage: str, status: str | None, reason: str | None) -> Any:
-    mask = pc.fill_null(pc.equal(rows["stage"], stage), False)
-    if status in (None, KEPT):
-        mask = pc.or_(mask, pc.equal(rows["status"], KEPT))
-    if status is not None:
-        mask = pc.and_(mask, pc.equal(rows["status"], status))
-    if reason is not None:
-        mask = pc.and_(mask, pc.fill_null(pc.starts_with(rows["reason"], reason), False))
-    return mask
 
 
 def _answer(stage: str, record: dict[str, Any], rejected: bool) -> Answer:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,9 @@ import orjson
 import pytest
 import yaml
 from rich.console import Console
-from support.command import Command
 from support.made_qa_run import CONFIG, MadeQaRun, Row, made_qa_run
 
-from ray_pipeline.cli import diff as run_diff_views
+from ray_pipeline.cli.views import diff as run_diff_views
 from ray_pipeline.rundir import diff as run_diff
 from ray_pipeline.rundir.diff import RunDiff, diff
 from ray_pipeline.rundir.layout import segment_folder
@@ -198,18 +196,3 @@ def test_runs_that_did_not_come_to_their_end(run: MadeQaRun, tmp_path: Path) -> 
     empty = made_qa_run(str(tmp_path / "c"), 0)
     assert compare(empty, empty).rows.both == 0
     assert compare(run, empty).rows.only_a == run.accounts["accept-paraphrases"].kept
-
-
-def test_the_command(run: MadeQaRun, tmp_path: Path) -> None:
-    made_qa_run(str(tmp_path / "b"), 100, 20, change=drop_one)
-    command = Command(None, tmp_path)
-    plain = command("diff", run.storage.root, "b")
-    assert plain.code == 0 and "Rows kept in the end" in plain.out and not plain.err
-    told = command("diff", run.storage.root, "b", "--json")
-    data = json.loads(told.out)
-    assert told.code == 0
-    assert data["rows"]["only_a"] == sum(data["rows"]["why_only_a"].values())
-    assert {"key": "seconds", "a": 95.0, "b": 95.0, "delta": 0.0} in data["effort"]
-    wrong = command("diff", run.storage.root, "c")
-    assert wrong.code == 2 and not wrong.out
-    assert len(wrong.err.strip().splitlines()) == 1 and "c: not a run directory" in wrong.err
