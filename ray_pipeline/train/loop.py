@@ -37,26 +37,39 @@ from ray_pipeline.train.replica import Replica, Whole
 class LoopConfig(Section):
     """How the weights are moved. The defaults are the seed's."""
 
-    learning_rate: float = Field(6.795e-5, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(0.05, ge=0, description="steps; below 1: share of all steps")
-    weight_decay: float = Field(0.01, ge=0, description="of matrices, not of biases and norms")
-    clip_norm: float | None = Field(1.0, gt=0, description="largest norm of a step's gradient")
-    epochs: int = Field(3, ge=1)
-    max_steps: int | None = Field(None, ge=1)
-    evaluate_every: int | None = Field(None, ge=1, description="steps; null: once an epoch")
+    learning_rate: float = Field(6.795e-5, gt=0, description="peak learning rate")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="shape of the learning rate after the warm-up"
+    )
+    warmup: float = Field(0.05, ge=0, description="warm-up steps; below 1: a share of all steps")
+    weight_decay: float = Field(
+        0.01, ge=0, description="weight decay of matrices; biases and norms have none"
+    )
+    clip_norm: float | None = Field(
+        1.0, gt=0, description="largest gradient norm of a step; null: gradients are not clipped"
+    )
+    epochs: int = Field(3, ge=1, description="passes over the training rows")
+    max_steps: int | None = Field(
+        None, ge=1, description="optimizer steps after which the training ends; null: no limit"
+    )
+    evaluate_every: int | None = Field(
+        None, ge=1, description="steps between evaluations; null: once per epoch"
+    )
     checkpoint_every: Annotated[int | None, Execution] = Field(
-        None, ge=1, description="steps; null: at evaluations"
+        None, ge=1, description="steps between checkpoints; null: a checkpoint at every evaluation"
     )
     patience: int | None = Field(
-        4, ge=1, description="evaluations without a lower validation loss before it stops"
+        4,
+        ge=1,
+        description="evaluations without a lower validation loss after which the training stops; "
+        "null: never",
     )
     precision: Precision = Field(
         "auto",
-        description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. Name "
-        "bfloat16 where a CPU has instructions for it (AVX-512 BF16, AMX)",
+        description="precision of the forward pass; auto: bfloat16 on GPUs that support it, else "
+        "float32. Set bfloat16 on a CPU with instructions for it (AVX-512 BF16, AMX)",
     )
-    seed: int = 0
+    seed: int = Field(0, description="seed of new weights, row order and dropout")
 
 
 @dataclass(frozen=True)
