@@ -6,21 +6,17 @@ the same ones whenever the report is written: those whose ids, which are hashes,
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from ray_pipeline.core.columns import is_list, is_text
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.text import plain, shortened
 from ray_pipeline.rundir.layout import CACHE
-from ray_pipeline.rundir.parts import PartInfo, info_of, open_part, part_path
 from ray_pipeline.rundir.reader import RunReader, SegmentFolder, text_columns
 from ray_pipeline.rundir.units import Unit
 
@@ -28,8 +24,6 @@ _T = TypeVar("_T")
 
 #: Units whose narrow columns a section reads at most: as many small reads take some ten seconds.
 MOST_UNITS = 2_000
-#: Parts that are kept open: sections come back to the same ones.
-_MOST_OPEN = 256
 #: Columns that some stage writes as evidence for what it did, by what they must hold.
 _NUMBERS = {"outlier_cluster", "outlier_score", "duplicate_similarity", "similarity"}
 _TEXTS = {"outlier_rule", "outlier_verdict", "duplicate_of", "version"}
@@ -38,16 +32,10 @@ _BLOCK = 16 * 2**20
 
 
 class ReportReader(RunReader):
-    """A `RunReader` for one report: what its sections share is read once.
-
-    A part is opened once and stays open while others follow, a schema comes from an open part,
-    and `once` keeps what a function of the run has returned.
-    """
+    """A `RunReader` for one report: what several sections need is worked out once."""
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
-        self._open: OrderedDict[str, pq.ParquetFile | None] = OrderedDict()
-        self._lock = threading.Lock()
         self._results: dict[Any, Any] = {}
 
     def once(self, read: Callable[[ReportReader], _T]) -> _T:
@@ -57,70 +45,15 @@ class ReportReader(RunReader):
         result: _T = self._results[read]
         return result
 
-    def part_info(self, segment: SegmentFolder, unit: Unit) -> PartInfo | None:
-        """The footer of a unit's part; None when it is not committed by this run's stages."""
-        file = self._opened(segment, unit)
-        info = None if file is None else info_of(file.metadata)
-        return info if info is not None and info.fingerprint == segment.fingerprint else None
-
-    def part(self, segment: SegmentFolder, unit: Unit) -> pa.Table | None:
-        """All rows of a unit after a segment; None when it is not committed."""
-        return self._read(segment, unit, None)
-
-    def schema(self, segment: SegmentFolder) -> pa.Schema:
-        """Columns of a segment's rows, as the first committed part has them."""
-        for unit in self.units:
-            if self.part_info(segment, unit) is not None:
-                file = self._opened(segment, unit)
-                return pa.schema([]) if file is None else file.schema_arrow
-        return pa.schema([])
-
     def columns(
         self, segment: SegmentFolder, unit: Unit, names: Collection[str]
     ) -> pa.Table | None:
-        """Some columns of a unit's rows after a segment, nulls for those that are not there.
+        """As `RunReader.columns`, with nulls for evidence of a type that no stage writes.
 
-        Evidence of a type that no stage writes is null, too: see `valid_evidence`.
-
-        Returns: None when the unit is not committed.
+        See `valid_evidence`.
         """
-        rows = self._read(segment, unit, names)
-        if rows is None:
-            return None
-        for name in names:
-            if name not in rows.column_names:
-                rows = rows.append_column(name, pa.nulls(rows.num_rows))
-        return valid_evidence(rows.select(list(names)))
-
-    def _read(
-        self, segment: SegmentFolder, unit: Unit, names: Collection[str] | None
-    ) -> pa.Table | None:
-        if self.part_info(segment, unit) is None or (file := self._opened(segment, unit)) is None:
-            return None
-        try:
-            if names is None:
-                return file.read().replace_schema_metadata(None)
-            known = [name for name in names if name in file.schema_arrow.names]
-            # A column that every part has: a table without any would have no rows.
-            rows = file.read(known or ["row_id"]).replace_schema_metadata(None)
-        except (OSError, pa.ArrowInvalid) as error:
-            where = self.storage.uri(part_path(segment.folder, unit.unit_id))
-            raise RunError(f"cannot read {where}: {error}") from error
-        return rows
-
-    def _opened(self, segment: SegmentFolder, unit: Unit) -> pq.ParquetFile | None:
-        """A unit's part, from whatever attempt it is; None when there is none."""
-        path = part_path(segment.folder, unit.unit_id)
-        with self._lock:
-            if path in self._open:
-                self._open.move_to_end(path)
-                return self._open[path]
-        file = open_part(self.storage, path)
-        with self._lock:
-            self._open[path] = file
-            while len(self._open) > _MOST_OPEN:
-                self._open.popitem(last=False)
-        return file
+        rows = super().columns(segment, unit, names)
+        return None if rows is None else valid_evidence(rows)
 
     def csv(self, path: str, most: int | None = None) -> pa.Table | None:
         """Rows of a CSV file of the run directory, all cells as text; None when there is no file.

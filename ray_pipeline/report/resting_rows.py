@@ -20,6 +20,7 @@ from ray_pipeline.core.text import plain, shortened
 from ray_pipeline.report.reading import ReportReader, some_units, without_vectors
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.reader import Answer, SegmentFolder
+from ray_pipeline.rundir.rows import Rows
 from ray_pipeline.rundir.units import Unit
 
 #: Examples of a reason.
@@ -67,16 +68,22 @@ def reason_lines(reader: ReportReader) -> list[ReasonLine]:
         account = entry.account
         for code, rows in sorted(account.reasons.items(), key=lambda pair: (-pair[1], pair[0])):
             shown = examples.get((account.name, code), [])
-            status = shown[0].status if shown else _likely_status(account, code)
+            status = shown[0].status if shown else _status(reader, account, code)
             lines.append(ReasonLine(account.name, status, code, rows, account.rows_in, shown))
     return lines
 
 
-def _likely_status(account: StageAccount, code: str) -> str:
-    """What became of rows that left for a reason without an example: the account does not say."""
+def _status(reader: ReportReader, account: StageAccount, code: str) -> str:
+    """What became of the rows that left a stage for a reason: the rows themselves say it."""
     if not account.failed or not account.dropped:
         return FAILED if account.failed else DROPPED
-    return FAILED if code.startswith(("error:", "llm:")) else DROPPED
+    for batch in Rows(reader, account.name, reason=code, columns=["status", "reason"]):
+        for status, reason in zip(
+            batch["status"].to_pylist(), batch["reason"].to_pylist(), strict=True
+        ):
+            if reason_code(reason) == code:
+                return str(status)
+    return DROPPED  # the parts that held them are gone
 
 
 def resting_rows(reader: ReportReader) -> Examples:

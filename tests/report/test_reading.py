@@ -5,10 +5,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from support.made_qa_run import made_qa_run
-from support.made_run import FOLDERS, made_run
+from support.made_run import made_run
 
 from ray_pipeline.core.errors import RunError
-from ray_pipeline.report import reading
 from ray_pipeline.report.reading import (
     ReportReader,
     segments_with,
@@ -17,56 +16,7 @@ from ray_pipeline.report.reading import (
     valid_evidence,
     without_vectors,
 )
-from ray_pipeline.rundir.parts import part_path
-from ray_pipeline.rundir.reader import RunReader
 from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
-
-
-def test_reads_what_a_run_reader_reads(tmp_path: Path) -> None:
-    run = made_run(str(tmp_path))
-    plain, shared = RunReader(run.storage.root), ReportReader(run.storage.root)
-    run.storage.delete(part_path(FOLDERS["ask"], run.units[1].unit_id))
-    for segment in plain.segments:
-        assert shared.schema(segment).names == plain.schema(segment).names
-        for unit in plain.units:
-            assert shared.part_info(segment, unit) == plain.part_info(segment, unit)
-            assert shared.part(segment, unit) == plain.part(segment, unit)
-            for names in (["row_id", "text"], ["no_such_column", "status"]):
-                expected = plain.columns(segment, unit, names)
-                assert shared.columns(segment, unit, names) == expected
-
-
-def test_columns_that_are_not_there_are_null(tmp_path: Path) -> None:
-    run = made_run(str(tmp_path))
-    reader = ReportReader(run.storage.root)
-    rows = reader.columns(reader.segments[0], run.units[0], ["nothing"])
-    assert rows is not None and rows.to_pydict() == {"nothing": [None] * 4}
-
-
-def test_a_part_of_another_fingerprint_is_not_this_runs(tmp_path: Path) -> None:
-    run = made_run(str(tmp_path))
-    run.ledger.entries[2].fingerprint = "print-other"
-    reader = ReportReader(run.save().storage.root)
-    assert [segment.stages[-1] for segment in reader.segments] == ["tidy", "augment"]
-
-
-def test_a_torn_part_counts_as_missing(tmp_path: Path) -> None:
-    run = made_run(str(tmp_path))
-    reader = ReportReader(run.storage.root)
-    segment, unit = reader.segments[1], run.units[1]
-    run.storage.write_bytes(part_path(segment.folder, unit.unit_id), b"PAR1 torn")
-    assert reader.part_info(segment, unit) is None
-    assert reader.columns(segment, unit, ["row_id"]) is None
-
-
-def test_more_parts_than_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_MOST_OPEN", 2)
-    run = made_qa_run(str(tmp_path), 60, unit_rows=10, until="clean-text")
-    reader = ReportReader(run.storage.root)
-    for _ in range(2):
-        units = reader.each_unit(reader.segments[0], ["question"])
-        assert sum(rows.num_rows for _, rows in units) == 60
-    assert len(reader._open) == 2
 
 
 def test_what_sections_share_is_worked_out_once(tmp_path: Path) -> None:

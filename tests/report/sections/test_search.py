@@ -11,8 +11,7 @@ from support.made_trained_run import HISTORY, made_trained_run, metrics
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.sections.search import Search, read
 from ray_pipeline.stages.training.search import _figures
-from ray_pipeline.tune.parameters import Parameters
-from ray_pipeline.tune.trials import TrialRecord
+from ray_pipeline.tune.trials import Parameters, TrialRecord
 
 
 def with_search(path: Path, **change: Any) -> MadeRun:
