@@ -354,8 +354,8 @@ class Bench:
     def loop(self, objective: Objective, config: LoopConfig, **more: Any) -> Loop:
         """A training of the model as it is; ``more``: further arguments of `Loop`."""
         teacher, validation = self.teacher, self.validation
-        more |= {"teacher": teacher, "validation": validation, "replica": self.replica}
-        return Loop(self.model, self.plan, objective, config, **more)
+        more |= {"teacher": teacher, "validation": validation}
+        return Loop(self.replica, self.plan, objective, config, **more)
 
 
 def make_loop(
