@@ -14,7 +14,7 @@ from typing import Any
 from support.made_run import FILE_ID, MadeRun, made_run
 
 from ray_pipeline.core.rows import source_row_id
-from ray_pipeline.rundir.curve import Curve
+from ray_pipeline.rundir.trainings import Curve
 
 #: Behind source, tidy, ask and augment.
 STAGES = (
