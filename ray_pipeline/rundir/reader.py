@@ -10,7 +10,7 @@ import difflib
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
@@ -30,8 +30,9 @@ from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 from ray_pipeline.core.storage import Storage, filesystem
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
-from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
-from ray_pipeline.rundir.parts import PartInfo, part_path, read_info, read_rows
+from ray_pipeline.rundir.layout import part_path, responses_folder, rows_folder, segment_folder
+from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
+from ray_pipeline.rundir.parts import OpenedParts, Part, PartInfo, missing_part
 from ray_pipeline.rundir.responses import read_records
 from ray_pipeline.rundir.units import Unit
 
@@ -93,6 +94,8 @@ class RunReader:
         if raw is None:
             raise UserError(f"{uri}: not a run directory (no ledger.json){_runs_nearby(uri)}")
         self.ledger = _ledger(raw, self.storage.uri("ledger.json"))
+        self._parts = OpenedParts(self.storage)
+        self._schemas: dict[str, pa.Schema] = {}
 
     @cached_property
     def config_text(self) -> str:
@@ -162,15 +165,29 @@ class RunReader:
         return found[::-1]
 
     def _segment_ending_with(self, entry: LedgerEntry) -> SegmentFolder | None:
-        folder = f"stages/{entry.index:02d}-{entry.account.name}"
-        committed = set(self.storage.list(f"{folder}/rows"))
+        folder = segment_folder(entry.index, entry.account.name)
+        committed = set(self.storage.list(rows_folder(folder)))
         for unit in self.units:
             path = part_path(folder, unit.unit_id)
-            info = read_info(self.storage, path) if path in committed else None
+            info = self._parts.info(path) if path in committed else None
             if info is not None and info.fingerprint == entry.fingerprint:
                 names = tuple(account.name for account in info.accounts)
                 return SegmentFolder(folder, entry.fingerprint, names)
         return None
+
+    @cached_property
+    def identities(self) -> dict[str, Any]:
+        """What the fingerprints of complete stages were made of, by stage.
+
+        Stages are missing that did not complete, or that an earlier version of this code ran.
+        """
+        found: dict[str, Any] = {}
+        for entry in self.ledger.entries:
+            folder = segment_folder(entry.index, entry.account.name)
+            done = Done.load(self.storage, folder)
+            if done is not None and done.fingerprint == entry.fingerprint:
+                found |= done.identities
+        return found
 
     def entry(self, stage: str) -> LedgerEntry:
         """A stage's line of the ledger.
@@ -195,22 +212,38 @@ class RunReader:
 
     def part_info(self, segment: SegmentFolder, unit: Unit) -> PartInfo | None:
         """The footer of a unit's part; None when it is not committed by this run's stages."""
-        info = read_info(self.storage, part_path(segment.folder, unit.unit_id))
+        info = self._parts.info(part_path(segment.folder, unit.unit_id))
         return info if info is not None and info.fingerprint == segment.fingerprint else None
+
+    def _part(self, segment: SegmentFolder, unit: Unit) -> Part | None:
+        """A unit's part; None when it is not committed by this run's stages."""
+        part = self._parts.open(part_path(segment.folder, unit.unit_id))
+        is_ours = part is not None and part.info.fingerprint == segment.fingerprint
+        return part if is_ours else None
 
     def part(self, segment: SegmentFolder, unit: Unit) -> pa.Table | None:
         """All rows of a unit after a segment; None when it is not committed."""
-        if self.part_info(segment, unit) is None:
-            return None
-        return read_rows(self.storage, part_path(segment.folder, unit.unit_id))
+        part = self._part(segment, unit)
+        return None if part is None else part.rows()
+
+    def rows_of(self, segment: SegmentFolder, unit: Unit, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a committed unit's rows.
+
+        Raises:
+            RunError: the part is gone, or has no such column.
+        """
+        part = self._part(segment, unit)
+        if part is None:
+            raise missing_part(self.storage, part_path(segment.folder, unit.unit_id))
+        return part.rows(columns)
 
     def schema(self, segment: SegmentFolder) -> pa.Schema:
         """Columns of a segment's rows, as the first committed part has them."""
-        for unit in self.units:
-            if self.part_info(segment, unit) is not None:
-                with self.storage.open(part_path(segment.folder, unit.unit_id)) as file:
-                    return pq.read_schema(file)
-        return pa.schema([])
+        if segment.folder not in self._schemas:
+            parts = (self._part(segment, unit) for unit in self.units)
+            first = next((part for part in parts if part is not None), None)
+            self._schemas[segment.folder] = pa.schema([]) if first is None else first.schema
+        return self._schemas[segment.folder]
 
     def columns(
         self, segment: SegmentFolder, unit: Unit, names: Collection[str]
@@ -219,20 +252,13 @@ class RunReader:
 
         Returns: None when the unit is not committed.
         """
-        if self.part_info(segment, unit) is None:
+        part = self._part(segment, unit)
+        if part is None:
             return None
-        path = part_path(segment.folder, unit.unit_id)
-        try:
-            with self.storage.open(path) as file:
-                parquet = pq.ParquetFile(file)
-                there = [name for name in names if name in parquet.schema_arrow.names]
-                table = parquet.read(there).replace_schema_metadata(None)
-                rows = parquet.metadata.num_rows
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(f"cannot read {self.storage.uri(path)}: {error}") from error
-        missing = {name: pa.nulls(rows) for name in names if name not in there}
-        for name, nulls in missing.items():
-            table = table.append_column(name, nulls)
+        table = part.rows([name for name in names if name in part.schema.names])
+        for name in names:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(part.info.rows))
         return table.select(list(names))
 
     def each_unit(
@@ -285,14 +311,10 @@ class RunReader:
         is_first = segment is self.segments[0]
         if info is None or not (is_first or any(account.created for account in info.accounts)):
             return []
-        path = part_path(segment.folder, unit.unit_id)
-        try:
-            with self.storage.open(path) as file:
-                ids = pq.read_table(file, columns=["row_id"])["row_id"]
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(f"cannot read {self.storage.uri(path)}: {error}") from error
-        matches: list[str] = ids.filter(pc.starts_with(ids, prefix)).to_pylist()
-        return matches
+        rows = self.columns(segment, unit, ["row_id"])
+        assert rows is not None  # it has a footer
+        ids: list[str] = rows["row_id"].filter(pc.starts_with(rows["row_id"], prefix)).to_pylist()
+        return ids
 
     def answers(self, stage: str, unit: Unit, row_id: str) -> list[Answer]:
         """What a language model answered about a row at a stage, oldest first.
@@ -302,7 +324,7 @@ class RunReader:
         """
         mine: list[dict[str, Any]] = []
         rejected: set[str] = set()
-        for record in read_records(self.storage, f"responses/{stage}/{unit.unit_id}"):
+        for record in read_records(self.storage, responses_folder(stage, unit.unit_id)):
             if "rejected" in record:
                 rejected.add(record["rejected"])
             elif record.get("row_id") == row_id:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import DROPPED, FAILED, KEPT, reason_code
-from ray_pipeline.rundir.parts import PartInfo, part_path, read_rows
+from ray_pipeline.rundir.parts import PartInfo
 from ray_pipeline.rundir.reader import RunReader
 
 if TYPE_CHECKING:
@@ -111,13 +111,13 @@ class Rows:
 
     def _units(self) -> Iterator[pa.Table]:
         """The selected rows of each unit that has any."""
-        segment, storage = self._segment, self._reader.storage
+        segment = self._segment
         if segment is None or self._limit == 0:
             return
         read = list(dict.fromkeys([*self.schema.names, *_SELECTS]))
         for unit, info in self._reader.part_infos(segment):
             if self._may_be_in(info):
-                rows = read_rows(storage, part_path(segment.folder, unit.unit_id), read)
+                rows = self._reader.rows_of(segment, unit, read)
                 rows = rows.filter(self._mask(rows)).select(self.schema.names)
                 if rows.num_rows:
                     yield rows.cast(self.schema)

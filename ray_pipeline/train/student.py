@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, model_validator
 
 from ray_pipeline.core.config import Section
-from ray_pipeline.core.errors import RunError, UserError, first_line
+from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_line
 from ray_pipeline.models.tokenizer import check_vocabulary, vocabulary_size
 
 
@@ -194,8 +194,7 @@ def _from_config(changes: dict[str, Any], teacher: Any, seed: int) -> Any:
         try:
             return type(teacher)(type(teacher.config).from_dict(fields)).float()
         except (ValueError, TypeError, RuntimeError, StrictDataclassError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"student.config makes no model: {reason}") from error
+            raise UserError(f"student.config makes no model: {in_one_line(error)}") from error
 
 
 def save(
