@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -98,16 +98,20 @@ def perplexity(nats: float, tokens: int) -> float:
         return math.inf
 
 
+#: Metrics of each answer by name: columns of the results, and as means in ``metrics.json``.
+PER_ANSWER: Mapping[str, Callable[[Sequence[str], Sequence[str]], list[float]]] = {
+    "sentence_bleu": sentence_bleu,
+    "rouge_l": rouge_l,
+    "exact_match": exact_match,
+}
+
+
 def summary(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:
     """All text metrics for ``metrics.json``; per-answer metrics as means over answers."""
     corpus = corpus_bleu(hypotheses, references)
-    of_each: dict[str, Callable[[Sequence[str], Sequence[str]], list[float]]] = {
-        "sentence_bleu": sentence_bleu,
-        "rouge_l": rouge_l,
-        "exact_match": exact_match,
-    }
     means = {
-        name: math.fsum(m(hypotheses, references)) / len(references) for name, m in of_each.items()
+        name: math.fsum(metric(hypotheses, references)) / len(references)
+        for name, metric in PER_ANSWER.items()
     }
     return {"bleu": corpus.score, "bleu_signature": corpus.signature, **means}
 
