@@ -154,7 +154,7 @@ class Evaluate(ArtifactStage):
         """What was measured on a model, by this attempt or an earlier one."""
         path = f"{place.folder}/{subject.name}.json"
         if (raw := place.storage.read_bytes(path)) is not None:
-            return ModelFigures.of_json(raw)
+            return ModelFigures.from_json(raw)
         place.say(f"  asking {subject.name}")
         figures = self._measured(subject, test, place.storage)
         place.storage.write_bytes(path, figures.to_json())
