@@ -109,10 +109,12 @@ def _log_file(storage: Storage) -> Iterator[Path]:
         # Made when the first line comes: a run that reuses everything has nothing to say.
         handler = logging.FileHandler(path, encoding="utf-8", delay=True)
         path.parent.mkdir(parents=True, exist_ok=True)
+        before = _log.handlers, _log.propagate
         _log.handlers, _log.propagate = [handler], False
         try:
             yield path
         finally:
+            _log.handlers, _log.propagate = before
             handler.close()
             if not storage.is_local and path.exists():
                 # A bucket that is gone was reported already, with what it did to the run.
