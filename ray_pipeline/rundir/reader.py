@@ -1,7 +1,7 @@
 """Reads a run directory, finished or running: its account, its units and their parts.
 
-Nothing but the directory is needed: not the job, not the source, not Ray. At most one part is in
-memory at a time, however large the run is.
+Nothing but the directory is needed: not the job, not the source, not Ray. Memory is bounded however
+large the run is: one large part at a time, and the small ones that were read last.
 """
 
 from __future__ import annotations
