@@ -182,9 +182,9 @@ def _effect(key: str) -> Effect | None:
     top, _, rest = key.partition(".")
     if top in _EXECUTION:
         return "execution"
-    if key == "source.path":
+    if key == "source.path" or (top == "sources" and rest.endswith(".path")):
         return None  # what the files hold counts, not where they lie
-    if top in ("seed", "source", "embedder"):
+    if top in ("seed", "source", "sources", "embedder"):
         return "identity"
     last = rest.split(".")[1] if "." in rest else ""
     if top == "llms":

@@ -87,6 +87,12 @@ class Ledger:
                     f"{before.account.name!r} kept {before.account.kept} rows, but "
                     f"{after.account.name!r} read {after.account.rows_in}"
                 )
+            for source, rows in after.account.sources.items():
+                if rows["rows_in"] != (kept := before.account.sources[source]["kept"]):
+                    raise RunError(
+                        f"{before.account.name!r} kept {kept} rows of the source {source}, but "
+                        f"{after.account.name!r} read {rows['rows_in']}"
+                    )
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT, reason_code
 from ray_pipeline.core.storage import Storage, filesystem
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
+from ray_pipeline.rundir.layout import SOURCE_NAME
 from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
 from ray_pipeline.rundir.parts import PartInfo, part_path, read_info, read_rows
 from ray_pipeline.rundir.responses import read_records
@@ -43,7 +44,7 @@ SHORTEST_PREFIX = 6
 #: Text columns that are shown when the configuration maps none.
 _TEXTS = 3
 #: Columns that hold text, but not the data's own.
-_NOT_DATA = {"source_raw", "version", "note", *ENVELOPE_COLUMNS}
+_NOT_DATA = {SOURCE_NAME, "source_raw", "version", "note", *ENVELOPE_COLUMNS}
 #: Parts that are looked into at a time.
 _THREADS = 16
 
@@ -143,7 +144,7 @@ class RunReader:
         except FileNotFoundError:
             return []
         names = {field.name for field in fields(Unit)}
-        return [Unit(**{name: row[name] for name in names}) for row in rows]
+        return [Unit(**{name: row[name] for name in names & row.keys()}) for row in rows]
 
     @cached_property
     def segments(self) -> list[SegmentFolder]:
@@ -478,9 +479,9 @@ def text_columns(reader: RunReader, schema: pa.Schema) -> list[str]:
     source, else the first ones that the source has.
     """
     strings = [field.name for field in schema if is_text(field.type)]
-    source = reader.config.get("source")
-    mapped = source.get("columns") if isinstance(source, dict) else None
-    wanted = [str(name) for name in mapped] if isinstance(mapped, dict) else []
+    sources = [reader.config.get("source"), *(reader.config.get("sources") or {}).values()]
+    mappings = [source.get("columns") for source in sources if isinstance(source, dict)]
+    wanted = list(dict.fromkeys(str(name) for mapped in mappings for name in mapped or ()))
     if found := [name for name in wanted if name in strings]:
         return found
     first = reader.schema(reader.segments[0]).names if reader.segments else []

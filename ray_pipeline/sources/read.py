@@ -10,12 +10,10 @@ import pyarrow as pa
 
 from ray_pipeline.core import rows as envelope
 from ray_pipeline.core.errors import RunError
+from ray_pipeline.rundir.layout import SOURCE, SOURCE_NAME
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.sources.columns import RAW_COLUMN, as_json, typed_column
 from ray_pipeline.sources.format import Cells, FileSpec
-
-#: Name of the source where rows that could not be read are marked.
-SOURCE_STAGE = "source"
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,12 @@ def read_unit(unit: Unit, spec: ReadSpec) -> pa.Table:
         raise RunError(f"source {file.origin}: cannot be read any more: {error}") from error
     if cells.rows != unit.rows:
         raise file.changed(f"{cells.rows} rows where there were {unit.rows}")
-    columns = [_column(cells, name, file, spec) for name in spec.schema.names]
+    columns = [
+        pa.array([unit.source] * unit.rows, pa.string())
+        if unit.source and name == SOURCE_NAME
+        else _column(cells, name, file, spec)
+        for name in spec.schema.names
+    ]
     data = pa.Table.from_arrays(columns, schema=spec.schema)
     positions = range(unit.first_row, unit.first_row + unit.rows)
     ids = [envelope.source_row_id(unit.file_id, position) for position in positions]
@@ -91,7 +94,7 @@ def _mark_failed(table: pa.Table, faults: dict[int, str]) -> pa.Table:
     reasons = pa.array([faults.get(row) for row in range(table.num_rows)], pa.string())
     mask, schema = reasons.is_valid(), table.schema
     table = envelope.fail(table, mask, reasons)
-    stages = [SOURCE_STAGE if row in faults else None for row in range(table.num_rows)]
+    stages = [SOURCE if row in faults else None for row in range(table.num_rows)]
     marked = envelope.set_column(table, "stage", pa.array(stages, pa.string()))
     # Replaced columns count as nullable; all units must have the same schema.
     return pa.Table.from_arrays(marked.columns, schema=schema)
