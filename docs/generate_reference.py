@@ -45,8 +45,8 @@ _HEADING_WITH_PART = (
 )
 _LEGEND = """\
 A key that is part of the **identity** changes the rows that are made: changing it runs the stage
-and those after it again. A key of the **execution** changes only how the work is done: everything
-that is finished is reused.
+and those after it again. A key of the **execution** changes only where, how fast and with how much
+patience the work is done: what is finished is reused.
 """
 
 

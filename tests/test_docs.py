@@ -79,7 +79,7 @@ def test_every_document_that_code_points_to_exists() -> None:
             "git",
             "grep",
             "-noE",
-            r"(docs|benchmarks)/[a-zA-Z_/-]+\.md",
+            r"\b(docs|benchmarks)/[a-zA-Z_/-]+\.md",
             "--",
             "*.py",
             "*.j2",
@@ -92,7 +92,7 @@ def test_every_document_that_code_points_to_exists() -> None:
     )
     found = [line.rsplit(":", 1) for line in listed.stdout.splitlines()]
     missing = [line for line in found if not (REPOSITORY / line[1]).exists()]
-    assert not [line for line in missing if not line[0].startswith("tests/test_docs.py")]
+    assert not [line for line in missing if not PLACEHOLDER.search(line[1])]
 
 
 def test_every_relative_link_resolves() -> None:

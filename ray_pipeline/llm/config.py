@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from ray_pipeline.core.config import AddedWith, Execution, Section
 from ray_pipeline.llm.types import Sampling
+from ray_pipeline.models.vllm import changing
 
 
 class Prices(Section):
@@ -66,7 +67,7 @@ class LlmConfig(Section):
     #: Name or folder of a LoRA adapter for the model.
     adapter: str | None = None
     #: Further arguments of vLLM's AsyncEngineArgs.
-    engine_args: Annotated[dict[str, Any], Execution] = {}
+    engine_args: Annotated[dict[str, Any], AddedWith({})] = {}
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -81,6 +82,13 @@ class LlmConfig(Section):
                 f"({self.num_gpus:g}): leave num_gpus out, or make them equal"
             )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What changes this model's answers, but for its weights."""
+        data = super().identity()
+        if arguments := changing(data.pop("engine_args", {})):
+            data["engine_args"] = arguments
+        return data
 
     def identity_with(self, weights: str) -> dict[str, Any]:
         """What changes this model's answers; ``weights`` tells its weights apart."""

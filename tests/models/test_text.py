@@ -121,9 +121,9 @@ def test_a_text_is_learnt_as_a_whole_where_asked() -> None:
 
 
 def test_what_is_learnt_is_no_part_of_older_fingerprints() -> None:
-    assert "learn" not in TextConfig().model_dump(mode="json")
-    assert TextConfig(learn="all").model_dump()["learn"] == "all"
-    text = InstructionText()
-    assert TextConfig.model_validate_json(text.model_dump_json()).learn == "all"
-    answers = InstructionText(learn="answer")
-    assert InstructionText(**answers.model_dump()).learn == "answer"
+    assert "learn" not in TextConfig().identity()
+    assert TextConfig(learn="all").identity()["learn"] == "all"
+    # Here it was always named: the default of these texts is to learn all of them.
+    assert InstructionText().identity()["learn"] == "all"
+    assert InstructionText(learn="answer").identity()["learn"] == "answer"
+    assert TextConfig.model_validate_json(InstructionText().model_dump_json()).learn == "all"

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from ray_pipeline.core.config import Execution
+from ray_pipeline.core.config import AddedWith, Execution
 from ray_pipeline.core.rows import set_column
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.device import Precision
+from ray_pipeline.models.vllm import changing
 from ray_pipeline.stage import ModelStage, ModelStageConfig, StageConfig
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class TeacherLogProbsConfig(ModelStageConfig):
         "transformers",
         description="vllm: for a teacher that one process does not hold; as fast on a CPU",
     )
-    engine_args: Annotated[dict[str, Any], Execution] = Field(
+    engine_args: Annotated[dict[str, Any], AddedWith({})] = Field(
         {}, description="of vLLM, such as tensor_parallel_size"
     )
     precision: Precision = Field(
@@ -48,6 +49,13 @@ class TeacherLogProbsConfig(ModelStageConfig):
     batch_tokens: Annotated[int, Execution] = Field(
         8192, ge=1, description="tokens a forward pass, padding included"
     )
+
+    def identity(self) -> dict[str, Any]:
+        """Without the arguments of vLLM that change only its speed."""
+        data = super().identity()
+        if arguments := changing(data.pop("engine_args", {})):
+            data["engine_args"] = arguments
+        return data
 
 
 class TeacherLogProbs(ModelStage):
