@@ -13,6 +13,7 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.engine.cluster import ship_with_workers
 from ray_pipeline.engine.config import RunConfig, config_type
 from ray_pipeline.engine.run import Job
+from ray_pipeline.sources.config import SourceConfig
 from ray_pipeline.stage import Stage
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -72,9 +73,8 @@ def load_job(
     config = config.model_copy(
         update={
             "run_dir": _absolute(config.run_dir),
-            "source": config.source.model_copy(
-                update={"path": _absolute_paths(config.source.path)}
-            ),
+            "source": config.source and _with_absolute_path(config.source),
+            "sources": {name: _with_absolute_path(s) for name, s in config.sources.items()},
         }
     )
     return Job(config, pipeline.stages, _prompt_folders(config_file, pipeline.name))
@@ -94,6 +94,10 @@ def _prompt_folders(config_file: Path, job: str) -> list[Path]:
     own = [folder for root in roots for folder in (root / job.replace("-", "_"), root)]
     others = [folder for root in roots for folder in sorted(root.glob("*/"))]
     return [folder for folder in dict.fromkeys(own + others) if folder.is_dir()]
+
+
+def _with_absolute_path(source: SourceConfig) -> SourceConfig:
+    return source.model_copy(update={"path": _absolute_paths(source.path)})
 
 
 def _absolute(path: str) -> str:
