@@ -369,20 +369,22 @@ def _plan(
     from ray_pipeline.core.storage import Storage
     from ray_pipeline.engine.artifacts import check_artifacts
     from ray_pipeline.engine.cluster import check_resources, nodes_at
-    from ray_pipeline.engine.plan import make_plan, unfinished
+    from ray_pipeline.engine.plan import make_plan
     from ray_pipeline.engine.prepare import prepare
+    from ray_pipeline.engine.reuse import run_state
     from ray_pipeline.pipeline import load_job
 
     job = load_job(config_file, assignments, run_dir)
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(job.config, job.stage_types, job.prompt_folders, scratch, until)
         storage = Storage(job.config.run_dir)
-        if remaining := unfinished(prepared, storage):
+        state = run_state(storage, prepared)
+        if remaining := state.remaining:
             check_artifacts(remaining)
             with _ray_apart(None):
                 nodes = nodes_at(job.config.address, Path(scratch) / "ray.log")
             check_resources(remaining, job.config.llms, nodes, job.config.autoscaling)
-        plans = make_plan(prepared, storage)
+        plans = make_plan(prepared, storage, state)
     table = Table(box=None, pad_edge=False)
     for heading in (
         "stage",

@@ -107,6 +107,19 @@ def kept(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.equal(rows["status"], KEPT))
 
 
+def failed(rows: pa.Table) -> pa.Table:
+    """The rows that failed."""
+    return rows.filter(pc.equal(rows["status"], FAILED))
+
+
+def kept_again(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Rows as if no stage had marked them; of their columns those among ``names``."""
+    nothing = pa.nulls(rows.num_rows, pa.string())
+    rows = set_column(rows, "status", pa.array([KEPT] * rows.num_rows, pa.string()))
+    rows = set_column(set_column(rows, "stage", nothing), "reason", nothing)
+    return rows.select([name for name in rows.column_names if name in names])
+
+
 def reason_code(reason: str) -> str:
     """The stable part of a reason, without its detail: what the ledger counts by."""
     return reason.split(": ", 1)[0]

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping, UserError
 from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT, created_row_id
+from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.segments import checked, failed_row, in_order, schema_after
 from ray_pipeline.engine.unit import SegmentJob
 from ray_pipeline.llm.asker import UnitAsker
@@ -143,7 +144,7 @@ def _table_alone(
 class AskingLoop:
     """An event loop in a thread of its own, and the engine that answers on it."""
 
-    def __init__(self, job: SegmentJob, coordinator: Any, llm: str) -> None:
+    def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle, llm: str) -> None:
         self._job = job
         self._coordinator = coordinator
         self._llm = llm

@@ -10,17 +10,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS, kept, set_column
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.engine.artifacts import Artifact
 from ray_pipeline.engine.prepare import Prepared
-from ray_pipeline.engine.segments import Segment, apply_map, of_source, told, works_on
+from ray_pipeline.engine.reuse import RunState
+from ray_pipeline.engine.segments import Segment, apply_map, of_source, works_on
 from ray_pipeline.llm.asking import Answer
 from ray_pipeline.llm.prompt import Prompt
-from ray_pipeline.rundir.layout import SOURCE
+from ray_pipeline.rundir.layout import SOURCE, part_path
 from ray_pipeline.rundir.ledger import Done
-from ray_pipeline.rundir.parts import part_path, read_rows
+from ray_pipeline.rundir.parts import read_rows
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.sources.read import read_unit
 from ray_pipeline.stage import ArtifactStage, AskStage, MapStage, ModelStage, Stage
@@ -48,20 +47,20 @@ class StagePlan:
     note: str | None = None
 
 
-def make_plan(prepared: Prepared, storage: Storage) -> list[StagePlan]:
+def make_plan(prepared: Prepared, storage: Storage, state: RunState) -> list[StagePlan]:
     """Say of every stage, from the reading of the source on, what a run would do.
 
     Args:
         prepared: the checked run.
         storage: its run directory, which need not exist.
+        state: what is complete there, see `ray_pipeline.engine.reuse.run_state`.
     """
-    finished = _finished(prepared, storage)
-    accounts = [account for _, done in finished for account in done.accounts]
+    accounts = [account for _, done in state.complete for account in done.accounts]
     plans = [StagePlan(account.name, "reused", account.rows_in) for account in accounts]
     if not plans:
         plans.append(StagePlan(SOURCE, "run", prepared.survey.rows))
     plans[0].note = _by_source(prepared)
-    samples = _samples(prepared, storage, finished)
+    samples = _samples(prepared, storage, state.complete)
     artifacts = False
     for stage in prepared.stages[len(plans) - 1 :]:
         plan = StagePlan(stage.name, "run", round(sum(sample.estimate for sample in samples)))
@@ -95,11 +94,6 @@ def _by_source(prepared: Prepared) -> str | None:
     return None if "" in rows else ", ".join(f"{name} {n:,} rows" for name, n in rows.items())
 
 
-def unfinished(prepared: Prepared, storage: Storage) -> list[Segment]:
-    """The segments that a run would have to execute."""
-    return prepared.segments[len(_finished(prepared, storage)) :]
-
-
 @dataclass
 class _Sample:
     """Some rows of a source that stand for all of them, as they come into a stage."""
@@ -130,17 +124,17 @@ class _Sample:
 
 
 def _samples(
-    prepared: Prepared, storage: Storage, finished: Sequence[tuple[Segment, Done]]
+    prepared: Prepared, storage: Storage, complete: Sequence[tuple[Segment, Done]]
 ) -> list[_Sample]:
     """Rows of each source that come into the first stage to run.
 
-    They are of units spread evenly over the source: as the last finished segment kept them, or
+    They are of units spread evenly over the source: as the last complete segment kept them, or
     from the source itself.
     """
     by_source: dict[str, list[Unit]] = {}
     for unit in prepared.survey.units:
         by_source.setdefault(unit.source, []).append(unit)
-    with_rows = next((pair for pair in reversed(finished) if pair[0].has_rows), None)
+    with_rows = next((pair for pair in reversed(complete) if pair[0].has_rows), None)
     samples = []
     for source, units in by_source.items():
         wanted = max(1, min(len(units), SAMPLE_ROWS // max(1, units[0].rows)))
@@ -158,24 +152,6 @@ def _samples(
         scale = of / max(1, rows.num_rows)
         samples.append(_Sample(source, kept(rows), scale, set(rows.column_names)))
     return samples
-
-
-def _finished(prepared: Prepared, storage: Storage) -> list[tuple[Segment, Done]]:
-    """The segments that are complete in the run directory, up to the first that is not."""
-    finished = []
-    digest = set_digest(unit.unit_id for unit in prepared.survey.units)
-    segments = list(prepared.segments)
-    for position in range(len(segments)):
-        segment = segments[position]
-        done = Done.load(storage, segment.folder)
-        if done is None or (done.fingerprint, done.input_digest) != (segment.fingerprint, digest):
-            break
-        if not segment.has_rows and not Artifact(storage, segment).is_there():
-            break
-        finished.append((segment, done))
-        segments = told(segments, segment, done.digest)
-        digest = done.digest
-    return finished
 
 
 def _estimate_work(stage: ArtifactStage, samples: Sequence[_Sample]) -> str | None:
@@ -231,14 +207,3 @@ def _first_question(stage: AskStage, row: dict[str, Any]) -> tuple[str, Prompt] 
 
 async def _until_asked(stage: AskStage, data: dict[str, Any], llm: Any) -> None:
     await stage.ask(data, llm)
-
-
-def stage_kind(stage: Stage) -> str:
-    """``map``, ``ask``, ``model``, ``decide`` or ``artifact``, for the plan's table."""
-    if isinstance(stage, ArtifactStage):
-        return "artifact"
-    if isinstance(stage, AskStage):
-        return "ask"
-    if isinstance(stage, ModelStage):
-        return "model"
-    return "map" if isinstance(stage, MapStage) else "decide"

@@ -18,7 +18,7 @@ from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.hashing import fingerprint
 from ray_pipeline.core.rows import ENVELOPE, FAILED, KEPT, data_columns, fail, kept, set_column
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.layout import SOURCE, SOURCE_NAME
+from ray_pipeline.rundir.layout import SOURCE, SOURCE_NAME, segment_folder
 from ray_pipeline.stage import (
     ArtifactStage,
     AskStage,
@@ -47,7 +47,7 @@ class Segment:
     @property
     def folder(self) -> str:
         """The segment's folder, relative to the run directory."""
-        return f"stages/{self.index:02d}-{self.name}"
+        return segment_folder(self.index, self.name)
 
     @property
     def kind(self) -> type[Stage]:
@@ -78,7 +78,8 @@ class Segment:
     def after(self, artifact: str) -> Segment:
         """The same behind an artifact, whose identity is now part of all that it makes.
 
-        An artifact depends on all rows: parts whose own rows did not change are of another one.
+        An artifact depends on all rows: parts whose own rows did not change belong to a different
+        artifact, and must be made again.
         """
         prints = tuple(fingerprint([print_, artifact]) for print_ in self.fingerprints)
         return replace(self, fingerprints=prints, fingerprint=prints[-1])
@@ -133,14 +134,6 @@ def executions(segments: Sequence[Segment]) -> list[list[Segment]]:
             groups.append([])
         groups[-1].append(segment)
     return groups
-
-
-def told(segments: Sequence[Segment], done: Segment, digest: str) -> list[Segment]:
-    """The segments, those behind a finished artifact told what it is made of."""
-    if done.has_rows:
-        return list(segments)
-    at = [segment.index for segment in segments].index(done.index)
-    return [*segments[: at + 1], *(segment.after(digest) for segment in segments[at + 1 :])]
 
 
 def works_on(stage: Stage, source: str) -> bool:

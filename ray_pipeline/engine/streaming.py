@@ -17,6 +17,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
+from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.unit import SegmentJob
 from ray_pipeline.engine.worker import AskWorker, ModelWorker, map_units
 from ray_pipeline.llm.config import engine_kind
@@ -39,7 +40,9 @@ class Execution:
         coordinator: the run's coordinator.
     """
 
-    def __init__(self, jobs: Sequence[SegmentJob], units: Sequence[Unit], coordinator: Any) -> None:
+    def __init__(
+        self, jobs: Sequence[SegmentJob], units: Sequence[Unit], coordinator: CoordinatorHandle
+    ) -> None:
         self._jobs = jobs
         self._units = units
         self._coordinator = coordinator
@@ -91,7 +94,7 @@ def _is_quick(job: SegmentJob) -> bool:
     return all(stage.is_quick for stage in job.segment.stages if isinstance(stage, ModelStage))
 
 
-def _operator(dataset: Dataset, job: SegmentJob, coordinator: Any) -> Dataset:
+def _operator(dataset: Dataset, job: SegmentJob, coordinator: CoordinatorHandle) -> Dataset:
     common: dict[str, Any] = {
         "batch_format": "pyarrow",
         "batch_size": None,

@@ -52,6 +52,15 @@ class StageAccount:
             reasons=dict(sorted(reasons.items())),
         )
 
+    @classmethod
+    def untouched(cls, name: str, before: StageAccount) -> StageAccount:
+        """The account of a stage that left all rows as the stage before it kept them."""
+        account = cls(name, rows_in=before.kept, kept=before.kept)
+        for source, rows in before.sources.items():
+            same = {"rows_in": rows["kept"], "kept": rows["kept"]}
+            account.sources[source] = dict.fromkeys(ROWS, 0) | same
+        return account
+
     @property
     def balances(self) -> bool:
         """Whether every row is accounted for, of each source and of all of them."""
@@ -84,6 +93,13 @@ class StageAccount:
         if other.llm is not None:
             self.llm = self.llm or LlmUsage()
             self.llm.add(other.llm)
+
+    def forget_failed(self, rows: pa.Table) -> None:
+        """Take failed rows out of the account: they are about to enter the stage again."""
+        gone = StageAccount.of(self.name, rows.num_rows, rows)
+        self.rows_in -= gone.failed
+        self.failed -= gone.failed
+        self.reasons = dict(Counter(self.reasons) - Counter(gone.reasons))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, as it stands in the ledger; without `sources` where it is empty."""

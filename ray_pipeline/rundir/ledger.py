@@ -13,6 +13,7 @@ import orjson
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.layout import DONE
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "budget_exhausted"]
 
@@ -56,6 +57,23 @@ class Ledger:
         finally:
             spent = time.monotonic() - began
             self.phases[phase] = round(self.phases.get(phase, 0.0) + spent, 3)
+
+    def by_source(self) -> dict[str, dict[str, int]]:
+        """What became of the rows of each named source, over all stages; empty without names.
+
+        ``rows_in`` are those that were read, ``kept`` those that came through the last stage, and
+        the account balances as that of a stage does.
+        """
+        accounts = [entry.account.sources for entry in self.entries]
+        totals = {}
+        for source in accounts[0] if accounts else ():
+            rows = [account[source] for account in accounts if source in account]
+            totals[source] = {
+                "rows_in": rows[0]["rows_in"],
+                **{key: sum(r[key] for r in rows) for key in ("created", "dropped", "failed")},
+                "kept": rows[-1]["kept"],
+            }
+        return totals
 
     def save(self, storage: Storage) -> None:
         """Write ``ledger.json``."""
@@ -116,12 +134,12 @@ class Done:
             "units": self.units,
             "accounts": [account.to_json() for account in self.accounts],
         }
-        storage.write_bytes(f"{folder}/done.json", orjson.dumps(data, option=orjson.OPT_INDENT_2))
+        storage.write_bytes(f"{folder}/{DONE}", orjson.dumps(data, option=orjson.OPT_INDENT_2))
 
     @classmethod
     def load(cls, storage: Storage, folder: str) -> Done | None:
         """Read it, or None."""
-        raw = storage.read_bytes(f"{folder}/done.json")
+        raw = storage.read_bytes(f"{folder}/{DONE}")
         if raw is None:
             return None
         data = orjson.loads(raw)

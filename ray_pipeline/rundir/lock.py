@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import socket
 import threading
@@ -111,8 +112,12 @@ def _wait_for_workers(storage: Storage, tell: Callable[[str], None]) -> None:
                 time.sleep(0.1)
 
 
+@functools.cache
 def hold_as_worker(storage: Storage) -> IO[bytes] | None:
-    """Share the workers' lock for as long as the returned file is open (the process' life)."""
+    """Share the workers' lock of a run for as long as this process lives.
+
+    Returns: the locked file, which the cache keeps open; None on object storage.
+    """
     if not storage.is_local:
         return None
     file = storage.local_path(_WORKERS_LOCK).open("a+b")

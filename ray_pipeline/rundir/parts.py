@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import orjson
 import pyarrow as pa
@@ -19,8 +20,12 @@ from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.rows import kept
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.layout import part_of, part_path
 
 _FOOTER_KEY = b"ray_pipeline"
+#: Files up to this size are read whole. Parquet's reader fetches as much of a file's end for the
+#: footer alone, so that the rows of a small part cost no further request on object storage.
+_READ_AT_ONCE = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,6 @@ class PartInfo:
     digest: str
     rows: int
     accounts: list[StageAccount]
-
-
-def part_path(folder: str, unit_id: str) -> str:
-    """Where a segment's part of a unit lies, relative to the run directory."""
-    return f"{folder}/rows/part-{unit_id}.parquet"
 
 
 def write_part(
@@ -77,23 +77,87 @@ def _digest(rows: pa.Table) -> str:
     return hashlib.blake2b(sink.getvalue(), digest_size=16).hexdigest()
 
 
-def read_info(storage: Storage, path: str) -> PartInfo | None:
-    """A part's footer, or None when there is no part, or one that a power loss left torn."""
+class Part:
+    """A committed part, opened once: its footer is here, its rows are read when asked for."""
+
+    def __init__(self, uri: str, file: pq.ParquetFile) -> None:
+        self._uri = uri
+        self._file = file
+
+    @cached_property
+    def info(self) -> PartInfo:
+        """What the footer says about how the part came to be."""
+        metadata = self._file.metadata
+        footer = orjson.loads(metadata.metadata[_FOOTER_KEY])
+        return PartInfo(
+            fingerprint=footer["fingerprint"],
+            input_digest=footer["input_digest"],
+            digest=footer["digest"],
+            rows=metadata.num_rows,
+            accounts=[StageAccount.from_json(account) for account in footer["accounts"]],
+        )
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and types of the rows."""
+        return self._file.schema_arrow.remove_metadata()
+
+    def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows, kept, dropped and failed ones; all columns, or those named.
+
+        Raises:
+            RunError: the file cannot be read, or has no such column.
+        """
+        names = self._file.schema_arrow.names if columns is None else list(columns)
+        if missing := set(names) - set(self._file.schema_arrow.names):
+            raise RunError(f"cannot read {self._uri}: it has no column {sorted(missing)}")
+        try:
+            return self._file.read(names).replace_schema_metadata(None).select(names)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(f"cannot read {self._uri}: {error}") from error
+
+
+def open_part(storage: Storage, path: str) -> Part | None:
+    """A part, or None when there is none, or one that a power loss left torn.
+
+    Raises:
+        RunError: storage failed.
+    """
     try:
-        with storage.open(path) as file:
-            metadata = pq.read_metadata(file)
+        file = storage.open(path)
+        if file.size() <= _READ_AT_ONCE:
+            file = pa.BufferReader(file.read())
+        return Part(storage.uri(path), pq.ParquetFile(file, pre_buffer=True))
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
     except OSError as error:
         raise RunError(f"cannot read {storage.uri(path)}: {error}") from error
-    footer = orjson.loads(metadata.metadata[_FOOTER_KEY])
-    return PartInfo(
-        fingerprint=footer["fingerprint"],
-        input_digest=footer["input_digest"],
-        digest=footer["digest"],
-        rows=metadata.num_rows,
-        accounts=[StageAccount.from_json(account) for account in footer["accounts"]],
+
+
+def missing_part(storage: Storage, path: str) -> RunError:
+    """The error of a part that was committed and is gone: which one, and how to make it again."""
+    folder, unit_id = part_of(path)
+    return RunError(
+        f"{storage.uri(folder)}: unit {unit_id} is missing: delete that folder and run again"
     )
+
+
+def existing_part(storage: Storage, path: str) -> Part:
+    """A part that must be there.
+
+    Raises:
+        RunError: it is gone or torn; the message says what to do.
+    """
+    part = open_part(storage, path)
+    if part is None:
+        raise missing_part(storage, path)
+    return part
+
+
+def read_info(storage: Storage, path: str) -> PartInfo | None:
+    """A part's footer, or None when there is no part, or one that a power loss left torn."""
+    part = open_part(storage, path)
+    return None if part is None else part.info
 
 
 def read_infos(storage: Storage, folder: str, unit_ids: Sequence[str]) -> list[PartInfo | None]:
@@ -103,12 +167,24 @@ def read_infos(storage: Storage, folder: str, unit_ids: Sequence[str]) -> list[P
         return list(threads.map(lambda path: read_info(storage, path), paths))
 
 
+def existing_infos(storage: Storage, folder: str, unit_ids: Sequence[str]) -> list[PartInfo]:
+    """The footers of a segment's parts, all of which must be there.
+
+    Raises:
+        RunError: one is gone; the message names it.
+    """
+    infos = []
+    for unit_id, info in zip(unit_ids, read_infos(storage, folder, unit_ids), strict=True):
+        if info is None:
+            raise missing_part(storage, part_path(folder, unit_id))
+        infos.append(info)
+    return infos
+
+
 def read_rows(storage: Storage, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows of a part, kept, dropped and failed ones; all columns, or those named."""
-    try:
-        with storage.open(path) as file:
-            return pq.read_table(file, columns=columns and list(columns)).replace_schema_metadata(
-                None
-            )
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"cannot read {storage.uri(path)}: {error}") from error
+    """All rows of a part that must be there; all columns, or those named.
+
+    Raises:
+        RunError: it is gone or cannot be read.
+    """
+    return existing_part(storage, path).rows(columns)

@@ -30,9 +30,15 @@ from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT, reason_code
 from ray_pipeline.core.storage import Storage, filesystem
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
-from ray_pipeline.rundir.layout import SOURCE_NAME
+from ray_pipeline.rundir.layout import (
+    SOURCE_NAME,
+    part_path,
+    responses_folder,
+    rows_folder,
+    segment_folder,
+)
 from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
-from ray_pipeline.rundir.parts import PartInfo, part_path, read_info, read_rows
+from ray_pipeline.rundir.parts import PartInfo, read_info, read_rows
 from ray_pipeline.rundir.responses import read_records
 from ray_pipeline.rundir.units import Unit
 
@@ -164,8 +170,8 @@ class RunReader:
         return found[::-1]
 
     def _segment_ending_with(self, entry: LedgerEntry) -> SegmentFolder | None:
-        folder = f"stages/{entry.index:02d}-{entry.account.name}"
-        committed = set(self.storage.list(f"{folder}/rows"))
+        folder = segment_folder(entry.index, entry.account.name)
+        committed = set(self.storage.list(rows_folder(folder)))
         for unit in self.units:
             path = part_path(folder, unit.unit_id)
             info = read_info(self.storage, path) if path in committed else None
@@ -351,7 +357,7 @@ class RunReader:
         """
         mine: list[dict[str, Any]] = []
         rejected: set[str] = set()
-        for record in read_records(self.storage, f"responses/{stage}/{unit.unit_id}"):
+        for record in read_records(self.storage, responses_folder(stage, unit.unit_id)):
             if "rejected" in record:
                 rejected.add(record["rejected"])
             elif record.get("row_id") == row_id:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_pipeline.rundir.curve import read_curve
+from ray_pipeline.rundir.layout import segment_folder, work_folder
 from ray_pipeline.rundir.ledger import Done
 from ray_pipeline.rundir.reader import RunReader
 
@@ -68,7 +69,7 @@ def finite(value: Any) -> float | None:
 
 
 def _curve(reader: RunReader, index: int, stage: str) -> list[dict[str, Any]]:
-    return read_curve(reader.storage, f"stages/{index:02d}-{stage}/work/curve.jsonl")
+    return read_curve(reader.storage, f"{work_folder(segment_folder(index, stage))}/curve.jsonl")
 
 
 def _under_way(reader: RunReader) -> tuple[int, str] | None:
@@ -81,7 +82,7 @@ def _under_way(reader: RunReader) -> tuple[int, str] | None:
     if reader.ledger.status == "succeeded" or not entries or not isinstance(stages, dict):
         return None
     last = entries[-1]
-    done = Done.load(reader.storage, f"stages/{last.index:02d}-{last.account.name}")
+    done = Done.load(reader.storage, segment_folder(last.index, last.account.name))
     if done is None or done.fingerprint != last.fingerprint or len(stages) <= last.index:
         return None
     # The source is stage 0, so the configuration's stages are one behind.

@@ -16,7 +16,8 @@ from ray_pipeline.cli import look as run_views
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import created_row_id
 from ray_pipeline.report import write_report
-from ray_pipeline.rundir.parts import part_path, read_rows, write_part
+from ray_pipeline.rundir.layout import part_path
+from ray_pipeline.rundir.parts import read_rows, write_part
 from ray_pipeline.rundir.reader import RunReader
 from ray_pipeline.rundir.responses import Journal
 from ray_pipeline.rundir.trace import trace
