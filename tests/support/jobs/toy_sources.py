@@ -32,12 +32,12 @@ class Index(ArtifactStage):
 
     name = "index"
     sources = ("corpus",)
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"shout": pa.string()}
+    reads: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string()}
     makes = ("index.json",)
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
         before = json.loads(place.storage.read_bytes("index.json") or b'{"made": 0}')["made"]
-        texts = [text for table in rows.tables(["shout"]) for text in table["shout"].to_pylist()]
+        texts = [text for table in rows.tables(["text"]) for text in table["text"].to_pylist()]
         index = {"made": before + 1, "texts": sorted(texts)}
         place.storage.write_bytes("index.json", json.dumps(index).encode())
         return {"texts": len(texts)}
