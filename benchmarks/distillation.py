@@ -35,7 +35,7 @@ from ray_pipeline.train.student import StudentConfig, load, make_student
 from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
 
 BATCHES = {"step_rows": 16, "batch_tokens": 2048}
-#: α, β, T: alone; the seed's; the KL term with a weight like the cross-entropy's.
+#: α, β, T: without a teacher; of the original experiment; KL term and cross-entropy weighted alike.
 OBJECTIVES = ["1,0,1", "0.4664,0.2081,0.7", "0.5,0.5,1"]
 
 

@@ -18,8 +18,7 @@ import ray.data
 
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.engine.segments import Segment, executions
-from ray_pipeline.llm.config import LlmConfig, engine_kind
-from ray_pipeline.llm.engines.pool import gpus_an_actor
+from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.stage import ArtifactStage, AskStage, DecideStage, MapStage, ModelStage, Workers
 
 
@@ -194,7 +193,7 @@ def check_resources(
 def _local_llms(group: Sequence[Segment], llms: Mapping[str, LlmConfig]) -> set[str]:
     stages = [stage for segment in group for stage in segment.stages]
     names = {stage.config.llm for stage in stages if isinstance(stage, AskStage)}
-    return {name for name in names if engine_kind(llms[name]) != "openai"}
+    return {name for name in names if llms[name].engine_type.is_local}
 
 
 def _needs(group: Sequence[Segment]) -> list[_Need]:
@@ -222,7 +221,7 @@ def _artifact_workers(segment: Segment) -> Workers | None:
 def _llm_need(name: str, config: LlmConfig, nodes: Sequence[Node]) -> _Need:
     # The number of GPUs is only asked for where it matters.
     there = _sum("GPU", nodes) if config.num_gpus is None else 0
-    gpus = gpus_an_actor(config, there)
+    gpus = config.engine_type.gpus(config, there)
     return _Need(f"llms.{name}", config.actors, config.num_cpus or 0, gpus)
 
 

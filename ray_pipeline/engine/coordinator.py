@@ -20,8 +20,10 @@ import ray
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.unit import Receipt
 from ray_pipeline.llm.config import Budget, LlmConfig
+from ray_pipeline.llm.engines.base import key_limits
 from ray_pipeline.llm.engines.pool import start_pool
-from ray_pipeline.llm.limits import ClientReport, Grants, LimitsServer
+from ray_pipeline.llm.limits.protocol import ClientReport, Grants
+from ray_pipeline.llm.limits.server import LimitsServer
 from ray_pipeline.rundir.responses import spent
 
 _Arguments = ParamSpec("_Arguments")
@@ -66,7 +68,13 @@ class Coordinator:
     ) -> None:
         limited = budget.max_cost_usd is not None or budget.max_tokens is not None
         cost, tokens = spent(storage) if limited else (0.0, 0)
-        self._limits = LimitsServer(llms, budget, spent_usd=cost, spent_tokens=tokens)
+        self._limits = LimitsServer(
+            key_limits(llms),
+            max_cost_usd=budget.max_cost_usd,
+            max_tokens=budget.max_tokens,
+            spent_usd=cost,
+            spent_tokens=tokens,
+        )
         self._llms = llms
         self._models = models
         self._attempts: Counter[tuple[int, str]] = Counter()

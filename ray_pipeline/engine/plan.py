@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS, kept, set_column
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.engine.prepare import Prepared
-from ray_pipeline.engine.reuse import RunState
+from ray_pipeline.engine.artifacts import check_artifacts
+from ray_pipeline.engine.cluster import check_resources, nodes_at
+from ray_pipeline.engine.prepare import Prepared, prepare
+from ray_pipeline.engine.reuse import RunState, run_state
+from ray_pipeline.engine.run import Job
 from ray_pipeline.engine.segments import Segment, apply_map, of_source, works_on
+from ray_pipeline.llm.asker import RequestTemplate
 from ray_pipeline.llm.asking import Answer
 from ray_pipeline.llm.prompt import Prompt
+from ray_pipeline.llm.types import Request
 from ray_pipeline.rundir.layout import SOURCE, part_path
 from ray_pipeline.rundir.ledger import Done
 from ray_pipeline.rundir.parts import read_rows
@@ -26,8 +33,6 @@ from ray_pipeline.stage import ArtifactStage, AskStage, MapStage, ModelStage, St
 
 #: Rows that the estimate stands on, at most.
 SAMPLE_ROWS = 1_000
-#: Characters of English text to a token, of the usual byte-pair vocabularies.
-_CHARACTERS_A_TOKEN = 4.0
 
 
 @dataclass
@@ -45,6 +50,27 @@ class StagePlan:
     max_cost_usd: float | None = None
     #: What else there is to say about its cost.
     note: str | None = None
+
+
+def plan(job: Job, until: str | None = None) -> list[StagePlan]:
+    """Check all that a run would check, and say what it would do; nothing is run or written.
+
+    Args:
+        job: what would run.
+        until: the last stage; None: the one that the configuration names.
+
+    Raises:
+        UserError: what would stop the run: the configuration, the input, or a cluster too small.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = prepare(job.config, job.stage_types, job.prompt_folders, scratch, until)
+        storage = Storage(job.config.run_dir)
+        state = run_state(storage, prepared)
+        if state.remaining:
+            check_artifacts(state.remaining)
+            nodes = nodes_at(job.config.address, Path(scratch) / "ray.log")
+            check_resources(state.remaining, job.config.llms, nodes, job.config.autoscaling)
+        return make_plan(prepared, storage, state)
 
 
 def make_plan(prepared: Prepared, storage: Storage, state: RunState) -> list[StagePlan]:
@@ -164,28 +190,32 @@ def _estimate_requests(
     prepared: Prepared, stage: AskStage, sample: _Sample, plan: StagePlan
 ) -> None:
     """Add what the stage would ask about a source's rows."""
-    config = prepared.config.llms[stage.config.llm]
-    rows, scale = sample.rows, sample.scale
-    asked = [question for row in rows.to_pylist() if (question := _first_question(stage, row))]
-    prompt_tokens = sum(len(text) / _CHARACTERS_A_TOKEN + 4 for text, _ in asked)
-    completion = sum(prompt.merged_sampling(config.sampling()).max_tokens for _, prompt in asked)
-    plan.requests += round(len(asked) * scale)
-    plan.prompt_tokens += round(prompt_tokens * scale)
-    plan.completion_tokens += round(completion * scale)
+    name = stage.config.llm
+    config = prepared.config.llms[name]
+    template = RequestTemplate(stage.name, config, prepared.revisions[name], prepared.config.seed)
+    tokens = [
+        config.engine_type.request_tokens(config, request)
+        for row in sample.rows.to_pylist()
+        if (request := _first_request(stage, row, template))
+    ]
+    plan.requests += round(len(tokens) * sample.scale)
+    plan.prompt_tokens += round(sum(t.prompt for t in tokens) * sample.scale)
+    plan.completion_tokens += round(sum(t.completion for t in tokens) * sample.scale)
     if config.usd_per_million is not None:
         plan.max_cost_usd = config.usd_per_million.cost(plan.prompt_tokens, plan.completion_tokens)
 
 
 class _Asked(Exception):
-    """Ends a stage's coroutine at its first question."""
+    """Ends a stage's coroutine at its first request."""
 
-    def __init__(self, text: str, prompt: Prompt) -> None:
-        self.text = text
-        self.prompt = prompt
+    def __init__(self, request: Request) -> None:
+        self.request = request
 
 
-def _first_question(stage: AskStage, row: dict[str, Any]) -> tuple[str, Prompt] | None:
-    """What the stage would ask about a row first; None when it would ask nothing."""
+def _first_request(
+    stage: AskStage, row: dict[str, Any], template: RequestTemplate
+) -> Request | None:
+    """The stage's first request about a row; None if it would send none."""
     data = {name: value for name, value in row.items() if name not in ENVELOPE_COLUMNS}
 
     async def llm(
@@ -196,12 +226,12 @@ def _first_question(stage: AskStage, row: dict[str, Any]) -> tuple[str, Prompt] 
         sample: int = 0,
         **values: Any,
     ) -> Answer:
-        raise _Asked("".join(m["content"] for m in prompt.render(**values)), prompt)
+        raise _Asked(template.request(prompt, prompt.render(**values), sample))
 
     try:
         asyncio.run(_until_asked(stage, data, llm))
     except _Asked as asked:
-        return asked.text, asked.prompt
+        return asked.request
     return None
 
 

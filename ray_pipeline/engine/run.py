@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ from ray_pipeline.engine.exports import export_dataset, export_stages
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.reuse import RunState, run_state
-from ray_pipeline.engine.segments import Segment, executions, works_on
+from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
 from ray_pipeline.engine.streaming import Execution
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.rundir.account import StageAccount, total
@@ -361,6 +361,8 @@ class _Runner:
 
     def _complete(self, segment: Segment, done: Done, reused: bool) -> None:
         """Mark a segment complete, on storage first."""
+        identities = {stage.name: stage_identity(stage) for stage in segment.stages}
+        done = replace(done, identities=identities)
         done.save(self._storage, segment.folder)
         self._state.add(done)
         self._add_entries(segment, done, reused)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -114,16 +115,21 @@ def cut(stages: Sequence[Stage], source_identity: object, save_every_stage: bool
         alone = _is_alone(stage)
         if alone and (group or reads_source):
             close(index - 1)
-        identity = {"name": stage.name, "version": stage.version, **stage.identity()}
-        if stage.sources is not None:
-            identity["sources"] = sorted(stage.sources)
-        chain = fingerprint({"stage": identity, "input": chain})
+        chain = fingerprint({"stage": stage_identity(stage), "input": chain})
         group.append((stage, chain))
         if alone or save_every_stage:
             close(index)
     if group or reads_source:
         close(len(stages))
     return segments
+
+
+def stage_identity(stage: Stage) -> dict[str, Any]:
+    """All that a stage's fingerprint covers but its input: plain data."""
+    identity = {"name": stage.name, "version": stage.version, **stage.identity()}
+    if stage.sources is not None:
+        identity["sources"] = sorted(stage.sources)
+    return identity
 
 
 def executions(segments: Sequence[Segment]) -> list[list[Segment]]:

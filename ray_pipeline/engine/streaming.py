@@ -20,7 +20,6 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.unit import SegmentJob
 from ray_pipeline.engine.worker import AskWorker, ModelWorker, map_units
-from ray_pipeline.llm.config import engine_kind
 from ray_pipeline.rundir.units import Unit, unit_blocks
 from ray_pipeline.stage import AskStage, ModelStage
 
@@ -127,14 +126,12 @@ def _operator(dataset: Dataset, job: SegmentJob, coordinator: CoordinatorHandle)
 
 def _ask_workers(job: SegmentJob) -> int:
     config = job.llms[job.segment.stages[-1].config.llm]
-    return config.actors if engine_kind(config) == "openai" else 1
+    return config.engine_type.workers(config)
 
 
 def _concurrent_units(job: SegmentJob) -> int:
     """Units that an ask worker has in hand at once: enough questions to keep the engine full."""
     config = job.llms[job.segment.stages[-1].config.llm]
-    if engine_kind(config) == "openai":
-        capacity = config.concurrency * max(1, len(config.api_keys_env)) / config.actors
-    else:
-        capacity = 2 * config.max_num_seqs * config.actors
+    engine = config.engine_type
+    capacity = engine.requests_at_once(config) / engine.workers(config)
     return int(min(64, max(4, math.ceil(4 * capacity / job.unit_rows))))

@@ -7,6 +7,8 @@ attempt at a unit writes the same name, so that repeating one is harmless.
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ _FOOTER_KEY = b"ray_pipeline"
 #: Files up to this size are read whole. Parquet's reader fetches as much of a file's end for the
 #: footer alone, so that the rows of a small part cost no further request on object storage.
 _READ_AT_ONCE = 64 * 1024
+#: What `OpenedParts` keeps: at most 64 MiB of small parts, and some 20 MiB of footers.
+_PARTS_KEPT = 1_000
+_INFOS_KEPT = 10_000
 
 
 @dataclass(frozen=True)
@@ -78,29 +83,38 @@ def _digest(rows: pa.Table) -> str:
 
 
 class Part:
-    """A committed part, opened once: its footer is here, its rows are read when asked for."""
+    """A committed part, opened once: its footer is here, its rows are read when asked for.
 
-    def __init__(self, uri: str, file: pq.ParquetFile) -> None:
+    Args:
+        uri: names it in messages.
+        file: the open file, or all of its bytes.
+    """
+
+    def __init__(self, uri: str, file: pa.NativeFile | pa.Buffer) -> None:
         self._uri = uri
         self._file = file
+        self._metadata = pq.read_metadata(self._source())
+        self.schema: pa.Schema = self._metadata.schema.to_arrow_schema().remove_metadata()
+
+    def _source(self) -> pa.NativeFile:
+        return pa.BufferReader(self._file) if self.is_in_memory else self._file
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the file was small enough to be read whole."""
+        return isinstance(self._file, pa.Buffer)
 
     @cached_property
     def info(self) -> PartInfo:
         """What the footer says about how the part came to be."""
-        metadata = self._file.metadata
-        footer = orjson.loads(metadata.metadata[_FOOTER_KEY])
+        footer = orjson.loads(self._metadata.metadata[_FOOTER_KEY])
         return PartInfo(
             fingerprint=footer["fingerprint"],
             input_digest=footer["input_digest"],
             digest=footer["digest"],
-            rows=metadata.num_rows,
+            rows=self._metadata.num_rows,
             accounts=[StageAccount.from_json(account) for account in footer["accounts"]],
         )
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Columns and types of the rows."""
-        return self._file.schema_arrow.remove_metadata()
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows, kept, dropped and failed ones; all columns, or those named.
@@ -108,11 +122,12 @@ class Part:
         Raises:
             RunError: the file cannot be read, or has no such column.
         """
-        names = self._file.schema_arrow.names if columns is None else list(columns)
-        if missing := set(names) - set(self._file.schema_arrow.names):
+        names = self.schema.names if columns is None else list(columns)
+        if missing := set(names) - set(self.schema.names):
             raise RunError(f"cannot read {self._uri}: it has no column {sorted(missing)}")
         try:
-            return self._file.read(names).replace_schema_metadata(None).select(names)
+            parquet = pq.ParquetFile(self._source(), metadata=self._metadata, pre_buffer=True)
+            return parquet.read(names).replace_schema_metadata(None).select(names)
         except (OSError, pa.ArrowInvalid) as error:
             raise RunError(f"cannot read {self._uri}: {error}") from error
 
@@ -125,13 +140,54 @@ def open_part(storage: Storage, path: str) -> Part | None:
     """
     try:
         file = storage.open(path)
-        if file.size() <= _READ_AT_ONCE:
-            file = pa.BufferReader(file.read())
-        return Part(storage.uri(path), pq.ParquetFile(file, pre_buffer=True))
+        whole = file.size() <= _READ_AT_ONCE
+        return Part(storage.uri(path), file.read_buffer() if whole else file)
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
     except OSError as error:
         raise RunError(f"cannot read {storage.uri(path)}: {error}") from error
+
+
+class OpenedParts:
+    """Parts of one run that were looked at already: nobody opens the same file twice.
+
+    Memory is bounded: of the parts that were used last, the small ones are kept whole, and of more
+    of them the footers. Safe to use from several threads.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._lock = threading.Lock()
+        self._parts: OrderedDict[str, Part] = OrderedDict()
+        self._infos: OrderedDict[str, PartInfo] = OrderedDict()
+
+    def open(self, path: str) -> Part | None:
+        """As `open_part`."""
+        with self._lock:
+            part = self._parts.get(path)
+        if part is None:
+            part = open_part(self._storage, path)
+            if part is not None:
+                self._keep(path, part)
+        return part
+
+    def info(self, path: str) -> PartInfo | None:
+        """As `read_info`."""
+        with self._lock:
+            info = self._infos.get(path)
+        if info is None and (part := self.open(path)) is not None:
+            info = part.info
+        return info
+
+    def _keep(self, path: str, part: Part) -> None:
+        with self._lock:
+            self._infos[path] = part.info
+            if part.is_in_memory:
+                self._parts[path] = part
+            while len(self._infos) > _INFOS_KEPT:
+                self._infos.popitem(last=False)
+            while len(self._parts) > _PARTS_KEPT:
+                self._parts.popitem(last=False)
 
 
 def missing_part(storage: Storage, path: str) -> RunError:

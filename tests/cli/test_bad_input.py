@@ -219,7 +219,7 @@ WRONG = {
     "stages.clean-txt={}": ["unknown key 'stages.clean-txt'", "did you mean 'clean-text'?"],
     "unit_rows=many": ["unit_rows: Input should be a valid integer", "'many'"],
     "budget.max_failed_rows=-1": ["budget.max_failed_rows: ", "greater than or equal to 0"],
-    "llms.a={model: m, engine: opneai}": ["llms.a.engine", "'vllm', 'openai' or 'transformers'"],
+    "llms.a={model: m, engine: opneai}": ["llms.a.engine", "did you mean 'openai'?"],
     "llms.b={model: m, top_p: 3}": ["llms.b.top_p: ", "less than or equal to 1", "found 3"],
     "llms.c={model: m, max_tokens: 96, max_model_len: 64}": [
         "llms.c: max_tokens (96) leaves no room for a prompt within max_model_len (64)"

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_pipeline.cli.preview import preview
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.stages.subsets.config import Subset
+from ray_pipeline.stages.subsets.preview import preview
 from ray_pipeline.stages.subsets.select import content_hashes
 
 
