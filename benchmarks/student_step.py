@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 from _training_rows import MODEL, real_rows, seconds, tokenizer
 
 from ray_pipeline.models import packaged as models
+from ray_pipeline.models.tokenizer import tokenizer_hash, vocabulary_size
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.forward import OnlineTeacher
 from ray_pipeline.train.loop import Loop, LoopConfig
 from ray_pipeline.train.losses import Objective
-from ray_pipeline.train.student import StudentConfig, load, make_student, vocabulary_size
-from ray_pipeline.train.teacher_cache import CachedTeacher, CacheInfo, CacheWriter, tokenizer_hash
+from ray_pipeline.train.student import StudentConfig, load, make_student
+from ray_pipeline.train.teacher_cache import CachedTeacher, CacheInfo, CacheWriter
 
 SEED_OBJECTIVE = Objective(0.4664, 0.2081, 0.7)
 

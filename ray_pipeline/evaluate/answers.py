@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from ray_pipeline.core.errors import UserError, first_line
-from ray_pipeline.models.decoding import Decoding, Generated, load_tokenizer, trained_format
+from ray_pipeline.models.decoding import Decoding, Generated, trained_format
+from ray_pipeline.models.tokenizer import load_tokenizer
 
 #: Answers a batch of questions.
 Generator = Callable[[Sequence[str], Decoding], list[Generated]]

@@ -13,14 +13,11 @@ and answer, the two are tokenised apart.
 from __future__ import annotations
 
 import difflib
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from ray_pipeline.core.config import AddedWith, Section
@@ -64,46 +61,6 @@ class TextConfig(Section):
     learn: Annotated[Literal["answer", "all"], AddedWith("answer")] = Field(
         "answer", description="all: the prompt's tokens too, but the first, which none predicts"
     )
-
-
-@dataclass
-class TokenAccount:
-    """Where the rows went: ``rows = kept + sum(dropped.values())``."""
-
-    rows: int = 0
-    kept: int = 0
-    #: Rows by reason: see the constants of this module.
-    dropped: Counter[str] = field(default_factory=Counter)
-    #: Kept rows whose answer lost its end, and the tokens that they lost.
-    answers_cut: int = 0
-    tokens_cut: int = 0
-    #: Tokens of the kept rows, and those that are learnt.
-    tokens: int = 0
-    answer_tokens: int = 0
-
-    def add(self, table: pa.Table) -> None:
-        """Count a table that `Tokeniser` made."""
-        kept = table.filter(pc.equal(table["status"], KEPT))
-        self.rows += table.num_rows
-        self.kept += kept.num_rows
-        reasons = table["reason"].drop_null().value_counts().to_pylist()
-        self.dropped.update({entry["values"]: entry["counts"] for entry in reasons})
-        self.answers_cut += pc.sum(pc.greater(kept["tokens_cut"], 0)).as_py() or 0
-        self.tokens_cut += pc.sum(kept["tokens_cut"]).as_py() or 0
-        self.tokens += pc.sum(pc.list_value_length(kept["input_ids"])).as_py() or 0
-        self.answer_tokens += pc.sum(pc.list_flatten(kept["answer_mask"])).as_py() or 0
-
-    def to_json(self) -> dict[str, Any]:
-        """The account as plain data, for metrics and the report."""
-        return {**self.__dict__, "dropped": dict(sorted(self.dropped.items()))}
-
-
-def account_of(tables: Iterable[pa.Table]) -> TokenAccount:
-    """The account of all rows in tables that `Tokeniser` made."""
-    account = TokenAccount()
-    for table in tables:
-        account.add(table)
-    return account
 
 
 @dataclass(frozen=True)

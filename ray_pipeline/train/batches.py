@@ -126,8 +126,7 @@ class TokenRows:
 
     Args:
         table: ``input_ids`` (list of integers), ``answer_mask`` (list of booleans) and ``row_id``;
-            rows whose ``status`` is there and is not kept are left out (their account is
-            `tokens.TokenAccount`'s).
+            where there is a ``status``, rows that are not kept are left out.
 
     Raises:
         UserError: no row is left.

@@ -18,6 +18,7 @@ from ray_pipeline.core.config import Section
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig
+from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
 from ray_pipeline.rundir.curve import Curve
 from ray_pipeline.rundir.layout import CACHE, SPLIT, SUBSETS, TOKENS
 from ray_pipeline.rundir.models import get_model
@@ -37,7 +38,6 @@ from ray_pipeline.train.student import (
     load,
     make_student,
     parameter_count,
-    vocabulary_size,
 )
 from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
 
@@ -110,15 +110,13 @@ class ModelSource:
         return model if self.adapter is None else with_adapter(model, self.adapter, seed)
 
     def _whole(self, folder: str, seed: int) -> Any:
-        from transformers import AutoTokenizer
-
         if self.scratch is not None:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = load_tokenizer(folder)
             return self.scratch.build(tokenizer, vocabulary_size(tokenizer), seed)
         model = load(folder, quantization=quantisation(self.adapter))
         if self.student is None:
             return model
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = load_tokenizer(folder)
         return make_student(self.student, model, tokenizer, seed, self.student_base)
 
     def in_full(self) -> ModelSource:
@@ -230,7 +228,7 @@ def train(
         report: is told the figures of each step and evaluation, on every rank.
         sharded: each rank holds a part of the model.
     """
-    for _ in Training(job, world, device, report, sharded).pieces():
+    for _ in Training(job, world, device, report, sharded).evaluations():
         pass
 
 
@@ -245,15 +243,13 @@ class Training:
         report: Callable[[dict[str, Any]], None],
         sharded: bool = False,
     ) -> None:
-        from transformers import AutoTokenizer
-
         self._job, self._world, self._device, self._report = job, world, device, report
         self._curve = Curve(job.storage, job.curve)
         # The tokenizer first: it is small, and what is wrong with the folder shows here as well.
-        self._tokenizer = AutoTokenizer.from_pretrained(job.model.folder(job.storage))
+        self._tokenizer = load_tokenizer(job.model.folder(job.storage))
         self.loop = make_loop(job, world, device, self._told, self._curve.save, sharded)
 
-    def pieces(self) -> Iterator[dict[str, float]]:
+    def evaluations(self) -> Iterator[dict[str, float]]:
         """Train to the end and keep what came of it.
 
         Yields:
@@ -404,10 +400,8 @@ def _teacher(job: TrainingJob, rows: TokenRows, student: Any, device: str) -> Te
         table, info = cache_table(job.rows.mapped(CACHE, **{SPLIT: "train"}))
         shared_vocabulary(_logits(student), info.vocabulary, info.vocabulary)
         return CachedTeacher(table, rows, info)
-    from transformers import AutoTokenizer
-
     folder = get_model(job.storage, job.teacher_name)
-    tokens = vocabulary_size(AutoTokenizer.from_pretrained(folder))
+    tokens = vocabulary_size(load_tokenizer(folder))
     teacher = load(folder).to(device)
     shared = shared_vocabulary(_logits(student), _logits(teacher), tokens)
     return OnlineTeacher(teacher, shared)

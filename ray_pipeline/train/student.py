@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 
 from ray_pipeline.core.config import Section
 from ray_pipeline.core.errors import RunError, UserError, first_line
+from ray_pipeline.models.tokenizer import vocabulary_size
 
 
 class StudentConfig(Section):
@@ -110,11 +111,6 @@ def every_kth(layers: int, k: int) -> list[int]:
 def layer_count(model: Any) -> int:
     """Decoder layers of a model."""
     return int(model.config.num_hidden_layers)
-
-
-def vocabulary_size(tokenizer: Any) -> int:
-    """The largest token id, plus one."""
-    return max(tokenizer.get_vocab().values()) + 1
 
 
 def cut(teacher: Any, layers: Sequence[int]) -> Any:

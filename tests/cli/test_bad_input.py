@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from support.command import Command, Finished
+from support.command import Command, Finished, InProcess
 from support.mock_openai import MockServer
 from support.toy_run import Toy, make_toy
 
@@ -29,8 +29,8 @@ KEY = "sk-mock-7f3a9c1d5e8b2046"
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Command:
-    """The command without a cluster; what these tests do ends before one is needed."""
-    return Command("local", tmp_path)
+    """The command in this process; what these tests do ends before a cluster is needed."""
+    return InProcess(tmp_path)
 
 
 def qa_config(folder: Path, path: Path | list[Path], **keys: Any) -> Path:

@@ -50,9 +50,9 @@ def _check_demo_on_vllm(command: Command, run: Path) -> None:
     assert stages["source"]["rows_in"] == ROWS
     assert stages["multiple-choice"]["kept"] > 65
     assert stages["multiple-choice"]["llm"]["requests"] > 0
-    assert stages["drop-invalid"]["reasons"]["review:Classification=no"] == 6
+    assert stages["drop-invalid"]["reasons"]["review:Classification=no"] == 2
     assert 5 <= stages["outliers"]["dropped"] <= 10
-    assert stages["exact-duplicates"]["dropped"] == 5
+    assert stages["exact-duplicates"]["dropped"] == 2
     assert stages["near-duplicates"]["dropped"] == 1
     styles = ("formal", "casual", "general", "typos")
     originals = stages["augment-formal"]["rows_in"]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.command import Command
+from support.command import Command, InProcess
 from support.tiny_tradeoff import make
 
 #: Columns of the results that tell what was trained and what came of it, not how fast.
@@ -104,7 +104,8 @@ def test_more_rows_than_there_are_takes_all_and_says_so(
     assert "100,000" in done.out and "best_60" in done.out
 
 
-def test_what_cannot_work_is_refused(command: Command, tmp_path: Path) -> None:
+def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
+    command = InProcess(tmp_path)
     config = make(tmp_path)
     for words, assignment in {
         "the weights sum to 0.7": "stages.weigh-scores.weights={clarity: 0.5, diversity: 0.2}",
@@ -125,9 +126,8 @@ def test_what_cannot_work_is_refused(command: Command, tmp_path: Path) -> None:
     assert refused.code == 2, refused.text
 
 
-def test_plan_keeps_the_rows_whose_scores_it_does_not_know(
-    command: Command, tmp_path: Path
-) -> None:
+def test_plan_keeps_the_rows_whose_scores_it_does_not_know(tmp_path: Path) -> None:
+    command = InProcess(tmp_path)
     config = make(tmp_path, **{
         "score-novelty": {"enabled": True},
         "weigh-scores": {"weights": {"clarity": 0.5, "novelty": 0.5}},

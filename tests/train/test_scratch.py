@@ -197,7 +197,7 @@ def test_a_training_that_diverges_leaves_its_curve(tmp_path) -> None:
     trainer = stage(tmp_path, learning_rates=[1e30], seeds=[1], modes=["epochs"])
     cell = trainer.cells(take_census(rows, trainer.names), rows, place(tmp_path))[0]
     with pytest.raises(Exception, match="loss") as caught:
-        list(Training(cell.job, World(), "cpu", lambda figures: None).pieces())
+        list(Training(cell.job, World(), "cpu", lambda figures: None).evaluations())
     cell.finish(diverged=str(caught.value))
     record = cell.record()
     assert record is not None and record["steps"] >= 1 and record["model"] is None

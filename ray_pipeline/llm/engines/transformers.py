@@ -52,15 +52,14 @@ class TransformersEngine(LocalEngine):
 
     def _load(self) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         from ray_pipeline.models.chat_template import use_trained_format
+        from ray_pipeline.models.tokenizer import load_tokenizer
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         revision = self._config.revision or "main"
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            self._model_name, revision=revision, padding_side="left"
-        )
+        self._tokenizer = load_tokenizer(self._model_name, revision=revision, padding_side="left")
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         use_trained_format(self._tokenizer, self._model_name)

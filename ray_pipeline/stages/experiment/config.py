@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ray_pipeline.core.config import Execution, Section
+from ray_pipeline.evaluate.experiment.cells import Mode
 from ray_pipeline.models.device import Precision
 from ray_pipeline.rundir.layout import CONTROL
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
 from ray_pipeline.train.batches import BatchConfig
 from ray_pipeline.train.job import WorkersConfig
 from ray_pipeline.train.scratch import ScratchConfig
-from ray_pipeline.tune.cells import Mode
 
 
 class SubsetSettings(Section):

@@ -15,7 +15,7 @@ from ray_pipeline.stages.training.base import TrainingConfig, TrainingStage, sam
 from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.train.job import ModelSource, TrainingJob
 from ray_pipeline.train.student import StudentConfig
-from ray_pipeline.tune.parameters import Parameters, get_best
+from ray_pipeline.tune.trials import Parameters, get_best
 
 #: The stage that looks for better parameters than those configured here; see `stages.search`.
 SEARCH = "search"

@@ -83,15 +83,13 @@ class TeacherLogProbs(ModelStage):
         """Load the teacher from the run."""
         if self.config.k == 0:
             return
-        from transformers import AutoTokenizer
-
         from ray_pipeline.models.packaged import revision
+        from ray_pipeline.models.tokenizer import load_tokenizer, tokenizer_hash, vocabulary_size
         from ray_pipeline.rundir.models import get_model
-        from ray_pipeline.train.student import vocabulary_size
-        from ray_pipeline.train.teacher_cache import CacheInfo, tokenizer_hash
+        from ray_pipeline.train.teacher_cache import CacheInfo
 
         folder = get_model(Storage(self.settings.run_dir), "teacher")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = load_tokenizer(folder)
         vocabulary = vocabulary_size(tokenizer)
         self._info = CacheInfo(
             k=min(self.config.k, vocabulary),
