@@ -55,9 +55,12 @@ class RunConfig(Section):
     #: The last stage to run; None: all of them.
     until: str | None = None
     save_every_stage: bool = False
-    #: Where the rows come from: one of the two. Rows of `sources` carry the name of theirs.
-    source: SourceConfig | None = None
-    sources: dict[SourceName, SourceConfig] = {}
+    source: SourceConfig | None = Field(
+        None, description="where the rows come from: this, or several `sources` by name"
+    )
+    sources: dict[SourceName, SourceConfig] = Field(
+        {}, description="several sources by name, instead of `source`; their rows carry the name"
+    )
     llms: dict[str, LlmConfig] = {}
     embedder: EmbedderConfig = EmbedderConfig()
     budget: Budget = Budget()
