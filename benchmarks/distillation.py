@@ -31,6 +31,7 @@ from ray_pipeline.train.held_out import answer_nats
 from ray_pipeline.train.job import token_rows
 from ray_pipeline.train.loop import Loop, LoopConfig
 from ray_pipeline.train.losses import Objective
+from ray_pipeline.train.replica import Whole
 from ray_pipeline.train.student import StudentConfig, load, make_student
 from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
 
@@ -138,7 +139,7 @@ class _Bench:
         )
         cached = CachedTeacher(self.cache, self.rows, self.info) if objective.beta else None
         plan = BatchPlan(self.rows, BatchConfig(**BATCHES), seed)
-        Loop(student, plan, objective, config, teacher=cached).run()
+        Loop(Whole(student), plan, objective, config, teacher=cached).run()
         return self.held_out(student)
 
 

@@ -22,6 +22,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def in_one_line(error: BaseException, length: int = 500) -> str:
+    """An exception's whole message as one line, cut off at a number of characters."""
+    return " ".join(str(error).split())[:length]
+
+
 def last_line(error: BaseException) -> str:
     """The last line of an exception's message, where a traceback in the message has its cause."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping, UserError
-from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT, created_row_id
+from ray_pipeline.core.rows import (
+    DROPPED,
+    ENVELOPE_COLUMNS,
+    FAILED,
+    KEPT,
+    created_row_id,
+    error_reason,
+)
 from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.segments import checked, failed_row, in_order, schema_after
 from ray_pipeline.engine.unit import SegmentJob
@@ -74,8 +81,7 @@ async def _ask_row(stage: AskStage, row: Row, asker: UnitAsker) -> _Verdict:
     except (BudgetExhausted, RunError, Stopping, UserError):
         raise
     except Exception as error:
-        message = " ".join(str(error).split())[:500]
-        return FAILED, f"error:{type(error).__name__}: {message}", data, []
+        return FAILED, error_reason(error), data, []
     if isinstance(result, Drop):
         return DROPPED, result.reason, result.row or data, []
     if isinstance(result, Expand):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
-from ray_pipeline.core.rows import fail
+from ray_pipeline.core.rows import CRASHED, fail
 from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.segments import checked, in_order, run_maps, schema_after
 from ray_pipeline.engine.unit import SegmentJob
@@ -49,7 +49,7 @@ def _crashed(
     """The row, failed. Which stage of a fused group killed it is not known: it names the first."""
     stages = job.segment.stages
     stage = next(stage for stage in stages if start in (None, stage.name))
-    out = fail(row, pa.array([True]), "crash:worker_died: the process died on this row")
+    out = fail(row, pa.array([True]), CRASHED)
     out = checked(stage, row, out)
     account = StageAccount.of(stage.name, 1, out)
     for later in stages[stages.index(stage) + 1 :]:

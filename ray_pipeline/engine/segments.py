@@ -17,7 +17,15 @@ import pyarrow.compute as pc
 
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.hashing import fingerprint
-from ray_pipeline.core.rows import ENVELOPE, FAILED, KEPT, data_columns, fail, kept, set_column
+from ray_pipeline.core.rows import (
+    ENVELOPE,
+    KEPT,
+    data_columns,
+    error_reason,
+    fail,
+    kept,
+    set_column,
+)
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.layout import SOURCE, SOURCE_NAME, segment_folder
 from ray_pipeline.stage import (
@@ -210,9 +218,7 @@ def _apply_alone(stage: MapStage, row: pa.Table, counts: Counter[str]) -> pa.Tab
 
 def failed_row(stage: Stage, row: pa.Table, error: Exception) -> pa.Table:
     """The row, unchanged, failed by an exception that the stage raised on it."""
-    message = " ".join(str(error).split())[:500]
-    everything = pa.array([True] * row.num_rows)
-    row = fail(row, everything, f"error:{type(error).__name__}: {message}")
+    row = fail(row, pa.array([True]), error_reason(error))
     return checked(stage, row, row)
 
 
@@ -268,8 +274,3 @@ def in_order(tables: Sequence[pa.Table], order: pa.Array) -> pa.Table:
     out = out.select([*data_columns(out), *ENVELOPE.names])
     position = pc.fill_null(pc.index_in(out["row_id"], order), len(order))
     return out.take(pc.sort_indices(position)) if out.num_rows else out
-
-
-def failed_rows(rows: pa.Table) -> pa.Table:
-    """The failed rows of a part."""
-    return rows.filter(pc.equal(rows["status"], FAILED))

@@ -46,20 +46,33 @@ class TextConfig(Section):
     """How a row becomes a training text."""
 
     style: Literal["auto", "chat", "plain"] = Field(
-        "auto", description="chat: the tokenizer's template; auto: chat where it has one"
+        "auto",
+        description="how the text is made: chat uses the tokenizer's template, plain uses "
+        "`prompt` and `answer`; auto: chat if the tokenizer has a template",
     )
-    system: str | None = Field(None, description="system message of the chat")
-    prompt: str = Field("Question: {question}\nAnswer:", description="the plain style's prompt")
-    answer: str = Field(" {answer}", description="what follows the plain style's prompt")
-    question_column: str = "question"
-    answer_column: str = "answer"
-    max_tokens: int = Field(512, ge=2, description="tokens of a text; the seed's 512")
+    system: str | None = Field(None, description="system message of the chat style; null: none")
+    prompt: str = Field(
+        "Question: {question}\nAnswer:",
+        description="prompt of the plain style, with {question} in it",
+    )
+    answer: str = Field(
+        " {answer}", description="what follows the prompt in the plain style, with {answer} in it"
+    )
+    question_column: str = Field(
+        "question", description="column of the question, or of the instruction"
+    )
+    answer_column: str = Field("answer", description="column of the answer, or of the response")
+    max_tokens: int = Field(
+        512, ge=2, description="tokens of a text, at most; 512 as in the original experiment"
+    )
     overlong: Literal["cut_answer", "drop"] = Field(
         "cut_answer",
-        description="a longer text loses the end of its answer, or is dropped whole",
+        description="what happens to a longer text: its answer is truncated, or the row is dropped",
     )
     learn: Annotated[Literal["answer", "all"], AddedWith("answer")] = Field(
-        "answer", description="all: the prompt's tokens too, but the first, which none predicts"
+        "answer",
+        description="which tokens are learnt: those of the answer; or all, except the first, "
+        "which nothing predicts",
     )
 
 

@@ -92,9 +92,4 @@ def _python(values: Sequence[Any] | pa.ChunkedArray) -> Iterator[Any]:
 
 def _mark_failed(table: pa.Table, faults: dict[int, str]) -> pa.Table:
     reasons = pa.array([faults.get(row) for row in range(table.num_rows)], pa.string())
-    mask, schema = reasons.is_valid(), table.schema
-    table = envelope.fail(table, mask, reasons)
-    stages = [SOURCE if row in faults else None for row in range(table.num_rows)]
-    marked = envelope.set_column(table, "stage", pa.array(stages, pa.string()))
-    # Replaced columns count as nullable; all units must have the same schema.
-    return pa.Table.from_arrays(marked.columns, schema=schema)
+    return envelope.fail(table, reasons.is_valid(), reasons, SOURCE)

@@ -45,14 +45,22 @@ from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
 class WorkersConfig(Section):
     """Processes that train one model."""
 
-    number: int = Field(1, ge=1, description="processes; 1 without a GPU trains in the run's own")
-    cpus: float = Field(1, gt=0, description="CPUs of each, where they are several")
-    gpu: bool | None = Field(None, description="one GPU each; null: where this machine has one")
-    max_failures: int = Field(3, ge=0, description="lost workers after which it is given up")
+    number: int = Field(
+        1,
+        ge=1,
+        description="number of worker processes; 1 without a GPU trains in the run's own process",
+    )
+    cpus: float = Field(1, gt=0, description="CPUs per worker, if there are several")
+    gpu: bool | None = Field(
+        None, description="give each worker one GPU; null: if this machine has one"
+    )
+    max_failures: int = Field(
+        3, ge=0, description="number of lost workers after which the training fails"
+    )
     sharded: bool = Field(
         False,
-        description="each worker holds a part of the model (FSDP2): for one that does not fit a "
-        "GPU with its gradients and moments, 16 bytes a parameter",
+        description="shard the model over the workers (FSDP2), for a model that does not fit one "
+        "GPU with its gradients and moments, 16 bytes per parameter",
     )
 
     @property
@@ -346,8 +354,8 @@ class Bench:
     def loop(self, objective: Objective, config: LoopConfig, **more: Any) -> Loop:
         """A training of the model as it is; ``more``: further arguments of `Loop`."""
         teacher, validation = self.teacher, self.validation
-        more |= {"teacher": teacher, "validation": validation, "replica": self.replica}
-        return Loop(self.model, self.plan, objective, config, **more)
+        more |= {"teacher": teacher, "validation": validation}
+        return Loop(self.replica, self.plan, objective, config, **more)
 
 
 def make_loop(

@@ -30,8 +30,8 @@ Status = Literal["finished", "pruned", "diverged"]
 class Parameters(Section):
     """What distillation is searched over: ``alpha·CE + beta·T²·KL``, and the learning rate."""
 
-    alpha: float = Field(description="weight of the cross-entropy")
-    beta: float = Field(description="weight of T² KL(teacher ‖ student)")
+    alpha: float = Field(description="α, the weight of the cross-entropy")
+    beta: float = Field(description="β, the weight of T² KL(teacher ‖ student)")
     temperature: float = Field(description="T: divides the logits of teacher and student")
     learning_rate: float = Field(description="the highest one of the schedule")
 
@@ -69,8 +69,10 @@ class Range(Section):
 class Space(Section):
     """The ranges of a search; by default around the values of the original experiment."""
 
-    alpha: Range = Field(Range(low=0.1, high=1.0), description="weight of the cross-entropy")
-    beta: Range = Field(Range(low=0.05, high=1.0), description="weight of T² KL(teacher ‖ student)")
+    alpha: Range = Field(Range(low=0.1, high=1.0), description="α, the weight of the cross-entropy")
+    beta: Range = Field(
+        Range(low=0.05, high=1.0), description="β, the weight of T² KL(teacher ‖ student)"
+    )
     temperature: Range = Field(
         Range(low=0.5, high=4.0), description="T: divides the logits of teacher and student"
     )

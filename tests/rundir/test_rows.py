@@ -11,10 +11,10 @@ from support.made_qa_run import made_qa_run
 from support.made_run import FOLDERS, TEXTS, MadeRun, made_run
 
 from ray_pipeline.core.errors import UserError
-from ray_pipeline.rundir import rows as rows_module
 from ray_pipeline.rundir.layout import part_path
-from ray_pipeline.rundir.reader import RunReader
+from ray_pipeline.rundir.reader import RunReader, SegmentFolder
 from ray_pipeline.rundir.rows import Rows
+from ray_pipeline.rundir.units import Unit
 
 
 @pytest.fixture
@@ -77,12 +77,12 @@ def test_a_unit_is_read_when_its_batch_is_wanted(
 ) -> None:
     opened: list[str] = []
 
-    def read_rows(storage: Any, path: str, columns: Any = None) -> pa.Table:
-        opened.append(path)
-        return original(storage, path, columns)
+    def rows_of(reader: RunReader, segment: SegmentFolder, unit: Unit, columns: Any) -> pa.Table:
+        opened.append(unit.unit_id)
+        return original(reader, segment, unit, columns)
 
-    original = rows_module.read_rows
-    monkeypatch.setattr(rows_module, "read_rows", read_rows)
+    original = RunReader.rows_of
+    monkeypatch.setattr(RunReader, "rows_of", rows_of)
     batches = iter(Rows(reader, "tidy"))
     assert opened == []
     first = next(batches)
