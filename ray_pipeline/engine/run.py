@@ -54,7 +54,7 @@ _GRACE = 20.0
 
 
 class Display(Protocol):
-    """Who is told how a run goes."""
+    """Receives the progress of a run."""
 
     def say(self, text: str) -> None:
         """One line of news."""
@@ -102,13 +102,15 @@ def _log_file(storage: Storage) -> Iterator[Path]:
         # Made when the first line comes: a run that reuses everything has nothing to say.
         handler = logging.FileHandler(path, encoding="utf-8", delay=True)
         path.parent.mkdir(parents=True, exist_ok=True)
+        before = _log.handlers, _log.propagate
         _log.handlers, _log.propagate = [handler], False
         try:
             yield path
         finally:
+            _log.handlers, _log.propagate = before
             handler.close()
             if not storage.is_local and path.exists():
-                # A bucket that is gone was told already, with what it did to the run.
+                # A bucket that is gone was reported already, with what it did to the run.
                 with contextlib.suppress(RunError):
                     storage.write_bytes(_LOG, path.read_bytes())
 
@@ -175,7 +177,7 @@ class _Runner:
         except KeyboardInterrupt:
             self._end("interrupted", "stopped by the user")
         except UserError as error:
-            # For the caller to tell, but a ledger that says "running" would be a lie.
+            # The caller reports it, but the ledger must not say "running".
             with contextlib.suppress(RunError):
                 self._end("failed", str(error))
             raise
@@ -322,7 +324,7 @@ class _Runner:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
             execution.wait(_GRACE)
         except Exception as second:
-            # The first error is the one that the user is told.
+            # The first error is the one to report to the user.
             self._display.say(f"while stopping: {second}")
 
     def _account_partly(self, jobs: list[SegmentJob]) -> None:
@@ -412,7 +414,7 @@ class _Runner:
         try:
             self._save()
         except RunError as error:
-            # What stopped the run tells more than that the ledger could not say so.
+            # What stopped the run matters more than that the ledger could not be written.
             raise RunError(message or str(error)) from error
 
 

@@ -75,7 +75,7 @@ class AskWorker:
         try:
             self._asking = AskingLoop(job, coordinator, stage.config.llm)
         except UserError as error:
-            # An exception here would be a dead actor to Ray: it is told with the first unit.
+            # Ray would see a dead actor; report it with the first unit instead.
             self._broken = (
                 f"{error}. It was right where the run was started, but not on the worker "
                 f"{socket.gethostname()}: environment variables reach the workers of a cluster "

@@ -43,7 +43,7 @@ class Response:
     attempts: int = 1
     #: Seconds from the first try to the answer.
     seconds: float = 0.0
-    #: Dollars at the configured prices; filled in by whoever knows them.
+    #: Dollars at the configured prices; filled in by the caller.
     cost_usd: float = 0.0
 
 

@@ -19,10 +19,10 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig
 from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
-from ray_pipeline.rundir.curve import Curve
 from ray_pipeline.rundir.layout import CACHE, SPLIT, SUBSETS, TOKENS
 from ray_pipeline.rundir.models import get_model
 from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.rundir.trainings import Curve
 from ray_pipeline.train.adapters import AdapterConfig, quantisation, with_adapter
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
