@@ -88,6 +88,7 @@ def prepare(
     stages = [
         stage(configs[stage.name], settings) if stage in working else Off(stage) for stage in chosen
     ]
+    _check_variables(stages, prompts, prompt_folders)
     _check_sources(stages, list(config.all_sources))
     wanted = {name: _wanted(name, source, stages) for name, source in config.all_sources.items()}
     read = survey_all(wanted, config.unit_rows, scratch)
@@ -165,6 +166,20 @@ def _find_prompt(name: str, folders: Sequence[Path], where: str) -> Path:
             return path
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     raise UserError(f"{where}: no prompt {name!r}{nearest(name, known)}")
+
+
+def _check_variables(
+    stages: Sequence[Stage], prompts: Mapping[str, Prompt], folders: Sequence[Path]
+) -> None:
+    """See that each stage passes what its prompt uses: else every row would fail."""
+    for stage in stages:
+        if not isinstance(stage, AskStage) or stage.variables is None:
+            continue
+        prompt = stage.config.prompt
+        for name in sorted(prompts[prompt].variables() - set(stage.variables)):
+            path = _find_prompt(prompt, folders, f"stages.{stage.name}.prompt")
+            hint = nearest(name, stage.variables)
+            raise UserError(f"prompt {path}: stages.{stage.name} passes no {name!r} to it{hint}")
 
 
 def _check_sources(stages: Sequence[Stage], names: Sequence[str]) -> None:
