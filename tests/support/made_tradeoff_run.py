@@ -37,7 +37,7 @@ def made_tradeoff_run(
         completion: what the models write.
     """
     run = made_run(path)
-    cells = [Cell.of_record(one) for one in (made or records(modes=("epochs", "tokens")))]
+    cells = [Cell.from_json(one) for one in (made or records(modes=("epochs", "tokens")))]
     analysis = analyse(cells, Question(VOCABULARY, target=target, resamples=5))
     run.storage.write_bytes("experiment/analysis.json", orjson.dumps(analysis))
     kept = run.ledger.entries[-1].account.kept
