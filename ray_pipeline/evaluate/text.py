@@ -3,6 +3,10 @@
 All but perplexity take a hypothesis for each reference, and raise ValueError where their numbers
 differ or there are none. Values lie between 0 and 1; those of `corpus_bleu` between 0 and 100, the
 scale of sacrebleu.
+
+A new metric of single answers is a function here and a line in `QUALITY`: the evaluation measures
+it and writes it to ``metrics.json`` and ``validation_results.csv``, the report and
+``ray-pipeline status`` show it.
 """
 
 from __future__ import annotations
@@ -10,8 +14,10 @@ from __future__ import annotations
 import math
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from ray_pipeline.core.text import figure, large, latency, share, size
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -98,20 +104,65 @@ def perplexity(nats: float, tokens: int) -> float:
         return math.inf
 
 
-#: Metrics of each answer by name: columns of the results, and as means in ``metrics.json``.
-PER_ANSWER: Mapping[str, Callable[[Sequence[str], Sequence[str]], list[float]]] = {
-    "sentence_bleu": sentence_bleu,
-    "rouge_l": rouge_l,
-    "exact_match": exact_match,
-}
+@dataclass(frozen=True)
+class Metric:
+    """A figure of an evaluated model: where it stands, and how it is shown.
+
+    Attributes:
+        key: in ``metrics.json``, for each model; the end of a column's name in
+            ``validation_results.csv``.
+        label: in tables and sentences.
+        higher_is_better: None for a cost, which is no measure of quality.
+        shown: its values as a person reads them.
+        of_answers: the values of answers given hypotheses and references; the figure is their
+            mean. None for a figure that is measured otherwise.
+        in_status: whether ``ray-pipeline status`` shows it.
+    """
+
+    key: str
+    label: str
+    higher_is_better: bool | None
+    shown: Callable[[float], str] = figure
+    of_answers: Callable[[Sequence[str], Sequence[str]], list[float]] | None = None
+    in_status: bool = False
+
+
+def _four_digits(value: float) -> str:
+    return f"{value:.4f}"
+
+
+#: What the answers of a model are worth, in the order of tables.
+QUALITY = (
+    Metric("perplexity", "perplexity", False, in_status=True),
+    Metric("bleu", "BLEU", True, lambda value: f"{value:.2f}"),
+    Metric("sentence_bleu", "sentence BLEU", True, _four_digits, sentence_bleu),
+    Metric("rouge_l", "ROUGE-L", True, _four_digits, rouge_l, in_status=True),
+    Metric("exact_match", "exact match", True, lambda value: share(value, 1), exact_match),
+)
+#: What the model costs.
+COST = (
+    Metric("parameters", "parameters", None, large),
+    Metric("bytes", "on disk", None, size),
+    Metric("latency_seconds", "latency", None, latency),
+    Metric("tokens_per_second", "tokens/s", None),
+)
+
+
+def scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
+    """The metrics of each answer, by key."""
+    return {
+        metric.key: metric.of_answers(hypotheses, references)
+        for metric in QUALITY
+        if metric.of_answers is not None
+    }
 
 
 def summary(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:
     """All text metrics for ``metrics.json``; per-answer metrics as means over answers."""
     corpus = corpus_bleu(hypotheses, references)
     means = {
-        name: math.fsum(metric(hypotheses, references)) / len(references)
-        for name, metric in PER_ANSWER.items()
+        key: math.fsum(values) / len(references)
+        for key, values in scores(hypotheses, references).items()
     }
     return {"bleu": corpus.score, "bleu_signature": corpus.signature, **means}
 

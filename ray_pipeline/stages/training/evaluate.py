@@ -205,8 +205,8 @@ def _write(storage: Storage, test: _TestRows, answers: Mapping[str, list[str]]) 
     }
     for model, texts in answers.items():
         columns[f"{model}_answer"] = texts
-        for metric, score in text_metrics.PER_ANSWER.items():
-            columns[f"{model}_{metric}"] = score(texts, test.references)
+        for metric, values in text_metrics.scores(texts, test.references).items():
+            columns[f"{model}_{metric}"] = values
     with storage.writer(RESULTS) as file:
         pacsv.write_csv(pa.table(columns), file)
 
