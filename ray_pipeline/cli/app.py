@@ -367,7 +367,7 @@ def _plan(
     config_file: Path, assignments: list[str], run_dir: str | None, until: str | None
 ) -> None:
     from ray_pipeline.core.storage import Storage
-    from ray_pipeline.engine.artifacts import check_artifacts
+    from ray_pipeline.engine.artifacts import check_stages
     from ray_pipeline.engine.cluster import check_resources, nodes_at
     from ray_pipeline.engine.plan import make_plan, unfinished
     from ray_pipeline.engine.prepare import prepare
@@ -375,10 +375,10 @@ def _plan(
 
     job = load_job(config_file, assignments, run_dir)
     with tempfile.TemporaryDirectory() as scratch:
-        prepared = prepare(job.config, job.stage_types, job.prompt_folders, scratch, until)
+        prepared = prepare(job.config, job.stages, job.prompt_folders, scratch, until)
         storage = Storage(job.config.run_dir)
         if remaining := unfinished(prepared, storage):
-            check_artifacts(remaining)
+            check_stages(remaining)
             with _ray_apart(None):
                 nodes = nodes_at(job.config.address, Path(scratch) / "ray.log")
             check_resources(remaining, job.config.llms, nodes, job.config.autoscaling)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ray_pipeline.core.config import AddedWith, Execution, Section
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.llm.types import Sampling
 
 
@@ -85,6 +86,18 @@ class LlmConfig(Section):
     def identity_with(self, weights: str) -> dict[str, Any]:
         """What changes this model's answers; ``weights`` tells its weights apart."""
         return {**self.identity(), "weights": weights}
+
+    def resources(self, gpus_there: float) -> Resources:
+        """What the actors of a local model need.
+
+        Args:
+            gpus_there: GPUs of the cluster. Where it has some and `num_gpus` says nothing, an actor
+                takes as many as the model is spread over.
+        """
+        gpus = self.num_gpus
+        if gpus is None:
+            gpus = self.tensor_parallel_size if gpus_there else 0
+        return Resources(self.actors, self.num_cpus or 0, gpus)
 
     def sampling(self) -> Sampling:
         """The model's defaults; a prompt may override them."""

@@ -107,11 +107,11 @@ def _tuner(
     trial = tune.with_parameters(
         CellTrial,
         cells={cell.name: cell for cell in left},
-        device="cuda" if workers.gpus else "cpu",
-        threads=max(1, int(workers.cpus)),
+        device="cuda" if workers.each.gpus else "cpu",
+        threads=max(1, int(workers.each.cpus)),
     )
     return tune.Tuner(
-        tune.with_resources(trial, {"cpu": workers.cpus, "gpu": workers.gpus}),
+        tune.with_resources(trial, {"cpu": workers.each.cpus, "gpu": workers.each.gpus}),
         param_space={"cell": tune.grid_search([cell.name for cell in left])},
         tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
         run_config=tune.RunConfig(

@@ -134,10 +134,10 @@ def _tuner(
     trial = tune.with_parameters(
         Trial,
         job=study.job,
-        device="cuda" if workers.gpus else "cpu",
-        threads=max(1, int(workers.cpus)),
+        device="cuda" if workers.each.gpus else "cpu",
+        threads=max(1, int(workers.each.cpus)),
     )
-    resources = {"cpu": workers.cpus, "gpu": workers.gpus}
+    resources = {"cpu": workers.each.cpus, "gpu": workers.each.gpus}
     return tune.Tuner(
         tune.with_resources(trial, resources),
         tune_config=tune.TuneConfig(

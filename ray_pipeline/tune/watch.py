@@ -101,13 +101,17 @@ class Watch(tune.Callback):
             )
         if running or silent <= min(_START_SECONDS, _STALL_SECONDS):
             return
+        each = self._workers.each
         free, total = ray.available_resources(), ray.cluster_resources()
-        if free.get("CPU", 0) >= self._workers.cpus and free.get("GPU", 0) >= self._workers.gpus:
+        if (
+            free.get("CPU", 0) >= self._workers.each.cpus
+            and free.get("GPU", 0) >= self._workers.each.gpus
+        ):
             raise Broken(f"no trial was started for {silent:.0f} s, though there was room for one")
         if silent > _START_SECONDS:
             raise RunError(
-                f"no trial could be started for {silent:.0f} s. One needs {self._workers.cpus:g} "
-                f"CPUs and {self._workers.gpus:g} GPUs; of {total.get('CPU', 0):g} CPUs and "
+                f"no trial could be started for {silent:.0f} s. One needs {each.cpus:g} "
+                f"CPUs and {each.gpus:g} GPUs; of {total.get('CPU', 0):g} CPUs and "
                 f"{total.get('GPU', 0):g} GPUs, {free.get('CPU', 0):g} and {free.get('GPU', 0):g} "
                 f"are free: lower {stage}.num_cpus or num_gpus, or wait for the other work"
             )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.resources import Resources
 
 _NAMES = ("CPU", "GPU")
 
@@ -17,15 +18,13 @@ class TrialWorkers:
     """Processes for trials.
 
     Attributes:
-        cpus: of each; threads that it computes with.
-        gpus: of each; several may share one.
+        each: what each of them has. It computes with a thread a CPU; several may share a GPU.
         at_most: that run at the same time; None: as many as the cluster holds now.
         silence: seconds without a word from any of them after which the search is given up.
         stage: whose configuration says so.
     """
 
-    cpus: float = 1
-    gpus: float = 0
+    each: Resources = field(default_factory=Resources)
     at_most: int | None = None
     silence: float = 3600
     stage: str = "search"
@@ -42,21 +41,23 @@ class TrialWorkers:
         if number == 0:
             largest = {name: max((n.get(name, 0) for n in nodes), default=0) for name in _NAMES}
             raise UserError(
-                f"a trial needs {self.cpus:g} CPUs and {self.gpus:g} GPUs on one node; the largest "
-                f"of {len(nodes)} nodes has {largest['CPU']:g} CPUs and {largest['GPU']:g} GPUs: "
-                "lower num_cpus or num_gpus, or set concurrency where the cluster adds nodes"
+                f"a trial needs {self.each.cpus:g} CPUs and {self.each.gpus:g} GPUs on one node; "
+                f"the largest of {len(nodes)} nodes has {largest['CPU']:g} CPUs and "
+                f"{largest['GPU']:g} GPUs: lower num_cpus or num_gpus, or set concurrency where "
+                f"the cluster adds nodes"
             )
         return number
 
     def __str__(self) -> str:
         """For a line of news: what each has."""
-        each = f"{self.cpus:g} CPU" + "s" * (self.cpus != 1)
-        if self.gpus:
-            each += f" and {self.gpus:g} GPU" + "s" * (self.gpus != 1)
-        return each
+        cpus, gpus = self.each.cpus, self.each.gpus
+        text = f"{cpus:g} CPU" + "s" * (cpus != 1)
+        if gpus:
+            text += f" and {gpus:g} GPU" + "s" * (gpus != 1)
+        return text
 
     def _on_one(self, node: Mapping[str, float]) -> int:
-        needs = {"CPU": self.cpus, "GPU": self.gpus}
+        needs = {name: self.each.of_each(name) for name in _NAMES}
         # 1e-9: three shares of 0.1 are less than 0.3 in binary.
         return min(int(node.get(name, 0) / need + 1e-9) for name, need in needs.items() if need > 0)
 

@@ -20,10 +20,11 @@ from support.fork_server import Started
 from support.tiny_experiment import SIZES, place, stage, tiny_rows
 
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
 from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
-from ray_pipeline.stages.training.split import SplitConfig
+from ray_pipeline.stages.training.split import Split
 from ray_pipeline.train.census import take_census
 from ray_pipeline.train.job import WorkersConfig, train
 from ray_pipeline.train.loop import World
@@ -163,7 +164,7 @@ def test_what_does_not_fit_is_refused(tmp_path) -> None:
         ({"batches": {"batch_tokens": 16}}, r"batches\.batch_tokens is 16, and one text"),
         ({"settings": {"fewer": {}}}, r"settings\.fewer: there is no such subset"),
         ({"settings": {"few-random": {}}}, "a control has its subset's"),
-        ({"split": SplitConfig(test=0)}, r"stages\.split\.test is 0"),
+        ({"split": Split.Config(test=0)}, r"stages\.split\.test is 0"),
     ):
         with pytest.raises(UserError, match=words):
             stage(tmp_path, **config).check()
@@ -243,7 +244,7 @@ def test_the_grid_makes_what_its_jobs_make_one_by_one(ray_cluster, one_by_one, t
 
 def test_a_cell_that_fits_no_node_is_refused(ray_cluster, tmp_path) -> None:
     with pytest.raises(UserError, match=r"needs 8 CPUs and 0 GPUs on one node.* has 2 CPUs"):
-        grid.run_grid(cells_of(tmp_path), TrialWorkers(cpus=8), print)
+        grid.run_grid(cells_of(tmp_path), TrialWorkers(Resources(cpus=8)), print)
 
 
 def test_what_no_cell_could_work_with_ends_the_experiment(ray_cluster, tmp_path) -> None:

@@ -22,12 +22,13 @@ from support.command import TESTS, Command
 from support.tiny_study import model_folder, qa_rows, tiny_job
 
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.stage import Settings
-from ray_pipeline.stages.training.distil import DistilConfig, parameters_of
-from ray_pipeline.stages.training.search import Search, SearchConfig
-from ray_pipeline.stages.training.split import SplitConfig
-from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbsConfig
+from ray_pipeline.stage import Settings, Stage
+from ray_pipeline.stages.training.distil import Distil
+from ray_pipeline.stages.training.search import Search
+from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.train.loop import LoopConfig
 from ray_pipeline.train.losses import Objective
 from ray_pipeline.tune import search as search_module
@@ -163,12 +164,13 @@ def test_ranges() -> None:
 
 
 def stage(trials: int = 1, validation: float = 0.1, **changed: Any) -> Search:
-    configs = {
-        "split": SplitConfig(validation=validation),
-        "teacher-log-probs": TeacherLogProbsConfig(),
-        "distil": DistilConfig(**changed),
-    }
-    return Search(SearchConfig(trials=trials), Settings(stages=configs))
+    stages = [
+        Split().bound({"validation": validation}),
+        TeacherLogProbs().bound(),
+        Search().bound({"trials": trials}),
+        Distil().bound(changed),
+    ]
+    return Search().bound({"trials": trials}, Settings(stages=stages))
 
 
 def test_what_cannot_be_searched_is_refused() -> None:
@@ -181,7 +183,7 @@ def test_what_cannot_be_searched_is_refused() -> None:
         stage(validation=0).check()
     off = stage(trials=0, alpha=2, validation=0)
     off.check()
-    assert off.makes == () and off.workers() is None
+    assert off.makes == () and off.resources() is None
 
 
 def test_its_identity_has_that_of_the_distillation_where_it_searches() -> None:
@@ -198,27 +200,31 @@ def test_a_student_that_a_later_stage_names_is_looked_up(tmp_path) -> None:
 
 
 def test_distillation_takes_what_the_search_found(tmp_path) -> None:
-    run, configured = Storage(str(tmp_path)), DistilConfig()
-    searched = {"search": SearchConfig(trials=1)}
-    assert parameters_of(configured, {}, run) == SEEDS
-    assert parameters_of(configured, {"search": SearchConfig()}, run) == SEEDS
+    run = Storage(str(tmp_path))
+
+    def parameters(*others: Stage) -> Parameters:
+        return Distil().bound(settings=Settings(stages=others)).chosen_parameters(run)
+
+    searched = Search().bound({"trials": 1})
+    assert parameters() == SEEDS
+    assert parameters(Search().bound()) == SEEDS
     with pytest.raises(RunError, match="left no parameters"):
-        parameters_of(configured, searched, run)
+        parameters(searched)
     found = SEEDS.model_copy(update={"alpha": 0.9, "learning_rate": 1e-3})
     put_best(run, found)
-    assert parameters_of(configured, searched, run) == found
+    assert parameters(searched) == found
     assert found.objective == Objective(0.9, 0.2081, 0.7)
     assert found.loop(LoopConfig(epochs=9)) == LoopConfig(epochs=9, learning_rate=1e-3)
 
 
 def test_as_many_trials_as_nodes_hold() -> None:
     two = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 3.0}]
-    assert TrialWorkers(cpus=1).on(two) == 5
-    assert TrialWorkers(cpus=2).on(two) == 2
-    assert TrialWorkers(cpus=0.5, gpus=0.25).on(two) == 4
-    assert TrialWorkers(cpus=8, at_most=3).on(two) == 3  # of a cluster that grows
+    assert TrialWorkers(Resources(cpus=1)).on(two) == 5
+    assert TrialWorkers(Resources(cpus=2)).on(two) == 2
+    assert TrialWorkers(Resources(cpus=0.5, gpus=0.25)).on(two) == 4
+    assert TrialWorkers(Resources(cpus=8), at_most=3).on(two) == 3  # of a cluster that grows
     with pytest.raises(UserError, match=r"needs 4 CPUs and 1 GPUs.* has 3 CPUs and 1 GPUs"):
-        TrialWorkers(cpus=4, gpus=1).on(two)
+        TrialWorkers(Resources(cpus=4, gpus=1)).on(two)
 
 
 def steps_of(trial: Trial) -> list[dict[str, Any]]:
@@ -271,7 +277,9 @@ def test_silence_ends_the_search(ray_cluster, tmp_path, monkeypatch) -> None:
     watching = Observer(trials, 3, TrialWorkers(silence=0), print)
     with pytest.raises(RunError, match=r"longer than stages\.search\.silence"):
         watching.on_step_end(1, [running, waiting])
-    small, large = (Observer(trials, 3, TrialWorkers(cpus=cpus), print) for cpus in (1, 8))
+    small, large = (
+        Observer(trials, 3, TrialWorkers(Resources(cpus=cpus)), print) for cpus in (1, 8)
+    )
     for watching in (small, large):
         watching.on_step_end(1, [waiting])
     monkeypatch.setattr(watch_module, "_STALL_SECONDS", 0)

@@ -24,13 +24,6 @@ _MAX_DEATHS = 3
 _RESTART_PATIENCE = 300.0
 
 
-def gpus_an_actor(config: LlmConfig, gpus_there: float) -> float:
-    """GPUs that one engine takes: as configured, else those it is spread over, if there are any."""
-    if config.num_gpus is not None:
-        return config.num_gpus
-    return config.tensor_parallel_size if gpus_there else 0
-
-
 async def start_pool(name: str, config: LlmConfig, model: str) -> list[Any]:
     """Start a model's actors and wait until each can answer.
 
@@ -57,7 +50,7 @@ def _actor(config: LlmConfig) -> Any:
         from ray_pipeline.llm.engines.transformers import TransformersEngine as engine  # type: ignore
     return ray.remote(engine).options(
         num_cpus=config.num_cpus or 0,
-        num_gpus=gpus_an_actor(config, ray.cluster_resources().get("GPU", 0)),
+        num_gpus=config.resources(ray.cluster_resources().get("GPU", 0)).gpus,
         max_restarts=-1,
         max_task_retries=0,
         max_concurrency=10_000,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from ray_pipeline.core.config import Execution
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.stage import StageConfig
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class TrialWorkersConfig(StageConfig):
         3600, gt=0, description="seconds without an evaluation after which it is given up"
     )
 
+    def resources(self) -> Resources:
+        """Those of one training."""
+        return Resources(1, self.num_cpus, self.gpus)
+
     @property
     def gpus(self) -> float:
         """GPUs of each, as configured or as this machine has them."""
@@ -44,4 +49,4 @@ class TrialWorkersConfig(StageConfig):
         """As Ray Tune is asked for them; ``stage`` is whose configuration this is."""
         from ray_pipeline.tune.workers import TrialWorkers
 
-        return TrialWorkers(self.num_cpus, self.gpus, self.concurrency, self.silence, stage)
+        return TrialWorkers(self.resources(), self.concurrency, self.silence, stage)

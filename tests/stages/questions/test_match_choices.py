@@ -5,7 +5,7 @@ import pytest
 from support.stage_tables import reasons, table
 
 from ray_pipeline.stage import Settings
-from ray_pipeline.stages.questions.match_choices import MatchChoices, MatchChoicesConfig
+from ray_pipeline.stages.questions.match_choices import MatchChoices
 
 CITIES = "Which city? (A) London (B) Paris (C) Rome"
 
@@ -34,7 +34,8 @@ class TableEmbedder(MatchChoices):
         return {text: np.array(self.vectors[text], dtype=np.float32) for text in texts}
 
 
-def apply(stage, pairs):
+def apply(stage, pairs, **config):
+    stage = stage.bound(config)
     stage.load()
     counts: Counter[str] = Counter()
     result = stage.apply(table(pairs), counts)
@@ -87,7 +88,7 @@ def test_the_rest_is_matched_by_meaning():
 
 
 def test_rows_without_an_option_can_be_kept_as_plain_rows():
-    stage = TableEmbedder(MatchChoicesConfig(if_no_option="keep"))
+    stage = TableEmbedder().bound(MatchChoices.Config(if_no_option="keep"))
     result, counts = apply(stage, [(CITIES, "no")])
     assert reasons(result) == [None]
     assert result["choices"].to_pylist() == [None]
@@ -146,11 +147,11 @@ def test_no_rows():
 
 
 def test_the_embedders_weights_are_part_of_the_identity():
-    one = MatchChoices(settings=Settings(embedder_revision="1")).identity()
-    other = MatchChoices(settings=Settings(embedder_revision="2")).identity()
+    one = MatchChoices().bound(settings=Settings(embedder_revision="1")).identity()
+    other = MatchChoices().bound(settings=Settings(embedder_revision="2")).identity()
     assert one != other
-    faster = MatchChoicesConfig(batch_size=8, actors=4)
-    assert MatchChoices(faster, Settings(embedder_revision="1")).identity() == one
+    faster = MatchChoices.Config(batch_size=8, actors=4)
+    assert MatchChoices().bound(faster, Settings(embedder_revision="1")).identity() == one
 
 
 def test_with_the_real_embedder():
@@ -159,7 +160,7 @@ def test_with_the_real_embedder():
         folder = models.resolve("all-minilm-l6-v2")
     except Exception as error:  # not fetched on this machine
         pytest.skip(str(error))
-    stage = MatchChoices(settings=Settings(embedder=str(getattr(folder, "path", folder))))
+    stage = MatchChoices().bound(settings=Settings(embedder=str(getattr(folder, "path", folder))))
     ocean = "Coldest ocean? (A) Atlantic Ocean (B) Arctic Ocean (C) Indian Ocean"
     result, counts = apply(stage, [(ocean, "the Arctic"), (ocean, "Violin")])
     assert result["answer"].to_pylist() == ["Arctic Ocean", "Violin"]
