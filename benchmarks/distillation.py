@@ -31,11 +31,12 @@ from ray_pipeline.train.held_out import answer_nats
 from ray_pipeline.train.job import token_rows
 from ray_pipeline.train.loop import Loop, LoopConfig
 from ray_pipeline.train.losses import Objective
+from ray_pipeline.train.replica import Whole
 from ray_pipeline.train.student import StudentConfig, load, make_student
 from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
 
 BATCHES = {"step_rows": 16, "batch_tokens": 2048}
-#: α, β, T: alone; the seed's; the KL term with a weight like the cross-entropy's.
+#: α, β, T: without a teacher; of the original experiment; KL term and cross-entropy weighted alike.
 OBJECTIVES = ["1,0,1", "0.4664,0.2081,0.7", "0.5,0.5,1"]
 
 
@@ -138,7 +139,7 @@ class _Bench:
         )
         cached = CachedTeacher(self.cache, self.rows, self.info) if objective.beta else None
         plan = BatchPlan(self.rows, BatchConfig(**BATCHES), seed)
-        Loop(student, plan, objective, config, teacher=cached).run()
+        Loop(Whole(student), plan, objective, config, teacher=cached).run()
         return self.held_out(student)
 
 

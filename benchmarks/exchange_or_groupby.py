@@ -28,8 +28,8 @@ import ray
 import ray.data
 
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.engine.decide import run_tasks
 from ray_pipeline.engine.stored_tables import StoredTables, Workshop
-from ray_pipeline.engine.tasks import RayRunner
 
 FILES = 16
 
@@ -57,7 +57,7 @@ def losers(groups: pa.Table) -> pa.Table:
 
 
 def through_files(paths: list[str], rows: int, folder: Path) -> int:
-    workshop = Workshop(Storage(str(folder)), "work", RayRunner(print), tuple(range(len(paths))))
+    workshop = Workshop(Storage(str(folder)), "work", run_tasks, tuple(range(len(paths))))
     keys = StoredTables(workshop, Files(paths, rows))
     return keys.group(["key"], losers, order=["row_id"]).num_rows
 

@@ -23,6 +23,7 @@ from _training_rows import MODEL, real_rows, seconds, tokenizer
 from ray_pipeline.models import packaged as models
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.loop import Loop, LoopConfig
+from ray_pipeline.train.replica import Whole
 from ray_pipeline.train.student import StudentConfig, load, make_student
 
 STEP_ROWS = 32
@@ -62,7 +63,7 @@ def main() -> None:
     for number in range(arguments.rounds):
         results["Trainer"].append(tokens / _trainer_seconds(student, rows, arguments))
         for name, plan in plans.items():
-            results[name].append(tokens / seconds(Loop(student, plan, None, config).run))
+            results[name].append(tokens / seconds(Loop(Whole(student), plan, config=config).run))
         listed = ", ".join(f"{name} {values[-1]:,.0f}" for name, values in results.items())
         print(f"round {number + 1}: tokens/s {listed}", flush=True)
     for name in plans:

@@ -1,11 +1,11 @@
-"""The quality scores: the seed's rules a row at a time, against ours, on the same rows.
+"""The quality scores: the original experiment's rules row by row, against ours, on the same rows.
 
     python benchmarks/quality_scorer.py --rows FILE.jsonl [FILE.jsonl ...] [--rounds 5]
 
-The literal implementation (the oracle of the tests) runs in one process, as the seed has it; ours
-in two, each with half of the rows, in batches. In each round both run, one after the other: ours
-twice, once with nothing remembered (every word is met for the first time) and once more. Every
-score of every round must be the same as the literal one to 1e-9.
+The literal implementation (the oracle of the tests) runs in one process, as in the original
+experiment; ours in two, each with half of the rows, in batches. In each round both run, one after
+the other: ours twice, first with empty caches (every word is new) and then again. Every score of
+every round must equal the literal one to 1e-9.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Keys:
 def through_files(folder: Path, rows: int, quota: float | None) -> dict[str, Any]:
     import ray
 
-    from ray_pipeline.engine.tasks import RayRunner
+    from ray_pipeline.engine.decide import run_tasks
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     ray.get([ray.remote(lambda: __import__("pandas")).remote() for _ in range(4)])
@@ -101,7 +101,7 @@ def through_files(folder: Path, rows: int, quota: float | None) -> dict[str, Any
     work.mkdir()
     storage = Storage(str(work))
     began = time.perf_counter()
-    workshop = Workshop(storage, "work", RayRunner(lambda text: None), tuple(range(len(paths))))
+    workshop = Workshop(storage, "work", run_tasks, tuple(range(len(paths))))
     made = stage(quota).decide(StoredTables(workshop, Keys(paths, rows, quota)))
     saved = made.by_chunk().saved()._saved()
     seconds = time.perf_counter() - began

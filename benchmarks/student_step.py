@@ -20,12 +20,14 @@ import pyarrow.parquet as pq
 from _training_rows import MODEL, real_rows, seconds, tokenizer
 
 from ray_pipeline.models import packaged as models
+from ray_pipeline.models.tokenizer import tokenizer_hash, vocabulary_size
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.forward import OnlineTeacher
 from ray_pipeline.train.loop import Loop, LoopConfig
 from ray_pipeline.train.losses import Objective
-from ray_pipeline.train.student import StudentConfig, load, make_student, vocabulary_size
-from ray_pipeline.train.teacher_cache import CachedTeacher, CacheInfo, CacheWriter, tokenizer_hash
+from ray_pipeline.train.replica import Whole
+from ray_pipeline.train.student import StudentConfig, load, make_student
+from ray_pipeline.train.teacher_cache import CachedTeacher, CacheInfo, CacheWriter
 
 SEED_OBJECTIVE = Objective(0.4664, 0.2081, 0.7)
 
@@ -56,7 +58,7 @@ def main() -> None:
     precision = "bfloat16" if arguments.bfloat16 else "float32"
     config = LoopConfig(precision=precision, learning_rate=1e-6)
     loops = {
-        name: Loop(student, plan, objective, config, teacher=signal)
+        name: Loop(Whole(student), plan, objective, config, teacher=signal)
         for name, (objective, signal) in sides.items()
     }
     _measure(loops, rows, arguments.rounds)

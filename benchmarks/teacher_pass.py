@@ -14,9 +14,10 @@ from pathlib import Path
 from _training_rows import MODEL, real_rows, seconds, tokenizer
 
 from ray_pipeline.models import packaged as models
+from ray_pipeline.models.tokenizer import tokenizer_hash, vocabulary_size
 from ray_pipeline.train.batches import BatchConfig, BatchPlan
-from ray_pipeline.train.student import load, vocabulary_size
-from ray_pipeline.train.teacher_cache import CacheInfo, CacheWriter, tokenizer_hash
+from ray_pipeline.train.student import load
+from ray_pipeline.train.teacher_cache import CacheInfo, CacheWriter
 from ray_pipeline.train.vllm_cache import VllmCacheWriter
 
 

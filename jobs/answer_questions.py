@@ -1,4 +1,4 @@
-"""A file of questions to a file of a model's answers, on the pipeline's own engines.
+"""Answers every question of a file with a model, on the pipeline's own engines.
 
 Run it with ``ray-pipeline run configs/answer_questions/local.yaml``.
 """

@@ -1,4 +1,4 @@
-"""Raw question-answer rows to clean pairs in five versions each, and to a small model of them.
+"""Turns raw question-answer rows into clean pairs in five versions, and distils a small model.
 
 Run it with ``ray-pipeline run configs/qa_distillation/demo.yaml``, or on a cluster with
 ``ray job submit -- python jobs/qa_distillation.py --config configs/qa_distillation/cluster.yaml``.

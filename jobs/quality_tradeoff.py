@@ -1,7 +1,7 @@
-"""A corpus scored for quality, nested subsets of its best rows, and models trained on each.
+"""Scores a corpus for quality, selects nested subsets of its best rows, trains models on each.
 
-Is less, better data enough? Run it with ``ray-pipeline run configs/quality_tradeoff/demo.yaml``;
-on a cluster ``ray job submit -- python jobs/quality_tradeoff.py`` takes the same ``--config``.
+Is less, better data enough? Run it with ``ray-pipeline run configs/quality_tradeoff/demo.yaml``, or
+on a cluster with ``ray job submit -- python jobs/quality_tradeoff.py --config CONFIG``.
 """
 
 from ray_pipeline.pipeline import Pipeline

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,18 @@ from ray_pipeline.core.config import nearest, override, parse, read_yaml
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.engine.cluster import ship_with_workers
 from ray_pipeline.engine.config import RunConfig, config_type
-from ray_pipeline.engine.run import Job
+from ray_pipeline.engine.plan import StagePlan
+from ray_pipeline.engine.plan import plan as plan_job
+from ray_pipeline.engine.progress import Tally
+from ray_pipeline.engine.run import Display, Job
+from ray_pipeline.engine.run import run as start_job
+from ray_pipeline.run import Run
 from ray_pipeline.stage import Stage
+
+#: A YAML file, or its content.
+Config = str | Path | Mapping[str, Any]
+#: ``["a.b=c"]`` with values in YAML, or ``{"a.b": c}``.
+Overrides = Sequence[str] | Mapping[str, Any]
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -44,40 +56,178 @@ class Pipeline:
         """
         return parse(raw, config_type(self.stages), where)
 
+    @classmethod
+    def find(cls, config: Config) -> Pipeline:
+        """The pipeline of the job that a configuration's ``job`` or ``name`` names.
+
+        Raises:
+            UserError: there is no such job script in ``jobs/``, or it cannot be loaded.
+        """
+        return _find_pipeline(*_raw(config))
+
+    def run(
+        self,
+        config: Config,
+        overrides: Overrides = (),
+        *,
+        run_dir: str | None = None,
+        until: str | None = None,
+        address: str | None = None,
+        display: Display | None = None,
+        check: bool = True,
+    ) -> Run:
+        """Run the stages in this process, or continue a run that stopped.
+
+        Args:
+            config: a YAML file, or its content as a mapping.
+            overrides: keys to set, as ``{"budget.max_cost_usd": 5}``.
+            run_dir: the run directory, instead of the configuration's.
+            until: the last stage to run, instead of the configuration's.
+            address: the Ray cluster to join, instead of the configuration's. A cluster that this
+                process has joined already is used whatever the address.
+            display: receives progress; None: nobody does.
+            check: whether to raise an error where the run does not succeed. Without, the status
+                of the returned run says how it ended.
+
+        Returns:
+            The run, as it stands in its directory.
+
+        Raises:
+            UserError: the configuration or the input is wrong; no row was touched.
+            RunError: the run failed; what was committed is reused when it is run again.
+            BudgetExhausted: the budget was spent; likewise.
+            KeyboardInterrupt: the run was interrupted; likewise.
+        """
+        job = load_job(config, overrides, run_dir, self, address)
+        return run_job(job, display=display, until=until, check=check)
+
+    def plan(
+        self,
+        config: Config,
+        overrides: Overrides = (),
+        *,
+        run_dir: str | None = None,
+        until: str | None = None,
+        address: str | None = None,
+    ) -> list[StagePlan]:
+        """Say of each stage what a run would do and cost at most. Nothing is run or written.
+
+        The arguments are those of `run`.
+
+        Raises:
+            UserError: what would stop the run: the configuration, the input, or too few resources.
+        """
+        return plan_job(load_job(config, overrides, run_dir, self, address), until)
+
+    def retry(
+        self,
+        run: str,
+        *,
+        address: str | None = None,
+        display: Display | None = None,
+        check: bool = True,
+    ) -> Run:
+        """Run exactly the failed rows of a run again, with the run's own configuration.
+
+        The arguments and errors are those of the method `run`, but for the first.
+
+        Args:
+            run: the run directory.
+            address: the Ray cluster to join.
+            display: receives progress.
+            check: whether to raise an error where the run does not succeed.
+        """
+        with retry_job(run, self, address) as job:
+            return run_job(job, display=display, retry=True, check=check)
+
+
+class _Silent:
+    """A display that shows nothing."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def update(self, tally: Tally, starting: Sequence[str]) -> None:
+        pass
+
+
+def run_job(
+    job: Job,
+    *,
+    display: Display | None = None,
+    until: str | None = None,
+    retry: bool = False,
+    check: bool = True,
+) -> Run:
+    """Run a job: see `Pipeline.run`. With `retry`, only its failed rows run again."""
+    start_job(job, display or _Silent(), until=until, retry=retry)
+    run = Run(job.config.run_dir)
+    if check:
+        if run.status == "interrupted":
+            raise KeyboardInterrupt(run.ledger.message)
+        run.check()
+    return run
+
+
+@contextlib.contextmanager
+def retry_job(
+    run: str, pipeline: Pipeline | None = None, address: str | None = None
+) -> Iterator[Job]:
+    """The job of a run directory, with the configuration and the prompts that the run had.
+
+    It is valid within the block only.
+
+    Raises:
+        UserError: there is no run, or its job is no longer there.
+    """
+    storage = Run(run).reader.storage
+    with tempfile.TemporaryDirectory() as folder:
+        for path in ("config.yaml", *storage.list("prompts")):
+            copy = Path(folder) / path
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(storage.read_bytes(path) or b"")
+        yield load_job(Path(folder) / "config.yaml", (), run, pipeline, address)
+
 
 def load_job(
-    config_file: Path,
-    assignments: Sequence[str] = (),
+    config: Config,
+    overrides: Overrides = (),
     run_dir: str | None = None,
     pipeline: Pipeline | None = None,
+    address: str | None = None,
 ) -> Job:
-    """Read a configuration file and find its job.
+    """Check a configuration and find its job.
 
     Args:
-        config_file: YAML.
-        assignments: overrides, as ``budget.max_cost_usd=5``.
-        run_dir: overrides the configuration's.
-        pipeline: the job, when the caller is its script; else the one that the configuration's
-            ``job`` or ``name`` names, a script in ``jobs/``.
+        config: a YAML file, or its content as a mapping.
+        overrides: assignments as in ``budget.max_cost_usd=5``, or a mapping from dotted keys to
+            values.
+        run_dir: the run directory, instead of the configuration's.
+        pipeline: the job; None: the one that the configuration's ``job`` or ``name`` names, a
+            script in ``jobs/``.
+        address: the Ray cluster to join, instead of the configuration's.
 
     Raises:
         UserError: says each thing that is wrong.
     """
-    raw = override(read_yaml(config_file), assignments)
-    if run_dir is not None:
-        raw["run_dir"] = run_dir
+    raw, config_file = _raw(config)
+    raw = override(raw, overrides)
+    raw |= {"run_dir": run_dir} if run_dir is not None else {}
+    raw |= {"address": address} if address is not None else {}
     pipeline = pipeline or _find_pipeline(raw, config_file)
-    config = pipeline.configure(raw, str(config_file))
+    checked = pipeline.configure(raw, str(config_file))
     # Workers have another working directory: a relative path would name another folder there.
-    config = config.model_copy(
-        update={
-            "run_dir": _absolute(config.run_dir),
-            "source": config.source.model_copy(
-                update={"path": _absolute_paths(config.source.path)}
-            ),
-        }
-    )
-    return Job(config, pipeline.stages, _prompt_folders(config_file, pipeline.name))
+    source = checked.source
+    source = source.model_copy(update={"path": _absolute_paths(source.path)})
+    checked = checked.model_copy(update={"run_dir": _absolute(checked.run_dir), "source": source})
+    return Job(checked, pipeline.stages, _prompt_folders(config_file, pipeline.name))
+
+
+def _raw(config: Config) -> tuple[dict[str, Any], Path]:
+    """A configuration, and its file: prompts are looked up beside it, and messages name it."""
+    if isinstance(config, Mapping):
+        return dict(config), Path("configuration")
+    return read_yaml(Path(config)), Path(config)
 
 
 def _prompt_folders(config_file: Path, job: str) -> list[Path]:

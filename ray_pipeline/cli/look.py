@@ -1,339 +1,66 @@
-"""What `status`, `rows` and `trace` show: text for a terminal, JSON lines for a pipe."""
+"""The commands that look at a run, also while it is running: status, rows, trace, report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
-from statistics import median
-from typing import Any, Literal
+from typing import Annotated
 
-import orjson
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
+import typer
 
-from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT
-from ray_pipeline.core.text import count, dollars, duration, figure, one_line, plain, shortened
-from ray_pipeline.report.sections.evaluation import in_order
-from ray_pipeline.report.sections.search import best_parameters, default_loss
-from ray_pipeline.rundir.account import LlmUsage
-from ray_pipeline.rundir.ledger import Ledger, LedgerEntry
-from ray_pipeline.rundir.reader import Answer, RunReader
-from ray_pipeline.rundir.trace import Change, Event, Trace
-from ray_pipeline.rundir.trace import trace as trace_row
-from ray_pipeline.rundir.trainings import Training, finite, trainings
+from ray_pipeline.cli.terminal import RunDirectory, out
 
-#: Characters of one value in `rows`, and of each side of a change in `trace`.
-_VALUE = 160
-_SIDE = 400
-_COLOURS = {KEPT: "green", DROPPED: "yellow", FAILED: "red"}
+app = typer.Typer()
 
 
-def status(reader: RunReader) -> RenderableType:
-    """The account of a run, stage by stage, why rows left it, and what was made of them."""
-    ledger = reader.ledger
-    parts: list[RenderableType] = [_headline(reader), _account(ledger)]
-    if any(entry.account.reasons for entry in ledger.entries):
-        parts += [Text(), _reasons(ledger)]
-    if (artifacts := made(reader)) is not None:
-        parts += [Text(), artifacts]
-    wrong = [entry.account.name for entry in ledger.entries if not entry.account.balances]
-    if wrong:
-        parts += [Text(f"\nthe account does not balance: {', '.join(wrong)}", "bold red")]
-    return Group(*parts)
+@app.command()
+def status(run: RunDirectory) -> None:
+    """Show the account of a run, also while it runs."""
+    from ray_pipeline.cli.views import look as views
+    from ray_pipeline.run import Run
+
+    out.print(views.status(Run(run).reader))
 
 
-def _headline(reader: RunReader) -> Text:
-    ledger = reader.ledger
-    text = Text(f"{ledger.run}: ")
-    text.append(ledger.status.replace("_", " "), "bold")
-    text.append(f", {duration(ledger.seconds)}")
-    if ledger.message:
-        text.append(f"\n{plain(ledger.message)}")
-    if reader.driver_is_gone():
-        text.append("\nits process is gone: it was killed. Run it again to continue", "bold")
-    text.append("\n")
-    return text
-
-
-def _account(ledger: Ledger) -> Table:
-    columns = ["stage", "rows in", "created", "kept", "dropped", "failed"]
-    usages = [entry.account.llm for entry in ledger.entries if entry.account.llm is not None]
-    columns += ["requests", "tokens"] * bool(usages) + ["cost"] * any(u.cost_usd for u in usages)
-    columns += ["work"] + [""] * any(entry.reused for entry in ledger.entries)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in columns:
-        justify: Literal["left", "right"] = "left" if name in ("stage", "") else "right"
-        table.add_column(name, justify=justify, no_wrap=True)
-    for entry in ledger.entries:
-        cells = _account_cells(entry)
-        table.add_row(*(cells[name] for name in columns))
-    return table
-
-
-def _account_cells(entry: LedgerEntry) -> dict[str, str]:
-    """Texts by column; a nothing is left out, so that what is there stands out."""
-    account, llm = entry.account, entry.account.llm or LlmUsage()
-    numbers = {
-        "created": account.created,
-        "kept": account.kept,
-        "dropped": account.dropped,
-        "failed": account.failed,
-        "requests": llm.requests + llm.reused,
-        "tokens": llm.prompt_tokens + llm.completion_tokens,
-    }
-    return {
-        "stage": account.name,
-        "rows in": count(account.rows_in),
-        **{name: count(number) if number else "" for name, number in numbers.items()},
-        "cost": dollars(llm.cost_usd) if llm.cost_usd else "",
-        "work": duration(account.seconds),
-        "": "reused" if entry.reused else "",
-    }
-
-
-def _reasons(ledger: Ledger) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("rows", justify="right")
-    table.add_column("stage")
-    table.add_column("reason", overflow="fold")
-    for entry in ledger.entries:
-        for reason, number in sorted(entry.account.reasons.items(), key=lambda pair: -pair[1]):
-            table.add_row(count(number), entry.account.name, Text(one_line(reason, 60)))
-    return table
-
-
-def print_rows(
-    console: Console,
-    reader: RunReader,
-    stage: str,
-    status: str | None = None,
-    reason: str | None = None,
-    limit: int = 20,
-    as_json: bool = False,
+@app.command()
+def rows(
+    run: RunDirectory,
+    stage: Annotated[str, typer.Argument(help="a stage, named as in the ledger")],
+    status: Annotated[str | None, typer.Option(help="kept, dropped or failed")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="the code of a reason, or the beginning of one")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="show this many rows at most")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
-    """Print rows of a stage as they are found, as JSON lines where a program reads them.
+    """Show the rows that a stage kept, dropped or failed, and why."""
+    from ray_pipeline.cli.views import look as views
+    from ray_pipeline.run import Run
 
-    Raises:
-        UserError: no such stage or status.
-    """
-    found = islice(reader.iter_rows(stage, status, reason), limit)
-    if as_json:
-        for row in found:
-            console.file.write(orjson.dumps(row, str).decode() + "\n")
-        return
-    note = reader.kept_note(stage) if status in (None, KEPT) and reason is None else None
-    if note:
-        console.print(Text(f"{note}\n", "italic"))
-    shown = 0
-    for row in found:
-        console.print(_row(row))
-        shown += 1
-    console.print(_how_many(reader, stage, shown, limit))
+    of_run = Run(run)
+    found = of_run.rows(stage, status=status, reason=reason, limit=limit)
+    if json:
+        views.print_json_rows(out, found)
+    else:
+        views.print_rows(out, found, of_run.account(stage), limit)
 
 
-def _how_many(reader: RunReader, stage: str, shown: int, limit: int) -> Text:
-    account = reader.entry(stage).account
-    kept, dropped, failed = count(account.kept), count(account.dropped), count(account.failed)
-    text = f"{count(shown)} rows shown; {stage} kept {kept}, dropped {dropped}, failed {failed}"
-    return Text(text + (". --limit N shows more" if shown == limit else ""), "dim")
+@app.command()
+def trace(
+    run: RunDirectory,
+    row_id: Annotated[
+        str, typer.Argument(metavar="ROW_ID", help="a row's id, or its first digits (6 or more)")
+    ],
+) -> None:
+    """Show the life of one row, stage by stage, before and after."""
+    from ray_pipeline.cli.views import look as views
+    from ray_pipeline.run import Run
+
+    of_run = Run(run)
+    out.print(views.trace(of_run.trace(row_id), of_run.status))
 
 
-def _row(row: dict[str, Any]) -> RenderableType:
-    title = Text(f"{row['row_id']}  ")
-    title.append(row["status"], _COLOURS.get(row["status"], ""))
-    if row["reason"]:
-        title.append(f"  {one_line(row['reason'], _VALUE)}")
-    values = Table(box=None, pad_edge=False, show_header=False)
-    values.add_column(style="dim", no_wrap=True, max_width=24)
-    values.add_column(overflow="fold")
-    for name, value in row.items():
-        if name not in ENVELOPE_COLUMNS and value is not None:
-            values.add_row(Text(one_line(name, 24)), Text(one_line(value, _VALUE)))
-    return Group(title, Padding(values, (0, 0, 1, 2), expand=False))
+@app.command()
+def report(run: RunDirectory) -> None:
+    """Write the report of a run (again)."""
+    from ray_pipeline.run import Run
 
-
-def trace(reader: RunReader, row_id: str) -> RenderableType:
-    """The life of one row, stage by stage.
-
-    Raises:
-        UserError: no row has this id, or several begin so.
-    """
-    life = trace_row(reader, row_id)
-    parts: list[RenderableType] = [_origin(life)]
-    for event in life.events:
-        parts += [Text(), *_event(event)]
-    parts.append(Text("\n" + _end(reader, life)))
-    return Group(*parts)
-
-
-def _origin(life: Trace) -> Text:
-    text = Text.assemble("row ", (life.row_id, "bold"))
-    where = (
-        f"{plain(life.unit.uri)}, row {count(life.position + 1)}"
-        if life.position is not None
-        else ""
-    )
-    if life.parent_id is not None:
-        text.append(f"\nmade from row {life.parent_id}")
-        text.append(f", which comes from {where}" if where else "")
-    elif where:
-        text.append(f"\nread from {where}")
-    return text.append(f"\nunit {life.unit.unit_id}")
-
-
-def _event(event: Event) -> Iterator[RenderableType]:
-    title = Text(" + ".join(event.stages), "bold")
-    title.append(f"  {event.status}", _COLOURS.get(event.status, ""))
-    if event.reason is not None:
-        title.append(f" by {event.stage}: {plain(event.reason)}")
-    yield title
-    if event.created_by is not None:
-        yield Text(f"  created by {event.created_by}; changes are against its parent")
-    if event.from_source:
-        yield Text("  as it came out (what it was in the source is not kept in a run directory)")
-    elif not event.changes:
-        yield Text("  nothing changed", "dim")
-    for change in event.changes:
-        yield from _change(change, event.from_source)
-    for child in event.created:
-        yield Text(f"  made the row {child}")
-    for answer in event.answers:
-        yield _answer(answer)
-
-
-def _change(change: Change, whole: bool) -> Iterator[Text]:
-    name = one_line(change.column, 40)
-    after = one_line(change.after, _SIDE)
-    if change.is_new or whole:
-        if change.after is not None:
-            yield Text.assemble("  ", (f"{name}: ", "dim"), after)
-        return
-    yield Text(f"  {name}", "dim")
-    yield Text.assemble(("    - ", "red"), one_line(change.before, _SIDE))
-    yield Text.assemble(("    + ", "green"), after)
-
-
-def _answer(answer: Answer) -> Text:
-    what = "an unreadable reply" if answer.malformed else "answered"
-    facts = [f"{count(answer.prompt_tokens)} + {count(answer.completion_tokens)} tokens"]
-    facts += [str(answer.finish_reason)] if answer.finish_reason else []
-    facts += [dollars(answer.cost_usd)] if answer.cost_usd else []
-    facts += [f"{answer.attempts} tries"] if answer.attempts > 1 else []
-    facts += ["judged unusable"] if answer.rejected else []
-    head = f"  {answer.stage}: {answer.model} {what} ({', '.join(facts)}): "
-    return Text(head, "dim").append(shortened(plain(answer.text), _SIDE), "not dim")
-
-
-def _end(reader: RunReader, life: Trace) -> str:
-    if life.events and life.events[-1].status != KEPT:
-        return f"rests in {life.events[-1].stage}, which {life.events[-1].status} it"
-    if life.waits_for is not None:
-        return f"not through {' + '.join(life.waits_for)} yet"
-    if reader.ledger.status == "succeeded":
-        return "came through every stage"
-    return "came through every stage that is done"
-
-
-# What `status` says of stages that make files: trainings, searches, evaluations.
-
-#: Steps that the time of a step is taken from, and figures and characters of any other stage.
-_STEPS, _FIGURES, _VALUE = 50, 6, 40
-
-
-def made(reader: RunReader) -> Table | None:
-    """A line for each stage that made files, and for a training under way; None without any."""
-    trained = {one.stage: one for one in trainings(reader)}
-    lines = {}
-    for entry in reader.ledger.entries:
-        name = entry.account.name
-        if figures := reader.made_by(name):
-            lines[name] = "; ".join(_finished(figures))
-    running = reader.ledger.status == "running" and not reader.driver_is_gone()
-    for training in trained.values():
-        if not training.is_finished:
-            lines[training.stage] = "; ".join(_unfinished(training, running))
-    if not lines:
-        return None
-    table = Table("made by", "", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.columns[1].overflow = "fold"
-    for name, line in lines.items():
-        table.add_row(Text(name), Text(line))
-    return table
-
-
-def _finished(figures: Mapping[str, Any]) -> Iterator[str]:
-    if isinstance(figures.get("models"), dict):
-        return _evaluated(figures)
-    if isinstance(figures.get("history"), list):
-        return _searched(figures)
-    if "pool" in figures and isinstance(figures.get("subsets"), dict):
-        return _selected(figures)
-    if "steps" in figures:
-        return _trained(figures)
-    return (
-        f"{one_line(name, _VALUE)} {one_line(value, _VALUE)}"
-        for name, value in list(figures.items())[:_FIGURES]
-    )
-
-
-def _selected(figures: Mapping[str, Any]) -> Iterator[str]:
-    for name, one in figures["subsets"].items():
-        if isinstance(one, dict) and not one.get("control"):
-            rows, least = finite(one.get("rows")), finite(one.get("score_min"))
-            few = " (fewer than asked)" if one.get("smaller_than_asked") else ""
-            yield f"{plain(name)} {count(rows or 0)} rows{few}, quality from {figure(least)}"
-    if (pool := finite(figures["pool"])) is not None:
-        yield f"of {count(pool)} rows to train on"
-
-
-def _trained(figures: Mapping[str, Any]) -> Iterator[str]:
-    if not figures["steps"]:
-        yield plain(figures.get("stopped") or "no steps")
-        return
-    loss, best = finite(figures.get("validation_loss")), finite(figures.get("best_step"))
-    steps = finite(figures["steps"])
-    if loss is not None:
-        yield f"validation loss {figure(loss)}" + (f" at step {count(best)}" if best else "")
-    ended = f", ended by {plain(figures['stopped'])}" if figures.get("stopped") else ""
-    yield (f"{count(steps)} steps" if steps is not None else "trained") + ended
-    if (rows := finite(figures.get("rows"))) is not None:
-        yield f"{count(rows)} rows"
-
-
-def _unfinished(training: Training, running: bool) -> Iterator[str]:
-    steps, total = training.steps, training.total_steps
-    state = "training" if running else "not finished"
-    yield f"{state}: step {count(steps)}" + (f" of {count(total)}" if total else "")
-    for name in ("loss", "validation_loss"):
-        if points := training.points(name):
-            yield f"{name.replace('_', ' ')} {figure(points[-1][1])}"
-    seconds = [value for _, value in training.points("seconds")[-_STEPS:]]
-    if running and seconds and total > steps:
-        yield f"at most {duration(median(seconds) * (total - steps))} of steps to come"
-
-
-def _evaluated(figures: Mapping[str, Any]) -> Iterator[str]:
-    models = figures["models"]
-    for metric, name in (("perplexity", "perplexity"), ("rouge_l", "ROUGE-L")):
-        values = [
-            f"{plain(model)} {figure(value)}"
-            for model in in_order(models)
-            if isinstance(models[model], dict)
-            and (value := finite(models[model].get(metric))) is not None
-        ]
-        if values:
-            yield f"{name}: {', '.join(values)}"
-    if (rows := finite(figures.get("rows"))) is not None:
-        yield f"{count(rows)} rows"
-
-
-def _searched(figures: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{count(len(figures['history']))} trials"
-    best, default = finite(figures.get("best_loss")), default_loss(figures)
-    if best is not None:
-        configured = f" (as configured: {figure(default)})" if default is not None else ""
-        yield f"lowest loss {figure(best)}{configured}"
-    if values := best_parameters(figures).items():
-        yield ", ".join(f"{plain(n)} {one_line(value, _VALUE)}" for n, value in values)
+    out.print(f"report: {Run(run).report()}", soft_wrap=True)

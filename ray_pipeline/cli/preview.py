@@ -1,316 +1,44 @@
-"""What a threshold would keep of a run's scored rows, found without writing anything.
-
-Exact, ties included, and flat in memory: the place where the subset ends is found digit by digit in
-the rows' keys (a histogram of 65,536 bins for each two bytes of score, text hash and row id), in
-passes over the columns that they need. Most thresholds need the scores alone.
-"""
+"""The command that previews a selection of the best rows."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated
 
-import numpy as np
-import numpy.typing as npt
-import orjson
-import pyarrow as pa
-import pyarrow.compute as pc
-from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import typer
 
-from ray_pipeline.core.config import nearest
-from ray_pipeline.core.errors import UserError
-from ray_pipeline.core.rows import KEPT
-from ray_pipeline.core.text import NONE, count, figure, one_line, share
-from ray_pipeline.rundir.reader import RunReader, SegmentFolder
-from ray_pipeline.stages.subsets.config import SelectSubsetsConfig, Subset
-from ray_pipeline.stages.subsets.files import ScoreFigures
-from ray_pipeline.stages.subsets.order import descending
-from ray_pipeline.stages.subsets.select import TEXTS, TRAIN, content_hashes
+from ray_pipeline.cli.terminal import RunDirectory, out
 
-_SCORE = "quality"
-_TOKENS = "quality_tokens"
-#: Two-byte digits of a row's key: of its score, then of the hash of its text, then of its id.
-_SCORE_DIGITS = _HASH_DIGITS = 4
-_BINS = 1 << 16
-
-Digits = npt.NDArray[np.uint16]
+app = typer.Typer()
 
 
-@dataclass
-class Preview:
-    """What would be kept.
-
-    Attributes:
-        pool: rows that are chosen from.
-        kept: their figures; ``sources`` counts by the column that was asked for.
-        pool_tokens: of all rows of the pool; None: the run did not count any.
-        by: that column.
-        is_split: whether the run has split already, so that the pool is the rows to train on.
-        short_of: rows that were asked for and are not there.
-    """
-
-    pool: int
-    kept: ScoreFigures
-    pool_tokens: int | None
-    by: str | None
-    is_split: bool
-    short_of: int = 0
-    pool_sources: Counter[str] = field(default_factory=Counter)
-
-
-def preview(reader: RunReader, subset: Subset, by: str | None = None) -> Preview:
-    """What ``subset`` would keep.
-
-    Args:
-        reader: a run that has scored rows.
-        subset: a size or a threshold.
-        by: a column to count the kept rows by.
-
-    Raises:
-        UserError: the run has no scores, or no such column.
-    """
-    rows = _ScoredRows(reader, by)
-    pool = sum(len(scores) for scores in rows.scores())
-    if not pool:
-        raise UserError(f"{reader.storage.uri()}: no row with a score is kept")
-    end = _end(rows, subset, pool)
-    found = Preview(pool, ScoreFigures(), 0 if rows.has_tokens else None, by, rows.is_split)
-    for table in rows.tables(needs_ids=end.needs_ids):
-        _add(found, table, end.keeps(table))
-    asked = subset.rows or 0
-    found.short_of = max(0, asked - pool)
-    return found
-
-
-def _add(found: Preview, table: pa.Table, keeps: npt.NDArray[np.bool_]) -> None:
-    kept = table.filter(pa.array(keeps))
-    found.kept.add(kept[_SCORE].to_numpy())
-    if found.pool_tokens is not None:
-        found.pool_tokens += pc.sum(table[_TOKENS]).as_py() or 0
-        found.kept.tokens["tokens"] += pc.sum(kept[_TOKENS]).as_py() or 0
-    if found.by is not None:
-        found.kept.add_sources(kept[found.by])
-        for one in pc.value_counts(table[found.by]).to_pylist():
-            found.pool_sources[str(one["values"])] += one["counts"]
-
-
-class _ScoredRows:
-    """The rows of a run that a selection chooses from, part by part."""
-
-    def __init__(self, reader: RunReader, by: str | None) -> None:
-        self._reader = reader
-        self._segment, names = _scored(reader)
-        if by is not None and by not in names:
-            raise UserError(f"--by {by}: the rows have no such column{nearest(by, names)}")
-        self._by = by
-        self.is_split = "split" in names
-        self.has_tokens = _TOKENS in names
-
-    def scores(self) -> Iterator[npt.NDArray[np.float64]]:
-        """The scores alone."""
-        for table in self._read([_SCORE]):
-            yield table[_SCORE].to_numpy()
-
-    def tables(self, needs_ids: bool) -> Iterator[pa.Table]:
-        """What is counted, and what breaks ties where it has to."""
-        columns = [_SCORE, *([_TOKENS] * self.has_tokens), *([self._by] if self._by else [])]
-        yield from self._read([*columns, *([*TEXTS, "row_id"] if needs_ids else [])])
-
-    def _read(self, columns: list[str]) -> Iterator[pa.Table]:
-        read = list(dict.fromkeys([*columns, "status", *(["split"] * self.is_split)]))
-        for _, table in self._reader.each_unit(self._segment, read):
-            rows = table.filter(pc.equal(table["status"], KEPT))
-            if self.is_split:
-                rows = rows.filter(pc.equal(rows["split"], TRAIN))
-            finite = pc.fill_null(pc.is_finite(rows[_SCORE].cast(pa.float64())), False)
-            yield rows.filter(finite)
-
-
-def _scored(reader: RunReader) -> tuple[SegmentFolder, list[str]]:
-    """The last segment with scores, and its columns."""
-    for segment in reversed(reader.segments):
-        names = reader.schema(segment).names
-        if _SCORE in names:
-            return segment, names
-    raise UserError(
-        f"{reader.storage.uri()}: no stage of the run has given its rows a {_SCORE!r} yet; "
-        "run it until weigh-scores first"
-    )
-
-
-@dataclass(frozen=True)
-class _End:
-    """The digits of the last key that is kept, as many as it takes to tell."""
-
-    last: tuple[int, ...]
-
-    @property
-    def needs_ids(self) -> bool:
-        """Whether the score alone does not tell."""
-        return len(self.last) > _SCORE_DIGITS
-
-    def keeps(self, table: pa.Table) -> npt.NDArray[np.bool_]:
-        """Which rows are not behind it."""
-        keeps = np.zeros(table.num_rows, bool)
-        open_ = np.ones(table.num_rows, bool)
-        for digits, last in zip(_digits(table, len(self.last)), self.last, strict=False):
-            keeps |= open_ & (digits < last)
-            open_ &= digits == last
-        return keeps | open_
-
-
-def _digits(table: pa.Table, number: int) -> Iterator[Digits]:
-    """The first digits of each row's key: smaller keys are better rows."""
-    columns = [_bytes(descending(table[_SCORE].cast(pa.float64()).to_numpy()))]
-    if number > _SCORE_DIGITS:
-        columns.append(_bytes(content_hashes(table)))
-    if number > _SCORE_DIGITS + _HASH_DIGITS:
-        columns.append(_text_digits(table["row_id"], number - _SCORE_DIGITS - _HASH_DIGITS))
-    digits = np.concatenate(columns, axis=1)[:, :number]
-    yield from digits.T
-
-
-def _bytes(keys: npt.NDArray[np.uint64]) -> Digits:
-    return keys.astype(">u8").view(">u2").astype(np.uint16).reshape(-1, 4)
-
-
-def _text_digits(texts: pa.ChunkedArray, number: int) -> Digits:
-    """Two bytes of each text after the other; what is shorter goes on with zeros."""
-    cells = np.array([text.encode()[: 2 * number] for text in texts.to_pylist()], f"S{2 * number}")
-    return cells.view(">u2").astype(np.uint16).reshape(-1, number)
-
-
-def _end(rows: _ScoredRows, subset: Subset, pool: int) -> _End:
-    """The last key that is kept: by a threshold all with its score, else so many rows."""
-    if subset.min_score is not None:
-        key = descending(np.array([subset.min_score]))
-        return _End(tuple(_bytes(key)[0].tolist()))
-    if subset.quantile is not None:
-        return _search(rows, subset.last_rank(pool) + 1, _SCORE_DIGITS)
-    return _search(rows, subset.of(pool), None)
-
-
-def _search(rows: _ScoredRows, number: int, most: int | None) -> _End:
-    """The key of the ``number``-th best row, digit by digit, until all rows with it are kept.
-
-    Args:
-        rows: to look at, once for each digit.
-        number: from 1.
-        most: digits to look at whatever comes; None: as many as it takes.
-    """
-    last: tuple[int, ...] = ()
-    while most is None or len(last) < most:
-        bins = np.zeros(_BINS, np.int64)
-        for table in rows.tables(needs_ids=len(last) >= _SCORE_DIGITS):
-            digits = list(_digits(table, len(last) + 1))
-            open_ = np.ones(table.num_rows, bool)
-            for one, value in zip(digits, last, strict=False):
-                open_ &= one == value
-            bins += np.bincount(digits[-1][open_], minlength=_BINS)
-        up_to = np.cumsum(bins)
-        digit = int(np.searchsorted(up_to, number))
-        last = (*last, digit)
-        number -= int(up_to[digit] - bins[digit])
-        if number == bins[digit] and most is None:
-            break
-    return _End(last)
-
-
-def print_preview(
-    console: Console,
-    reader: RunReader,
-    measures: Mapping[str, float | None],
-    by: str | None,
-    as_json: bool = False,
+@app.command()
+def preview(
+    run: RunDirectory,
+    min_score: Annotated[
+        float | None, typer.Option(help="keep rows with at least this score")
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="keep this fraction of the rows, best first (0-1)")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(help="keep this many rows, best first")] = None,
+    quantile: Annotated[
+        float | None, typer.Option(help="keep rows at or above this quantile of the scores (0-1)")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="also count kept rows by this column")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="one JSON object per subset")] = False,
 ) -> None:
-    """Print what one threshold keeps, or what the run's own subsets do where none is given.
+    """Show what a quality threshold would keep of a run's scored rows, without writing anything.
 
-    Raises:
-        UserError: two thresholds, one that cannot be, or a run without scores.
+    Without a threshold: each of the subsets that the run's configuration names.
     """
-    found = {
-        name: preview(reader, subset, by) for name, subset in _wanted(reader, measures).items()
-    }
-    if as_json:
-        for name, one in found.items():
-            console.file.write(orjson.dumps({"subset": name, **_plain(one)}).decode() + "\n")
-        return
-    first = next(iter(found.values()))
-    pool = "rows to train on" if first.is_split else "scored rows, before any are held out"
-    console.print(f"of {count(first.pool)} {pool}:")
-    console.print(_table(found))
-    for name, one in found.items():
-        if one.short_of:
-            asked = count(one.pool + one.short_of)
-            console.print(f"{name}: {asked} rows are asked; it would take all there are")
-        if by is not None:
-            console.print(f"\n{name}, by {by}:")
-            console.print(_sources(one))
+    from ray_pipeline.cli.views import preview as views
+    from ray_pipeline.run import Run
+    from ray_pipeline.stages.subsets.preview import preview, subsets_asked
 
-
-def _wanted(reader: RunReader, measures: Mapping[str, float | None]) -> dict[str, Subset]:
-    given = {name: value for name, value in measures.items() if value is not None}
-    try:
-        if given:
-            name = " ".join(f"{name.replace('_', '-')} {value:g}" for name, value in given.items())
-            return {name: Subset.model_validate(given)}
-        stages = reader.config.get("stages") or {}
-        return SelectSubsetsConfig.model_validate(stages.get("select-subsets") or {}).subsets
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        where = "".join(f"--{str(part).replace('_', '-')}: " for part in wrong["loc"])
-        raise UserError(where + wrong["msg"].removeprefix("Value error, ")) from None
-
-
-def _plain(found: Preview) -> dict[str, Any]:
-    """The preview as plain data."""
-    kept = found.kept
-    figures: dict[str, Any] = {
-        "pool": found.pool,
-        "rows": kept.rows,
-        "share": kept.rows / found.pool,
-    }
-    if found.pool_tokens is not None:
-        figures |= {"tokens": kept.tokens["tokens"], "pool_tokens": found.pool_tokens}
-    if kept.rows:
-        figures |= {"score_min": kept.lowest, "score_max": kept.highest, "score_mean": kept.mean}
-    return figures | ({"by_source": kept.by_source()} if found.by is not None else {})
-
-
-def _table(found: Mapping[str, Preview]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("kept by")
-    for heading in ("rows", "share", "tokens", "of all tokens", "scores", "mean"):
-        table.add_column(heading, justify="right")
-    for name, one in found.items():
-        kept, tokens = one.kept, one.kept.tokens["tokens"]
-        known = one.pool_tokens is not None
-        table.add_row(
-            Text(name),
-            count(kept.rows),
-            share(kept.rows, one.pool),
-            count(tokens) if known else NONE,
-            share(tokens, one.pool_tokens) if one.pool_tokens else NONE,
-            f"{figure(kept.lowest)} to {figure(kept.highest)}" if kept.rows else NONE,
-            figure(kept.mean) if kept.rows else NONE,
-        )
-    return table
-
-
-def _sources(found: Preview) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(found.by or "")
-    for heading in ("kept", "of them", "of its rows"):
-        table.add_column(heading, justify="right")
-    for source, number in found.kept.by_source().items():
-        of = found.pool_sources.get(source)
-        own = share(number, of) if of else NONE
-        table.add_row(
-            Text(one_line(source, 60)), count(number), share(number, found.kept.rows), own
-        )
-    return table
+    reader = Run(run).reader
+    measures = {"min_score": min_score, "share": share, "rows": rows, "quantile": quantile}
+    subsets = subsets_asked(reader, measures)
+    previews = {name: preview(reader, subset, by) for name, subset in subsets.items()}
+    views.print_previews(out, previews, as_json=json)

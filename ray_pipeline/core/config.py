@@ -177,30 +177,47 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def override(raw: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Apply ``a.b=value`` assignments (the value is YAML) to a copy of the raw configuration.
+def override(
+    raw: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any]
+) -> dict[str, Any]:
+    """Set some keys of a copy of the raw configuration.
+
+    Args:
+        raw: the configuration.
+        overrides: assignments as in ``budget.max_cost_usd=5``, whose values are YAML, or a
+            mapping from dotted keys to values.
 
     Raises:
         UserError: an assignment without ``=``, or one that goes through a value.
     """
-    result = _deep_copy(raw)
-    for assignment in assignments:
+    result: dict[str, Any] = _deep_copy(dict(raw))
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            _set(result, key, value, f"override {key!r}")
+        return result
+    for assignment in overrides:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise UserError(f"--set {assignment}: expected KEY=VALUE, as in budget.max_cost_usd=5")
-        *parents, last = key.split(".")
-        section = result
-        for parent in parents:
-            if section.get(parent) is None:
-                section[parent] = {}
-            section = section[parent]
-            if not isinstance(section, dict):
-                raise UserError(f"--set {assignment}: {parent} is a value, not a section")
         try:
-            section[last] = yaml.safe_load(text)
+            value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"--set {assignment}: the value is not YAML: {error}") from None
+        _set(result, key, value, f"--set {assignment}")
     return result
+
+
+def _set(config: dict[str, Any], key: str, value: Any, what: str) -> None:
+    """Set a dotted key, in place."""
+    *parents, last = key.split(".")
+    section = config
+    for parent in parents:
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            raise UserError(f"{what}: {parent} is a value, not a section")
+    section[last] = value
 
 
 def _deep_copy(value: Any) -> Any:

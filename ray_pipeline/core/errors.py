@@ -1,4 +1,4 @@
-"""The errors a user meets. Each message says what was wrong, where, and the mend."""
+"""The errors a user meets. Each message says what was wrong, where, and how to fix it."""
 
 
 class UserError(Exception):
@@ -20,6 +20,11 @@ class Stopping(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message; its type's name where the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def in_one_line(error: BaseException, length: int = 500) -> str:
+    """An exception's whole message as one line, cut off at a number of characters."""
+    return " ".join(str(error).split())[:length]
 
 
 def last_line(error: BaseException) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_pipeline.core.errors import in_one_line
+
 KEPT = "kept"
 DROPPED = "dropped"
 FAILED = "failed"
@@ -86,25 +88,68 @@ def drop(rows: pa.Table, mask: pa.Array | pa.ChunkedArray, reason: str | pa.Arra
     return _mark(rows, mask, DROPPED, reason)
 
 
-def fail(rows: pa.Table, mask: pa.Array | pa.ChunkedArray, reason: str | pa.Array) -> pa.Table:
-    """Mark the rows where ``mask`` is true, and that are still kept, as failed for ``reason``."""
-    return _mark(rows, mask, FAILED, reason)
+#: The reason of a row on which the process that worked on it died.
+CRASHED = "crash:worker_died: the process died on this row"
+
+
+def error_reason(error: BaseException) -> str:
+    """The reason of a row on which a stage raised an exception that is not about the row's answer.
+
+    Its code is ``error:`` with the exception's type, its detail the message.
+    """
+    return f"error:{type(error).__name__}: {in_one_line(error)}"
+
+
+def fail(
+    rows: pa.Table,
+    mask: pa.Array | pa.ChunkedArray,
+    reason: str | pa.Array,
+    stage: str | None = None,
+) -> pa.Table:
+    """Mark the rows where ``mask`` is true, and that are still kept, as failed for ``reason``.
+
+    Args:
+        rows: a table with the envelope.
+        mask: booleans, one a row; null counts as false.
+        reason: one reason for all, or a string array with one a row, see `drop`.
+        stage: who failed them. None in a stage: the engine enters its name.
+    """
+    return _mark(rows, mask, FAILED, reason, stage)
 
 
 def _mark(
-    rows: pa.Table, mask: pa.Array | pa.ChunkedArray, status: str, reason: str | pa.Array
+    rows: pa.Table,
+    mask: pa.Array | pa.ChunkedArray,
+    status: str,
+    reason: str | pa.Array,
+    stage: str | None = None,
 ) -> pa.Table:
     # A row keeps the first verdict: a later rule never overwrites the reason of an earlier one.
     mask = pc.and_(pc.fill_null(mask, False), pc.equal(rows["status"], KEPT))
     if not pc.any(mask).as_py():
         return rows
     rows = set_column(rows, "reason", pc.if_else(mask, reason, rows["reason"]))
+    if stage is not None:
+        rows = set_column(rows, "stage", pc.if_else(mask, stage, rows["stage"]))
     return set_column(rows, "status", pc.if_else(mask, status, rows["status"]))
 
 
 def kept(rows: pa.Table) -> pa.Table:
     """The rows that the next stage reads."""
     return rows.filter(pc.equal(rows["status"], KEPT))
+
+
+def failed(rows: pa.Table) -> pa.Table:
+    """The rows that failed."""
+    return rows.filter(pc.equal(rows["status"], FAILED))
+
+
+def kept_again(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Rows as if no stage had marked them; of their columns those among ``names``."""
+    nothing = pa.nulls(rows.num_rows, pa.string())
+    rows = set_column(rows, "status", pa.array([KEPT] * rows.num_rows, pa.string()))
+    rows = set_column(set_column(rows, "stage", nothing), "reason", nothing)
+    return rows.select([name for name in rows.column_names if name in names])
 
 
 def reason_code(reason: str) -> str:

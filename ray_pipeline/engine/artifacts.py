@@ -11,7 +11,7 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.hashing import fingerprint
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
-from ray_pipeline.rundir.parts import part_path
+from ray_pipeline.rundir.layout import part_path, work_folder
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, Workplace
 
@@ -64,7 +64,7 @@ class Artifact:
         left by one of other rows or another configuration is deleted first.
         """
         identity = fingerprint([self.segment.fingerprint, input_digest])
-        folder, marker = f"{self.segment.folder}/work", f"{self.segment.folder}/identity"
+        folder, marker = work_folder(self.segment.folder), f"{self.segment.folder}/identity"
         if self.storage.read_bytes(marker) != identity.encode():
             self.storage.delete_folder(folder)
             self.storage.write_bytes(marker, identity.encode())

@@ -15,15 +15,20 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping, UserError
-from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT, created_row_id
+from ray_pipeline.core.rows import (
+    DROPPED,
+    ENVELOPE_COLUMNS,
+    FAILED,
+    KEPT,
+    created_row_id,
+    error_reason,
+)
+from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.segments import checked, failed_row, in_order, schema_after
 from ray_pipeline.engine.unit import SegmentJob
-from ray_pipeline.llm.asker import UnitAsker
+from ray_pipeline.llm.asker import RequestTemplate, UnitAsker
 from ray_pipeline.llm.asking import AnswerError
-from ray_pipeline.llm.config import engine_kind
-from ray_pipeline.llm.engines.openai import OpenAIEngine
-from ray_pipeline.llm.engines.pool import PooledEngine
-from ray_pipeline.llm.limits import LimitsClient
+from ray_pipeline.llm.limits.client import LimitsClient
 from ray_pipeline.llm.types import Engine
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.responses import FLUSH_SECONDS, Journal
@@ -76,8 +81,7 @@ async def _ask_row(stage: AskStage, row: Row, asker: UnitAsker) -> _Verdict:
     except (BudgetExhausted, RunError, Stopping, UserError):
         raise
     except Exception as error:
-        message = " ".join(str(error).split())[:500]
-        return FAILED, f"error:{type(error).__name__}: {message}", data, []
+        return FAILED, error_reason(error), data, []
     if isinstance(result, Drop):
         return DROPPED, result.reason, result.row or data, []
     if isinstance(result, Expand):
@@ -143,7 +147,7 @@ def _table_alone(
 class AskingLoop:
     """An event loop in a thread of its own, and the engine that answers on it."""
 
-    def __init__(self, job: SegmentJob, coordinator: Any, llm: str) -> None:
+    def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle, llm: str) -> None:
         self._job = job
         self._coordinator = coordinator
         self._llm = llm
@@ -164,10 +168,8 @@ class AskingLoop:
     async def _start(self) -> Engine:
         self._housekeeping = asyncio.create_task(self._keep_house())
         self._limits = LimitsClient(self._name, self._coordinator.sync_limits.remote)
-        if engine_kind(self._config) == "openai":
-            return OpenAIEngine(self._llm, self._config, self._limits)
         pool = partial(self._coordinator.pool.remote, self._llm)
-        return PooledEngine(self._llm, self._config, pool, self._limits)
+        return self._config.engine_type.connect(self._llm, self._config, self._limits, pool)
 
     def ask(
         self, stage: AskStage, unit_id: str, rows: pa.Table, ask_afresh: list[str]
@@ -178,15 +180,10 @@ class AskingLoop:
             BudgetExhausted, RunError, Stopping: as `ask_unit`.
         """
         journal = Journal(self._job.storage, stage.name, unit_id)
-        asker = UnitAsker(
-            stage.name,
-            self._config,
-            self._job.revisions[self._llm],
-            self._engine,
-            journal,
-            self._job.seed,
-            frozenset(ask_afresh),
+        template = RequestTemplate(
+            stage.name, self._config, self._job.revisions[self._llm], self._job.seed
         )
+        asker = UnitAsker(template, self._engine, journal, frozenset(ask_afresh))
         self._journals.add(journal)
         try:
             return self._call(self._ask(stage, rows, asker))

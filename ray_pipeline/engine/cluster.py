@@ -18,7 +18,7 @@ import ray.data
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.engine.segments import Segment, executions
-from ray_pipeline.llm.config import LlmConfig, engine_kind
+from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.stage import AskStage, DecideStage, MapStage
 
 
@@ -184,7 +184,7 @@ def check_resources(
 def _local_llms(group: Sequence[Segment], llms: Mapping[str, LlmConfig]) -> set[str]:
     stages = [stage for segment in group for stage in segment.stages]
     names = {stage.config.llm for stage in stages if isinstance(stage, AskStage)}
-    return {name for name in names if engine_kind(llms[name]) != "openai"}
+    return {name for name in names if llms[name].engine_type.is_local}
 
 
 def _of_stages(group: Sequence[Segment]) -> dict[str, Resources]:
@@ -217,19 +217,19 @@ def _amount(node: Node, resource: str) -> float:
 def _check_fit(resource: str, needs: Needs, nodes: Sequence[Node]) -> None:
     if not needs:
         return
-    mend = "lower actors, num_cpus or num_gpus, or take a larger cluster"
+    advice = "lower actors, num_cpus or num_gpus, or take a larger cluster"
     totals = {who: need.in_total(resource) for who, need in needs.items()}
     total, have = sum(totals.values()), _sum(resource, nodes)
     if total > have:
         listed = ", ".join(f"{who} {number:g}" for who, number in totals.items())
         raise UserError(
             f"the run needs {total:g} {resource}s at the same time ({listed}), the cluster has "
-            f"{have:g}; {mend}"
+            f"{have:g}; {advice}"
         )
     largest = max(_amount(node, resource) for node in nodes)
     for who, need in needs.items():
         if need.of_each(resource) > largest:
             raise UserError(
                 f"a worker of {who} needs {need.of_each(resource):g} {resource}s on one node, the "
-                f"largest node has {largest:g}; {mend}"
+                f"largest node has {largest:g}; {advice}"
             )

@@ -13,16 +13,21 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
 import ray
 
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.unit import Receipt
 from ray_pipeline.llm.config import Budget, LlmConfig
+from ray_pipeline.llm.engines.base import key_limits
 from ray_pipeline.llm.engines.pool import start_pool
-from ray_pipeline.llm.limits import ClientReport, Grants, LimitsServer
+from ray_pipeline.llm.limits.protocol import ClientReport, Grants
+from ray_pipeline.llm.limits.server import LimitsServer
 from ray_pipeline.rundir.responses import spent
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 #: Seconds after which a worker's word on its progress no longer counts; it speaks every second.
 _FORGOTTEN_AFTER = 5.0
@@ -63,7 +68,13 @@ class Coordinator:
     ) -> None:
         limited = budget.max_cost_usd is not None or budget.max_tokens is not None
         cost, tokens = spent(storage) if limited else (0.0, 0)
-        self._limits = LimitsServer(llms, budget, spent_usd=cost, spent_tokens=tokens)
+        self._limits = LimitsServer(
+            key_limits(llms),
+            max_cost_usd=budget.max_cost_usd,
+            max_tokens=budget.max_tokens,
+            spent_usd=cost,
+            spent_tokens=tokens,
+        )
         self._llms = llms
         self._models = models
         self._attempts: Counter[tuple[int, str]] = Counter()
@@ -128,9 +139,37 @@ class Coordinator:
             ray.kill(actor)
 
 
+class Remote(Protocol[_Arguments, _Result]):
+    """A method of an actor."""
+
+    def remote(self, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> ray.ObjectRef[_Result]:
+        """Call it; returns at once."""
+
+
+class CoordinatorHandle(Protocol):
+    """The coordinator's actor, as the driver and the workers hold it. See `Coordinator`."""
+
+    @property
+    def begin(self) -> Remote[[int, str], tuple[int, bool]]: ...
+    @property
+    def finished(self) -> Remote[[int, Receipt], None]: ...
+    @property
+    def progress(self) -> Remote[[str, int, Counter[str]], bool]: ...
+    @property
+    def stop(self) -> Remote[[StopKind, str], None]: ...
+    @property
+    def poll(self) -> Remote[[], Snapshot]: ...
+    @property
+    def sync_limits(self) -> Remote[[ClientReport], Grants]: ...
+    @property
+    def pool(self) -> Remote[[str], list[Any]]: ...
+    @property
+    def release(self) -> Remote[[str], None]: ...
+
+
 def start_coordinator(
     storage: Storage, budget: Budget, llms: Mapping[str, LlmConfig], models: Mapping[str, str]
-) -> Any:
+) -> CoordinatorHandle:
     """Start the run's coordinator. It takes no CPU of the cluster and restarts when it dies.
 
     Args:
@@ -142,4 +181,4 @@ def start_coordinator(
     actor = ray.remote(Coordinator).options(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1000
     )
-    return actor.remote(storage, budget, llms, models)
+    return cast(CoordinatorHandle, actor.remote(storage, budget, llms, models))

@@ -6,14 +6,19 @@ small table on storage, which is then applied to the unit like a map.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import ray
 from ray.exceptions import RayTaskError
 
 from ray_pipeline.core.errors import RunError, first_line
@@ -22,36 +27,49 @@ from ray_pipeline.core.rows import kept, set_column
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.core.tables import REF
 from ray_pipeline.engine.segments import checked, in_order
-from ray_pipeline.engine.stored_tables import StoredTables, Workshop
-from ray_pipeline.engine.tasks import RayRunner
-from ray_pipeline.engine.unit import SegmentJob, decisions_path, missing_upstream
+from ray_pipeline.engine.stored_tables import StoredTables, Task, Workshop, Written
+from ray_pipeline.engine.unit import FromSegment, SegmentJob, UnitState
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.parts import PartInfo, part_path, read_infos, read_rows
+from ray_pipeline.rundir.layout import DONE, decisions_folder, decisions_path
+from ray_pipeline.rundir.lock import hold_as_worker
+from ray_pipeline.rundir.parts import PartInfo
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.stage import DecideStage
 
 #: Rows whose keys one task makes: between these, and a sixteenth of all.
 _LEAST_CHUNK, _MOST_CHUNK = 5_000, 100_000
+#: Seconds between two lines on how far a step is.
+_SAY_EVERY = 10.0
 
 
-def decide(job: SegmentJob, units: Sequence[Unit], say: Callable[[str], None]) -> None:
+def decide(
+    job: SegmentJob,
+    units: Sequence[Unit],
+    infos: Sequence[PartInfo],
+    say: Callable[[str], None],
+) -> None:
     """Make the decisions of the job's stage over all units, and put them on storage.
 
     A second call with the same stage and the same input finds them there and does nothing; after
-    a kill it goes on where the first one was.
+    a kill it continues where the first one was.
+
+    Args:
+        job: the segment.
+        units: all units.
+        infos: the footers of the parts that it reads, one a unit.
+        say: takes a line on the progress.
 
     Raises:
         RunError: the stage broke its contract, or storage failed.
     """
-    infos = _input(job, units)
     identity = fingerprint(
         [
             job.segment.fingerprint,
             set_digest(f"{u.unit_id}:{i.digest}" for u, i in zip(units, infos, strict=True)),
         ]
     )
-    folder = f"{job.segment.folder}/decisions"
-    marker = f"{folder}/done.json"
+    folder = decisions_folder(job.segment.folder)
+    marker = f"{folder}/{DONE}"
     if job.storage.read_bytes(marker) == identity.encode():
         return
     work_folder = f"{folder}/work-{identity[:16]}"
@@ -61,32 +79,18 @@ def decide(job: SegmentJob, units: Sequence[Unit], say: Callable[[str], None]) -
         job.storage.delete_folder(folder)
     stage = _stage(job)
     source = _KeysOfUnits.of(job, units, infos)
-    workshop = Workshop(
-        job.storage,
-        work_folder,
-        RayRunner(lambda text: say(f"deciding {stage.name}, {text}")),
-        tuple(chunk[0] for chunk in source.chunks),
-    )
+    run = partial(run_tasks, say=lambda text: say(f"deciding {stage.name}, {text}"))
+    first_units = tuple(chunk[0] for chunk in source.chunks)
+    workshop = Workshop(job.storage, work_folder, run, first_units)
     try:
         decisions = stage.decide(StoredTables(workshop, source))
         assert isinstance(decisions, StoredTables)
-        write = _WriteDecisions(job, tuple(unit.unit_id for unit in units))
-        decisions.map(_Canonical(stage)).by_chunk().map(write).saved()
+        write = partial(_write_decisions, job, tuple(unit.unit_id for unit in units))
+        decisions.map(partial(_canonical, stage)).by_chunk().map(write).saved()
     except Exception as error:
         raise _explained(stage, error) from error
     job.storage.write_bytes(marker, identity.encode())
     job.storage.delete_folder(work_folder)
-
-
-def _input(job: SegmentJob, units: Sequence[Unit]) -> list[PartInfo]:
-    assert job.upstream_folder is not None
-    infos = []
-    found = read_infos(job.storage, job.upstream_folder, [unit.unit_id for unit in units])
-    for unit, info in zip(units, found, strict=True):
-        if info is None:
-            raise missing_upstream(job, unit)
-        infos.append(info)
-    return infos
 
 
 def _explained(stage: DecideStage, error: Exception) -> RunError:
@@ -111,7 +115,8 @@ def _stage(job: SegmentJob) -> DecideStage:
 class _KeysOfUnits:
     """The stage's keys of the rows that come in: the table that deciding starts from."""
 
-    job: SegmentJob
+    stage: DecideStage
+    rows_from: FromSegment
     unit_ids: tuple[str, ...]
     #: First and last unit (exclusive) of each part.
     chunks: tuple[tuple[int, int], ...]
@@ -132,7 +137,10 @@ class _KeysOfUnits:
                 first, rows = ordinal + 1, 0
         if first < len(units) or not chunks:
             chunks.append((first, len(units)))
-        return cls(job, tuple(unit.unit_id for unit in units), tuple(chunks), total)
+        # Only the first segment reads the source, and a stage that decides is never in it.
+        assert isinstance(job.rows_from, FromSegment)
+        unit_ids = tuple(unit.unit_id for unit in units)
+        return cls(_stage(job), job.rows_from, unit_ids, tuple(chunks), total)
 
     @property
     def parts(self) -> int:
@@ -141,29 +149,21 @@ class _KeysOfUnits:
 
     def load(self, storage: Storage, part: int) -> pa.Table:
         """The keys of a chunk's rows, of which one unit at a time is in memory."""
-        assert self.job.upstream_folder is not None
-        stage = _stage(self.job)
-        columns = ["row_id", "status", *stage.reads]
+        columns = list(dict.fromkeys(["row_id", "status", *self.stage.reads]))
         keys = []
         for ordinal in range(*self.chunks[part]):
-            path = part_path(self.job.upstream_folder, self.unit_ids[ordinal])
-            rows = kept(read_rows(storage, path, columns))
+            rows = kept(self.rows_from.part(self.unit_ids[ordinal]).rows(columns))
             refs = (ordinal << 32) + np.arange(rows.num_rows, dtype=np.int64)
-            keys.append(stage.keys(rows.append_column(REF, pa.array(refs)).combine_chunks()))
+            keys.append(self.stage.keys(rows.append_column(REF, pa.array(refs)).combine_chunks()))
         return pa.concat_tables(keys).combine_chunks()
 
 
-@dataclass(frozen=True)
-class _Canonical:
+def _canonical(stage: DecideStage, decisions: pa.Table) -> pa.Table:
     """Decisions with the columns and types that the stage declares."""
-
-    stage: DecideStage
-
-    def __call__(self, decisions: pa.Table) -> pa.Table:
-        schema = _decision_schema(self.stage)
-        if missing := set(schema.names) - set(decisions.column_names):
-            raise RunError(f"stage {self.stage.name!r} decides without {sorted(missing)}")
-        return decisions.select(schema.names).cast(schema)
+    schema = _decision_schema(stage)
+    if missing := set(schema.names) - set(decisions.column_names):
+        raise RunError(f"stage {stage.name!r} decides without {sorted(missing)}")
+    return decisions.select(schema.names).cast(schema)
 
 
 def _decision_schema(stage: DecideStage) -> pa.Schema:
@@ -172,33 +172,27 @@ def _decision_schema(stage: DecideStage) -> pa.Schema:
     return pa.schema([pa.field(REF, pa.int64()), *marks, *evidence])
 
 
-@dataclass(frozen=True)
-class _WriteDecisions:
-    """Puts the decisions on some units' rows on storage, a file for each unit."""
-
-    job: SegmentJob
-    unit_ids: tuple[str, ...]
-
-    def __call__(self, decisions: pa.Table) -> pa.Table:
-        refs = decisions[REF].to_numpy()
-        if (refs[1:] == refs[:-1]).any():
-            raise RunError(f"stage {self.job.segment.name!r} decided twice on a row")
-        ordinals, starts = np.unique(refs >> 32, return_index=True)
-        bounds = pairwise([*starts.tolist(), len(refs)])
-        for ordinal, (start, end) in zip(ordinals.tolist(), bounds, strict=True):
-            sink = pa.BufferOutputStream()
-            pq.write_table(decisions.slice(start, end - start), sink)
-            path = decisions_path(self.job.segment, self.unit_ids[ordinal])
-            self.job.storage.write_bytes(path, sink.getvalue())
-        return pa.table({REF: pa.array(ordinals)})
+def _write_decisions(job: SegmentJob, unit_ids: Sequence[str], decisions: pa.Table) -> pa.Table:
+    """Put the decisions on some units' rows on storage, a file for each unit."""
+    refs = decisions[REF].to_numpy()
+    if (refs[1:] == refs[:-1]).any():
+        raise RunError(f"stage {job.segment.name!r} decided twice on a row")
+    ordinals, starts = np.unique(refs >> 32, return_index=True)
+    bounds = pairwise([*starts.tolist(), len(refs)])
+    for ordinal, (start, end) in zip(ordinals.tolist(), bounds, strict=True):
+        sink = pa.BufferOutputStream()
+        pq.write_table(decisions.slice(start, end - start), sink)
+        path = decisions_path(job.segment.folder, unit_ids[ordinal])
+        job.storage.write_bytes(path, sink.getvalue())
+    return pa.table({REF: pa.array(ordinals)})
 
 
-def apply_decisions(
-    job: SegmentJob, unit_id: str, rows: pa.Table
-) -> tuple[pa.Table, list[StageAccount]]:
+def apply_decisions(state: UnitState, rows: pa.Table) -> tuple[pa.Table, list[StageAccount]]:
     """A unit's rows with their decisions: the work of a decide segment on one unit."""
-    stage = _stage(job)
-    made = _read_decisions(job.storage, decisions_path(job.segment, unit_id), stage)
+    stage = _stage(state.job)
+    made = _decision_schema(stage).empty_table()
+    if state.decisions:
+        made = pq.read_table(pa.BufferReader(state.decisions))
     positions = pa.array(np.arange(rows.num_rows))
     at = pc.index_in(positions, pc.bit_wise_and(made[REF], 0xFFFFFFFF).combine_chunks())
     decided = pc.is_valid(at)
@@ -217,9 +211,44 @@ def apply_decisions(
     return out, [StageAccount.of(stage.name, rows.num_rows, out)]
 
 
-def _read_decisions(storage: Storage, path: str, stage: DecideStage) -> pa.Table:
+def run_tasks(
+    what: str, tasks: Sequence[Task], say: Callable[[str], None] = lambda text: None
+) -> list[Written]:
+    """Run the tasks of a step as Ray tasks, a bounded number at a time.
+
+    Args:
+        what: the step's name.
+        tasks: its tasks.
+        say: takes a line on the progress of long steps.
+
+    Raises:
+        RayTaskError: what a task raised; the others are cancelled.
+    """
+    waiting = list(enumerate(tasks))[::-1]
+    running: dict[Any, int] = {}
+    written: dict[int, Written] = {}
+    said = time.monotonic()
     try:
-        with storage.open(path) as file:
-            return pq.read_table(file)
-    except FileNotFoundError:
-        return _decision_schema(stage).empty_table()
+        while waiting or running:
+            most = 4 * int(ray.cluster_resources().get("CPU", 1))
+            while waiting and len(running) < most:
+                number, task = waiting.pop()
+                running[_run_task.remote(task)] = number
+            done, _ = ray.wait(list(running), timeout=1.0)
+            for reference in done:
+                written[running.pop(reference)] = ray.get(reference)
+            if time.monotonic() - said > _SAY_EVERY:
+                say(f"{what}: {len(written)} of {len(tasks)} parts")
+                said = time.monotonic()
+    finally:
+        for reference in running:
+            with contextlib.suppress(Exception):
+                ray.cancel(reference)
+    return [written[number] for number in range(len(tasks))]
+
+
+# A lost node or worker is Ray's to try again; an exception of ours is not.
+@ray.remote(num_cpus=1, max_retries=10, retry_exceptions=False)
+def _run_task(task: Task) -> Written:
+    hold_as_worker(task.storage)
+    return task.run()

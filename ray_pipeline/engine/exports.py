@@ -15,7 +15,8 @@ from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.rows import kept
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
-from ray_pipeline.rundir.parts import part_path, read_rows
+from ray_pipeline.rundir.layout import part_path
+from ray_pipeline.rundir.parts import read_rows
 
 _SUFFIX = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet", "hf": ""}
 

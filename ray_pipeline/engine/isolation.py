@@ -6,13 +6,12 @@ processes of their own: all together first, then in halves, down to the single r
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 import ray
 from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
-from ray_pipeline.core.rows import fail
+from ray_pipeline.core.rows import CRASHED, fail
+from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.segments import checked, in_order, run_maps, schema_after
 from ray_pipeline.engine.unit import SegmentJob
 from ray_pipeline.rundir.account import StageAccount, total
@@ -20,7 +19,7 @@ from ray_pipeline.stage import AskStage, MapStage, ModelStage
 
 
 def run_isolated(
-    job: SegmentJob, coordinator: Any, unit_id: str, rows: pa.Table, start: str | None
+    job: SegmentJob, coordinator: CoordinatorHandle, unit_id: str, rows: pa.Table, start: str | None
 ) -> tuple[pa.Table, list[StageAccount]]:
     """Like the segment's own work on these rows, with each row that kills a process failed."""
     names = [stage.name for stage in job.segment.stages]
@@ -49,7 +48,7 @@ def _crashed(
     """The row, failed. Which stage of a fused group killed it is not known: it names the first."""
     stages = job.segment.stages
     stage = next(stage for stage in stages if start in (None, stage.name))
-    out = fail(row, pa.array([True]), "crash:worker_died: the process died on this row")
+    out = fail(row, pa.array([True]), CRASHED)
     out = checked(stage, row, out)
     account = StageAccount.of(stage.name, 1, out)
     for later in stages[stages.index(stage) + 1 :]:
@@ -60,7 +59,7 @@ def _crashed(
 
 @ray.remote(num_cpus=0, max_retries=0, max_calls=1)
 def _work_apart(
-    job: SegmentJob, coordinator: Any, unit_id: str, rows: pa.Table, start: str | None
+    job: SegmentJob, coordinator: CoordinatorHandle, unit_id: str, rows: pa.Table, start: str | None
 ) -> tuple[pa.Table, list[StageAccount]]:
     from ray_pipeline.engine.asking import AskingLoop
 

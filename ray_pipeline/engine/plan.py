@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS, kept, set_column
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.engine.artifacts import Artifact
-from ray_pipeline.engine.prepare import Prepared
-from ray_pipeline.engine.segments import Segment, apply_map, told
+from ray_pipeline.engine.artifacts import check_stages
+from ray_pipeline.engine.cluster import check_resources, nodes_at
+from ray_pipeline.engine.prepare import Prepared, prepare
+from ray_pipeline.engine.reuse import RunState, run_state
+from ray_pipeline.engine.run import Job
+from ray_pipeline.engine.segments import Segment, apply_map
+from ray_pipeline.llm.asker import RequestTemplate
 from ray_pipeline.llm.asking import Answer
 from ray_pipeline.llm.prompt import Prompt
-from ray_pipeline.rundir.layout import SOURCE
+from ray_pipeline.llm.types import Request
+from ray_pipeline.rundir.layout import SOURCE, part_path
 from ray_pipeline.rundir.ledger import Done
-from ray_pipeline.rundir.parts import part_path, read_rows
+from ray_pipeline.rundir.parts import read_rows
 from ray_pipeline.sources.read import read_unit
 from ray_pipeline.stage import ArtifactStage, AskStage, MapStage, ModelStage, Stage
 
 #: Rows that the estimate stands on, at most.
 SAMPLE_ROWS = 1_000
-#: Characters of English text to a token, of the usual byte-pair vocabularies.
-_CHARACTERS_A_TOKEN = 4.0
 
 
 @dataclass
@@ -35,7 +39,7 @@ class StagePlan:
     """What one stage would do. Numbers of rows, requests and tokens are estimates."""
 
     name: str
-    #: ``reused``, ``run``, or ``unknown`` where the numbers can't be told before it runs.
+    #: ``reused``, ``run``, or ``unknown`` where the numbers are not known before it runs.
     action: str
     rows_in: int
     requests: int = 0
@@ -47,19 +51,40 @@ class StagePlan:
     note: str | None = None
 
 
-def make_plan(prepared: Prepared, storage: Storage) -> list[StagePlan]:
+def plan(job: Job, until: str | None = None) -> list[StagePlan]:
+    """Check all that a run would check, and say what it would do; nothing is run or written.
+
+    Args:
+        job: what would run.
+        until: the last stage; None: the one that the configuration names.
+
+    Raises:
+        UserError: what would stop the run: the configuration, the input, or a cluster too small.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = prepare(job.config, job.stages, job.prompt_folders, scratch, until)
+        storage = Storage(job.config.run_dir)
+        state = run_state(storage, prepared)
+        if state.remaining:
+            check_stages(state.remaining)
+            nodes = nodes_at(job.config.address, Path(scratch) / "ray.log")
+            check_resources(state.remaining, job.config.llms, nodes, job.config.autoscaling)
+        return make_plan(prepared, storage, state)
+
+
+def make_plan(prepared: Prepared, storage: Storage, state: RunState) -> list[StagePlan]:
     """Say of every stage, from the reading of the source on, what a run would do.
 
     Args:
         prepared: the checked run.
         storage: its run directory, which need not exist.
+        state: what is complete there, see `ray_pipeline.engine.reuse.run_state`.
     """
-    finished = _finished(prepared, storage)
-    accounts = [account for _, done in finished for account in done.accounts]
+    accounts = [account for _, done in state.complete for account in done.accounts]
     plans = [StagePlan(account.name, "reused", account.rows_in) for account in accounts]
     if not plans:
         plans.append(StagePlan(SOURCE, "run", prepared.survey.rows))
-    rows, scale = _sample(prepared, storage, finished)
+    rows, scale = _sample(prepared, storage, state.complete)
     artifacts = False
     there = set(rows.column_names)  # with their values
     for stage in prepared.stages[len(plans) - 1 :]:
@@ -85,11 +110,6 @@ def make_plan(prepared: Prepared, storage: Storage) -> list[StagePlan]:
     return plans
 
 
-def unfinished(prepared: Prepared, storage: Storage) -> list[Segment]:
-    """The segments that a run would have to execute."""
-    return prepared.segments[len(_finished(prepared, storage)) :]
-
-
 def _with_columns(rows: pa.Table, stage: Stage) -> pa.Table:
     """The rows with the columns that the stage would add, empty: later stages may read them."""
     for name, kind in stage.writes.items():
@@ -99,17 +119,17 @@ def _with_columns(rows: pa.Table, stage: Stage) -> pa.Table:
 
 
 def _sample(
-    prepared: Prepared, storage: Storage, finished: Sequence[tuple[Segment, Done]]
+    prepared: Prepared, storage: Storage, complete: Sequence[tuple[Segment, Done]]
 ) -> tuple[pa.Table, float]:
     """Rows that come into the first stage to run, and how many each of them stands for.
 
-    They are of units spread evenly over the source: as the last finished segment kept them, or
+    They are of units spread evenly over the source: as the last complete segment kept them, or
     from the source itself.
     """
     units = prepared.survey.units
     wanted = max(1, min(len(units), SAMPLE_ROWS // max(1, units[0].rows)))
     chosen = [units[i * len(units) // wanted] for i in range(wanted)]
-    with_rows = [one for one in finished if one[0].has_rows]
+    with_rows = [(segment, done) for segment, done in complete if segment.has_rows]
     if with_rows:
         segment, done = with_rows[-1]
         paths = [part_path(segment.folder, unit.unit_id) for unit in chosen]
@@ -122,24 +142,6 @@ def _sample(
     return kept(rows), of / max(1, rows.num_rows)
 
 
-def _finished(prepared: Prepared, storage: Storage) -> list[tuple[Segment, Done]]:
-    """The segments that are complete in the run directory, up to the first that is not."""
-    finished = []
-    digest = set_digest(unit.unit_id for unit in prepared.survey.units)
-    segments = list(prepared.segments)
-    for position in range(len(segments)):
-        segment = segments[position]
-        done = Done.load(storage, segment.folder)
-        if done is None or (done.fingerprint, done.input_digest) != (segment.fingerprint, digest):
-            break
-        if not segment.has_rows and not Artifact(storage, segment).is_there():
-            break
-        finished.append((segment, done))
-        segments = told(segments, segment, done.digest)
-        digest = done.digest
-    return finished
-
-
 def _apply(stage: MapStage, rows: pa.Table) -> pa.Table:
     if isinstance(stage, ModelStage):
         stage.load()
@@ -149,27 +151,32 @@ def _apply(stage: MapStage, rows: pa.Table) -> pa.Table:
 def _estimate_requests(
     prepared: Prepared, stage: AskStage, rows: pa.Table, scale: float, plan: StagePlan
 ) -> None:
-    config = prepared.config.llms[stage.config.llm]
-    asked = [question for row in rows.to_pylist() if (question := _first_question(stage, row))]
-    prompt_tokens = sum(len(text) / _CHARACTERS_A_TOKEN + 4 for text, _ in asked)
-    completion = sum(prompt.merged_sampling(config.sampling()).max_tokens for _, prompt in asked)
-    plan.requests = round(len(asked) * scale)
-    plan.prompt_tokens = round(prompt_tokens * scale)
-    plan.completion_tokens = round(completion * scale)
+    name = stage.config.llm
+    config = prepared.config.llms[name]
+    template = RequestTemplate(stage.name, config, prepared.revisions[name], prepared.config.seed)
+    tokens = [
+        config.engine_type.request_tokens(config, request)
+        for row in rows.to_pylist()
+        if (request := _first_request(stage, row, template))
+    ]
+    plan.requests = round(len(tokens) * scale)
+    plan.prompt_tokens = round(sum(t.prompt for t in tokens) * scale)
+    plan.completion_tokens = round(sum(t.completion for t in tokens) * scale)
     if config.usd_per_million is not None:
         plan.max_cost_usd = config.usd_per_million.cost(plan.prompt_tokens, plan.completion_tokens)
 
 
 class _Asked(Exception):
-    """Ends a stage's coroutine at its first question."""
+    """Ends a stage's coroutine at its first request."""
 
-    def __init__(self, text: str, prompt: Prompt) -> None:
-        self.text = text
-        self.prompt = prompt
+    def __init__(self, request: Request) -> None:
+        self.request = request
 
 
-def _first_question(stage: AskStage, row: dict[str, Any]) -> tuple[str, Prompt] | None:
-    """What the stage would ask about a row first; None when it would ask nothing."""
+def _first_request(
+    stage: AskStage, row: dict[str, Any], template: RequestTemplate
+) -> Request | None:
+    """The stage's first request about a row; None if it would send none."""
     data = {name: value for name, value in row.items() if name not in ENVELOPE_COLUMNS}
 
     async def llm(
@@ -180,25 +187,14 @@ def _first_question(stage: AskStage, row: dict[str, Any]) -> tuple[str, Prompt] 
         sample: int = 0,
         **values: Any,
     ) -> Answer:
-        raise _Asked("".join(m["content"] for m in prompt.render(**values)), prompt)
+        raise _Asked(template.request(prompt, prompt.render(**values), sample))
 
     try:
         asyncio.run(_until_asked(stage, data, llm))
     except _Asked as asked:
-        return asked.text, asked.prompt
+        return asked.request
     return None
 
 
 async def _until_asked(stage: AskStage, data: dict[str, Any], llm: Any) -> None:
     await stage.ask(data, llm)
-
-
-def stage_kind(stage: Stage) -> str:
-    """``map``, ``ask``, ``model``, ``decide`` or ``artifact``, for the plan's table."""
-    if isinstance(stage, ArtifactStage):
-        return "artifact"
-    if isinstance(stage, AskStage):
-        return "ask"
-    if isinstance(stage, ModelStage):
-        return "model"
-    return "map" if isinstance(stage, MapStage) else "decide"

@@ -15,8 +15,6 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import ENVELOPE
 from ray_pipeline.engine.config import RunConfig, stage_config
 from ray_pipeline.engine.segments import Segment, cut, schema_after
-from ray_pipeline.llm.config import engine_kind
-from ray_pipeline.llm.engines.openai import check_keys
 from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.models import packaged as models
 from ray_pipeline.sources.survey import Survey, survey
@@ -136,11 +134,11 @@ def _resolve_llms(config: RunConfig, used: Sequence[str]) -> tuple[dict[str, str
     resolved, revisions = {}, {}
     for name in used:
         llm = config.llms[name]
-        if engine_kind(llm) == "openai":
-            check_keys(name, llm)
-            resolved[name], revisions[name] = llm.model, llm.revision or ""
-        else:
+        llm.engine_type.check(name, llm)
+        if llm.engine_type.is_local:
             resolved[name], revisions[name] = _resolve_model(llm.model, f"llms.{name}.model")
+        else:
+            resolved[name], revisions[name] = llm.model, llm.revision or ""
     return resolved, revisions
 
 

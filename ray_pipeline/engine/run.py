@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,20 +26,21 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine import cluster
 from ray_pipeline.engine.artifacts import Artifact, check_stages
 from ray_pipeline.engine.config import RunConfig
-from ray_pipeline.engine.coordinator import Stop, start_coordinator
+from ray_pipeline.engine.coordinator import CoordinatorHandle, Stop, StopKind, start_coordinator
 from ray_pipeline.engine.decide import decide
 from ray_pipeline.engine.exports import export_dataset, export_stages
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.progress import Tally
-from ray_pipeline.engine.segments import Segment, executions, told
+from ray_pipeline.engine.reuse import RunState, run_state
+from ray_pipeline.engine.segments import Segment, executions, stage_identity
 from ray_pipeline.engine.streaming import Execution
-from ray_pipeline.engine.unit import SegmentJob
+from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.rundir.account import StageAccount, total
 from ray_pipeline.rundir.environment import environment
-from ray_pipeline.rundir.layout import SOURCE
+from ray_pipeline.rundir.layout import part_path, rows_folder
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
 from ray_pipeline.rundir.lock import run_lock
-from ray_pipeline.rundir.parts import PartInfo, part_path, read_infos
+from ray_pipeline.rundir.parts import PartInfo, existing_infos, read_infos
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 
 _log = logging.getLogger("ray_pipeline")
@@ -53,7 +54,7 @@ _GRACE = 20.0
 
 
 class Display(Protocol):
-    """Who is told how a run goes."""
+    """Receives the progress of a run."""
 
     def say(self, text: str) -> None:
         """One line of news."""
@@ -105,7 +106,7 @@ def _log_file(storage: Storage) -> Iterator[Path]:
         finally:
             handler.close()
             if not storage.is_local and path.exists():
-                # A bucket that is gone was told already, with what it did to the run.
+                # A bucket that is gone was reported already, with what it did to the run.
                 with contextlib.suppress(RunError):
                     storage.write_bytes(_LOG, path.read_bytes())
 
@@ -126,6 +127,9 @@ def _describe(storage: Storage, prepared: Prepared) -> None:
 class _Runner:
     """Carries a run through its segments."""
 
+    #: Started with the first segment that has work to do.
+    _coordinator: CoordinatorHandle
+
     def __init__(
         self,
         storage: Storage,
@@ -140,13 +144,13 @@ class _Runner:
         self._prepared = prepared
         self._display = display
         self._retry = retry
-        #: As prepared; those behind an artifact are told of it when it is known.
-        self._segments = list(prepared.segments)
         self._units = prepared.survey.units
         self._unit_ids = [unit.unit_id for unit in self._units]
         self._ledger = ledger
         self._began = time.monotonic()
-        self._coordinator: Any = None
+        self._state = RunState(prepared.segments, self._unit_ids)
+        #: Footers of the parts of the last segment that was closed, by its folder.
+        self._closed: dict[str, list[PartInfo]] = {}
         self._allowed = prepared.config.budget.failed_rows_allowed(prepared.survey.rows)
 
     def run(self) -> Ledger:
@@ -156,8 +160,7 @@ class _Runner:
             self._ledger.check()
             export = self._prepared.config.export
             with self._ledger.timed("exports"):
-                last = self._rows_segment(len(self._segments))
-                assert last is not None
+                last = [s for s in self._state.segments if s.has_rows][-1]
                 without = {name for stage in self._prepared.stages for name in stage.internal}
                 export_dataset(
                     self._storage, last, self._unit_ids, export.name, export.formats, without
@@ -170,7 +173,7 @@ class _Runner:
         except KeyboardInterrupt:
             self._end("interrupted", "stopped by the user")
         except UserError as error:
-            # For the caller to tell, but a ledger that says "running" would be a lie.
+            # The caller reports it, but the ledger must not say "running".
             with contextlib.suppress(RunError):
                 self._end("failed", str(error))
             raise
@@ -183,7 +186,10 @@ class _Runner:
         return self._ledger
 
     def _run_segments(self) -> None:
-        remaining = self._reuse_finished()
+        self._state = run_state(self._storage, self._prepared, self._retry)
+        for segment, done in self._state.complete:
+            self._add_entries(segment, done, reused=True)
+        remaining = self._state.remaining
         if not remaining:
             return
         check_stages(remaining)
@@ -196,48 +202,20 @@ class _Runner:
                 self._storage, config.budget, config.llms, self._prepared.models
             )
             for group in executions(remaining):
-                # Looked up again: one that came before may have told them of its artifact.
-                first = group[0].index
-                at = next(i for i, s in enumerate(self._segments) if s.index == first)
-                self._execute(self._segments[at : at + len(group)])
-
-    def _reuse_finished(self) -> list[Segment]:
-        """Take over the segments that are complete; returns the others."""
-        self._input_digest = set_digest(self._unit_ids)
-        for position in range(len(self._segments)):
-            segment = self._segments[position]
-            done = Done.load(self._storage, segment.folder)
-            if done is None or not self._stands(done, segment, self._input_digest):
-                return self._segments[position:]
-            self._finish(segment, done, reused=True)
-        return []
-
-    def _finish(self, segment: Segment, done: Done, reused: bool) -> None:
-        """Enter a complete segment in the ledger, and tell those behind it what they read."""
-        self._input_digest = done.digest
-        self._segments = told(self._segments, segment, done.digest)
-        self._add_entries(segment, done, reused)
-
-    def _rows_segment(self, before: int) -> Segment | None:
-        """The last segment in front of a position that commits rows."""
-        return next((s for s in reversed(self._segments[:before]) if s.has_rows), None)
-
-    def _stands(self, done: Done, segment: Segment, input_digest: str) -> bool:
-        if self._retry and any(a.failed for a in done.accounts if a.name != SOURCE):
-            return False
-        if not segment.has_rows and not Artifact(self._storage, segment).is_there():
-            return False
-        return (done.fingerprint, done.input_digest) == (segment.fingerprint, input_digest)
+                # Asked anew: an artifact that became complete changed the fingerprints behind it.
+                self._execute(self._state.remaining[: len(group)])
 
     def _job(self, segment: Segment) -> SegmentJob:
         prepared = self._prepared
-        position = self._segments.index(segment)
-        upstream = self._rows_segment(position)
+        position = self._state.segments.index(segment)
         return SegmentJob(
             storage=self._storage,
             segment=segment,
-            upstream_folder=upstream.folder if upstream else None,
-            source=prepared.survey.spec,
+            rows_from=(
+                FromSource(prepared.survey.spec)
+                if segment.reads_source
+                else FromSegment(self._storage, self._state.upstream_of(segment).folder)
+            ),
             input_schema=prepared.input_schemas[position],
             llms=prepared.config.llms,
             revisions=prepared.revisions,
@@ -255,7 +233,8 @@ class _Runner:
         if jobs[0].segment.kind is DecideStage:
             self._display.say(f"deciding {jobs[0].segment.name}")
             with self._ledger.timed("decide"):
-                decide(jobs[0], self._units, self._display.say)
+                infos = self._committed_before(segments[0])
+                decide(jobs[0], self._units, infos, self._display.say)
         tally = Tally([job.segment for job in jobs], len(self._units))
         execution = Execution(jobs, self._units, self._coordinator)
         execution.start()
@@ -271,20 +250,19 @@ class _Runner:
 
     def _make(self, segment: Segment) -> None:
         """Make an artifact of the rows that the last segment kept."""
-        rows_segment = self._rows_segment(self._segments.index(segment))
-        assert rows_segment is not None
-        infos = self._infos(rows_segment)
-        kept = sum(info.accounts[-1].kept for info in infos if info is not None)
+        rows_segment = self._state.upstream_of(segment)
+        kept = self._ledger.entries[-1].account.kept
         account = StageAccount(segment.name, rows_in=kept, kept=kept)
         began = time.monotonic()
         with self._ledger.timed("artifacts"):
             digest = Artifact(self._storage, segment).make(
-                rows_segment.folder, self._unit_ids, self._input_digest, self._display.say
+                rows_segment.folder, self._unit_ids, self._state.input_digest, self._display.say
             )
         account.seconds = time.monotonic() - began
-        done = Done(segment.fingerprint, self._input_digest, digest, len(self._units), [account])
-        done.save(self._storage, segment.folder)
-        self._finish(segment, done, reused=False)
+        done = Done(
+            segment.fingerprint, self._state.input_digest, digest, len(self._units), [account]
+        )
+        self._complete(segment, done, reused=False)
 
     def _watch(self, execution: Execution, tally: Tally, jobs: list[SegmentJob]) -> None:
         saved = time.monotonic()
@@ -317,7 +295,7 @@ class _Runner:
         asking = [job for job in jobs if job.segment.kind is AskStage]
         needed = {
             stage.config.llm
-            for segment in self._segments
+            for segment in self._state.segments
             for stage in segment.stages
             if isinstance(stage, AskStage)
             and not (segment.index in tally.segments and tally.segments[segment.index].finished)
@@ -329,12 +307,12 @@ class _Runner:
     def _stop_workers(self, execution: Execution, error: BaseException) -> None:
         """Tell every worker to stop, and give responses in flight the time to reach storage."""
         self._display.say("stopping: what is done is kept")
-        kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        kind: StopKind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
             execution.wait(_GRACE)
         except Exception as second:
-            # The first error is the one that the user is told.
+            # The first error is the one to report to the user.
             self._display.say(f"while stopping: {second}")
 
     def _account_partly(self, jobs: list[SegmentJob]) -> None:
@@ -360,7 +338,7 @@ class _Runner:
             digests[unit_id] = info.digest
         done = Done(
             fingerprint=segment.fingerprint,
-            input_digest=self._input_digest,
+            input_digest=self._state.input_digest,
             digest=set_digest(f"{unit}:{digest}" for unit, digest in digests.items()),
             units=len(digests),
             accounts=total(segment.account_names, [i.accounts for i in infos if i is not None]),
@@ -368,19 +346,37 @@ class _Runner:
         self._sweep(segment)
         with self._ledger.timed("exports"):
             export_stages(self._storage, segment, self._unit_ids)
+        self._closed = {segment.folder: [info for info in infos if info is not None]}
+        self._complete(segment, done, tally.segments[segment.index].reused == len(self._units))
+
+    def _complete(self, segment: Segment, done: Done, reused: bool) -> None:
+        """Mark a segment complete, on storage first."""
+        identities = {stage.name: stage_identity(stage) for stage in segment.stages}
+        done = replace(done, identities=identities)
         done.save(self._storage, segment.folder)
-        reused = tally.segments[segment.index].reused == len(self._units)
-        self._finish(segment, done, reused)
+        self._state.add(done)
+        self._add_entries(segment, done, reused)
+
+    def _committed_before(self, segment: Segment) -> list[PartInfo]:
+        """Footers of the parts that a segment reads, one a unit.
+
+        Raises:
+            RunError: one is gone.
+        """
+        upstream = self._state.upstream_of(segment)
+        if upstream.folder in self._closed:
+            return self._closed[upstream.folder]
+        return existing_infos(self._storage, upstream.folder, self._unit_ids)
 
     def _infos(self, segment: Segment) -> list[PartInfo | None]:
         """Footers of the segment's parts, for each unit; None where it is not committed."""
-        found = read_infos(self._storage, segment.folder, self._unit_ids)
-        return [i if i and i.fingerprint == segment.fingerprint else None for i in found]
+        infos = read_infos(self._storage, segment.folder, self._unit_ids)
+        return [i if i and i.fingerprint == segment.fingerprint else None for i in infos]
 
     def _sweep(self, segment: Segment) -> None:
         """Delete parts of units that the source no longer has."""
         wanted = {part_path(segment.folder, unit_id) for unit_id in self._unit_ids}
-        for path in list(self._storage.list(f"{segment.folder}/rows")):
+        for path in list(self._storage.list(rows_folder(segment.folder))):
             if path not in wanted:
                 self._storage.delete(path)
 
@@ -406,7 +402,7 @@ class _Runner:
         try:
             self._save()
         except RunError as error:
-            # What stopped the run tells more than that the ledger could not say so.
+            # What stopped the run matters more than that the ledger could not be written.
             raise RunError(message or str(error)) from error
 
 

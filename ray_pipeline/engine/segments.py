@@ -10,15 +10,24 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.hashing import fingerprint
-from ray_pipeline.core.rows import ENVELOPE, FAILED, KEPT, data_columns, fail, kept, set_column
+from ray_pipeline.core.rows import (
+    ENVELOPE,
+    KEPT,
+    data_columns,
+    error_reason,
+    fail,
+    kept,
+    set_column,
+)
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.layout import SOURCE
+from ray_pipeline.rundir.layout import SOURCE, segment_folder
 from ray_pipeline.stage import ArtifactStage, AskStage, DecideStage, MapStage, ModelStage, Stage
 
 
@@ -39,7 +48,7 @@ class Segment:
     @property
     def folder(self) -> str:
         """The segment's folder, relative to the run directory."""
-        return f"stages/{self.index:02d}-{self.name}"
+        return segment_folder(self.index, self.name)
 
     @property
     def kind(self) -> type[Stage]:
@@ -63,7 +72,8 @@ class Segment:
     def after(self, artifact: str) -> Segment:
         """The same behind an artifact, whose identity is now part of all that it makes.
 
-        An artifact depends on all rows: parts whose own rows did not change are of another one.
+        An artifact depends on all rows: parts whose own rows did not change belong to a different
+        artifact, and must be made again.
         """
         prints = tuple(fingerprint([print_, artifact]) for print_ in self.fingerprints)
         return replace(self, fingerprints=prints, fingerprint=prints[-1])
@@ -98,14 +108,18 @@ def cut(stages: Sequence[Stage], source_identity: object, save_every_stage: bool
         alone = _is_alone(stage)
         if alone and (group or reads_source):
             close(index - 1)
-        identity = {"name": stage.name, "version": stage.version, **stage.identity()}
-        chain = fingerprint({"stage": identity, "input": chain})
+        chain = fingerprint({"stage": stage_identity(stage), "input": chain})
         group.append((stage, chain))
         if alone or save_every_stage:
             close(index)
     if group or reads_source:
         close(len(stages))
     return segments
+
+
+def stage_identity(stage: Stage) -> dict[str, Any]:
+    """All that a stage's fingerprint covers but its input: plain data."""
+    return {"name": stage.name, "version": stage.version, **stage.identity()}
 
 
 def executions(segments: Sequence[Segment]) -> list[list[Segment]]:
@@ -116,14 +130,6 @@ def executions(segments: Sequence[Segment]) -> list[list[Segment]]:
             groups.append([])
         groups[-1].append(segment)
     return groups
-
-
-def told(segments: Sequence[Segment], done: Segment, digest: str) -> list[Segment]:
-    """The segments, those behind a finished artifact told what it is made of."""
-    if done.has_rows:
-        return list(segments)
-    at = [segment.index for segment in segments].index(done.index)
-    return [*segments[: at + 1], *(segment.after(digest) for segment in segments[at + 1 :])]
 
 
 def _is_alone(stage: Stage) -> bool:
@@ -181,9 +187,7 @@ def _apply_alone(stage: MapStage, row: pa.Table, counts: Counter[str]) -> pa.Tab
 
 def failed_row(stage: Stage, row: pa.Table, error: Exception) -> pa.Table:
     """The row, unchanged, failed by an exception that the stage raised on it."""
-    message = " ".join(str(error).split())[:500]
-    everything = pa.array([True] * row.num_rows)
-    row = fail(row, everything, f"error:{type(error).__name__}: {message}")
+    row = fail(row, pa.array([True]), error_reason(error))
     return checked(stage, row, row)
 
 
@@ -239,8 +243,3 @@ def in_order(tables: Sequence[pa.Table], order: pa.Array) -> pa.Table:
     out = out.select([*data_columns(out), *ENVELOPE.names])
     position = pc.fill_null(pc.index_in(out["row_id"], order), len(order))
     return out.take(pc.sort_indices(position)) if out.num_rows else out
-
-
-def failed_rows(rows: pa.Table) -> pa.Table:
-    """The failed rows of a part."""
-    return rows.filter(pc.equal(rows["status"], FAILED))

@@ -1,15 +1,16 @@
 """`Tables` on storage: every step writes its parts as files, and the next step reads them.
 
 Nothing travels between processes but through files, each put under its name in one step. So a
-killed decision goes on where it was, memory is bounded by a part and not by the rows, and it does
+killed decision continues where it was, memory is bounded by a part and not by the rows, and it does
 not matter which process does what. Who runs the tasks of a step is given from outside: Ray in a
-run (`engine.task_runner`), a plain loop in tests.
+run (`engine.decide`), a plain loop in tests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, pairwise
 from typing import Any, Protocol
 
@@ -26,6 +27,9 @@ PART_ROWS = 250_000
 #: Tables of fewer rows stay in one part: a second process would cost more than it brings.
 _ONE_PART_ROWS = 20_000
 _LEAST_PARTS = 8
+
+#: The bucket of each row.
+BucketOf = Callable[[pa.Table], np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -70,30 +74,30 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Both:
-    """The parts of one table, then those of another, with the columns of both."""
+class Union:
+    """The parts of one table, then those of another, with the columns of the two."""
 
-    one: Saved
-    other: Saved
+    first: Saved
+    second: Saved
 
     @property
     def parts(self) -> int:
-        """Of both."""
-        return self.one.parts + self.other.parts
+        """How many parts the two tables have together."""
+        return self.first.parts + self.second.parts
 
     @property
     def rows(self) -> int:
-        """Of both."""
-        return self.one.rows + self.other.rows
+        """Rows of the two tables together."""
+        return self.first.rows + self.second.rows
 
     def load(self, storage: Storage, part: int) -> pa.Table:
-        """A part of either, with the columns of both."""
-        schema = pa.unify_schemas([self.one.schema(storage), self.other.schema(storage)])
-        mine = part < self.one.parts
+        """A part of one table, with nulls in the columns that only the other has."""
+        schema = pa.unify_schemas([self.first.schema(storage), self.second.schema(storage)])
+        mine = part < self.first.parts
         table = (
-            self.one.load(storage, part)
+            self.first.load(storage, part)
             if mine
-            else self.other.load(storage, part - self.one.parts)
+            else self.second.load(storage, part - self.first.parts)
         )
         return pa.concat_tables([schema.empty_table(), table], promote_options="default")
 
@@ -140,24 +144,9 @@ class _Step:
         return self.work(table, self.beside(storage, part))  # type: ignore[call-arg]
 
 
-@dataclass(frozen=True)
-class _Whole:
-    """Reads a small table whole."""
-
-    source: Saved
-
-    def __call__(self, storage: Storage, part: int) -> pa.Table:
-        return pa.concat_tables(self.source.load(storage, i) for i in range(self.source.parts))
-
-
-@dataclass(frozen=True)
-class _SamePart:
-    """Reads the part of the same number."""
-
-    source: Saved
-
-    def __call__(self, storage: Storage, part: int) -> pa.Table:
-        return self.source.load(storage, part)
+def _whole(table: Saved, storage: Storage, part: int) -> pa.Table:
+    """All parts of a small table, beside whichever part of another one."""
+    return pa.concat_tables(table.load(storage, i) for i in range(table.parts))
 
 
 @dataclass(frozen=True)
@@ -171,7 +160,7 @@ class Task:
     folder: str
     #: Puts each row into one of ``buckets`` batches of the file; None: one batch.
     buckets: int = 1
-    bucket_of: Callable[[pa.Table], np.ndarray[Any, Any]] | None = None
+    bucket_of: BucketOf | None = None
 
     def run(self) -> Written:
         """Do it, unless an earlier attempt did."""
@@ -214,31 +203,28 @@ def _batch(table: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-@dataclass(frozen=True)
-class _ByKey:
-    """Puts rows with one key into one bucket."""
-
-    column: str
-    buckets: int
-
-    def __call__(self, table: pa.Table) -> np.ndarray[Any, Any]:
-        keys = table[self.column].to_numpy().astype(np.uint64)
-        # A multiplication spreads keys that are small or regular numbers (splitmix64's constant).
-        spread = (keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
-        return (spread % np.uint64(self.buckets)).astype(np.int64)
+# Functions that give the bucket of each row. They travel to other processes as partials, which
+# pickle where a closure would not.
 
 
-@dataclass(frozen=True)
-class ByChunk:
-    """Puts rows where the row lies that their ``column`` refers to."""
+def _by_key(column: str, buckets: int, table: pa.Table) -> np.ndarray[Any, Any]:
+    """Rows with the same key go into the same bucket."""
+    keys = table[column].to_numpy().astype(np.uint64)
+    # A multiplication spreads keys that are small or regular numbers (splitmix64's constant).
+    spread = (keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+    return (spread % np.uint64(buckets)).astype(np.int64)
 
-    column: str
-    #: Ordinal of each chunk's first unit.
-    first_units: tuple[int, ...]
 
-    def __call__(self, table: pa.Table) -> np.ndarray[Any, Any]:
-        units = table[self.column].to_numpy() >> 32
-        return np.searchsorted(np.array(self.first_units), units, side="right") - 1
+def _by_chunk(column: str, first_units: tuple[int, ...], table: pa.Table) -> np.ndarray[Any, Any]:
+    """Rows go where the row lies that their ``column`` refers to.
+
+    Args:
+        column: of references, see `ray_pipeline.core.tables.REF`.
+        first_units: ordinal of each chunk's first unit.
+        table: the rows.
+    """
+    units = table[column].to_numpy() >> 32
+    return np.searchsorted(np.array(first_units), units, side="right") - 1
 
 
 #: Runs the tasks of a step, in any order and place, and returns what each wrote.
@@ -262,7 +248,7 @@ class Workshop:
         source: Source,
         chain: tuple[_Step, ...],
         buckets: int = 1,
-        bucket_of: Callable[[pa.Table], np.ndarray[Any, Any]] | None = None,
+        bucket_of: BucketOf | None = None,
     ) -> tuple[str, list[Written]]:
         """Write the parts of ``source`` after ``chain``; returns the folder and what each holds."""
         folder = f"{self.folder}/{next(self._numbers):03d}"
@@ -297,12 +283,12 @@ class StoredTables:
 
     def map_with(self, small: StoredTables, work: WorkWith) -> StoredTables:
         """``work`` on each part and all of ``small``."""
-        step = _Step(work, _Whole(small._saved()))
+        step = _Step(work, partial(_whole, small._saved()))
         return StoredTables(self._workshop, self._source, (*self._chain, step))
 
     def also(self, other: StoredTables) -> StoredTables:
-        """The rows of both."""
-        return StoredTables(self._workshop, Both(self._saved(), other._saved()))
+        """The rows of the two tables."""
+        return StoredTables(self._workshop, Union(self._saved(), other._saved()))
 
     def group(
         self, by: Sequence[str], work: Work, *, order: Sequence[str] = (), fan_out: float = 1
@@ -310,26 +296,27 @@ class StoredTables:
         """``work`` on whole groups."""
         rows = int(self._source.rows * fan_out)
         parts = 1 if rows <= _ONE_PART_ROWS else max(_LEAST_PARTS, -(-rows // PART_ROWS))
-        buckets = self._spread("group", _ByKey(by[0], parts), parts, (*by, *order))
+        buckets = self._spread("group", partial(_by_key, by[0], parts), parts, (*by, *order))
         return StoredTables(self._workshop, buckets, (_Step(work),))
 
     def meet(self, home: StoredTables, on: str, work: WorkWith) -> StoredTables:
         """``work`` on rows and the rows that they refer to."""
         first_units = self._workshop.first_units
-        buckets = self._spread("meet", ByChunk(on, first_units), len(first_units))
-        beside = _SamePart(home._saved())
-        return StoredTables(self._workshop, buckets, (_Step(work, beside),))
+        buckets = self._spread("meet", partial(_by_chunk, on, first_units), len(first_units))
+        return StoredTables(self._workshop, buckets, (_Step(work, home._saved().load),))
 
     def by_chunk(self) -> StoredTables:
         """Every row with the others on rows of its chunk of units, sorted."""
         first_units = self._workshop.first_units
-        buckets = self._spread("apply", ByChunk(REF, first_units), len(first_units), (REF,))
+        buckets = self._spread(
+            "apply", partial(_by_chunk, REF, first_units), len(first_units), (REF,)
+        )
         return StoredTables(self._workshop, buckets)
 
     def _spread(
         self,
         what: str,
-        bucket_of: Callable[[pa.Table], np.ndarray[Any, Any]],
+        bucket_of: BucketOf,
         parts: int,
         sort_by: tuple[str, ...] = (),
     ) -> Buckets:

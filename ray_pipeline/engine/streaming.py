@@ -17,9 +17,9 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
+from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.unit import SegmentJob
 from ray_pipeline.engine.worker import AskWorker, ModelWorker, map_units
-from ray_pipeline.llm.config import engine_kind
 from ray_pipeline.rundir.units import Unit, unit_blocks
 from ray_pipeline.stage import AskStage, ModelStage
 
@@ -39,7 +39,9 @@ class Execution:
         coordinator: the run's coordinator.
     """
 
-    def __init__(self, jobs: Sequence[SegmentJob], units: Sequence[Unit], coordinator: Any) -> None:
+    def __init__(
+        self, jobs: Sequence[SegmentJob], units: Sequence[Unit], coordinator: CoordinatorHandle
+    ) -> None:
         self._jobs = jobs
         self._units = units
         self._coordinator = coordinator
@@ -91,7 +93,7 @@ def _is_quick(job: SegmentJob) -> bool:
     return all(stage.is_quick for stage in job.segment.stages if isinstance(stage, ModelStage))
 
 
-def _operator(dataset: Dataset, job: SegmentJob, coordinator: Any) -> Dataset:
+def _operator(dataset: Dataset, job: SegmentJob, coordinator: CoordinatorHandle) -> Dataset:
     common: dict[str, Any] = {
         "batch_format": "pyarrow",
         "batch_size": None,
@@ -125,14 +127,12 @@ def _operator(dataset: Dataset, job: SegmentJob, coordinator: Any) -> Dataset:
 
 def _ask_workers(job: SegmentJob) -> int:
     config = job.llms[job.segment.stages[-1].config.llm]
-    return config.actors if engine_kind(config) == "openai" else 1
+    return config.engine_type.workers(config)
 
 
 def _concurrent_units(job: SegmentJob) -> int:
     """Units that an ask worker has in hand at once: enough questions to keep the engine full."""
     config = job.llms[job.segment.stages[-1].config.llm]
-    if engine_kind(config) == "openai":
-        capacity = config.concurrency * max(1, len(config.api_keys_env)) / config.actors
-    else:
-        capacity = 2 * config.max_num_seqs * config.actors
+    engine = config.engine_type
+    capacity = engine.requests_at_once(config) / engine.workers(config)
     return int(min(64, max(4, math.ceil(4 * capacity / job.unit_rows))))

@@ -5,38 +5,74 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.hashing import fingerprint
-from ray_pipeline.core.rows import KEPT, kept, set_column
+from ray_pipeline.core.rows import KEPT, failed, kept, kept_again
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.engine.segments import Segment, failed_rows, in_order, schema_before
+from ray_pipeline.engine.segments import Segment, in_order, schema_before
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.layout import SOURCE
-from ray_pipeline.rundir.parts import PartInfo, part_path, read_info, read_rows, write_part
+from ray_pipeline.rundir.layout import SOURCE, decisions_path, part_path
+from ray_pipeline.rundir.parts import Part, existing_part, open_part, write_part
 from ray_pipeline.rundir.units import Unit
-from ray_pipeline.sources.read import read_unit
+from ray_pipeline.sources.read import ReadSpec, read_unit
 from ray_pipeline.stage import AskStage, DecideStage
 
-#: Runs a segment's stages over kept rows, from the named stage on (None: the first).
-Work = Callable[[pa.Table, str | None], tuple[pa.Table, list[StageAccount]]]
+
+@dataclass(frozen=True)
+class UnitInput:
+    """What a segment works on of one unit."""
+
+    #: Identity of the rows.
+    digest: str
+    #: Reads them, kept ones and others.
+    read: Callable[[], pa.Table]
+
+
+@dataclass(frozen=True)
+class FromSource:
+    """The rows that the first segment works on: those of the source."""
+
+    spec: ReadSpec
+
+    def open(self, unit: Unit) -> UnitInput:
+        """A unit's rows, which are read when they are needed."""
+        return UnitInput(unit.unit_id, partial(read_unit, unit, self.spec))
+
+
+@dataclass(frozen=True)
+class FromSegment:
+    """The rows that every other segment works on: those that the one before it kept."""
+
+    storage: Storage
+    folder: str
+
+    def part(self, unit_id: str) -> Part:
+        """A unit's part.
+
+        Raises:
+            RunError: it is gone; the message names it, and says how to make it again.
+        """
+        return existing_part(self.storage, part_path(self.folder, unit_id))
+
+    def open(self, unit: Unit) -> UnitInput:
+        """A unit's rows, whose identity stands in the footer of their part."""
+        part = self.part(unit.unit_id)
+        return UnitInput(part.info.digest, part.rows)
 
 
 @dataclass(frozen=True)
 class SegmentJob:
-    """All that a worker must know of a segment. Pickled once a worker."""
+    """What a worker needs to run a segment. Pickled once a worker."""
 
     storage: Storage
     segment: Segment
-    #: Folder of the segment whose kept rows are read; None where the source is.
-    upstream_folder: str | None
-    #: How the source is read, for `sources.read.read_unit`.
-    source: Any
+    rows_from: FromSource | FromSegment
     #: Columns that come into the segment, the envelope included.
     input_schema: pa.Schema
     llms: Mapping[str, LlmConfig]
@@ -58,90 +94,99 @@ class Receipt:
     accounts: list[StageAccount]
 
 
-def reusable(job: SegmentJob, unit: Unit) -> Receipt | None:
+class UnitState:
+    """A unit as a segment finds it on storage. Every file is opened once, when this is made.
+
+    Args:
+        job: the segment.
+        unit: the unit.
+
+    Attributes:
+        committed: the segment's own part, by whichever version of its stages; None: there is none.
+        input: the rows to work on.
+        decisions: the file with the decisions on the unit's rows (Parquet), of a segment that
+            decides; empty where all rows are kept as they are.
+        input_digest: identity of all that the unit's work depends on beside the stages.
+
+    Raises:
+        RunError: the part of the segment before is gone, or storage failed.
+    """
+
+    def __init__(self, job: SegmentJob, unit: Unit) -> None:
+        self.job = job
+        self.unit = unit
+        self.path = part_path(job.segment.folder, unit.unit_id)
+        self.committed = open_part(job.storage, self.path)
+        self.input = job.rows_from.open(unit)
+        self.decisions = b""
+        self.input_digest = self.input.digest
+        if job.segment.kind is DecideStage:
+            # What is decided on a unit's rows also depends on the rows of the others.
+            path = decisions_path(job.segment.folder, unit.unit_id)
+            self.decisions = job.storage.read_bytes(path) or b""
+            digest = hashlib.blake2b(self.decisions, digest_size=16).hexdigest()
+            self.input_digest = fingerprint([self.input_digest, digest])
+
+    @property
+    def standing(self) -> Part | None:
+        """The segment's part, if these stages made it of this input."""
+        if self.committed is None:
+            return None
+        info = self.committed.info
+        identity = (self.job.segment.fingerprint, self.input_digest)
+        return self.committed if (info.fingerprint, info.input_digest) == identity else None
+
+    @property
+    def failed_before(self) -> list[str]:
+        """Ids of the rows that failed when the unit was last committed, under any version."""
+        if self.committed is None:
+            return []
+        ids: list[str] = failed(self.committed.rows())["row_id"].to_pylist()
+        return ids
+
+
+#: Runs a segment's stages over kept rows, from the named stage on (None: the first).
+Work = Callable[[UnitState, pa.Table, str | None], tuple[pa.Table, list[StageAccount]]]
+
+
+def reusable(state: UnitState) -> Receipt | None:
     """The receipt of a part that stands: same stages, same input, and nothing to retry."""
-    info = _standing(job, unit)
-    if info is None or (job.retry and _retriable(info.accounts)):
+    part = state.standing
+    if part is None or (state.job.retry and _retriable(part.info.accounts)):
         return None
-    return Receipt(unit.unit_id, True, info.accounts)
+    return Receipt(state.unit.unit_id, True, part.info.accounts)
 
 
-def run_unit(job: SegmentJob, unit: Unit, work: Work) -> Receipt:
+def run_unit(state: UnitState, work: Work) -> Receipt:
     """Do a unit's work and commit it.
 
     Raises:
         RunError: storage failed, or a stage broke its contract.
     """
-    info = _standing(job, unit)
-    if info is not None:
-        rows, accounts = _again(job, unit, info, work)
-    else:
-        rows, accounts = _fresh(job, unit, work)
+    part = state.standing
+    rows, accounts = _fresh(state, work) if part is None else _again(state, part, work)
     for account in accounts:
         if not account.balances:
             raise RunError(f"the account of stage {account.name!r} does not balance: {account}")
+    segment = state.job.segment
     write_part(
-        job.storage,
-        part_path(job.segment.folder, unit.unit_id),
+        state.job.storage,
+        state.path,
         rows,
-        fingerprint=job.segment.fingerprint,
-        input_digest=_input_digest(job, unit),
+        fingerprint=segment.fingerprint,
+        input_digest=state.input_digest,
         accounts=accounts,
-        durable=job.segment.kind is AskStage,
+        durable=segment.kind is AskStage,
     )
-    return Receipt(unit.unit_id, False, accounts)
+    return Receipt(state.unit.unit_id, False, accounts)
 
 
-def failed_before(job: SegmentJob, unit: Unit) -> list[str]:
-    """Ids of the rows that failed when this segment last committed the unit, under any version."""
-    path = part_path(job.segment.folder, unit.unit_id)
-    if read_info(job.storage, path) is None:
-        return []
-    ids: list[str] = failed_rows(read_rows(job.storage, path))["row_id"].to_pylist()
-    return ids
-
-
-def _standing(job: SegmentJob, unit: Unit) -> PartInfo | None:
-    info = read_info(job.storage, part_path(job.segment.folder, unit.unit_id))
-    if info is None or info.fingerprint != job.segment.fingerprint:
-        return None
-    return info if info.input_digest == _input_digest(job, unit) else None
-
-
-def missing_upstream(job: SegmentJob, unit: Unit) -> RunError:
-    """The error of a unit that the segment before has not left."""
-    assert job.upstream_folder is not None
-    where = job.storage.uri(job.upstream_folder)
-    return RunError(f"{where}: unit {unit.unit_id} is missing: delete that folder and run again")
-
-
-def _input_digest(job: SegmentJob, unit: Unit) -> str:
-    if job.upstream_folder is None:
-        return unit.unit_id
-    upstream = read_info(job.storage, part_path(job.upstream_folder, unit.unit_id))
-    if upstream is None:
-        raise missing_upstream(job, unit)
-    if job.segment.kind is DecideStage:
-        # What is decided on a unit's rows also depends on the rows of the others.
-        decisions = job.storage.read_bytes(decisions_path(job.segment, unit.unit_id)) or b""
-        return fingerprint(
-            [upstream.digest, hashlib.blake2b(decisions, digest_size=16).hexdigest()]
-        )
-    return upstream.digest
-
-
-def decisions_path(segment: Segment, unit_id: str) -> str:
-    """Where the decisions on a unit's rows lie; there is no file when all of them are kept."""
-    return f"{segment.folder}/decisions/part-{unit_id}.parquet"
-
-
-def _fresh(job: SegmentJob, unit: Unit, work: Work) -> tuple[pa.Table, list[StageAccount]]:
-    if job.upstream_folder is not None:
-        rows = kept(read_rows(job.storage, part_path(job.upstream_folder, unit.unit_id)))
-        return work(rows, None)
-    read = read_unit(unit, job.source)
+def _fresh(state: UnitState, work: Work) -> tuple[pa.Table, list[StageAccount]]:
+    read = state.input.read()
+    rows, accounts = work(state, kept(read), None)
+    if not state.job.segment.reads_source:
+        return rows, accounts
     account = StageAccount.of(SOURCE, read.num_rows, read)
-    rows, accounts = work(kept(read), None)
     malformed = read.filter(pc.not_equal(read["status"], KEPT))
     return in_order([malformed, rows], read["row_id"].combine_chunks()), [account, *accounts]
 
@@ -151,45 +196,24 @@ def _retriable(accounts: list[StageAccount]) -> bool:
     return any(account.failed for account in accounts if account.name != SOURCE)
 
 
-def _again(
-    job: SegmentJob, unit: Unit, info: PartInfo, work: Work
-) -> tuple[pa.Table, list[StageAccount]]:
+def _again(state: UnitState, part: Part, work: Work) -> tuple[pa.Table, list[StageAccount]]:
     """Run a committed unit's failed rows again, each from the stage that failed it."""
-    rows = read_rows(job.storage, part_path(job.segment.folder, unit.unit_id))
-    accounts = {account.name: account for account in info.accounts}
-    names = [stage.name for stage in job.segment.stages]
-    failed = failed_rows(rows)
-    failed = failed.filter(pc.is_in(failed["stage"], pa.array(names)))
+    segment = state.job.segment
+    rows = part.rows()
+    accounts = {account.name: account for account in part.info.accounts}
+    names = [stage.name for stage in segment.stages]
+    to_retry = failed(rows)
+    to_retry = to_retry.filter(pc.is_in(to_retry["stage"], pa.array(names)))
     order = rows["row_id"].combine_chunks()
-    retried = [rows.filter(pc.invert(pc.is_in(order, failed["row_id"].combine_chunks())))]
+    retried = [rows.filter(pc.invert(pc.is_in(order, to_retry["row_id"].combine_chunks())))]
     for index, name in enumerate(names):
-        mine = failed.filter(pc.equal(failed["stage"], name))
+        mine = to_retry.filter(pc.equal(to_retry["stage"], name))
         if not mine.num_rows:
             continue
-        _forget(accounts[name], mine)
-        entered = _as_entered(mine, schema_before(index, job.segment, job.input_schema))
-        out, added = work(entered, name)
+        accounts[name].forget_failed(mine)
+        schema = schema_before(index, segment, state.job.input_schema)
+        out, added = work(state, kept_again(mine, schema.names), name)
         retried.append(out)
         for account in added:
             accounts[account.name].add(account)
     return in_order(retried, order), list(accounts.values())
-
-
-def _forget(account: StageAccount, failed: pa.Table) -> None:
-    """Take failed rows out of the account: they are about to enter the stage again."""
-    gone = StageAccount.of(account.name, failed.num_rows, failed)
-    account.rows_in -= gone.failed
-    account.failed -= gone.failed
-    for reason, number in gone.reasons.items():
-        account.reasons[reason] -= number
-        if not account.reasons[reason]:
-            del account.reasons[reason]
-
-
-def _as_entered(failed: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Failed rows as they came into the stage: its columns, kept, without a reason."""
-    nothing = pa.nulls(failed.num_rows, pa.string())
-    rows = set_column(failed, "status", pa.array([KEPT] * failed.num_rows, pa.string()))
-    rows = set_column(set_column(rows, "stage", nothing), "reason", nothing)
-    names = [name for name in rows.column_names if name in schema.names]
-    return rows.select(names)

@@ -7,7 +7,6 @@ there, so that nothing depends on how Ray splits, orders or repeats blocks.
 from __future__ import annotations
 
 import socket
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -16,10 +15,11 @@ from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping, UserEr
 from ray_pipeline.engine.asking import (
     AskingLoop,
 )
+from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.decide import apply_decisions
 from ray_pipeline.engine.isolation import run_isolated
 from ray_pipeline.engine.segments import run_maps
-from ray_pipeline.engine.unit import SegmentJob, failed_before, reusable, run_unit
+from ray_pipeline.engine.unit import SegmentJob, UnitState, Work, reusable, run_unit
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.lock import hold_as_worker
 from ray_pipeline.rundir.units import Unit, units_of
@@ -28,22 +28,19 @@ from ray_pipeline.stage import AskStage, DecideStage, MapStage, ModelStage
 #: A unit that killed its worker this often is taken apart until the guilty row fails alone.
 MAX_DEATHS = 3
 
-# Held for the life of the process; see `lock`.
-_worker_lock: Any = None
 
-
-def map_units(block: pa.Table, job: SegmentJob, coordinator: Any) -> pa.Table:
+def map_units(block: pa.Table, job: SegmentJob, coordinator: CoordinatorHandle) -> pa.Table:
     """Ray Data task: map stages, or the decisions of a decide stage, over the units of a block."""
     loop = _UnitLoop(job, coordinator)
     if job.segment.kind is DecideStage:
-        return loop.run(block, lambda unit, rows, _: apply_decisions(job, unit.unit_id, rows))
-    return loop.run(block, lambda unit, rows, start: run_maps(_maps(job), rows, start))
+        return loop.run(block, lambda state, rows, _: apply_decisions(state, rows))
+    return loop.run(block, lambda _, rows, start: run_maps(_maps(job), rows, start))
 
 
 class ModelWorker:
     """Ray Data actor: a model stage; loads the model once."""
 
-    def __init__(self, job: SegmentJob, coordinator: Any) -> None:
+    def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         self._loop = _UnitLoop(job, coordinator)
         self._job = job
         for stage in job.segment.stages:
@@ -52,9 +49,7 @@ class ModelWorker:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Work on the units of a block."""
-        return self._loop.run(
-            block, lambda unit, rows, start: run_maps(_maps(self._job), rows, start)
-        )
+        return self._loop.run(block, lambda _, rows, start: run_maps(_maps(self._job), rows, start))
 
 
 def _maps(job: SegmentJob) -> list[MapStage]:
@@ -68,7 +63,7 @@ class AskWorker:
     tail of one unit is filled by the next.
     """
 
-    def __init__(self, job: SegmentJob, coordinator: Any) -> None:
+    def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         (stage,) = job.segment.stages
         assert isinstance(stage, AskStage)
         self._stage = stage
@@ -78,7 +73,7 @@ class AskWorker:
         try:
             self._asking = AskingLoop(job, coordinator, stage.config.llm)
         except UserError as error:
-            # An exception here would be a dead actor to Ray: it is told with the first unit.
+            # Ray would see a dead actor; report it with the first unit instead.
             self._broken = (
                 f"{error}. It was right where the run was started, but not on the worker "
                 f"{socket.gethostname()}: environment variables reach the workers of a cluster "
@@ -90,25 +85,24 @@ class AskWorker:
         return self._units.run(block, self._work)
 
     def _work(
-        self, unit: Unit, rows: pa.Table, start: str | None
+        self, state: UnitState, rows: pa.Table, start: str | None
     ) -> tuple[pa.Table, list[StageAccount]]:
         if self._asking is None:
             raise RunError(self._broken)
-        afresh = failed_before(self._job, unit) if self._job.retry else []
-        out, account = self._asking.ask(self._stage, unit.unit_id, rows, afresh)
+        afresh = state.failed_before if self._job.retry else []
+        out, account = self._asking.ask(self._stage, state.unit.unit_id, rows, afresh)
         return out, [account]
 
 
 class _UnitLoop:
     """The same for every kind of worker: attempts, reuse, commit, receipts, the order to stop."""
 
-    def __init__(self, job: SegmentJob, coordinator: Any) -> None:
-        global _worker_lock
+    def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         self._job = job
         self._coordinator = coordinator
-        _worker_lock = _worker_lock or hold_as_worker(job.storage)
+        hold_as_worker(job.storage)
 
-    def run(self, block: pa.Table, work: Any) -> pa.Table:
+    def run(self, block: pa.Table, work: Work) -> pa.Table:
         """Do every unit of a block; returns the units that are committed now."""
         done = 0
         for unit in units_of(block):
@@ -125,19 +119,20 @@ class _UnitLoop:
                 break
         return block.slice(0, done)
 
-    def _unit(self, unit: Unit, work: Any) -> None:
+    def _unit(self, unit: Unit, work: Work) -> None:
         segment = self._job.segment.index
         attempt, stop = ray.get(self._coordinator.begin.remote(segment, unit.unit_id))
         if stop:
             raise Stopping
-        receipt = reusable(self._job, unit)
+        state = UnitState(self._job, unit)
+        receipt = reusable(state)
         if receipt is None:
             if attempt > MAX_DEATHS:
                 work = self._in_isolation
-            receipt = run_unit(self._job, unit, lambda rows, start: work(unit, rows, start))
+            receipt = run_unit(state, work)
         self._coordinator.finished.remote(segment, receipt)
 
     def _in_isolation(
-        self, unit: Unit, rows: pa.Table, start: str | None
+        self, state: UnitState, rows: pa.Table, start: str | None
     ) -> tuple[pa.Table, list[StageAccount]]:
-        return run_isolated(self._job, self._coordinator, unit.unit_id, rows, start)
+        return run_isolated(self._job, self._coordinator, state.unit.unit_id, rows, start)

@@ -153,7 +153,7 @@ class ReferenceModel:
     """
 
     def __init__(self, folder: str, device: str, dtype: torch.dtype) -> None:
-        from ray_pipeline.models.decoding import load_tokenizer
+        from ray_pipeline.models.tokenizer import load_tokenizer
         from ray_pipeline.train.student import load
 
         self.tokenizer = load_tokenizer(folder)

@@ -11,10 +11,10 @@ from ray_pipeline.models.decoding import (
     Decoding,
     Generated,
     ModelText,
-    load_tokenizer,
     own_ends,
     trained_format,
 )
+from ray_pipeline.models.tokenizer import load_tokenizer
 from ray_pipeline.models.vllm import SHUTDOWN_SECONDS
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import jsonschema
@@ -18,44 +19,62 @@ from ray_pipeline.rundir.account import LlmUsage
 from ray_pipeline.rundir.responses import Journal, Response
 
 
+@dataclass(frozen=True)
+class RequestTemplate:
+    """What all requests of one stage have in common."""
+
+    #: Name of the stage.
+    stage: str
+    #: The model's configuration.
+    llm: LlmConfig
+    #: Identity of the model's weights.
+    revision: str
+    #: The run's seed.
+    seed: int
+
+    def request(self, prompt: Prompt, messages: tuple[Message, ...], sample: int = 0) -> Request:
+        """The complete request: the prompt's sampling over the model's defaults."""
+        return Request(
+            stage=self.stage,
+            model=self.llm.model,
+            revision=self.revision,
+            messages=messages,
+            sampling=prompt.merged_sampling(self.llm.sampling()),
+            format=prompt.format,
+            seed=self.seed,
+            sample=sample,
+        )
+
+
 class UnitAsker:
     """Everything between a stage's questions about one unit and an engine.
 
     Args:
-        stage: name of the asking stage.
-        config: the model's configuration.
-        revision: identity of the model's weights.
+        template: what the stage's requests have in common.
         engine: answers what is not on storage.
         journal: the unit's responses.
-        seed: the run's seed.
         ask_afresh: row ids for which answers that were judged unusable are not reused.
     """
 
     def __init__(
         self,
-        stage: str,
-        config: LlmConfig,
-        revision: str,
+        template: RequestTemplate,
         engine: Engine,
         journal: Journal,
-        seed: int,
         ask_afresh: Collection[str] = (),
     ) -> None:
-        self._stage = stage
-        self._config = config
-        self._revision = revision
+        self._template = template
         self._engine = engine
         self._journal = journal
-        self._seed = seed
         self._ask_afresh = ask_afresh
-        # Only what earlier attempts rejected is asked afresh, not what this one rejects.
+        # Only what earlier attempts rejected is asked afresh, not what this attempt rejects.
         self._rejected_before = frozenset(journal.rejected)
         self._answers: dict[str, asyncio.Future[Response]] = {}
         self._stopping = False
         self.usage = LlmUsage()
 
     def stop(self) -> None:
-        """Ask nothing more; what is in flight goes on."""
+        """Send no further request; those in flight continue."""
         self._stopping = True
 
     def for_row(self, row_id: str) -> RowAsker:
@@ -63,29 +82,20 @@ class UnitAsker:
         return RowAsker(self, row_id)
 
     def request(self, prompt: Prompt, messages: tuple[Message, ...], sample: int) -> Request:
-        """The complete request: the prompt's sampling over the model's defaults."""
-        return Request(
-            stage=self._stage,
-            model=self._config.model,
-            revision=self._revision,
-            messages=messages,
-            sampling=prompt.merged_sampling(self._config.sampling()),
-            format=prompt.format,
-            seed=self._seed,
-            sample=sample,
-        )
+        """See `RequestTemplate.request`."""
+        return self._template.request(prompt, messages, sample)
 
     @property
     def reasks(self) -> int:
         """How often an unusable answer is asked again."""
-        return self._config.reasks
+        return self._template.llm.reasks
 
     async def respond(self, request: Request, key: str, row_id: str) -> Response:
         """The response: from storage, from an identical request in flight, or from the engine."""
         if (pending := self._answers.get(key)) is None:
             pending = asyncio.ensure_future(self._fetch(request, key, row_id))
             self._answers[key] = pending
-        # Shielded: one row's end must not take the answer from the others that wait for it.
+        # Shielded: a cancelled row must not cancel the request for other rows that wait for it.
         return await asyncio.shield(pending)
 
     async def _fetch(self, request: Request, key: str, row_id: str) -> Response:
@@ -104,8 +114,8 @@ class UnitAsker:
             if error.raw is not None:
                 self._journal.append_malformed(key, row_id, request.model, error.raw)
             raise
-        # The slot that this answer freed belongs to another request by now: let that one go out
-        # before the paperwork. Otherwise requests bunch up, and the server waits for the client.
+        # The slot that this answer freed belongs to another request by now: send that one before
+        # writing the journal. Otherwise requests bunch up, and the server waits for the client.
         await asyncio.sleep(0)
         self._journal.append(key, row_id, request.model, response)
         self.usage.requests += 1
@@ -120,7 +130,7 @@ class UnitAsker:
         self.usage.cost_usd += response.cost_usd
 
     def reject(self, key: str) -> None:
-        """Note on storage that the answer was unusable."""
+        """Record on storage that the answer was unusable."""
         self._journal.reject(key)
 
 
@@ -147,7 +157,7 @@ class RowAsker:
             try:
                 response = await self._unit.respond(request, key, self._row_id)
             except EngineError as error:
-                # A filter's verdict is an answer: asking again brings the same one.
+                # A filter's verdict is an answer: asking again would bring the same one.
                 filtered = "" if error.code == "content_filter" else None
                 raise AnswerError(error.code, error.detail, answer=filtered) from None
             code, complaint, value = judge(response, prompt, check)
@@ -228,12 +238,12 @@ def _json(text: str, schema: dict[str, Any]) -> Any:
 def _with_complaint(
     messages: tuple[Message, ...], answer: str, complaint: str
 ) -> tuple[Message, ...]:
-    said: Message = {"role": "assistant", "content": answer}
-    again: Message = {
+    unusable: Message = {"role": "assistant", "content": answer}
+    complaint_turn: Message = {
         "role": "user",
         "content": f"That answer cannot be used: {complaint}. Answer again.",
     }
-    return (*messages, said, again)
+    return (*messages, unusable, complaint_turn)
 
 
 def _short(text: str, limit: int = 300) -> str:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ray_pipeline.core.config import AddedWith, Execution, Section
 from ray_pipeline.core.resources import Resources
+from ray_pipeline.llm.engines import ENGINES, engine_type, kind_of
 from ray_pipeline.llm.types import Sampling
+from ray_pipeline.models.vllm import changing
+
+if TYPE_CHECKING:
+    from ray_pipeline.llm.engines.base import BaseEngine
 
 
 class Prices(Section):
-    """US dollars for a million tokens. ``cached_prompt`` defaults to the price of ``prompt``."""
+    """US dollars for a million tokens."""
 
-    prompt: float = Field(ge=0)
-    cached_prompt: float | None = Field(None, ge=0)
-    completion: float = Field(ge=0)
+    prompt: float = Field(ge=0, description="US dollars for a million prompt tokens")
+    cached_prompt: float | None = Field(
+        None,
+        ge=0,
+        description="US dollars for a million prompt tokens that the server had cached; null: as "
+        "`prompt`",
+    )
+    completion: float = Field(ge=0, description="US dollars for a million tokens of answers")
 
     def cost(self, prompt: int, completion: int, cached: int = 0) -> float:
         """Dollars for these token counts; ``cached`` is a part of ``prompt``."""
@@ -28,46 +38,120 @@ class Prices(Section):
 class LlmConfig(Section):
     """One named model under ``llms:``. What is not marked `Execution` is its identity."""
 
-    model: str
-    revision: str | None = None
-    max_tokens: int = Field(256, ge=1)
-    temperature: float = Field(0.7, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    stop: tuple[str, ...] = ()
+    model: str = Field(
+        description="name of the model: as the server knows it, a packaged model, a model that a "
+        "run trained, a folder, or a Hugging Face id"
+    )
+    revision: str | None = Field(
+        None, description="Hugging Face revision of the weights; null: the newest"
+    )
+    max_tokens: int = Field(256, ge=1, description="longest answer, in tokens")
+    temperature: float = Field(
+        0.7, ge=0, description="sampling temperature; 0 takes the most probable token"
+    )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="sample from the tokens that make up this probability"
+    )
+    stop: tuple[str, ...] = Field(
+        (), description="texts that end an answer; they are not part of it"
+    )
 
-    engine: Annotated[Literal["auto", "vllm", "openai", "transformers"], Execution] = "auto"
-    #: How often an unusable answer is asked again, with the error in view.
-    reasks: Annotated[int, AddedWith(2)] = Field(2, ge=0)
+    engine: Annotated[str, Execution] = Field(
+        "auto",
+        description="what runs the model: `openai` (any server that speaks OpenAI's chat "
+        "completions), `vllm`, `transformers`, or `package.module:Class` for an engine of your "
+        "own; `auto` is vllm where it is installed, else transformers",
+    )
+    reasks: Annotated[int, AddedWith(2)] = Field(
+        2,
+        ge=0,
+        description="how often an unusable answer is asked again, with what is wrong in view",
+    )
 
-    # An API (engine: openai)
-    base_url: Annotated[str | None, Execution] = None
-    api_keys_env: Annotated[list[str], Execution] = ["OPENAI_API_KEY"]
-    #: The three limits hold for each key and for the whole cluster.
-    concurrency: Annotated[int, Execution] = Field(256, ge=1)
-    requests_per_minute: Annotated[int | None, Execution] = Field(None, ge=1)
-    tokens_per_minute: Annotated[int | None, Execution] = Field(None, ge=1)
-    timeout_seconds: Annotated[float, Execution] = Field(120.0, gt=0)
-    max_tries: Annotated[int, Execution] = Field(8, ge=1)
-    #: Ceiling of one wait between tries, and of all tries of a request together.
-    max_backoff_seconds: Annotated[float, Execution] = Field(60.0, gt=0)
-    give_up_after_seconds: Annotated[float, Execution] = Field(900.0, gt=0)
-    usd_per_million: Annotated[Prices | None, Execution] = None
-    #: Further fields of the request body, as the server takes them.
-    extra_body: dict[str, Any] = {}
+    # Servers
+    base_url: Annotated[str | None, Execution] = Field(
+        None, description="URL of the server, up to `/v1`; null: OpenAI's"
+    )
+    api_keys_env: Annotated[list[str], Execution] = Field(
+        ["OPENAI_API_KEY"],
+        description="names of environment variables that hold API keys; requests are spread over "
+        "them; empty for a server without keys",
+    )
+    concurrency: Annotated[int, Execution] = Field(
+        256, ge=1, description="requests in flight, for each key and the whole cluster"
+    )
+    requests_per_minute: Annotated[int | None, Execution] = Field(
+        None, ge=1, description="requests started a minute, for each key and the whole cluster"
+    )
+    tokens_per_minute: Annotated[int | None, Execution] = Field(
+        None,
+        ge=1,
+        description="tokens a minute, prompts and answers, for each key and the whole cluster",
+    )
+    timeout_seconds: Annotated[float, Execution] = Field(
+        120.0, gt=0, description="seconds that one try of a request may take"
+    )
+    max_tries: Annotated[int, Execution] = Field(
+        8, ge=1, description="tries of a request before its row fails"
+    )
+    max_backoff_seconds: Annotated[float, Execution] = Field(
+        60.0, gt=0, description="longest wait between two tries, in seconds"
+    )
+    give_up_after_seconds: Annotated[float, Execution] = Field(
+        900.0, gt=0, description="seconds that all tries of a request may take together"
+    )
+    usd_per_million: Annotated[Prices | None, Execution] = Field(
+        None, description="prices, for costs and `budget.max_cost_usd`; null: free"
+    )
+    extra_body: dict[str, Any] = Field(
+        {}, description="further fields of the request's JSON body, as the server accepts them"
+    )
 
-    # A local model (engine: vllm, transformers)
-    actors: Annotated[int, Execution] = Field(1, ge=1)
-    num_cpus: Annotated[float | None, Execution] = Field(None, ge=0)
-    num_gpus: Annotated[float | None, Execution] = Field(None, ge=0)
-    tensor_parallel_size: Annotated[int, Execution] = Field(1, ge=1)
-    max_model_len: Annotated[int | None, AddedWith(None)] = Field(None, ge=16)
-    max_num_seqs: Annotated[int, Execution] = Field(64, ge=1)
-    batch_size: Annotated[int, Execution] = Field(32, ge=1)
-    dtype: Annotated[str, AddedWith("bfloat16")] = "bfloat16"
-    #: Name or folder of a LoRA adapter for the model.
-    adapter: str | None = None
-    #: Further arguments of vLLM's AsyncEngineArgs.
-    engine_args: Annotated[dict[str, Any], Execution] = {}
+    # Models in this cluster
+    actors: Annotated[int, Execution] = Field(
+        1,
+        ge=1,
+        description="copies of a local model; for a server, processes that send requests",
+    )
+    num_cpus: Annotated[float | None, Execution] = Field(
+        None, ge=0, description="CPUs of one copy; null: none are reserved"
+    )
+    num_gpus: Annotated[float | None, Execution] = Field(
+        None,
+        ge=0,
+        description="GPUs of one copy; null: `tensor_parallel_size` if the cluster has GPUs",
+    )
+    tensor_parallel_size: Annotated[int, Execution] = Field(
+        1, ge=1, description="GPUs that one copy is spread over (vllm)"
+    )
+    max_model_len: Annotated[int | None, AddedWith(None)] = Field(
+        None,
+        ge=16,
+        description="longest prompt and answer together, in tokens; null: what the model supports",
+    )
+    max_num_seqs: Annotated[int, Execution] = Field(
+        64, ge=1, description="requests that one copy works on at once (vllm)"
+    )
+    batch_size: Annotated[int, Execution] = Field(
+        32, ge=1, description="requests in a batch (transformers)"
+    )
+    dtype: Annotated[str, AddedWith("bfloat16")] = Field(
+        "bfloat16", description="number format of the weights, such as bfloat16 or float32"
+    )
+    adapter: str | None = Field(
+        None, description="name or folder of a LoRA adapter to apply to the model"
+    )
+    engine_args: Annotated[dict[str, Any], AddedWith({})] = Field(
+        {}, description="further arguments of vLLM's `AsyncEngineArgs` (vllm)"
+    )
+
+    @field_validator("engine")
+    @classmethod
+    def _is_known(cls, engine: str) -> str:
+        kind = kind_of(engine)
+        if kind not in ENGINES:
+            engine_type(kind)  # raises where there is none
+        return engine
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -83,6 +167,23 @@ class LlmConfig(Section):
             )
         return self
 
+    @property
+    def kind(self) -> str:
+        """The kind of engine: as configured, and what ``auto`` stands for on this machine."""
+        return kind_of(self.engine)
+
+    @property
+    def engine_type(self) -> type[BaseEngine]:
+        """The class of the engine."""
+        return engine_type(self.kind)
+
+    def identity(self) -> dict[str, Any]:
+        """What changes this model's answers, but for its weights."""
+        data = super().identity()
+        if arguments := changing(data.pop("engine_args", {})):
+            data["engine_args"] = arguments
+        return data
+
     def identity_with(self, weights: str) -> dict[str, Any]:
         """What changes this model's answers; ``weights`` tells its weights apart."""
         return {**self.identity(), "weights": weights}
@@ -91,12 +192,9 @@ class LlmConfig(Section):
         """What the actors of a local model need.
 
         Args:
-            gpus_there: GPUs of the cluster. Where it has some and `num_gpus` says nothing, an actor
-                takes as many as the model is spread over.
+            gpus_there: of the cluster, for engines that take one where there is one.
         """
-        gpus = self.num_gpus
-        if gpus is None:
-            gpus = self.tensor_parallel_size if gpus_there else 0
+        gpus = self.engine_type.gpus(self, gpus_there)
         return Resources(self.actors, self.num_cpus or 0, gpus)
 
     def sampling(self) -> Sampling:
@@ -107,21 +205,26 @@ class LlmConfig(Section):
 class Budget(Section):
     """Limits of a run. Money and tokens count over the whole run directory, restarts included."""
 
-    max_cost_usd: float | None = Field(None, ge=0)
-    max_tokens: int | None = Field(None, ge=0)
-    #: A whole number is a count of rows, a number below 1 a share of the source's rows.
-    max_failed_rows: float = Field(0.05, ge=0)
+    max_cost_usd: float | None = Field(
+        None,
+        ge=0,
+        description="US dollars for all requests; the run stops (exit code 3) before it is passed; "
+        "null: no limit",
+    )
+    max_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="tokens of all prompts and answers; the run stops (exit code 3) before it is "
+        "passed; null: no limit",
+    )
+    max_failed_rows: float = Field(
+        0.05,
+        ge=0,
+        description="rows that may fail before the run stops: a whole number counts rows, a number "
+        "below 1 is a fraction of the source's rows",
+    )
 
     def failed_rows_allowed(self, source_rows: int) -> int:
         """How many rows may fail before the run stops."""
         limit = self.max_failed_rows
         return int(limit if limit >= 1 else limit * source_rows)
-
-
-def engine_kind(config: LlmConfig) -> str:
-    """``vllm``, ``openai`` or ``transformers``: `auto` takes vLLM where it is installed."""
-    if config.engine != "auto":
-        return config.engine
-    from importlib.util import find_spec
-
-    return "vllm" if find_spec("vllm") else "transformers"

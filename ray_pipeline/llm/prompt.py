@@ -1,11 +1,11 @@
-"""Prompts are files: system, user template, sampling, and the form of a usable answer.
+"""Prompt files: system part, user template, sampling, and the format of a usable answer.
 
 ```yaml
 system: You rewrite quiz questions.
 user: |
   Rewrite as a question: {{ question }}
 examples:                                         # earlier turns of the chat, templates as well;
-  - {user: "...", assistant: "..."}               # one whose user part comes out empty is left out
+  - {user: "...", assistant: "..."}               # left out where the user part renders as empty
 sampling: {max_tokens: 64, temperature: 0.0}      # overrides the model's defaults
 answer: {format: text}                            # or {format: label, labels: [yes, no]}
                                                   # or {format: json, schema: {...}}
@@ -24,6 +24,8 @@ from typing import Any, Literal
 import jinja2
 import jinja2.sandbox
 import yaml
+from jinja2 import nodes
+from jinja2.meta import find_undeclared_variables
 from pydantic import Field, ValidationError, model_validator
 
 from ray_pipeline.core.config import Section
@@ -68,7 +70,7 @@ class _PromptFile(Section):
     answer: _Answer = _Answer()
 
 
-#: A prompt compiled: its system part, its user part, its examples.
+#: A compiled prompt: system part, user part, examples.
 _Templates = tuple[
     jinja2.Template | None, jinja2.Template, list[tuple[jinja2.Template, jinja2.Template]]
 ]
@@ -76,7 +78,7 @@ _Templates = tuple[
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt file, checked. ``identity`` is what a changed prompt changes."""
+    """One prompt file, checked."""
 
     name: str
     system: str | None
@@ -84,7 +86,7 @@ class Prompt:
     sampling: Mapping[str, Any]
     format: AnswerFormat
     allow_truncated: bool = False
-    #: Earlier turns of the chat, what the user said and what the model is to have answered.
+    #: Earlier turns of the chat: the user's part and the model's.
     examples: tuple[tuple[str, str], ...] = ()
 
     @classmethod
@@ -144,28 +146,30 @@ class Prompt:
         parts: dict[str, Any] = {"system": self.system, "user": self.user}
         parts |= {"sampling": sampling, "answer": answer}
         if self.examples:
-            parts["examples"] = [{"user": said, "assistant": so} for said, so in self.examples]
+            parts["examples"] = [
+                {"user": user, "assistant": reply} for user, reply in self.examples
+            ]
         return yaml.safe_dump(parts, sort_keys=False, allow_unicode=True)
 
     def variables(self) -> set[str]:
-        """Names that the templates use."""
-        import jinja2.meta
-
+        """Names without whose values the templates do not render."""
         sources = (self.system or "", self.user, *chain(*self.examples))
-        return set().union(
-            *(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(s)) for s in sources)
-        )
+        return set().union(*(_needed(_ENVIRONMENT.parse(source)) for source in sources))
 
     def render(self, **values: Any) -> tuple[Message, ...]:
-        """The chat messages for these values. A name the template lacks is an error."""
+        """The chat messages for these values.
+
+        Raises:
+            jinja2.UndefinedError: a template uses a name that is not among the values.
+        """
         system, user, examples = self._templates
         messages: list[Message] = []
         if system is not None:
             messages.append({"role": "system", "content": system.render(**values).strip()})
-        for said, so in examples:
-            if shown := said.render(**values).strip():
-                messages.append({"role": "user", "content": shown})
-                messages.append({"role": "assistant", "content": so.render(**values).strip()})
+        for question, answer in examples:
+            if text := question.render(**values).strip():
+                messages.append({"role": "user", "content": text})
+                messages.append({"role": "assistant", "content": answer.render(**values).strip()})
         return (*messages, {"role": "user", "content": user.render(**values).strip()})
 
     def merged_sampling(self, defaults: Sampling) -> Sampling:
@@ -178,7 +182,7 @@ class Prompt:
         return (
             compiled(self.system) if self.system else None,
             compiled(self.user),
-            [(compiled(said), compiled(so)) for said, so in self.examples],
+            [(compiled(user), compiled(reply)) for user, reply in self.examples],
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -189,8 +193,19 @@ class Prompt:
         self.__dict__.update(state)
 
 
-# Sandboxed: a prompt file may come from somewhere else than the code. Strict: a column that is
-# not there must not become an empty string in a paid request.
+# Sandboxed: a prompt file may come from somewhere else than the code. Strict: a missing value must
+# not become an empty string in a paid request.
 _ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=False, autoescape=False
 )
+
+
+def _needed(template: nodes.Template) -> set[str]:
+    """Variables of a template but for those that it does without: ``x is defined``, ``default``."""
+    optional = {
+        node.node.name
+        for node in template.find_all((nodes.Test, nodes.Filter))
+        if node.name in ("defined", "undefined", "default", "d")
+        and isinstance(node.node, nodes.Name)
+    }
+    return find_undeclared_variables(template) - _ENVIRONMENT.globals.keys() - optional

@@ -110,9 +110,3 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
-
-
-def prompt_bytes(request: Request) -> int:
-    """Bytes of UTF-8 in the messages and the schema."""
-    size = sum(len(message["content"].encode()) for message in request.messages)
-    return size + (len(orjson.dumps(request.format.schema)) if request.format.schema else 0)

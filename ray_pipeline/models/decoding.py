@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_pipeline.core.errors import UserError, first_line
 from ray_pipeline.models.text import TextConfig, Tokeniser, text_config
 
 #: The question itself, for models of which nobody wrote down what they were trained on.
@@ -104,21 +103,3 @@ def trained_format(folder: str | Path, tokenizer: Any) -> TextConfig:
     if recorded is not None:
         return recorded
     return TextConfig(style="chat") if getattr(tokenizer, "chat_template", None) else AS_IS
-
-
-def load_tokenizer(folder: str) -> Any:
-    """A model's tokenizer.
-
-    Raises:
-        UserError: the folder has none that can be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        reason = first_line(error)
-        raise UserError(
-            f"the tokenizer of {folder} cannot be loaded: {reason}. Save it beside the model: "
-            "tokenizer.save_pretrained(folder)"
-        ) from None

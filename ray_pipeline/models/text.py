@@ -13,14 +13,11 @@ and answer, the two are tokenised apart.
 from __future__ import annotations
 
 import difflib
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from ray_pipeline.core.config import AddedWith, Section
@@ -49,61 +46,34 @@ class TextConfig(Section):
     """How a row becomes a training text."""
 
     style: Literal["auto", "chat", "plain"] = Field(
-        "auto", description="chat: the tokenizer's template; auto: chat where it has one"
+        "auto",
+        description="how the text is made: chat uses the tokenizer's template, plain uses "
+        "`prompt` and `answer`; auto: chat if the tokenizer has a template",
     )
-    system: str | None = Field(None, description="system message of the chat")
-    prompt: str = Field("Question: {question}\nAnswer:", description="the plain style's prompt")
-    answer: str = Field(" {answer}", description="what follows the plain style's prompt")
-    question_column: str = "question"
-    answer_column: str = "answer"
-    max_tokens: int = Field(512, ge=2, description="tokens of a text; the seed's 512")
+    system: str | None = Field(None, description="system message of the chat style; null: none")
+    prompt: str = Field(
+        "Question: {question}\nAnswer:",
+        description="prompt of the plain style, with {question} in it",
+    )
+    answer: str = Field(
+        " {answer}", description="what follows the prompt in the plain style, with {answer} in it"
+    )
+    question_column: str = Field(
+        "question", description="column of the question, or of the instruction"
+    )
+    answer_column: str = Field("answer", description="column of the answer, or of the response")
+    max_tokens: int = Field(
+        512, ge=2, description="tokens of a text, at most; 512 as in the original experiment"
+    )
     overlong: Literal["cut_answer", "drop"] = Field(
         "cut_answer",
-        description="a longer text loses the end of its answer, or is dropped whole",
+        description="what happens to a longer text: its answer is truncated, or the row is dropped",
     )
     learn: Annotated[Literal["answer", "all"], AddedWith("answer")] = Field(
-        "answer", description="all: the prompt's tokens too, but the first, which none predicts"
+        "answer",
+        description="which tokens are learnt: those of the answer; or all, except the first, "
+        "which nothing predicts",
     )
-
-
-@dataclass
-class TokenAccount:
-    """Where the rows went: ``rows = kept + sum(dropped.values())``."""
-
-    rows: int = 0
-    kept: int = 0
-    #: Rows by reason: see the constants of this module.
-    dropped: Counter[str] = field(default_factory=Counter)
-    #: Kept rows whose answer lost its end, and the tokens that they lost.
-    answers_cut: int = 0
-    tokens_cut: int = 0
-    #: Tokens of the kept rows, and those that are learnt.
-    tokens: int = 0
-    answer_tokens: int = 0
-
-    def add(self, table: pa.Table) -> None:
-        """Count a table that `Tokeniser` made."""
-        kept = table.filter(pc.equal(table["status"], KEPT))
-        self.rows += table.num_rows
-        self.kept += kept.num_rows
-        reasons = table["reason"].drop_null().value_counts().to_pylist()
-        self.dropped.update({entry["values"]: entry["counts"] for entry in reasons})
-        self.answers_cut += pc.sum(pc.greater(kept["tokens_cut"], 0)).as_py() or 0
-        self.tokens_cut += pc.sum(kept["tokens_cut"]).as_py() or 0
-        self.tokens += pc.sum(pc.list_value_length(kept["input_ids"])).as_py() or 0
-        self.answer_tokens += pc.sum(pc.list_flatten(kept["answer_mask"])).as_py() or 0
-
-    def to_json(self) -> dict[str, Any]:
-        """The account as plain data, for metrics and the report."""
-        return {**self.__dict__, "dropped": dict(sorted(self.dropped.items()))}
-
-
-def account_of(tables: Iterable[pa.Table]) -> TokenAccount:
-    """The account of all rows in tables that `Tokeniser` made."""
-    account = TokenAccount()
-    for table in tables:
-        account.add(table)
-    return account
 
 
 @dataclass(frozen=True)

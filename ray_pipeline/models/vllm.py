@@ -1,12 +1,36 @@
-"""TODO."""
+"""How vLLM is started on this machine: its arguments, its settings, its end."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-#: That vLLM's processes get to end by themselves.
+#: Seconds that vLLM's processes get to end by themselves.
 SHUTDOWN_SECONDS = 30.0
+
+
+#: Arguments of vLLM's engine that say where and how fast it computes, not what.
+EXECUTION_ARGUMENTS = frozenset(
+    {
+        "data_parallel_size",
+        "disable_log_stats",
+        "distributed_executor_backend",
+        "enable_chunked_prefill",
+        "enable_prefix_caching",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "pipeline_parallel_size",
+        "swap_space",
+        "tensor_parallel_size",
+    }
+)
+
+
+def changing(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of vLLM's engine that may change what it answers: all but the known others."""
+    return {name: value for name, value in arguments.items() if name not in EXECUTION_ARGUMENTS}
 
 
 def engine_arguments(model: str, **settings: Any) -> dict[str, Any]:

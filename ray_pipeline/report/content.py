@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ray_pipeline.core.rows import DROPPED, FAILED
+from ray_pipeline.core.rows import DROPPED, FAILED, reason_code
 from ray_pipeline.core.storage import Storage, filesystem
 from ray_pipeline.report.sections.effort import EffortRow, effort
 from ray_pipeline.report.sections.embedding_map import EmbeddingMap, embedding_map
@@ -31,6 +31,7 @@ from ray_pipeline.report.sections.versions import Versions, versions
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.ledger import LedgerEntry
 from ray_pipeline.rundir.reader import RunReader
+from ray_pipeline.rundir.rows import Rows
 
 #: Columns whose rows with one value have one text in common.
 SHARED = ("same_question_group", "same_answer_group")
@@ -237,15 +238,21 @@ def _reasons(reader: RunReader) -> Iterator[ReasonLine]:
         account = entry.account
         for code, rows in sorted(account.reasons.items(), key=lambda pair: (-pair[1], pair[0])):
             some = examples.get((account.name, code), [])
-            status = some[0].status if some else _likely_status(account, code)
+            status = some[0].status if some else _status(reader, account, code)
             yield ReasonLine(account.name, status, code, rows, account.rows_in, some)
 
 
-def _likely_status(account: StageAccount, code: str) -> str:
-    """What became of rows that left for a reason of which no row was looked at."""
+def _status(reader: RunReader, account: StageAccount, code: str) -> str:
+    """What became of the rows that a stage let go for a reason: they say it themselves."""
     if not account.failed or not account.dropped:
         return FAILED if account.failed else DROPPED
-    return FAILED if code.startswith(("error:", "llm:")) else DROPPED
+    for batch in Rows(reader, account.name, reason=code, columns=["status", "reason"]):
+        for status, reason in zip(
+            batch["status"].to_pylist(), batch["reason"].to_pylist(), strict=True
+        ):
+            if reason_code(reason) == code:
+                return str(status)
+    return DROPPED  # the parts that held them are gone
 
 
 def _llms(reader: RunReader) -> Iterator[LlmLine]:

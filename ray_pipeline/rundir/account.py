@@ -61,6 +61,13 @@ class StageAccount:
             self.llm = self.llm or LlmUsage()
             self.llm.add(other.llm)
 
+    def forget_failed(self, rows: pa.Table) -> None:
+        """Take failed rows out of the account: they are about to enter the stage again."""
+        gone = StageAccount.of(self.name, rows.num_rows, rows)
+        self.rows_in -= gone.failed
+        self.failed -= gone.failed
+        self.reasons = dict(Counter(self.reasons) - Counter(gone.reasons))
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, as it stands in the ledger."""
         return asdict(self)

@@ -21,15 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_pipeline.core.columns import is_vector
-from ray_pipeline.core.config import Execution
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS, KEPT, reason_code
 from ray_pipeline.core.text import plain, shortened
-from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
+from ray_pipeline.rundir.effects import Effect, Effects, flat
 from ray_pipeline.rundir.reader import RunReader, SegmentFolder, text_columns
 from ray_pipeline.rundir.units import Unit
 
-Effect = Literal["identity", "execution"]
 #: Row ids from one up to below another; None: all.
 _Ids = tuple[str, str] | None
 
@@ -37,11 +35,6 @@ _Ids = tuple[str, str] | None
 _ROWS_AT_A_TIME = 200_000
 #: Rows that are shown of each kind, and characters of a text.
 _EXAMPLES, _TEXT = 5, 400
-#: Top-level keys that change where, how fast or how far a run goes, never what a row becomes.
-_EXECUTION = {"address", "autoscaling", "budget", "export", "job", "name", "run_dir"}
-_EXECUTION |= {"save_every_stage", "unit_rows"}
-#: Keys of a stage that every kind of stage marks as execution.
-_STAGE_EXECUTION = {"actors", "batch_size", "concurrency", "num_cpus", "num_gpus"}
 _NUMBERS = ("rows_in", "created", "kept", "dropped", "failed")
 
 
@@ -144,12 +137,13 @@ class RunDiff:
 
 def diff(reader_a: RunReader, reader_b: RunReader) -> RunDiff:
     """Compare two runs, finished or not."""
+    effects = Effects(reader_a, reader_b)
     return RunDiff(
         a=reader_a.storage.uri(),
         b=reader_b.storage.uri(),
         status=(reader_a.ledger.status, reader_b.ledger.status),
         config=[
-            replace(change, effect=_effect(change.key))
+            replace(change, effect=effects.of(change.key))
             for change in _changed(reader_a.config, reader_b.config)
         ],
         stages=list(_stages(reader_a, reader_b)),
@@ -160,39 +154,11 @@ def diff(reader_a: RunReader, reader_b: RunReader) -> RunDiff:
     )
 
 
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    if not isinstance(value, dict) or (key and not value):
-        return {key: value}
-    found: dict[str, Any] = {}
-    for name, inner in value.items():
-        found |= _flat(inner, f"{key}.{name}" if key else str(name))
-    return found
-
-
 def _changed(a: dict[str, Any], b: dict[str, Any]) -> list[Changed]:
-    flat_a, flat_b = _flat(a), _flat(b)
+    flat_a, flat_b = flat(a), flat(b)
     keys = sorted({*flat_a, *flat_b})
     pairs = [Changed(key, flat_a.get(key), flat_b.get(key)) for key in keys]
     return [pair for pair in pairs if pair.a != pair.b]
-
-
-def _effect(key: str) -> Effect | None:
-    """Whether a key of the configuration can change rows, as far as the key tells."""
-    top, _, rest = key.partition(".")
-    if top in _EXECUTION:
-        return "execution"
-    if key == "source.path":
-        return None  # what the files hold counts, not where they lie
-    if top in ("seed", "source", "embedder"):
-        return "identity"
-    last = rest.split(".")[1] if "." in rest else ""
-    if top == "llms":
-        info = LlmConfig.model_fields.get(last)
-        return None if info is None else "execution" if Execution in info.metadata else "identity"
-    if top == "stages":
-        return "execution" if last in _STAGE_EXECUTION else None
-    return None
 
 
 def _stages(reader_a: RunReader, reader_b: RunReader) -> Iterator[StageDiff]:
@@ -308,7 +274,7 @@ class _Rows:
     def __init__(self, reader_a: RunReader, reader_b: RunReader) -> None:
         self.a, self.b = _Side.of(reader_a), _Side.of(reader_b)
         # Vectors are left aside: they differ in the last digit where nothing else does.
-        self.common = [n for n in self.a.columns if n in self.b.columns and self._is_told(n)]
+        self.common = [n for n in self.a.columns if n in self.b.columns and self._is_compared(n)]
         self.found = RowsDiff(
             columns_a=[name for name in self.a.columns if name not in self.b.columns],
             columns_b=[name for name in self.b.columns if name not in self.a.columns],
@@ -316,7 +282,7 @@ class _Rows:
         self._why: dict[str, Counter[str]] = {"a": Counter(), "b": Counter()}
         self._examples: dict[str, list[tuple[str, Any]]] = {"a": [], "b": [], "changed": []}
 
-    def _is_told(self, name: str) -> bool:
+    def _is_compared(self, name: str) -> bool:
         return not is_vector(self.a.columns[name]) and not is_vector(self.b.columns[name])
 
     def compare(self) -> RowsDiff:
@@ -401,10 +367,10 @@ class _Rows:
             return
         parents = {row.parent_id for row in only.values() if row.parent_id is not None}
         ends = other.ends(other_units, {*only, *parents})
-        told = {row_id: _told(row_id, row.parent_id, ends) for row_id, row in only.items()}
-        self._why[which].update(told.values())
+        where = {i: _ended(i, row.parent_id, ends) for i, row in only.items()}
+        self._why[which].update(where.values())
         for row_id in heapq.nsmallest(_EXAMPLES, only):
-            unit, end = only[row_id].unit, told[row_id]
+            unit, end = only[row_id].unit, where[row_id]
             self._show(which, row_id, partial(_example, side, unit, row_id, end))
 
     def _columns(self, row_id: str, unit_a: Unit, unit_b: Unit) -> ChangedRow:
@@ -428,7 +394,7 @@ class _Rows:
             del shown[_EXAMPLES:]
 
 
-def _told(row_id: str, parent_id: str | None, ends: dict[str, str]) -> str:
+def _ended(row_id: str, parent_id: str | None, ends: dict[str, str]) -> str:
     if row_id in ends:
         return ends[row_id]
     if parent_id in ends:

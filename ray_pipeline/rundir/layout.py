@@ -1,6 +1,56 @@
-"""What the parts of an experiment on subsets call things in the run directory."""
+"""Names in the run directory: folders, files, and columns that several packages share."""
 
 from __future__ import annotations
+
+#: Written last of a segment: it is complete.
+DONE = "done.json"
+
+
+def segment_folder(index: int, stage: str) -> str:
+    """Where a segment lies, relative to the run directory.
+
+    Args:
+        index: position of its last stage in the job, from 1; 0 for the source alone.
+        stage: name of that stage.
+    """
+    return f"stages/{index:02d}-{stage}"
+
+
+def rows_folder(folder: str) -> str:
+    """Where a segment's parts lie."""
+    return f"{folder}/rows"
+
+
+def part_path(folder: str, unit_id: str) -> str:
+    """Where a segment's part of a unit lies."""
+    return f"{rows_folder(folder)}/part-{unit_id}.parquet"
+
+
+def part_of(path: str) -> tuple[str, str]:
+    """The segment's folder and the unit of a part: the inverse of `part_path`."""
+    folder, _, name = path.rpartition("/rows/part-")
+    return folder, name.removesuffix(".parquet")
+
+
+def decisions_folder(folder: str) -> str:
+    """Where the decisions of a segment lie."""
+    return f"{folder}/decisions"
+
+
+def decisions_path(folder: str, unit_id: str) -> str:
+    """Where the decisions on a unit's rows lie; there is no file when all of them are kept."""
+    return f"{decisions_folder(folder)}/part-{unit_id}.parquet"
+
+
+def work_folder(folder: str) -> str:
+    """Where a stage that makes files keeps what it has not finished, as its learning curve."""
+    return f"{folder}/work"
+
+
+def responses_folder(stage: str, unit_id: str) -> str:
+    """Where the responses of a language model about a unit's rows lie."""
+    return f"responses/{stage}/{unit_id}"
+
 
 #: Folder of the records that the trainings leave.
 CELLS = "experiment/cells"

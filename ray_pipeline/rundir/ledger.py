@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import orjson
@@ -13,6 +13,7 @@ import orjson
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.layout import DONE
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "budget_exhausted"]
 
@@ -100,6 +101,8 @@ class Done:
     digest: str
     units: int
     accounts: list[StageAccount]
+    #: What each stage's fingerprint was made of, by its name; empty in runs of earlier versions.
+    identities: dict[str, Any] = field(default_factory=dict)
 
     def save(self, storage: Storage, folder: str) -> None:
         """Write it; the last thing that is written of a segment."""
@@ -109,15 +112,17 @@ class Done:
             "digest": self.digest,
             "units": self.units,
             "accounts": [account.to_json() for account in self.accounts],
+            "identities": self.identities,
         }
-        storage.write_bytes(f"{folder}/done.json", orjson.dumps(data, option=orjson.OPT_INDENT_2))
+        storage.write_bytes(f"{folder}/{DONE}", orjson.dumps(data, option=orjson.OPT_INDENT_2))
 
     @classmethod
     def load(cls, storage: Storage, folder: str) -> Done | None:
         """Read it, or None."""
-        raw = storage.read_bytes(f"{folder}/done.json")
+        raw = storage.read_bytes(f"{folder}/{DONE}")
         if raw is None:
             return None
-        data = orjson.loads(raw)
+        known = {item.name for item in fields(cls)}
+        data = {name: value for name, value in orjson.loads(raw).items() if name in known}
         data["accounts"] = [StageAccount.from_json(account) for account in data["accounts"]]
         return cls(**data)

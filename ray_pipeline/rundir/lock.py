@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import socket
 import threading
@@ -31,17 +32,17 @@ _ABANDONED_AFTER = 30.0
 
 
 @contextlib.contextmanager
-def run_lock(storage: Storage, tell: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+def run_lock(storage: Storage, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Hold the run directory for this process.
 
     Args:
         storage: the run directory.
-        tell: is told when it has to wait for the workers of a killed run.
+        say: takes a line when the run has to wait for the workers of a killed one.
 
     Raises:
         UserError: another run holds it; the message names that run.
     """
-    holder = _local_lock(storage, tell) if storage.is_local else _heartbeat_lock(storage)
+    holder = _local_lock(storage, say) if storage.is_local else _heartbeat_lock(storage)
     with holder:
         yield
 
@@ -65,14 +66,14 @@ def _refuse(storage: Storage, owner: dict[str, Any]) -> UserError:
 
 
 @contextlib.contextmanager
-def _local_lock(storage: Storage, tell: Callable[[str], None]) -> Iterator[None]:
+def _local_lock(storage: Storage, say: Callable[[str], None]) -> Iterator[None]:
     with _lock_file(storage) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise _refuse(storage, orjson.loads(file.read() or b"{}")) from None
-        _wait_for_workers(storage, tell)
+        _wait_for_workers(storage, say)
         file.truncate(0)
         file.write(orjson.dumps(_owner()))
         file.flush()
@@ -91,10 +92,10 @@ def _lock_file(storage: Storage) -> IO[bytes]:
         ) from None
 
 
-def _wait_for_workers(storage: Storage, tell: Callable[[str], None]) -> None:
+def _wait_for_workers(storage: Storage, say: Callable[[str], None]) -> None:
     with storage.local_path(_WORKERS_LOCK).open("a+b") as file:
         deadline = time.monotonic() + 60
-        told = False
+        said = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,14 +106,18 @@ def _wait_for_workers(storage: Storage, tell: Callable[[str], None]) -> None:
                         f"{storage.uri()}: workers of an earlier run are still alive after a "
                         "minute; stop them (ray stop) or give this run another directory"
                     ) from None
-                if not told:
-                    tell("waiting for the workers of an earlier, killed run to end")
-                    told = True
+                if not said:
+                    say("waiting for the workers of an earlier, killed run to end")
+                    said = True
                 time.sleep(0.1)
 
 
+@functools.cache
 def hold_as_worker(storage: Storage) -> IO[bytes] | None:
-    """Share the workers' lock for as long as the returned file is open (the process' life)."""
+    """Share the workers' lock of a run for as long as this process lives.
+
+    Returns: the locked file, which the cache keeps open; None on object storage.
+    """
     if not storage.is_local:
         return None
     file = storage.local_path(_WORKERS_LOCK).open("a+b")

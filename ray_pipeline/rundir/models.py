@@ -34,7 +34,7 @@ def find_model(name: str) -> str:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file() and (there := _models(Storage(str(folder)))):
+        if not (folder / "config.json").is_file() and (there := model_names(Storage(str(folder)))):
             raise UserError(
                 f"folder '{name}' is a run, not a model: name one of its models, as "
                 f"{name}:{there[-1]} (it has {', '.join(there)})"
@@ -47,7 +47,7 @@ def find_model(name: str) -> str:
 
 def _model_of_run(run: str, model: str) -> str:
     storage = Storage(run)
-    there = _models(storage)
+    there = model_names(storage)
     if model in there:
         return get_model(storage, model)
     if there:
@@ -58,8 +58,8 @@ def _model_of_run(run: str, model: str) -> str:
     )
 
 
-def _models(storage: Storage) -> list[str]:
-    """Names of a run's models that are complete."""
+def model_names(storage: Storage) -> list[str]:
+    """Names of the models that a run has finished training."""
     try:
         paths = [path.split("/") for path in storage.list("models", recursive=True)]
     except OSError as error:

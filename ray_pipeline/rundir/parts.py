@@ -7,9 +7,12 @@ attempt at a unit writes the same name, so that repeating one is harmless.
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import orjson
 import pyarrow as pa
@@ -19,8 +22,15 @@ from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.rows import kept
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.layout import part_of, part_path
 
 _FOOTER_KEY = b"ray_pipeline"
+#: Files up to this size are read whole. Parquet's reader fetches as much of a file's end for the
+#: footer alone, so that the rows of a small part cost no further request on object storage.
+_READ_AT_ONCE = 64 * 1024
+#: What `OpenedParts` keeps: at most 64 MiB of small parts, and some 20 MiB of footers.
+_PARTS_KEPT = 1_000
+_INFOS_KEPT = 10_000
 
 
 @dataclass(frozen=True)
@@ -35,11 +45,6 @@ class PartInfo:
     digest: str
     rows: int
     accounts: list[StageAccount]
-
-
-def part_path(folder: str, unit_id: str) -> str:
-    """Where a segment's part of a unit lies, relative to the run directory."""
-    return f"{folder}/rows/part-{unit_id}.parquet"
 
 
 def write_part(
@@ -77,23 +82,138 @@ def _digest(rows: pa.Table) -> str:
     return hashlib.blake2b(sink.getvalue(), digest_size=16).hexdigest()
 
 
-def read_info(storage: Storage, path: str) -> PartInfo | None:
-    """A part's footer, or None when there is no part, or one that a power loss left torn."""
+class Part:
+    """A committed part, opened once: its footer is here, its rows are read when asked for.
+
+    Args:
+        uri: names it in messages.
+        file: the open file, or all of its bytes.
+    """
+
+    def __init__(self, uri: str, file: pa.NativeFile | pa.Buffer) -> None:
+        self._uri = uri
+        self._file = file
+        self._metadata = pq.read_metadata(self._source())
+        self.schema: pa.Schema = self._metadata.schema.to_arrow_schema().remove_metadata()
+
+    def _source(self) -> pa.NativeFile:
+        return pa.BufferReader(self._file) if self.is_in_memory else self._file
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the file was small enough to be read whole."""
+        return isinstance(self._file, pa.Buffer)
+
+    @cached_property
+    def info(self) -> PartInfo:
+        """What the footer says about how the part came to be."""
+        footer = orjson.loads(self._metadata.metadata[_FOOTER_KEY])
+        return PartInfo(
+            fingerprint=footer["fingerprint"],
+            input_digest=footer["input_digest"],
+            digest=footer["digest"],
+            rows=self._metadata.num_rows,
+            accounts=[StageAccount.from_json(account) for account in footer["accounts"]],
+        )
+
+    def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows, kept, dropped and failed ones; all columns, or those named.
+
+        Raises:
+            RunError: the file cannot be read, or has no such column.
+        """
+        names = self.schema.names if columns is None else list(columns)
+        if missing := set(names) - set(self.schema.names):
+            raise RunError(f"cannot read {self._uri}: it has no column {sorted(missing)}")
+        try:
+            parquet = pq.ParquetFile(self._source(), metadata=self._metadata, pre_buffer=True)
+            return parquet.read(names).replace_schema_metadata(None).select(names)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(f"cannot read {self._uri}: {error}") from error
+
+
+def open_part(storage: Storage, path: str) -> Part | None:
+    """A part, or None when there is none, or one that a power loss left torn.
+
+    Raises:
+        RunError: storage failed.
+    """
     try:
-        with storage.open(path) as file:
-            metadata = pq.read_metadata(file)
+        file = storage.open(path)
+        whole = file.size() <= _READ_AT_ONCE
+        return Part(storage.uri(path), file.read_buffer() if whole else file)
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
     except OSError as error:
         raise RunError(f"cannot read {storage.uri(path)}: {error}") from error
-    footer = orjson.loads(metadata.metadata[_FOOTER_KEY])
-    return PartInfo(
-        fingerprint=footer["fingerprint"],
-        input_digest=footer["input_digest"],
-        digest=footer["digest"],
-        rows=metadata.num_rows,
-        accounts=[StageAccount.from_json(account) for account in footer["accounts"]],
+
+
+class OpenedParts:
+    """Parts of one run that were looked at already: nobody opens the same file twice.
+
+    Memory is bounded: of the parts that were used last, the small ones are kept whole, and of more
+    of them the footers. Safe to use from several threads.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._lock = threading.Lock()
+        self._parts: OrderedDict[str, Part] = OrderedDict()
+        self._infos: OrderedDict[str, PartInfo] = OrderedDict()
+
+    def open(self, path: str) -> Part | None:
+        """As `open_part`."""
+        with self._lock:
+            part = self._parts.get(path)
+        if part is None:
+            part = open_part(self._storage, path)
+            if part is not None:
+                self._keep(path, part)
+        return part
+
+    def info(self, path: str) -> PartInfo | None:
+        """As `read_info`."""
+        with self._lock:
+            info = self._infos.get(path)
+        if info is None and (part := self.open(path)) is not None:
+            info = part.info
+        return info
+
+    def _keep(self, path: str, part: Part) -> None:
+        with self._lock:
+            self._infos[path] = part.info
+            if part.is_in_memory:
+                self._parts[path] = part
+            while len(self._infos) > _INFOS_KEPT:
+                self._infos.popitem(last=False)
+            while len(self._parts) > _PARTS_KEPT:
+                self._parts.popitem(last=False)
+
+
+def missing_part(storage: Storage, path: str) -> RunError:
+    """The error of a part that was committed and is gone: which one, and how to make it again."""
+    folder, unit_id = part_of(path)
+    return RunError(
+        f"{storage.uri(folder)}: unit {unit_id} is missing: delete that folder and run again"
     )
+
+
+def existing_part(storage: Storage, path: str) -> Part:
+    """A part that must be there.
+
+    Raises:
+        RunError: it is gone or torn; the message says what to do.
+    """
+    part = open_part(storage, path)
+    if part is None:
+        raise missing_part(storage, path)
+    return part
+
+
+def read_info(storage: Storage, path: str) -> PartInfo | None:
+    """A part's footer, or None when there is no part, or one that a power loss left torn."""
+    part = open_part(storage, path)
+    return None if part is None else part.info
 
 
 def read_infos(storage: Storage, folder: str, unit_ids: Sequence[str]) -> list[PartInfo | None]:
@@ -103,12 +223,24 @@ def read_infos(storage: Storage, folder: str, unit_ids: Sequence[str]) -> list[P
         return list(threads.map(lambda path: read_info(storage, path), paths))
 
 
+def existing_infos(storage: Storage, folder: str, unit_ids: Sequence[str]) -> list[PartInfo]:
+    """The footers of a segment's parts, all of which must be there.
+
+    Raises:
+        RunError: one is gone; the message names it.
+    """
+    infos = []
+    for unit_id, info in zip(unit_ids, read_infos(storage, folder, unit_ids), strict=True):
+        if info is None:
+            raise missing_part(storage, part_path(folder, unit_id))
+        infos.append(info)
+    return infos
+
+
 def read_rows(storage: Storage, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows of a part, kept, dropped and failed ones; all columns, or those named."""
-    try:
-        with storage.open(path) as file:
-            return pq.read_table(file, columns=columns and list(columns)).replace_schema_metadata(
-                None
-            )
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"cannot read {storage.uri(path)}: {error}") from error
+    """All rows of a part that must be there; all columns, or those named.
+
+    Raises:
+        RunError: it is gone or cannot be read.
+    """
+    return existing_part(storage, path).rows(columns)

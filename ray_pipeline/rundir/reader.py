@@ -1,4 +1,4 @@
-"""Reads a run directory, finished or running: its account, its units, and its rows where they rest.
+"""Reads a run directory, finished or running: its account, its units and their parts.
 
 Nothing but the directory is needed: not the job, not the source, not Ray. At most one part is in
 memory at a time, however large the run is.
@@ -10,7 +10,7 @@ import difflib
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
@@ -27,17 +27,17 @@ import yaml
 from ray_pipeline.core.columns import is_text
 from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import RunError, UserError
-from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT, reason_code
+from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 from ray_pipeline.core.storage import Storage, filesystem
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
-from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
-from ray_pipeline.rundir.parts import PartInfo, part_path, read_info, read_rows
+from ray_pipeline.rundir.layout import part_path, responses_folder, rows_folder, segment_folder
+from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
+from ray_pipeline.rundir.parts import OpenedParts, Part, PartInfo, missing_part
 from ray_pipeline.rundir.responses import read_records
 from ray_pipeline.rundir.units import Unit
 
 _T = TypeVar("_T")
 
-STATUSES = (KEPT, DROPPED, FAILED)
 #: How many digits of a row id are enough to look for it.
 SHORTEST_PREFIX = 6
 #: Text columns that are shown when the configuration maps none.
@@ -94,6 +94,8 @@ class RunReader:
         if raw is None:
             raise UserError(f"{uri}: not a run directory (no ledger.json){_runs_nearby(uri)}")
         self.ledger = _ledger(raw, self.storage.uri("ledger.json"))
+        self._parts = OpenedParts(self.storage)
+        self._schemas: dict[str, pa.Schema] = {}
 
     @cached_property
     def config_text(self) -> str:
@@ -163,15 +165,29 @@ class RunReader:
         return found[::-1]
 
     def _segment_ending_with(self, entry: LedgerEntry) -> SegmentFolder | None:
-        folder = f"stages/{entry.index:02d}-{entry.account.name}"
-        committed = set(self.storage.list(f"{folder}/rows"))
+        folder = segment_folder(entry.index, entry.account.name)
+        committed = set(self.storage.list(rows_folder(folder)))
         for unit in self.units:
             path = part_path(folder, unit.unit_id)
-            info = read_info(self.storage, path) if path in committed else None
+            info = self._parts.info(path) if path in committed else None
             if info is not None and info.fingerprint == entry.fingerprint:
                 names = tuple(account.name for account in info.accounts)
                 return SegmentFolder(folder, entry.fingerprint, names)
         return None
+
+    @cached_property
+    def identities(self) -> dict[str, Any]:
+        """What the fingerprints of complete stages were made of, by stage.
+
+        Stages are missing that did not complete, or that an earlier version of this code ran.
+        """
+        found: dict[str, Any] = {}
+        for entry in self.ledger.entries:
+            folder = segment_folder(entry.index, entry.account.name)
+            done = Done.load(self.storage, folder)
+            if done is not None and done.fingerprint == entry.fingerprint:
+                found |= done.identities
+        return found
 
     def entry(self, stage: str) -> LedgerEntry:
         """A stage's line of the ledger.
@@ -196,22 +212,38 @@ class RunReader:
 
     def part_info(self, segment: SegmentFolder, unit: Unit) -> PartInfo | None:
         """The footer of a unit's part; None when it is not committed by this run's stages."""
-        info = read_info(self.storage, part_path(segment.folder, unit.unit_id))
+        info = self._parts.info(part_path(segment.folder, unit.unit_id))
         return info if info is not None and info.fingerprint == segment.fingerprint else None
+
+    def _part(self, segment: SegmentFolder, unit: Unit) -> Part | None:
+        """A unit's part; None when it is not committed by this run's stages."""
+        part = self._parts.open(part_path(segment.folder, unit.unit_id))
+        is_ours = part is not None and part.info.fingerprint == segment.fingerprint
+        return part if is_ours else None
 
     def part(self, segment: SegmentFolder, unit: Unit) -> pa.Table | None:
         """All rows of a unit after a segment; None when it is not committed."""
-        if self.part_info(segment, unit) is None:
-            return None
-        return read_rows(self.storage, part_path(segment.folder, unit.unit_id))
+        part = self._part(segment, unit)
+        return None if part is None else part.rows()
+
+    def rows_of(self, segment: SegmentFolder, unit: Unit, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a committed unit's rows.
+
+        Raises:
+            RunError: the part is gone, or has no such column.
+        """
+        part = self._part(segment, unit)
+        if part is None:
+            raise missing_part(self.storage, part_path(segment.folder, unit.unit_id))
+        return part.rows(columns)
 
     def schema(self, segment: SegmentFolder) -> pa.Schema:
         """Columns of a segment's rows, as the first committed part has them."""
-        for unit in self.units:
-            if self.part_info(segment, unit) is not None:
-                with self.storage.open(part_path(segment.folder, unit.unit_id)) as file:
-                    return pq.read_schema(file)
-        return pa.schema([])
+        if segment.folder not in self._schemas:
+            parts = (self._part(segment, unit) for unit in self.units)
+            first = next((part for part in parts if part is not None), None)
+            self._schemas[segment.folder] = pa.schema([]) if first is None else first.schema
+        return self._schemas[segment.folder]
 
     def columns(
         self, segment: SegmentFolder, unit: Unit, names: Collection[str]
@@ -220,20 +252,13 @@ class RunReader:
 
         Returns: None when the unit is not committed.
         """
-        if self.part_info(segment, unit) is None:
+        part = self._part(segment, unit)
+        if part is None:
             return None
-        path = part_path(segment.folder, unit.unit_id)
-        try:
-            with self.storage.open(path) as file:
-                parquet = pq.ParquetFile(file)
-                there = [name for name in names if name in parquet.schema_arrow.names]
-                table = parquet.read(there).replace_schema_metadata(None)
-                rows = parquet.metadata.num_rows
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(f"cannot read {self.storage.uri(path)}: {error}") from error
-        missing = {name: pa.nulls(rows) for name in names if name not in there}
-        for name, nulls in missing.items():
-            table = table.append_column(name, nulls)
+        table = part.rows([name for name in names if name in part.schema.names])
+        for name in names:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(part.info.rows))
         return table.select(list(names))
 
     def each_unit(
@@ -253,53 +278,6 @@ class RunReader:
         for unit, info in _in_threads(lambda unit: self.part_info(segment, unit), wanted):
             if info is not None:
                 yield unit, info
-
-    def rows(
-        self, stage: str, status: str | None = None, reason: str | None = None, limit: int = 20
-    ) -> list[dict[str, Any]]:
-        """The first rows that `iter_rows` finds."""
-        return list(islice(self.iter_rows(stage, status, reason), limit))
-
-    def iter_rows(
-        self, stage: str, status: str | None = None, reason: str | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Rows of a stage: those it dropped or failed, and those it kept (see `kept_note`).
-
-        Args:
-            stage: named as in the ledger.
-            status: only rows with this status.
-            reason: only rows whose reason begins so.
-
-        Raises:
-            UserError: no such stage or status.
-        """
-        self.entry(stage)
-        if status is not None and status not in STATUSES:
-            raise UserError(f"status {status!r}: no row has it{nearest(status, STATUSES)}")
-        segment = self.segment_of(stage)
-        return iter(()) if segment is None else self._iter_rows(segment, stage, status, reason)
-
-    def _iter_rows(
-        self, segment: SegmentFolder, stage: str, status: str | None, reason: str | None
-    ) -> Iterator[dict[str, Any]]:
-        for unit, info in self.part_infos(segment):
-            if not _may_hold(info, stage, status, reason):
-                continue
-            rows = read_rows(self.storage, part_path(segment.folder, unit.unit_id))
-            yield from rows.filter(_mask(rows, stage, status, reason)).to_pylist()
-
-    def kept_note(self, stage: str) -> str | None:
-        """What to know about a stage's kept rows where it has none of its own."""
-        segment = self.segment_of(stage)
-        if segment is None and self.made_by(stage) is not None:
-            return f"{stage} makes files: the rows it kept are those of the stage before it"
-        if segment is None or segment.stages[-1] == stage:
-            return None
-        others = ", ".join(name for name in segment.stages if name != stage)
-        return (
-            f"{stage} ran and committed together with {others}: its kept rows are shown as they "
-            f"left {segment.stages[-1]}. save_every_stage: true keeps every stage's own"
-        )
 
     def find(self, row_id: str) -> tuple[str, Unit]:
         """A row's whole id and its unit.
@@ -333,14 +311,10 @@ class RunReader:
         is_first = segment is self.segments[0]
         if info is None or not (is_first or any(account.created for account in info.accounts)):
             return []
-        path = part_path(segment.folder, unit.unit_id)
-        try:
-            with self.storage.open(path) as file:
-                ids = pq.read_table(file, columns=["row_id"])["row_id"]
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(f"cannot read {self.storage.uri(path)}: {error}") from error
-        matches: list[str] = ids.filter(pc.starts_with(ids, prefix)).to_pylist()
-        return matches
+        rows = self.columns(segment, unit, ["row_id"])
+        assert rows is not None  # it has a footer
+        ids: list[str] = rows["row_id"].filter(pc.starts_with(rows["row_id"], prefix)).to_pylist()
+        return ids
 
     def answers(self, stage: str, unit: Unit, row_id: str) -> list[Answer]:
         """What a language model answered about a row at a stage, oldest first.
@@ -350,7 +324,7 @@ class RunReader:
         """
         mine: list[dict[str, Any]] = []
         rejected: set[str] = set()
-        for record in read_records(self.storage, f"responses/{stage}/{unit.unit_id}"):
+        for record in read_records(self.storage, responses_folder(stage, unit.unit_id)):
             if "rejected" in record:
                 rejected.add(record["rejected"])
             elif record.get("row_id") == row_id:
@@ -382,29 +356,6 @@ def _in_threads(do: Callable[[Unit], _T], units: Iterable[Unit]) -> Iterator[tup
         # Bounded batches: a caller that has seen enough pays for no further units.
         while batch := list(islice(waiting, 4 * _THREADS)):
             yield from zip(batch, threads.map(do, batch), strict=True)
-
-
-def _may_hold(info: PartInfo, stage: str, status: str | None, reason: str | None) -> bool:
-    """Whether a part can hold such rows, by its account: most parts need not be opened."""
-    account = next((a for a in info.accounts if a.name == stage), None)
-    if account is None:
-        return False
-    if reason is not None:
-        # The account counts by code; the wanted reason may be shorter, or go on into the detail.
-        return any(code.startswith(reason_code(reason)) for code in account.reasons)
-    counts = {KEPT: account.kept, DROPPED: account.dropped, FAILED: account.failed}
-    return bool(counts[status] if status is not None else sum(counts.values()))
-
-
-def _mask(rows: pa.Table, stage: str, status: str | None, reason: str | None) -> Any:
-    mask = pc.fill_null(pc.equal(rows["stage"], stage), False)
-    if status in (None, KEPT):
-        mask = pc.or_(mask, pc.equal(rows["status"], KEPT))
-    if status is not None:
-        mask = pc.and_(mask, pc.equal(rows["status"], status))
-    if reason is not None:
-        mask = pc.and_(mask, pc.fill_null(pc.starts_with(rows["reason"], reason), False))
-    return mask
 
 
 def _answer(stage: str, record: dict[str, Any], rejected: bool) -> Answer:

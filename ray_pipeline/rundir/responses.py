@@ -22,6 +22,7 @@ import orjson
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.layout import responses_folder
 
 #: Object storage: how often collected responses are put.
 FLUSH_SECONDS = 2.0
@@ -42,7 +43,7 @@ class Response:
     attempts: int = 1
     #: Seconds from the first try to the answer.
     seconds: float = 0.0
-    #: Dollars at the configured prices; filled in by whoever knows them.
+    #: Dollars at the configured prices; filled in by the caller.
     cost_usd: float = 0.0
 
 
@@ -54,7 +55,7 @@ class Journal:
 
     def __init__(self, storage: Storage, stage: str, unit_id: str) -> None:
         self._storage = storage
-        self._folder = f"responses/{stage}/{unit_id}"
+        self._folder = responses_folder(stage, unit_id)
         self._attempt = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         self._file: int | None = None
         self._pending: list[bytes] = []

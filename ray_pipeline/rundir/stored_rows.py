@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.rows import kept
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.parts import read_rows
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,11 @@ class StoredRows:
         """Columns of the kept rows, a part at a time.
 
         Raises:
-            RunError: a part cannot be read.
+            RunError: a part is gone or cannot be read.
         """
         wanted = list(dict.fromkeys([*columns, "status"]))
         for path in self.paths:
-            try:
-                with self.storage.open(path) as file:
-                    rows = kept(pq.read_table(file, columns=wanted))
-            except (OSError, pa.ArrowInvalid) as error:
-                raise RunError(f"cannot read {self.storage.uri(path)}: {error}") from error
-            yield rows.replace_schema_metadata(None).select(list(columns))
+            yield kept(read_rows(self.storage, path, wanted)).select(list(columns))
 
     def mapped(
         self, columns: Sequence[str], containing: Mapping[str, str] | None = None, /, **equal: str

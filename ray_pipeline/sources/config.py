@@ -14,13 +14,23 @@ class SourceConfig(Section):
     by ``datasets.save_to_disk``; or ``hf://NAME`` for a data set of the hub (with ``split``).
     """
 
-    path: str | list[str]
-    #: Pipeline's name of a column -> the file's name of it. Other columns keep their names.
-    columns: dict[str, str] = {}
-    #: Only the first so many rows.
-    limit: int | None = Field(None, ge=1)
-    #: Split of a Hugging Face data set that has several.
-    split: str | None = None
-    #: CSV only; None finds it out (comma, semicolon, tab, bar).
-    delimiter: str | None = Field(None, min_length=1, max_length=1)
-    encoding: str = "utf-8"
+    path: str | list[str] = Field(
+        description="a file, folder or glob, an s3:// URI of one, a folder of "
+        "`datasets.save_to_disk`, or hf://NAME; or a list of them"
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description="the pipeline's name of a column → the file's name of it; other columns keep "
+        "their names",
+    )
+    limit: int | None = Field(
+        None, ge=1, description="read at most this many rows, from the first on; null: all rows"
+    )
+    split: str | None = Field(None, description="split of a Hugging Face data set that has several")
+    delimiter: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="delimiter of CSV files; null: detected (comma, semicolon, tab or bar)",
+    )
+    encoding: str = Field("utf-8", description="encoding of text files")

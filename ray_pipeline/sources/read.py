@@ -10,12 +10,10 @@ import pyarrow as pa
 
 from ray_pipeline.core import rows as envelope
 from ray_pipeline.core.errors import RunError
+from ray_pipeline.rundir.layout import SOURCE
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.sources.columns import RAW_COLUMN, as_json, typed_column
 from ray_pipeline.sources.format import Cells, FileSpec
-
-#: Name of the source where rows that could not be read are marked.
-SOURCE_STAGE = "source"
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,4 @@ def _python(values: Sequence[Any] | pa.ChunkedArray) -> Iterator[Any]:
 
 def _mark_failed(table: pa.Table, faults: dict[int, str]) -> pa.Table:
     reasons = pa.array([faults.get(row) for row in range(table.num_rows)], pa.string())
-    mask, schema = reasons.is_valid(), table.schema
-    table = envelope.fail(table, mask, reasons)
-    stages = [SOURCE_STAGE if row in faults else None for row in range(table.num_rows)]
-    marked = envelope.set_column(table, "stage", pa.array(stages, pa.string()))
-    # Replaced columns count as nullable; all units must have the same schema.
-    return pa.Table.from_arrays(marked.columns, schema=schema)
+    return envelope.fail(table, reasons.is_valid(), reasons, SOURCE)

@@ -15,14 +15,18 @@ from ray_pipeline.core.errors import UserError, first_line
 class AdapterConfig(Section):
     """LoRA (Hu et al. 2021); with ``four_bit`` QLoRA (Dettmers et al. 2023)."""
 
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1, description="scale of the update: alpha / rank")
-    dropout: float = Field(0.05, ge=0, lt=1)
+    rank: int = Field(16, ge=1, description="rank of the update")
+    alpha: int = Field(32, ge=1, description="scale of the update, as alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout of the adapter's input")
     targets: str | list[str] = Field(
-        "all-linear", description="names of modules; all-linear: all but the output projection"
+        "all-linear",
+        description="names of the modules that get an adapter; all-linear: all except the output "
+        "projection",
     )
     four_bit: bool = Field(
-        False, description="freeze the weights in 4 bits (NF4): needs bitsandbytes; slow on a CPU"
+        False,
+        description="freeze the base weights in 4 bits (NF4, QLoRA): needs bitsandbytes; slow on "
+        "a CPU",
     )
 
     def check(self) -> None:

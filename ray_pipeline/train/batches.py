@@ -37,23 +37,27 @@ Layout = Literal["right", "left", "packed"]
 class BatchConfig(Section):
     """Sizes of steps and micro-batches."""
 
-    step_rows: int | None = Field(256, ge=1, description="rows an update; the seed's 32 x 8")
+    step_rows: int | None = Field(
+        256, ge=1, description="rows per optimizer step; 32 x 8 in the original experiment"
+    )
     step_tokens: int | None = Field(
-        None, ge=1, description="tokens an update, in place of step_rows (set that to null)"
+        None, ge=1, description="tokens per optimizer step, instead of step_rows (set that to null)"
     )
     batch_tokens: Annotated[int, Execution] = Field(
-        8192, ge=1, description="tokens a forward pass, padding included; as memory allows"
+        8192,
+        ge=1,
+        description="tokens per forward pass, padding included; raise it until the memory is full",
     )
     batch_rows: Annotated[int | None, Execution] = Field(
-        None, ge=1, description="rows a forward pass, at most"
+        None, ge=1, description="rows per forward pass, at most; null: no limit"
     )
     window_steps: int = Field(
         1,
         ge=1,
-        description="rows are sorted by length within so many steps: more gives less padding where "
-        "steps are small, and steps of rows of one length",
+        description="number of steps within which rows are sorted by length: a larger window "
+        "gives less padding if steps are small, but steps of rows of similar length",
     )
-    layout: Layout = Field("right", description="side of the padding, or packed without any")
+    layout: Layout = Field("right", description="side of the padding; packed: no padding")
 
     @model_validator(mode="after")
     def _one_size(self) -> BatchConfig:
@@ -126,8 +130,7 @@ class TokenRows:
 
     Args:
         table: ``input_ids`` (list of integers), ``answer_mask`` (list of booleans) and ``row_id``;
-            rows whose ``status`` is there and is not kept are left out (their account is
-            `tokens.TokenAccount`'s).
+            where there is a ``status``, rows that are not kept are left out.
 
     Raises:
         UserError: no row is left.

@@ -53,6 +53,11 @@ class Census:
     validation: PartOfRows
     test: PartOfRows
 
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Rows and tokens of the subsets, by name."""
+        return {name: (part.rows, part.tokens) for name, part in self.subsets.items()}
+
 
 def take_census(rows: StoredRows, subsets: Sequence[str]) -> Census:
     """Count the training rows of each subset, and the rows to validate and to test on."""

@@ -30,11 +30,6 @@ class AnswerModel:
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._parts = _split(plain) if _splits(model, plain) else None
 
-    @property
-    def selects_positions(self) -> bool:
-        """Whether only answer positions are projected to logits."""
-        return self._parts is not None
-
     def __call__(self, batch: Batch) -> Answers:
         """The model at the answer positions of a batch on the model's device."""
         if self._parts is None:

@@ -19,10 +19,11 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig
-from ray_pipeline.rundir.curve import Curve
+from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
 from ray_pipeline.rundir.layout import CACHE, SPLIT, SUBSETS, TOKENS
 from ray_pipeline.rundir.models import get_model
 from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.rundir.trainings import Curve
 from ray_pipeline.train.adapters import AdapterConfig, quantisation, with_adapter
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
@@ -38,7 +39,6 @@ from ray_pipeline.train.student import (
     load,
     make_student,
     parameter_count,
-    vocabulary_size,
 )
 from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
 
@@ -46,14 +46,22 @@ from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
 class WorkersConfig(Section):
     """Processes that train one model."""
 
-    number: int = Field(1, ge=1, description="processes; 1 without a GPU trains in the run's own")
-    cpus: float = Field(1, gt=0, description="CPUs of each, where they are several")
-    gpu: bool | None = Field(None, description="one GPU each; null: where this machine has one")
-    max_failures: int = Field(3, ge=0, description="lost workers after which it is given up")
+    number: int = Field(
+        1,
+        ge=1,
+        description="number of worker processes; 1 without a GPU trains in the run's own process",
+    )
+    cpus: float = Field(1, gt=0, description="CPUs per worker, if there are several")
+    gpu: bool | None = Field(
+        None, description="give each worker one GPU; null: if this machine has one"
+    )
+    max_failures: int = Field(
+        3, ge=0, description="number of lost workers after which the training fails"
+    )
     sharded: bool = Field(
         False,
-        description="each worker holds a part of the model (FSDP2): for one that does not fit a "
-        "GPU with its gradients and moments, 16 bytes a parameter",
+        description="shard the model over the workers (FSDP2), for a model that does not fit one "
+        "GPU with its gradients and moments, 16 bytes per parameter",
     )
 
     @property
@@ -115,15 +123,13 @@ class ModelSource:
         return model if self.adapter is None else with_adapter(model, self.adapter, seed)
 
     def _whole(self, folder: str, seed: int) -> Any:
-        from transformers import AutoTokenizer
-
         if self.scratch is not None:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = load_tokenizer(folder)
             return self.scratch.build(tokenizer, vocabulary_size(tokenizer), seed)
         model = load(folder, quantization=quantisation(self.adapter))
         if self.student is None:
             return model
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = load_tokenizer(folder)
         return make_student(self.student, model, tokenizer, seed, self.student_base)
 
     def in_full(self) -> ModelSource:
@@ -235,7 +241,7 @@ def train(
         report: is told the figures of each step and evaluation, on every rank.
         sharded: each rank holds a part of the model.
     """
-    for _ in Training(job, world, device, report, sharded).pieces():
+    for _ in Training(job, world, device, report, sharded).evaluations():
         pass
 
 
@@ -250,15 +256,13 @@ class Training:
         report: Callable[[dict[str, Any]], None],
         sharded: bool = False,
     ) -> None:
-        from transformers import AutoTokenizer
-
         self._job, self._world, self._device, self._report = job, world, device, report
         self._curve = Curve(job.storage, job.curve)
         # The tokenizer first: it is small, and what is wrong with the folder shows here as well.
-        self._tokenizer = AutoTokenizer.from_pretrained(job.model.folder(job.storage))
+        self._tokenizer = load_tokenizer(job.model.folder(job.storage))
         self.loop = make_loop(job, world, device, self._told, self._curve.save, sharded)
 
-    def pieces(self) -> Iterator[dict[str, float]]:
+    def evaluations(self) -> Iterator[dict[str, float]]:
         """Train to the end and keep what came of it.
 
         Yields:
@@ -355,8 +359,8 @@ class Bench:
     def loop(self, objective: Objective, config: LoopConfig, **more: Any) -> Loop:
         """A training of the model as it is; ``more``: further arguments of `Loop`."""
         teacher, validation = self.teacher, self.validation
-        more |= {"teacher": teacher, "validation": validation, "replica": self.replica}
-        return Loop(self.model, self.plan, objective, config, **more)
+        more |= {"teacher": teacher, "validation": validation}
+        return Loop(self.replica, self.plan, objective, config, **more)
 
 
 def make_loop(
@@ -409,10 +413,8 @@ def _teacher(job: TrainingJob, rows: TokenRows, student: Any, device: str) -> Te
         table, info = cache_table(job.rows.mapped(CACHE, **{SPLIT: "train"}))
         shared_vocabulary(_logits(student), info.vocabulary, info.vocabulary)
         return CachedTeacher(table, rows, info)
-    from transformers import AutoTokenizer
-
     folder = get_model(job.storage, job.teacher_name)
-    tokens = vocabulary_size(AutoTokenizer.from_pretrained(folder))
+    tokens = vocabulary_size(load_tokenizer(folder))
     teacher = load(folder).to(device)
     shared = shared_vocabulary(_logits(student), _logits(teacher), tokens)
     return OnlineTeacher(teacher, shared)

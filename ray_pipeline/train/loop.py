@@ -1,13 +1,13 @@
-"""The training loop: one process of one or many, told its rank and how to sum over all ranks.
+"""The training loop, as it runs on each rank.
 
 A step computes the loss of its rank's micro-batches, each divided by the answer tokens of the whole
 step; gradients are summed over micro-batches and then over ranks. So loss and gradient are those of
-the effective batch, however it was divided. How a rank holds the model, and so how gradients are
-summed, is the business of its `replica.Replica`.
+the effective batch, however it was divided. How a rank holds the model, and how gradients are
+summed, is up to its `replica.Replica`.
 
 Everything that a step depends on besides weights and the optimizer's moments is a function of its
 position: rows (`batches.BatchPlan`), learning rate, and the random numbers of dropout, which are
-seeded for each step. So a checkpoint needs no state of a scheduler, sampler or generator to go on
+seeded for each step. So a checkpoint needs no state of a scheduler, sampler or generator to resume
 with the exact next batch.
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
@@ -24,50 +24,74 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from ray_pipeline.core.config import Execution, Section
+from ray_pipeline.core.config import AddedWith, Execution, Section
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.models.device import Precision, autocast
 from ray_pipeline.train.batches import Batch, BatchPlan, Position
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.held_out import answer_nats
 from ray_pipeline.train.losses import Objective, TeacherSignal, answer_loss
-from ray_pipeline.train.replica import Replica, Whole
+from ray_pipeline.train.optimizers import OptimizerName, make_optimizer
+from ray_pipeline.train.replica import Replica
 
 
-class LoopConfig(Section):
-    """How the weights are moved. The defaults are the seed's."""
+class UpdateConfig(Section):
+    """How each step changes the weights."""
 
-    learning_rate: float = Field(6.795e-5, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(0.05, ge=0, description="steps; below 1: share of all steps")
-    weight_decay: float = Field(0.01, ge=0, description="of matrices, not of biases and norms")
-    clip_norm: float | None = Field(1.0, gt=0, description="largest norm of a step's gradient")
-    epochs: int = Field(3, ge=1)
-    max_steps: int | None = Field(None, ge=1)
-    evaluate_every: int | None = Field(None, ge=1, description="steps; null: once an epoch")
-    checkpoint_every: Annotated[int | None, Execution] = Field(
-        None, ge=1, description="steps; null: at evaluations"
+    optimizer: Annotated[OptimizerName, AddedWith("adamw")] = Field(
+        "adamw",
+        description="adamw (decoupled weight decay), or sgd (momentum 0.9; weight_decay is an L2 "
+        "penalty there)",
     )
-    patience: int | None = Field(
-        4, ge=1, description="evaluations without a lower validation loss before it stops"
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="shape of the learning rate after the warm-up"
+    )
+    warmup: float = Field(0.05, ge=0, description="warm-up steps; below 1: a share of all steps")
+    weight_decay: float = Field(
+        0.01, ge=0, description="weight decay of matrices; biases and norms have none"
+    )
+    clip_norm: float | None = Field(
+        1.0, gt=0, description="largest gradient norm of a step; null: gradients are not clipped"
     )
     precision: Precision = Field(
         "auto",
-        description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. Name "
-        "bfloat16 where a CPU has instructions for it (AVX-512 BF16, AMX)",
+        description="precision of the forward pass; auto: bfloat16 on GPUs that support it, else "
+        "float32. Set bfloat16 on a CPU with instructions for it (AVX-512 BF16, AMX)",
     )
-    seed: int = 0
+    checkpoint_every: Annotated[int | None, Execution] = Field(
+        None, ge=1, description="steps between checkpoints; null: a checkpoint at every evaluation"
+    )
+
+
+class LoopConfig(UpdateConfig):
+    """How a model is trained. Defaults follow the original experiment."""
+
+    learning_rate: float = Field(6.795e-5, gt=0, description="peak learning rate")
+    epochs: int = Field(3, ge=1, description="passes over the training rows")
+    max_steps: int | None = Field(
+        None, ge=1, description="optimizer steps after which the training ends; null: no limit"
+    )
+    evaluate_every: int | None = Field(
+        None, ge=1, description="steps between evaluations; null: once per epoch"
+    )
+    patience: int | None = Field(
+        4,
+        ge=1,
+        description="evaluations without a lower validation loss after which the training stops; "
+        "null: never",
+    )
+    seed: int = Field(0, description="seed of new weights, row order and dropout")
 
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands among those that train one model.
+    """This process among those that train one model.
 
     Attributes:
         rank: of this process, from 0.
         size: number of processes.
-        all_reduce: sums a tensor over all ranks, in place; on every rank the result is the same to
-            the bit. Needed where there are several.
+        all_reduce: sums a tensor over all ranks, in place; the result is bit-identical on every
+            rank. Required where ``size`` is above 1.
     """
 
     rank: int = 0
@@ -75,7 +99,7 @@ class World:
     all_reduce: Callable[[torch.Tensor], Any] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse ranks that could not work together."""
+        """Check that several ranks can sum their gradients."""
         if self.size > 1 and self.all_reduce is None:
             raise ValueError("a world of several ranks needs all_reduce")
 
@@ -98,12 +122,12 @@ class Teacher(Protocol):
     """`forward.OnlineTeacher` or `teacher_cache.CachedTeacher`."""
 
     def __call__(self, batch: Batch) -> TeacherSignal:
-        """What the teacher says about a micro-batch, on the batch's device."""
+        """The teacher's distributions at a micro-batch's answer tokens, on the batch's device."""
 
 
 @dataclass
 class Progress:
-    """How far a run is: what a checkpoint holds besides weights and moments."""
+    """How far a training is: what a checkpoint holds besides weights and moments."""
 
     epoch: int = 0
     step_of_epoch: int = 0
@@ -122,12 +146,12 @@ class Progress:
 
 
 class Diverged(RunError):
-    """A loss or a gradient is not a number: the parameters do not work."""
+    """A loss or a gradient is not finite: the training's parameters do not work."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training run ended. The model has the best weights, unless the last were wanted."""
+    """How a training ended. The model has the weights that `Loop.keep` names."""
 
     stopped: Literal["epochs", "max_steps", "patience"]
     progress: Progress
@@ -143,24 +167,32 @@ def learning_rate(config: LoopConfig, step: int, total: int) -> float:
     return config.learning_rate * shapes[config.schedule]
 
 
+def _ignore(figures: dict[str, Any]) -> None:
+    """The default of `Loop.report`."""
+
+
+def _nothing() -> None:
+    """The default of `Loop.before_checkpoint`."""
+
+
+@dataclass(eq=False)
 class Loop:
     """Trains a model's parameters that require a gradient.
 
-    Args:
-        model: a causal language model of transformers or PEFT, on its device; what is trained in
-            float32 or float64.
+    Attributes:
+        replica: how this rank holds the model: a causal language model of transformers or PEFT, on
+            its device, with float32 or float64 parameters to train.
         plan: the rows to train on.
         objective: the loss.
         config: how to train.
-        teacher: where the objective has a KL term.
-        validation: rows whose cross-entropy on answers (not the objective, whose scale depends on
-            α, β and T) is watched.
+        teacher: required where the objective has a KL term.
+        validation: rows whose cross-entropy on answers is watched. (Not the objective, whose scale
+            depends on α, β and T.)
         world: this process among the ranks.
-        checkpoints: where to save and to resume from; rank 0 writes, all read.
+        checkpoints: where to save and to resume from; rank 0 writes, all ranks read.
         report: called on every rank with the figures of each step and of each evaluation.
-        before_checkpoint: called on rank 0 before each checkpoint is written: what was reported up
-            to here will not be reported again.
-        replica: how this rank holds the model; None: whole.
+        before_checkpoint: called on rank 0 before a checkpoint is written: what was reported until
+            then will not be reported again.
         keep: weights that `run` leaves in the model: those with the lowest validation loss, where
             there is validation, or the last ones.
 
@@ -169,43 +201,38 @@ class Loop:
             another training.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        plan: BatchPlan,
-        objective: Objective | None = None,
-        config: LoopConfig | None = None,
-        *,
-        teacher: Teacher | None = None,
-        validation: BatchPlan | None = None,
-        world: World | None = None,
-        checkpoints: Checkpoints | None = None,
-        report: Callable[[dict[str, Any]], None] | None = None,
-        before_checkpoint: Callable[[], None] | None = None,
-        replica: Replica | None = None,
-        keep: Literal["best", "last"] = "best",
-    ) -> None:
-        self.model = model
-        self.replica: Replica = replica or Whole(model)
-        self.plan = plan
-        self.objective = objective or Objective()
-        self.config = config or LoopConfig()
-        self.teacher = teacher
-        self.validation = validation
-        self.world = world or World()
-        self.checkpoints = checkpoints
-        self.report = report or (lambda figures: None)
-        self.before_checkpoint = before_checkpoint or (lambda: None)
-        self.keep = keep
+    replica: Replica
+    plan: BatchPlan
+    objective: Objective = field(default_factory=Objective)
+    config: LoopConfig = field(default_factory=LoopConfig)
+    _: KW_ONLY
+    teacher: Teacher | None = None
+    validation: BatchPlan | None = None
+    world: World = World()
+    checkpoints: Checkpoints | None = None
+    report: Callable[[dict[str, Any]], None] = _ignore
+    before_checkpoint: Callable[[], None] = _nothing
+    keep: Literal["best", "last"] = "best"
+
+    def __post_init__(self) -> None:
+        """Make the optimizer."""
+        config = self.config
         self.progress = Progress()
-        self.parameters = _trainable(model)
+        self.parameters = _trainable(self.model)
         self.device = self.parameters[0].device
-        self.optimizer = _optimizer(self.parameters, self.config)
-        self.total_steps = plan.total_steps(self.config.epochs)
-        if self.config.max_steps is not None:
-            self.total_steps = min(self.total_steps, self.config.max_steps)
+        self.optimizer = make_optimizer(
+            config.optimizer, self.parameters, config.learning_rate, config.weight_decay
+        )
+        self.total_steps = self.plan.total_steps(config.epochs)
+        if config.max_steps is not None:
+            self.total_steps = min(self.total_steps, config.max_steps)
         self._keeps_best = False
         self._best_weights: dict[str, torch.Tensor] | None = None
+
+    @property
+    def model(self) -> Any:
+        """The model that is trained."""
+        return self.replica.model
 
     def run(self) -> Outcome:
         """Train from the last checkpoint, or from the beginning, to the end.
@@ -219,7 +246,7 @@ class Loop:
         return self.end()
 
     def end(self) -> Outcome:
-        """Give the model the weights that it is to keep; the training is `finished`."""
+        """Give the model the weights that `keep` names, once the training is `finished`."""
         stopped = self.stopped
         assert stopped is not None
         if self.keep == "best":
@@ -227,11 +254,10 @@ class Loop:
         return Outcome(stopped, self.progress)
 
     def evaluations(self) -> Iterator[dict[str, float]]:
-        """Train as `run` does, a piece at a time; the model is left with its last weights.
+        """Train as `run` does, and pause at each evaluation; the model keeps its last weights.
 
         Yields:
-            ``step`` and ``validation_loss`` of each evaluation, before training goes on. Who has
-            seen enough need not ask for more.
+            ``step`` and ``validation_loss`` of each evaluation. The caller may stop at any of them.
 
         Raises:
             Diverged: a loss or a gradient is not a number.
@@ -294,13 +320,17 @@ class Loop:
         )
 
     def _gradients(self, position: Position) -> torch.Tensor:
-        """Leave a step's gradients in the parameters; returns its loss, and sums of CE and KL."""
+        """Compute a step's gradients, into the parameters.
+
+        Returns:
+            The step's loss and its sums of cross-entropy and KL, over all ranks; float64 [3].
+        """
         tokens = self.plan.answer_tokens(position)
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         rank, size, in_step = self.world.rank, self.world.size, self.replica.in_step
         for batch in self.plan.batches(position, rank, size, fill=in_step):
             batch = batch.to(self.device)
-            # A batch without answers is there to compute along: no teacher has a word on it.
+            # A batch without answers only keeps ranks in step: the teacher has nothing on it.
             objective = self.objective if batch.predicted.any() else Objective()
             with autocast(self.config.precision, self.device):
                 signal = self._signal(batch, objective)
@@ -319,7 +349,7 @@ class Loop:
         """Clip the gradient; returns its norm before."""
         most = self.config.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, most)
-        # Of parts of parameters, it is a part itself.
+        # The norm of sharded parameters is a DTensor itself.
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def _signal(self, batch: Batch, objective: Objective) -> TeacherSignal | None:
@@ -410,6 +440,7 @@ class Loop:
 
     def _check_identity(self, saved: dict[str, Any]) -> None:
         mine = self._identity()
+        saved = {"optimizer": "adamw"} | saved  # checkpoints from before there was a choice
         changed = [f"{key} (was {saved.get(key)}, is {mine[key]})" for key in mine
                    if saved.get(key) != mine[key]]  # fmt: skip
         if changed:
@@ -443,15 +474,6 @@ def _trainable(model: Any) -> list[torch.nn.Parameter]:
             "with dtype=torch.float32 (the forward pass may run in bfloat16 all the same)"
         )
     return parameters
-
-
-def _optimizer(parameters: list[torch.nn.Parameter], config: LoopConfig) -> torch.optim.AdamW:
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    used = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(used, lr=config.learning_rate, fused=parameters[0].is_cuda or None)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

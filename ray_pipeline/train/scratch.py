@@ -17,12 +17,14 @@ class ScratchConfig(Section):
     of 19,677,440, embeddings of 64,328,960 and 1,310,720, and the last norm's 2,560).
     """
 
-    architecture: Literal["gpt2"] = "gpt2"
-    n_layer: int = Field(22, ge=1, description="layers")
-    n_embd: int = Field(1280, ge=1, description="width")
-    n_head: int = Field(20, ge=1, description="attention heads; they divide the width")
-    n_positions: int = Field(1024, ge=2, description="tokens of a text, at most")
-    dropout: float = Field(0.1, ge=0, lt=1, description="of embeddings, attention and residuals")
+    architecture: Literal["gpt2"] = Field("gpt2", description="architecture of the model")
+    n_layer: int = Field(22, ge=1, description="number of layers")
+    n_embd: int = Field(1280, ge=1, description="width of the hidden states")
+    n_head: int = Field(20, ge=1, description="number of attention heads, a divisor of the width")
+    n_positions: int = Field(1024, ge=2, description="largest number of tokens of a text")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="dropout of embeddings, attention and residuals"
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ScratchConfig:

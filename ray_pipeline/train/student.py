@@ -20,18 +20,26 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, model_validator
 
 from ray_pipeline.core.config import Section
-from ray_pipeline.core.errors import RunError, UserError, first_line
+from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_line
+from ray_pipeline.models.tokenizer import vocabulary_size
 
 
 class StudentConfig(Section):
     """Which student. One of the fields is set."""
 
     every: int | None = Field(None, ge=1, description="keep every k-th layer of the teacher")
-    layers: list[int] | None = Field(None, min_length=1, description="keep these, from 0")
-    config: dict[str, Any] | None = Field(
-        None, description="fields of the teacher's configuration to change; weights are random"
+    layers: list[int] | None = Field(
+        None, min_length=1, description="layers of the teacher to keep, counted from 0"
     )
-    model: str | None = Field(None, description="another model, by its name")
+    config: dict[str, Any] | None = Field(
+        None,
+        description="fields of the teacher's configuration to change, such as hidden_size; the "
+        "weights are then random",
+    )
+    model: str | None = Field(
+        None,
+        description="another model with the same tokenizer: a packaged name, a folder or a hub id",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> StudentConfig:
@@ -112,11 +120,6 @@ def layer_count(model: Any) -> int:
     return int(model.config.num_hidden_layers)
 
 
-def vocabulary_size(tokenizer: Any) -> int:
-    """The largest token id, plus one."""
-    return max(tokenizer.get_vocab().values()) + 1
-
-
 def cut(teacher: Any, layers: Sequence[int]) -> Any:
     """A model of some of a teacher's layers, with its embeddings, norms and output projection.
 
@@ -190,8 +193,7 @@ def _from_config(changes: dict[str, Any], teacher: Any, seed: int) -> Any:
         try:
             return type(teacher)(type(teacher.config).from_dict(fields)).float()
         except (ValueError, TypeError, RuntimeError, StrictDataclassError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"student.config makes no model: {reason}") from error
+            raise UserError(f"student.config makes no model: {in_one_line(error)}") from error
 
 
 def save(

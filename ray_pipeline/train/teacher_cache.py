@@ -12,7 +12,6 @@ log-probabilities, which are right to 0.05% of their value), and 4 for the tail.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,7 +40,7 @@ class CacheInfo:
     Attributes:
         k: tokens kept at each answer token.
         vocabulary: tokens, from the first, that the teacher's softmax ran over.
-        tokenizer: see `tokenizer_hash`.
+        tokenizer: see `models.tokenizer.tokenizer_hash`.
         teacher: identity of its weights (see `models.revision`).
         temperature: of the stored log-probabilities: always 1, they serve any.
     """
@@ -114,12 +113,6 @@ def cache_table(rows: pa.Table) -> tuple[pa.Table, CacheInfo]:
         )
     info = CacheInfo(**orjson.loads(told[0]))
     return rows.drop_columns("teacher").cast(info.schema()), info
-
-
-def tokenizer_hash(tokenizer: Any) -> str:
-    """Identity of a tokenizer's vocabulary: which id means which token."""
-    entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: (entry[1], entry[0]))
-    return hashlib.blake2b(orjson.dumps(entries), digest_size=16).hexdigest()
 
 
 def tokens_hash(rows: TokenRows, row: int) -> int:

@@ -1,9 +1,9 @@
-"""Hyper-parameter search for distillation, on Ray Tune.
+"""Many trainings at the same time, on Ray Tune: a hyper-parameter search, and an experiment's grid.
 
-- `parameters`  what is varied, in which ranges, and the best that a run's search found
-- `trials`      the record of finished trials in the run directory, which a search goes on from
-- `sampler`     Optuna's TPE, repeatable from any trial on
-- `pruning`     successive halving, told of what an earlier attempt saw
-- `trial`       one training under one set of parameters, in a process of its own
-- `search`      the search
+- `trials`     what is searched, in which ranges, and the record of finished trials; without Ray
+- `proposals`  what a search tries next (TPE) and which trials it stops early (ASHA)
+- `search`     the search
+- `cells`      the trainings of an experiment, and the records that they leave; without Ray
+- `grid`       the experiment
+- `runner`     what `search` and `grid` share: resources, watching, starting over
 """

@@ -1,54 +1,56 @@
 """A search on Ray Tune: TPE proposes, each trial is one process, successive halving prunes.
 
-Ray Tune's own state is thrown away. What counts is the record of finished trials in the run
-directory (`trials.Trials`): a search that goes on tells it to sampler and pruning first, and runs
-what is left. So a kill at any moment costs the trials that were running, on any kind of storage.
+What counts is the record of finished trials in the run directory (`trials.Trials`): a search that
+is started again replays it into the sampler and the pruner, and runs what is left. So a kill at any
+moment costs the trials that were running.
 """
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import copy
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
-import ray
-import ray.exceptions
-from optuna.distributions import FloatDistribution
+import torch
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.schedulers import FIFOScheduler
 
-from ray_pipeline.core.errors import RunError, last_line
+from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.hashing import fingerprint
-from ray_pipeline.train.job import TrainingJob
-from ray_pipeline.tune.observer import Observer
-from ray_pipeline.tune.parameters import Parameters, PruningConfig, Space
-from ray_pipeline.tune.pruning import LOSS, Pruning
-from ray_pipeline.tune.sampler import SeededTPE
-from ray_pipeline.tune.trial import Trial
-from ray_pipeline.tune.trials import TrialRecord, Trials
-from ray_pipeline.tune.watch import Broken
-from ray_pipeline.tune.workers import TrialWorkers, quiet
+from ray_pipeline.train.job import Bench, TrainingJob
+from ray_pipeline.train.loop import Diverged, Loop
+from ray_pipeline.tune.proposals import Proposals, Pruning, quiet_optuna
+from ray_pipeline.tune.runner import TrialWorkers, Watch, announce, run_trials, run_until_done
+from ray_pipeline.tune.trials import (
+    LOSS,
+    WORST,
+    Parameters,
+    PruningConfig,
+    Space,
+    TrialRecord,
+    Trials,
+    best,
+)
 
-#: Processes of one trial that may be lost before Ray Tune gives it up; and times in a row that Ray
-#: Tune may fail, without a trial that finished in between, before the search is given up.
-_MAX_FAILURES = 2
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial as TuneTrial
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is searched. A trial of one study means nothing to another.
+    """What is searched. The trials of one study say nothing about another.
 
     Attributes:
-        job: the training, as every trial has it but for its parameters.
-        space: where to look.
-        first: what trial 0 tries, inside of the space; it is never pruned.
+        job: the training; each trial replaces its parameters.
+        space: the ranges of the parameters.
+        first: the parameters of trial 0, inside the space; it is never pruned.
         seed: of the proposals.
-        pruning: None: every trial is trained to its end.
-        identity: whatever else a trial's outcome depends on, as plain data.
+        pruning: when trials are stopped early; None: every trial is trained to its end.
+        identity: what else a trial's outcome depends on, as plain data.
     """
 
     job: TrainingJob
@@ -69,169 +71,196 @@ class Study:
 def search(
     study: Study, number: int, trials: Trials, workers: TrialWorkers, say: Callable[[str], None]
 ) -> list[TrialRecord]:
-    """Run the trials that the record does not have yet.
+    """Run the trials that have no record yet.
 
     Args:
         study: what is searched.
-        number: trials that there are to be. Ray has been joined.
-        trials: the record, of this study; every trial is added to it when it finishes.
-        workers: for the trials.
-        say: takes a line of news.
+        number: trials to run, finished ones included. Ray has been joined.
+        trials: the records of this study; every trial is added when it finishes.
+        workers: the trials' processes.
+        say: takes a line of progress.
 
     Returns:
         The records of ``number`` trials, in the order in which they finished.
 
     Raises:
         UserError: a trial does not fit the cluster, or rows or models do not fit the configuration.
-        RunError: a trial's process was lost too often, or none could be started, or none was heard
-            of for too long.
+        RunError: a trial's process was lost too often, none could be started, or none reported for
+            too long.
     """
-    failed = 0
-    while (done := len(trials.records)) < number:
-        try:
-            _attempt(study, number, trials, workers, say)
-        except (tune.TuneError, ray.exceptions.RayError, Broken) as error:
-            # Ray Tune repeats a trial whose process was lost, but does not get over everything: of
-            # one that dies between two trials (2.60) it counts the loss twice and gives the second
-            # trial up. With what is recorded it can begin anew.
-            reason = last_line(error)
-            failed = 1 if len(trials.records) > done else failed + 1
-            if failed > _MAX_FAILURES:
-                raise RunError(f"the search failed: {reason}") from error
-            say(f"  Ray Tune begins again: {reason}")
+    run_until_done(
+        lambda: range(len(trials.records), number),
+        lambda left: _attempt(study, number, trials, workers, say),
+        "search",
+        say,
+    )
     return trials.records[:number]
 
 
 def _attempt(
     study: Study, number: int, trials: Trials, workers: TrialWorkers, say: Callable[[str], None]
 ) -> None:
-    """Run what is left with a Ray Tune that knows nothing but the record."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    done = len(trials.records)
-    at_once = min(workers.on(nodes), number - done)
-    say(_beginning(number, done, at_once, workers))
-    observer = Observer(trials, number, workers, say)
-    with tempfile.TemporaryDirectory(prefix="ray-pipeline-search-") as scratch, _quiet():
-        _tuner(study, number, trials.records, workers, at_once, observer, scratch).fit()
+    """Run the trials that are left."""
+    records, left = trials.records, number - len(trials.records)
+    at_once = announce(number, left, "trials", workers, say)
+    trial = tune.with_parameters(
+        Trial, job=study.job, device=workers.device, threads=workers.threads
+    )
+    pruning = FIFOScheduler() if study.pruning is None else Pruning(study.pruning, records)
+    with quiet_optuna():
+        run_trials(
+            trial,
+            workers,
+            at_once,
+            SearchWatch(trials, number, workers, say),
+            search_alg=Proposals(study.first, study.space, study.seed, records),
+            scheduler=pruning,
+            num_samples=left,
+        )
     if len(trials.records) < number:
         raise RunError(f"the search ended after {len(trials.records)} of {number} trials")
 
 
-def _beginning(number: int, done: int, at_once: int, workers: TrialWorkers) -> str:
-    goes_on = f", {done} of them finished before" if done else ""
-    return f"  {number} trials{goes_on}; {at_once} at the same time, each with {workers}"
-
-
-def _tuner(
-    study: Study,
-    number: int,
-    records: Sequence[TrialRecord],
-    workers: TrialWorkers,
-    at_once: int,
-    observer: Observer,
-    scratch: str,
-) -> tune.Tuner:
-    trial = tune.with_parameters(
-        Trial,
-        job=study.job,
-        device="cuda" if workers.each.gpus else "cpu",
-        threads=max(1, int(workers.each.cpus)),
-    )
-    resources = {"cpu": workers.each.cpus, "gpu": workers.each.gpus}
-    return tune.Tuner(
-        tune.with_resources(trial, resources),
-        tune_config=tune.TuneConfig(
-            search_alg=_proposals(study, records),
-            scheduler=_scheduler(study, records),
-            num_samples=number - len(records),
-            max_concurrent_trials=at_once,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name="search",
-            storage_path=scratch,
-            callbacks=[observer],
-            failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
-        ),
-    )
-
-
-class _Proposals(OptunaSearch):
-    """Optuna's proposals, each with its number.
+class SearchWatch(Watch):
+    """Records trials, reports progress, and raises where the search cannot go on.
 
     Args:
-        points: to be tried first, as trial 0; none where that was tried.
-        number: of the trial after the recorded ones.
-        more: arguments of Optuna's search.
+        trials: the record.
+        number: trials to run, finished ones included.
+        workers: the trials' processes.
+        say: takes a line of progress.
     """
 
-    def __init__(self, points: list[dict[str, float]], number: int, **more: Any) -> None:
-        super().__init__(points_to_evaluate=points, **more)
-        self._first_waits = bool(points)
+    def __init__(
+        self, trials: Trials, number: int, workers: TrialWorkers, say: Callable[[str], None]
+    ) -> None:
+        super().__init__(workers, say)
+        self._trials = trials
         self._number = number
+        self._losses: dict[str, list[tuple[int, float]]] = defaultdict(list)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next trial's parameters."""
-        proposed = super().suggest(trial_id)
-        if proposed is None:
-            return None
-        if self._first_waits:
-            self._first_waits = False
-            return {**proposed, "number": 0}
-        self._number += 1
-        return {**proposed, "number": self._number - 1}
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[TuneTrial],
+        trial: TuneTrial,
+        result: dict[str, Any],
+        **info: Any,
+    ) -> None:
+        """Collect an evaluation."""
+        super().on_trial_result(iteration, trials, trial, result, **info)
+        if "refused" not in result and "diverged" not in result:
+            self._losses[trial.trial_id].append((result["step"], result["loss"]))
 
+    def on_trial_recover(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        """Forget the evaluations of a trial that begins again."""
+        self._losses.pop(trial.trial_id, None)
+        super().on_trial_recover(iteration, trials, trial, **info)
 
-def _proposals(study: Study, records: Sequence[TrialRecord]) -> _Proposals:
-    """TPE that knows the recorded trials."""
-    first = study.first.model_dump()
-    recorded = {record.number: record for record in records}
-    after = max(recorded, default=0) + 1
-    proposals = _Proposals(
-        points=[] if 0 in recorded else [first],
-        number=after,
-        space=_distributions(study.space),
-        metric=LOSS,
-        mode="min",
-        sampler=SeededTPE(study.seed),
-    )
-    for number in range(0 if 0 in recorded else 1, after):
-        if (record := recorded.get(number)) is not None:
-            proposals.add_evaluated_point(record.parameters.model_dump(), record.score)
-        else:
-            # Lost with its process. Its number stays taken: under it, TPE would propose again what
-            # finished after it.
-            proposals.add_evaluated_point(first, 0.0, error=True)
-    return proposals
-
-
-def _distributions(space: Space) -> dict[str, FloatDistribution]:
-    """The space as Optuna's."""
-    ranges = {name: getattr(space, name) for name in Space.model_fields}
-    return {
-        name: FloatDistribution(one.low, one.high, log=name == "learning_rate")
-        for name, one in ranges.items()
-    }
+    def ended(self, trial: TuneTrial) -> None:
+        """Record a trial that is trained to its end, pruned or diverged; report it."""
+        last = trial.last_result
+        ended = "finished" if last.get("ended") else "pruned"
+        record = TrialRecord(
+            number=trial.config["number"],
+            status="diverged" if "diverged" in last else ended,  # type: ignore[arg-type]
+            parameters=_parameters(trial.config),
+            losses=tuple(self._losses.pop(trial.trial_id, [])),
+            seconds=round(last["seconds"], 3),
+        )
+        self._trials.add(record)
+        loss = "" if record.loss is None else f", validation loss {record.loss:.4f}"
+        chosen = best(self._trials.records)
+        lowest = "" if chosen is None else f"; the best is {chosen.score:.4f}, of {chosen.number}"
+        self._say(
+            f"  trial {record.number} ({len(self._trials.records)} of {self._number}) "
+            f"{record.status}{loss}: {record.parameters}{lowest}"
+        )
 
 
-def _scheduler(study: Study, records: Sequence[TrialRecord]) -> TrialScheduler:
-    if study.pruning is None:
-        return FIFOScheduler()
-    pruning = Pruning(study.pruning)
-    for record in records:
-        pruning.recall(record)
-    return pruning
+def _parameters(config: dict[str, Any]) -> Parameters:
+    """The parameters among a trial's configuration in Ray Tune."""
+    return Parameters(**{name: config[name] for name in Parameters.model_fields})
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Have neither Ray Tune nor Optuna write logs of their own."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with quiet():
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)
+class Trial(tune.Trainable):
+    """Trains the student from its initial weights, and reports each evaluation.
+
+    Ray Tune gives a process one trial after another: model, rows and teacher are loaded once. No
+    other Ray work is nested in it, so a trial can be stopped between two evaluations without
+    leaving anything behind.
+    """
+
+    def setup(  # type: ignore[override]  # tune.with_parameters gives the others
+        self, config: dict[str, Any], job: TrainingJob, device: str, threads: int
+    ) -> None:
+        """Prepare the process and its first trial."""
+        torch.set_num_threads(threads)
+        self._job = job
+        self._device = device
+        self._bench: Bench | None = None
+        self._initial_weights: dict[str, torch.Tensor] = {}
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Prepare for another trial."""
+        self._parameters = _parameters(new_config)
+        # Releases the optimizer of the trial before, too.
+        self._loop: Loop | None = None
+        self._evaluations: Iterator[dict[str, float]] = iter(())
+        self._seconds = 0.0
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train up to the next evaluation.
+
+        Returns:
+            `LOSS`, the lowest so far; ``loss``, this evaluation's, after ``step`` steps and
+            ``seconds`` of training and evaluation; ``ended``: whether it was the last one (``done``
+            is set by Ray Tune, too, where it stops a trial). Or ``refused`` (see `Watch`): what
+            keeps every trial from working, whatever its parameters.
+        """
+        try:
+            return self._next_evaluation()
+        except Diverged:
+            return {LOSS: WORST, "diverged": True, "seconds": self._seconds, "done": True}
+        except (UserError, RunError) as error:
+            return {LOSS: WORST, "refused": (type(error).__name__, str(error)), "done": True}
+
+    def _next_evaluation(self) -> dict[str, Any]:
+        loop = self._loop or self._begin()
+        began = time.perf_counter()
+        evaluation = next(self._evaluations)
+        self._seconds += time.perf_counter() - began
+        loss = evaluation["validation_loss"]
+        if not math.isfinite(loss):
+            raise Diverged(f"validation loss {loss}")
+        ended = loop.finished
+        return {
+            LOSS: loop.progress.best_loss,
+            "loss": loss,
+            "step": evaluation["step"],
+            "seconds": self._seconds,
+            "ended": ended,
+            "done": ended,
+        }
+
+    def _begin(self) -> Loop:
+        """The training loop of this trial, on the student with its initial weights."""
+        if self._bench is None:
+            self._bench = Bench.load(self._job, self._device)
+            if self._bench.validation is None:
+                raise UserError(
+                    "there are no validation rows, by which trials are compared: raise "
+                    "stages.split.validation"
+                )
+            self._initial_weights = copy.deepcopy(self._bench.model.state_dict())
+        model = self._bench.model
+        model.load_state_dict(self._initial_weights)
+        model.zero_grad(set_to_none=True)  # a trial that diverged leaves gradients
+        parameters = self._parameters
+        self._loop = self._bench.loop(parameters.objective, parameters.loop(self._job.loop))
+        self._evaluations = self._loop.evaluations()
+        return self._loop

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from support.command import Command, Finished
+from support.command import Command, Finished, InProcess
 from support.mock_openai import MockServer
 from support.toy_run import Toy, make_toy
 
@@ -29,8 +29,8 @@ KEY = "sk-mock-7f3a9c1d5e8b2046"
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Command:
-    """The command without a cluster; what these tests do ends before one is needed."""
-    return Command("local", tmp_path)
+    """The command in this process; what these tests do ends before a cluster is needed."""
+    return InProcess(tmp_path)
 
 
 def qa_config(folder: Path, path: Path | list[Path], **keys: Any) -> Path:
@@ -219,7 +219,7 @@ WRONG = {
     "stages.clean-txt={}": ["unknown key 'stages.clean-txt'", "did you mean 'clean-text'?"],
     "unit_rows=many": ["unit_rows: Input should be a valid integer", "'many'"],
     "budget.max_failed_rows=-1": ["budget.max_failed_rows: ", "greater than or equal to 0"],
-    "llms.a={model: m, engine: opneai}": ["llms.a.engine", "'vllm', 'openai' or 'transformers'"],
+    "llms.a={model: m, engine: opneai}": ["llms.a.engine", "did you mean 'openai'?"],
     "llms.b={model: m, top_p: 3}": ["llms.b.top_p: ", "less than or equal to 1", "found 3"],
     "llms.c={model: m, max_tokens: 96, max_model_len: 64}": [
         "llms.c: max_tokens (96) leaves no room for a prompt within max_model_len (64)"

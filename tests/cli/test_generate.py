@@ -6,18 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from support.command import Command
 from support.taught_model import LESSONS, teach
-from support.tiny_models import tiny_model, word_tokenizer
-
-from ray_pipeline.cli.generate import answers, read_questions
-from ray_pipeline.core.errors import UserError
-from ray_pipeline.core.storage import Storage
-from ray_pipeline.models.decoding import Decoding
-from ray_pipeline.models.text import TextConfig
-from ray_pipeline.rundir.models import find_model
-from ray_pipeline.train.store import put_model
 
 
 @pytest.fixture(scope="module")
@@ -75,91 +65,3 @@ def test_bad_input_gets_one_message(ask: Command, arguments: list[str], message:
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert done.err.startswith("error: ") and "Traceback" not in done.err
-
-
-def test_a_model_that_writes_no_text_is_refused(tmp_path: Path) -> None:
-    config = {"model_type": "bert", "architectures": ["BertModel"]}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="is a BertModel, which writes no text: name a causal"):
-        list(answers(str(tmp_path), ["a"], Decoding(), "transformers"))
-
-
-def test_a_model_with_broken_weights_is_named(trained: Path, tmp_path: Path) -> None:
-    for path in (trained / "run" / "models" / "student").iterdir():
-        whole = path.suffix != ".safetensors"
-        (tmp_path / path.name).write_bytes(path.read_bytes()[: None if whole else 99])
-    with pytest.raises(UserError, match=f"weights in {tmp_path} cannot be read"):
-        list(answers(str(tmp_path), ["a"], Decoding(), "transformers"))
-
-
-# Names of models
-
-
-def test_models_go_by_all_their_names(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(trained)
-    folder = str(trained / "run" / "models" / "student")
-    for name in ("run:student", "run/models/student", "run/models/student/", folder):
-        assert find_model(name) == folder
-    assert find_model(f"{trained}/run:student") == folder
-
-
-def test_a_run_without_models_says_so(tmp_path: Path) -> None:
-    (tmp_path / "ledger.json").write_text('{"run": "r", "status": "running", "stages": []}')
-    with pytest.raises(UserError, match="has no models yet: run its job"):
-        find_model(f"{tmp_path}:student")
-
-
-def test_a_models_on_object_storage_is_found_by_the_same_names(s3: object, trained: Path) -> None:
-    from transformers import AutoTokenizer
-
-    storage = Storage("s3://bucket/run")
-    put_model(storage, "student", tiny_model().to(torch.float32), word_tokenizer(), TextConfig())
-    for name in ("s3://bucket/run:student", "s3://bucket/run/models/student"):
-        assert AutoTokenizer.from_pretrained(find_model(name)).eos_token == "<eos>"
-    with pytest.raises(UserError, match="has no model 'other'"):
-        find_model("s3://bucket/run:other")
-
-
-# Files of questions
-
-
-def read(folder: Path, name: str, content: str | bytes) -> list[str]:
-    file = folder / name
-    file.write_bytes(content.encode() if isinstance(content, str) else content)
-    return read_questions(file)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("q.txt", "Who?\n\n  What, and when? \n"),
-        ("q.jsonl", '{"question": "Who?"}\n\n{"a": 1, "question": "What, and when?"}'),
-        ("q.csv", '\ufeffquestion,a\r\nWho?,1\r\n"What, and when?",2\r\n'),
-    ],
-)
-def test_questions_of_each_format(tmp_path: Path, name: str, content: str) -> None:
-    assert read(tmp_path, name, content) == ["Who?", "What, and when?"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("q.txt", " \n", "q.txt: there is no question in it"),
-        ("q.csv", "", "q.csv: there is no question in it"),
-        ("q.csv", "question\n", "q.csv: there is no question in it"),
-        ("q.txt", b"Wer f\xe4hrt?", r"not UTF-8 \(byte 5\)"),
-        ("q.csv", "Question,b\nx,y\n", "no column 'question'; did you mean 'Question'"),
-        ("q.csv", 'question\n"Who?\n', "line 2: not CSV"),
-        ("q.csv", "a,question\n1\n", "line 2: 'question' is None"),
-        ("q.jsonl", '{"question": "Who?"}\n{"prompt": "x"}', "no column 'question'.*prompt"),
-        ("q.jsonl", '{"question": 3}', "line 1: 'question' is 3"),
-        ("q.jsonl", '["Who?"]', "line 1: list where an object"),
-        ("q.jsonl", "Who?", "line 1: not JSON"),
-        ("q.pdf", "Who?", r"questions come in \.txt, \.jsonl, \.csv"),
-    ],
-)
-def test_a_file_that_is_no_list_of_questions_is_refused(
-    tmp_path: Path, name: str, content: str | bytes, message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        read(tmp_path, name, content)

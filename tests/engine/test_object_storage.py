@@ -241,20 +241,22 @@ def s3_remove(s3: Any, bucket: str) -> None:
 def test_an_experiment_leaves_everything_in_the_bucket(
     command: Command, s3: Any, tmp_path: Path
 ) -> None:
-    config = make(tmp_path)
+    one = {"best_20": {"rows": 20}}
+    trainings = {"seeds": [1], "settings": {"best_20": {"epochs": 1, "learning_rate": 1e-2}}}
+    config = make(tmp_path, **{"select-subsets": {"subsets": one}, "train-subsets": trainings})
     run_dir = ["--run-dir", "s3://bucket/experiment"]
     done = command("run", config, *run_dir)
     assert done.code == 0, done.text
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket="bucket", Prefix="experiment/")
     there = {item["Key"].removeprefix("experiment/") for page in pages for item in page["Contents"]}
-    assert len([path for path in there if path.startswith("experiment/cells/")]) == 8
+    assert len([path for path in there if path.startswith("experiment/cells/")]) == 2
     assert {
         "report.html",
         "experiment/results.csv",
         "experiment/generations.csv",
         "figures/learning_curves.png",
         "exports/subsets/best_20_scores.csv",
-        "exports/subsets/best_60-random/dataset/dataset_dict.json",
+        "exports/subsets/best_20-random/dataset/dataset_dict.json",
     } <= there
     again = command("run", config, *run_dir)
     assert again.code == 0, again.text

@@ -11,14 +11,22 @@ import pytest
 from support.command import REPOSITORY, Command
 from support.one_cpu_cluster import one_cpu_cluster
 
+#: Rows from the end of the sample: most of what each stage is for is among them.
+ROWS = 90
+SAMPLE = REPOSITORY / "samples/qa.csv"
 DEMO = REPOSITORY / "configs/qa_distillation/demo.yaml"
 
 
 def _run(command: Command, run_dir: Path, *sets: str, until: str | None = None) -> dict:
     settings = [part for key in sets for part in ("--set", key)]
     settings += ["--until", until] if until else []
-    source = f"source.path={REPOSITORY / 'samples/qa.csv'}"
-    done = command("run", DEMO, "--run-dir", run_dir, "--set", source, *settings, timeout=600)
+    source = run_dir.with_name("qa.csv")
+    with SAMPLE.open(newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    with source.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([head, *rows[-ROWS:]])
+    settings += ["--set", f"source.path={source}"]
+    done = command("run", DEMO, "--run-dir", run_dir, *settings, timeout=600)
     assert done.code == 0, done.text
     ledger = json.loads((run_dir / "ledger.json").read_text())
     for stage in ledger["stages"]:
@@ -39,12 +47,12 @@ def test_the_demo_on_vllm_with_one_cpu(tmp_path: Path) -> None:
 
 def _check_demo_on_vllm(command: Command, run: Path) -> None:
     stages = _run(command, run, "llms.rewriter.engine=vllm", until="accept-paraphrases")
-    assert stages["source"]["rows_in"] == 174
-    assert stages["multiple-choice"]["kept"] > 130
+    assert stages["source"]["rows_in"] == ROWS
+    assert stages["multiple-choice"]["kept"] > 65
     assert stages["multiple-choice"]["llm"]["requests"] > 0
-    assert stages["drop-invalid"]["reasons"]["review:Classification=no"] == 6
+    assert stages["drop-invalid"]["reasons"]["review:Classification=no"] == 2
     assert 5 <= stages["outliers"]["dropped"] <= 10
-    assert stages["exact-duplicates"]["dropped"] == 5
+    assert stages["exact-duplicates"]["dropped"] == 2
     assert stages["near-duplicates"]["dropped"] == 1
     styles = ("formal", "casual", "general", "typos")
     originals = stages["augment-formal"]["rows_in"]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.command import Command
+from support.command import Command, InProcess
 from support.tiny_tradeoff import make
 
 #: Columns of the results that tell what was trained and what came of it, not how fast.
@@ -53,14 +53,12 @@ def test_from_a_corpus_to_the_answer(calm: Path) -> None:
     assert scores == sorted(scores, reverse=True) and len(scores) == 20
 
 
-#: Files of a run, and how many of them there are at the moment of a kill.
+#: Files of a run, and how many of them there are at the moment of a kill. Kills while parts are
+#: written and while a stage decides are those of tests/chaos and tests/engine/test_decide.py.
 MOMENTS = {
-    "stages/*/rows/part-*": 1,
-    "stages/*-select-subsets/decisions/*": 1,
-    "exports/subsets/*_scores.csv": 4,
+    "exports/subsets/*_scores.csv": 2,
     "experiment/cells/*.json": 2,
     "stages/*-generations/work/*.json": 3,
-    "experiment/analysis.json": 1,
 }
 
 
@@ -82,7 +80,7 @@ def test_killed_again_and_again_it_ends_with_the_same_table(
         out, err = process.communicate(timeout=60)
         assert process.returncode in (-signal.SIGKILL, 0), out + err
         trained = trained or {p: p.stat().st_mtime_ns for p in run.glob("experiment/cells/*.json")}
-    assert killed >= len(MOMENTS) - 1  # the last moment is close to the end
+    assert killed == len(MOMENTS)
     done = command("run", config)
     assert done.code == 0, done.text
     assert results(run) == results(calm)
@@ -106,7 +104,8 @@ def test_more_rows_than_there_are_takes_all_and_says_so(
     assert "100,000" in done.out and "best_60" in done.out
 
 
-def test_what_cannot_work_is_refused(command: Command, tmp_path: Path) -> None:
+def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
+    command = InProcess(tmp_path)
     config = make(tmp_path)
     for words, assignment in {
         "the weights sum to 0.7": "stages.weigh-scores.weights={clarity: 0.5, diversity: 0.2}",
@@ -127,9 +126,8 @@ def test_what_cannot_work_is_refused(command: Command, tmp_path: Path) -> None:
     assert refused.code == 2, refused.text
 
 
-def test_plan_keeps_the_rows_whose_scores_it_does_not_know(
-    command: Command, tmp_path: Path
-) -> None:
+def test_plan_keeps_the_rows_whose_scores_it_does_not_know(tmp_path: Path) -> None:
+    command = InProcess(tmp_path)
     config = make(tmp_path, **{
         "score-novelty": {"enabled": True},
         "weigh-scores": {"weights": {"clarity": 0.5, "novelty": 0.5}},

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.command import TESTS, Command
+from support.command import TESTS, Command, InProcess
 from support.fork_server import Started
 from support.tiny_models import word_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.rundir.curve import read_curve
+from ray_pipeline.rundir.trainings import read_curve
 
 TRAINING = ["train-teacher", "teacher-log-probs", "distil", "train-alone", "evaluate"]
 LETTERS = "abcdef"
@@ -249,7 +249,7 @@ def test_two_workers_one_of_them_killed(
 
 
 def test_a_configuration_that_cannot_work_is_refused_before_anything_is_trained(
-    command: Command, tiny: Path, tmp_path: Path
+    tiny: Path, tmp_path: Path
 ) -> None:
     other = model_folder(tmp_path / "other", "another vocabulary")
     (tmp_path / "empty").mkdir()
@@ -264,7 +264,7 @@ def test_a_configuration_that_cannot_work_is_refused_before_anything_is_trained(
         "distil.alpha=-1": "stages.distil.alpha",
         "split.test=0.95": "nothing is left to train on",
     }
-    config = make(tmp_path / "made", tiny)
+    config, command = make(tmp_path / "made", tiny), InProcess(tmp_path)
     for assignment, words in wrong.items():
         key, value = assignment.split("=", 1)
         change = ["--set", f"stages.{key}={value}"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.llm.asker import UnitAsker, judge, parse
+from ray_pipeline.llm.asker import RequestTemplate, UnitAsker, judge, parse
 from ray_pipeline.llm.asking import Answer, AnswerError
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.llm.prompt import Prompt
@@ -37,7 +37,8 @@ class Scripted:
 
 def asker(folder: Path, engine: Scripted, **more: object) -> UnitAsker:
     journal = Journal(Storage(str(folder)), "ask", "unit")
-    return UnitAsker("ask", CONFIG, "r1", engine, journal, 7, **more)  # type: ignore[arg-type]
+    template = RequestTemplate("ask", CONFIG, "r1", seed=7)
+    return UnitAsker(template, engine, journal, **more)  # type: ignore[arg-type]
 
 
 def test_identical_requests_of_a_unit_are_asked_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import pickle
 
+import jinja2
 import pytest
 
 from ray_pipeline.core.errors import UserError
@@ -53,3 +54,15 @@ def test_a_broken_example_is_a_broken_prompt(tmp_path):
     (tmp_path / "p.yaml").write_text(FILE.replace("{{ kind }}", "{{ kind"))
     with pytest.raises(UserError, match="template"):
         Prompt.load(tmp_path / "p.yaml")
+
+
+def test_variables_are_what_rendering_needs(tmp_path):
+    (tmp_path / "p.yaml").write_text(
+        "system: '{% if hint is defined %}{{ hint }}{% endif %} {{ tone | default(\"calm\") }}'\n"
+        "user: '{% for i in range(n) %}{{ i }}: {{ text }}{% endfor %}'\n"
+    )
+    prompt = Prompt.load(tmp_path / "p.yaml")
+    assert prompt.variables() == {"n", "text"}
+    assert prompt.render(n=1, text="a")[-1]["content"] == "0: a"
+    with pytest.raises(jinja2.UndefinedError):
+        prompt.render(n=1)

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from support.tiny_models import qa_table, word_tokenizer
 
-from ray_pipeline.core.errors import UserError
-from ray_pipeline.models.decoding import AS_IS, ModelText, load_tokenizer, trained_format
+from ray_pipeline.models.decoding import AS_IS, ModelText, trained_format
 from ray_pipeline.models.text import TEXT_FILE, TextConfig, Tokeniser
 
 END, EOS = 3, 4  # of word_tokenizer: the template's end of turn, and the end of text
@@ -60,8 +59,3 @@ def test_a_model_is_asked_as_recorded_else_by_its_template_else_as_is(tmp_path: 
     recorded = TextConfig(style="plain", prompt="what is {question} ?")
     (tmp_path / TEXT_FILE).write_text(recorded.model_dump_json())
     assert trained_format(tmp_path, word_tokenizer(True)) == recorded
-
-
-def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"tokenizer of {tmp_path} cannot be loaded"):
-        load_tokenizer(str(tmp_path))

@@ -8,8 +8,9 @@ from support.tiny_models import fetched, qa_table, word_tokenizer
 from transformers import AutoTokenizer
 
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.rows import DROPPED
 from ray_pipeline.models import text as tokens
-from ray_pipeline.models.text import TextConfig, Tokeniser, account_of
+from ray_pipeline.models.text import TextConfig, Tokeniser
 from ray_pipeline.train.batches import TokenRows
 
 
@@ -43,17 +44,22 @@ def test_every_row_is_accounted_for() -> None:
         ["b", "b", "b", None, " \n ", long_answer, "b"],
     )
     made = Tokeniser(word_tokenizer(), config)(rows)
-    account = account_of([made.slice(0, 3), made.slice(3)])
     assert made["row_id"].to_pylist() == rows["row_id"].to_pylist()
-    assert (account.rows, account.kept) == (7, 2)
-    assert account.dropped == {
-        tokens.NO_QUESTION: 2,
-        tokens.NO_ANSWER: 2,
-        tokens.PROMPT_TOO_LONG: 1,
-    }
-    assert (account.answers_cut, account.tokens_cut) == (1, 2)  # f and the end of text
-    assert (account.tokens, account.answer_tokens) == (3 + 6, 2 + 5)
-    assert account.to_json()["dropped"] == dict(account.dropped)
+    assert made["reason"].to_pylist() == [
+        None,
+        tokens.NO_QUESTION,
+        tokens.NO_QUESTION,
+        tokens.NO_ANSWER,
+        tokens.NO_ANSWER,
+        None,
+        tokens.PROMPT_TOO_LONG,
+    ]
+    dropped = [reason is not None for reason in made["reason"].to_pylist()]
+    assert [status == DROPPED for status in made["status"].to_pylist()] == dropped
+    assert made["tokens_cut"].to_pylist() == [0, 0, 0, 0, 0, 2, 0]  # f and the end of text
+    kept = [made["input_ids"][0].as_py(), made["input_ids"][5].as_py()]
+    assert [len(ids) for ids in kept] == [3, 6]
+    assert [sum(made["answer_mask"][row].as_py()) for row in (0, 5)] == [2, 5]
 
 
 def test_overlong_rows_are_dropped_where_asked() -> None:
@@ -62,10 +68,18 @@ def test_overlong_rows_are_dropped_where_asked() -> None:
     assert made["reason"].to_pylist() == [None, tokens.TOO_LONG]
 
 
-def test_only_bad_rows_give_an_empty_account_not_an_error() -> None:
-    account = account_of([Tokeniser(word_tokenizer())(qa_table([None], ["b"]))])
-    assert (account.rows, account.kept, account.answer_tokens) == (1, 0, 0)
-    assert account_of([Tokeniser(word_tokenizer())(qa_table([], []))]).rows == 0
+def test_only_bad_rows_or_none_are_no_error() -> None:
+    made = Tokeniser(word_tokenizer())(qa_table([None], ["b"]))
+    assert made.drop_columns("row_id").to_pylist() == [
+        {
+            "input_ids": None,
+            "answer_mask": None,
+            "tokens_cut": 0,
+            "status": DROPPED,
+            "reason": tokens.NO_QUESTION,
+        }
+    ]
+    assert Tokeniser(word_tokenizer())(qa_table([], [])).num_rows == 0
 
 
 def test_what_is_missing_is_named() -> None:
@@ -121,9 +135,9 @@ def test_a_text_is_learnt_as_a_whole_where_asked() -> None:
 
 
 def test_what_is_learnt_is_no_part_of_older_fingerprints() -> None:
-    assert "learn" not in TextConfig().model_dump(mode="json")
-    assert TextConfig(learn="all").model_dump()["learn"] == "all"
-    text = InstructionText()
-    assert TextConfig.model_validate_json(text.model_dump_json()).learn == "all"
-    answers = InstructionText(learn="answer")
-    assert InstructionText(**answers.model_dump()).learn == "answer"
+    assert "learn" not in TextConfig().identity()
+    assert TextConfig(learn="all").identity()["learn"] == "all"
+    # Here it was always named: the default of these texts is to learn all of them.
+    assert InstructionText().identity()["learn"] == "all"
+    assert InstructionText(learn="answer").identity()["learn"] == "answer"
+    assert TextConfig.model_validate_json(InstructionText().model_dump_json()).learn == "all"

@@ -3,13 +3,20 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
-from support.made_run import TEXTS, MadeRun, made_run
+from support.made_run import FOLDERS, TEXTS, MadeRun, made_run
 
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.rows import drop, set_column
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.report import write_report
+from ray_pipeline.report.content import _status
+from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.layout import part_path
 from ray_pipeline.rundir.ledger import Ledger
+from ray_pipeline.rundir.parts import read_rows, write_part
+from ray_pipeline.rundir.reader import RunReader
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -160,3 +167,20 @@ def test_is_the_same_when_written_again(tmp_path: Path) -> None:
 def test_needs_a_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run directory"):
         write_report(Storage(str(tmp_path)))
+
+
+def test_what_became_of_rows_is_read_from_the_rows(tmp_path: Path) -> None:
+    run = made_run(str(tmp_path))
+    account, unit = run.accounts["ask"], run.units[0]
+    path = part_path(FOLDERS["ask"], unit.unit_id)
+    rows = read_rows(run.storage, path)
+    first = pc.equal(rows["row_id"], rows["row_id"][0])
+    out = drop(rows, first, "llm:declined: it would not say")
+    out = set_column(out, "stage", pc.if_else(first, "ask", out["stage"]))
+    accounts = [StageAccount.of("ask", rows.num_rows, out)]
+    write_part(run.storage, path, out, fingerprint="print-ask", input_digest="", accounts=accounts)
+    account.kept, account.dropped, account.reasons["llm:declined"] = account.kept - 1, 1, 1
+    run.save()
+    reader = RunReader(str(tmp_path))
+    assert _status(reader, account, "llm:declined") == "dropped"
+    assert _status(reader, account, "llm:unusable") == "failed"

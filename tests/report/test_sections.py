@@ -15,6 +15,7 @@ from ray_pipeline.report.sections.groups import duplicates, shared
 from ray_pipeline.report.sections.lengths import lengths
 from ray_pipeline.report.sections.versions import versions
 from ray_pipeline.rundir.reader import RunReader
+from ray_pipeline.rundir.rows import Rows
 from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 
 HOSTILE = "<script>alert(1)</script></title></svg>\x1b[31m " + "x" * 100_000
@@ -125,8 +126,8 @@ def _question(member: object) -> str:
 def test_rows_with_one_question_are_grouped(run: MadeQaRun, content: Content) -> None:
     (found,) = [section for section in content.shared if section.groups]
     assert found.column == "same_question_group"
-    table_rows = RunReader(run.storage.root).iter_rows("deduplicate", "kept")
-    keys = [row["same_question_group"] for row in table_rows]
+    kept = Rows(RunReader(run.storage.root), "deduplicate", "kept").to_arrow()
+    keys = kept["same_question_group"].to_pylist()
     assert found.rows == sum(key is not None for key in keys)
     assert found.groups == len({key for key in keys if key is not None})
     assert all(len(group.members) == group.rows for group in found.largest)

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 import yaml
 from rich.console import Console
-from support.command import Command
 from support.made_qa_run import CONFIG, MadeQaRun, Row, made_qa_run
 
-from ray_pipeline.cli import diff as run_diff_views
+from ray_pipeline.cli.views import diff as run_diff_views
 from ray_pipeline.rundir import diff as run_diff
 from ray_pipeline.rundir.diff import RunDiff, diff
+from ray_pipeline.rundir.layout import segment_folder
+from ray_pipeline.rundir.ledger import Done
 from ray_pipeline.rundir.reader import RunReader
 
 FIRST = 1  # position of a row that nothing else drops
@@ -107,11 +108,26 @@ def test_appended_rows_are_only_in_the_run_that_has_them(tmp_path: Path, run: Ma
     assert found.why_only_b == {"never there": found.only_b}
 
 
-def test_keys_of_the_configuration_say_what_they_change(run: MadeQaRun, tmp_path: Path) -> None:
-    other = made_qa_run(str(tmp_path), 100, 20)
+def identify(run: MadeQaRun, identities: dict[str, Any]) -> None:
+    """Say what stages' fingerprints were made of, as the engine does."""
+    for entry in run.ledger.entries:
+        if (identity := identities.get(entry.account.name)) is not None:
+            folder = segment_folder(entry.index, entry.account.name)
+            made_of = {entry.account.name: identity}
+            Done(entry.fingerprint, "", "", 0, [], made_of).save(run.storage, folder)
+
+
+def test_keys_of_the_configuration_say_what_they_change(tmp_path: Path) -> None:
+    run = made_qa_run(str(tmp_path / "a"), 100, 20)
+    other = made_qa_run(str(tmp_path / "b"), 100, 20)
     writer = {**CONFIG["llms"]["writer"], "temperature": 0.2, "concurrency": 8}  # type: ignore[index]
     stages = {"augment-formal": {"llm": "writer", "actors": 2, "threshold": 0.5}}
     reconfigure(other, seed=8, run_dir="b", llms={"writer": writer}, stages=stages)
+    llm = {"model": "writer", "temperature": 0.7}
+    formal = {"config": {"threshold": 0.4}, "prompt": {"user": "p"}, "llm": llm}
+    identify(run, {"augment-formal": formal, "augment-typos": {"off": True}})
+    llm, config = {**llm, "temperature": 0.2}, {"threshold": 0.5}
+    identify(other, {"augment-formal": {**formal, "config": config, "llm": llm}})
     effects = {change.key: change.effect for change in compare(run, other).config}
     assert effects == {
         "run_dir": "execution",
@@ -119,10 +135,30 @@ def test_keys_of_the_configuration_say_what_they_change(run: MadeQaRun, tmp_path
         "llms.writer.temperature": "identity",
         "llms.writer.concurrency": "execution",
         "stages.augment-formal.actors": "execution",
-        "stages.augment-formal.threshold": None,
+        "stages.augment-formal.threshold": "identity",
         "stages.augment-casual.llm": None,
         "stages.augment-typos.llm": None,
     }
+
+
+def test_what_a_key_changes_is_not_known_of_runs_that_do_not_say(
+    run: MadeQaRun, tmp_path: Path
+) -> None:
+    other = made_qa_run(str(tmp_path), 100, 20)
+    writer = {**CONFIG["llms"]["writer"], "concurrency": 8}  # type: ignore[index]
+    reconfigure(other, llms={"writer": writer}, budget={"max_tokens": 9})
+    effects = {change.key: change.effect for change in compare(run, other).config}
+    assert effects == {"llms.writer.concurrency": None, "budget.max_tokens": "execution"}
+
+
+def test_a_stage_that_one_run_turned_off_changes_rows(tmp_path: Path) -> None:
+    run = made_qa_run(str(tmp_path / "a"), 100, 20)
+    other = made_qa_run(str(tmp_path / "b"), 100, 20)
+    reconfigure(other, stages={**CONFIG["stages"], "augment-typos": {"enabled": False}})  # type: ignore[dict-item]
+    identify(run, {"augment-typos": {"config": {}}})
+    identify(other, {"augment-typos": {"off": True}})
+    effects = {change.key: change.effect for change in compare(run, other).config}
+    assert effects["stages.augment-typos.enabled"] == "identity"
 
 
 def test_stages_that_one_run_lacks_stand_where_it_had_them(run: MadeQaRun, tmp_path: Path) -> None:
@@ -160,18 +196,3 @@ def test_runs_that_did_not_come_to_their_end(run: MadeQaRun, tmp_path: Path) -> 
     empty = made_qa_run(str(tmp_path / "c"), 0)
     assert compare(empty, empty).rows.both == 0
     assert compare(run, empty).rows.only_a == run.accounts["accept-paraphrases"].kept
-
-
-def test_the_command(run: MadeQaRun, tmp_path: Path) -> None:
-    made_qa_run(str(tmp_path / "b"), 100, 20, change=drop_one)
-    command = Command(None, tmp_path)
-    plain = command("diff", run.storage.root, "b")
-    assert plain.code == 0 and "Rows kept in the end" in plain.out and not plain.err
-    told = command("diff", run.storage.root, "b", "--json")
-    data = json.loads(told.out)
-    assert told.code == 0
-    assert data["rows"]["only_a"] == sum(data["rows"]["why_only_a"].values())
-    assert {"key": "seconds", "a": 95.0, "b": 95.0, "delta": 0.0} in data["effort"]
-    wrong = command("diff", run.storage.root, "c")
-    assert wrong.code == 2 and not wrong.out
-    assert len(wrong.err.strip().splitlines()) == 1 and "c: not a run directory" in wrong.err

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from support.fork_server import Started
 
@@ -59,3 +62,36 @@ class Command:
         """Run `plan` and `run` at the same time: for what they refuse with the same words."""
         with ThreadPoolExecutor(2) as threads:
             return list(threads.map(lambda verb: self(verb, *arguments, **env), ("plan", "run")))
+
+
+class InProcess(Command):
+    """The command as a call in the test's own process: for what ends before Ray is needed.
+
+    It takes milliseconds where a process of its own takes seconds to import the job.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("local", folder)
+
+    def __call__(self, *arguments: str | Path, timeout: float = 180, **env: str) -> Finished:
+        """Run it to its end; ``timeout`` is not needed, pytest's own ends what hangs."""
+        from ray_pipeline.cli import terminal
+        from ray_pipeline.cli.app import app
+
+        consoles = (terminal.out, terminal.err)
+        streams = (io.StringIO(), io.StringIO())
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.chdir(self.folder))
+            stack.enter_context(mock.patch.dict(os.environ, self.environment | env, clear=True))
+            for console, stream in zip(consoles, streams, strict=True):
+                stack.callback(setattr, console, "file", console.file)
+                console.file = stream
+            try:
+                app([str(argument) for argument in arguments])
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 1
+        return Finished(code, *(stream.getvalue() for stream in streams))
+
+    def both(self, *arguments: str | Path, **env: str) -> list[Finished]:
+        """`plan` and `run`, one after the other."""
+        return [self(verb, *arguments, **env) for verb in ("plan", "run")]

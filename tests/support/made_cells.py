@@ -93,4 +93,4 @@ def records(
 
 
 def cells(**change: Any) -> list[Cell]:
-    return [Cell.of_record(one) for one in records(**change)]
+    return [Cell.from_json(one) for one in records(**change)]

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from ray_pipeline.core.rows import ENVELOPE, KEPT, created_row_id, source_row_id
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import LlmUsage, StageAccount, total
+from ray_pipeline.rundir.layout import part_path
 from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
-from ray_pipeline.rundir.parts import part_path, write_part
+from ray_pipeline.rundir.parts import write_part
 from ray_pipeline.rundir.units import Unit, unit_id
 
 Row = dict[str, Any]

@@ -26,8 +26,9 @@ from ray_pipeline.core.rows import (
 )
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import LlmUsage, StageAccount, total
+from ray_pipeline.rundir.layout import part_path
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
-from ray_pipeline.rundir.parts import part_path, write_part
+from ray_pipeline.rundir.parts import write_part
 from ray_pipeline.rundir.responses import Journal, Response
 from ray_pipeline.rundir.units import Unit, unit_id
 

@@ -15,8 +15,9 @@ from support.made_run import MadeRun
 from ray_pipeline.core.rows import source_row_id, with_envelope
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.layout import part_path
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry
-from ray_pipeline.rundir.parts import part_path, write_part
+from ray_pipeline.rundir.parts import write_part
 from ray_pipeline.rundir.units import Unit, unit_id
 
 FILE_ID = "d" * 32

@@ -17,8 +17,8 @@ from support.made_run import FILE_ID, MadeRun, made_run
 
 from ray_pipeline.core.rows import source_row_id
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.curve import Curve
 from ray_pipeline.rundir.ledger import Done, LedgerEntry
+from ray_pipeline.rundir.trainings import Curve
 
 #: Behind source, tidy, ask and augment.
 STAGES = (

@@ -1,4 +1,6 @@
-"""One rank of a small training, as a process: ``python one_rank.py RANK SIZE FOLDER HOLD STEPS``.
+"""One rank of a small training, as a process.
+
+``python one_rank.py RANK SIZE FOLDER HOLD STEPS OPTIMIZER``
 
 HOLD is whole or sharded; STEPS how many to take, 0 for all. Writes its figures and final weights
 into the folder, and checkpoints.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,17 +29,22 @@ from ray_pipeline.train.replica import Sharded, Whole
 
 
 def train(
-    world: World, hold: str = "whole", steps: int = 0, folder: Path | None = None
+    world: World,
+    hold: str = "whole",
+    steps: int = 0,
+    folder: Path | None = None,
+    optimizer: Any = "adamw",
 ) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """Rows and steps such that the last step has one row: fewer than ranks."""
     model = tiny_model("llama", seed=1)
     figures: list[dict] = []
     replica = Sharded(model, "cpu") if hold == "sharded" else Whole(model)
     Loop(
-        model,
+        replica,
         BatchPlan(TokenRows(token_table(17)), BatchConfig(step_rows=8, batch_tokens=60)),
         Objective(0.4664, 0.2081, 2.0),
         LoopConfig(
+            optimizer=optimizer,
             learning_rate=1e-2,
             epochs=2,
             clip_norm=0.5,
@@ -49,7 +57,6 @@ def train(
         world=world,
         checkpoints=Checkpoints(Storage(str(folder)), "checkpoints") if folder else None,
         report=figures.append,
-        replica=replica,
     ).run()
     return figures, replica.weights()
 
@@ -59,7 +66,9 @@ def main() -> None:
     dist.init_process_group(
         "gloo", init_method=(folder / "meeting").as_uri(), rank=rank, world_size=size
     )
-    figures, weights = train(World.of_process_group(), sys.argv[4], int(sys.argv[5]), folder)
+    figures, weights = train(
+        World.of_process_group(), sys.argv[4], int(sys.argv[5]), folder, sys.argv[6]
+    )
     (folder / f"figures-{rank}.json").write_text(json.dumps(figures))
     torch.save(weights, folder / f"weights-{rank}.pt")
     dist.destroy_process_group()

@@ -10,6 +10,7 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig, Tokeniser
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.loop import Loop, LoopConfig
+from ray_pipeline.train.replica import Whole
 from ray_pipeline.train.store import put_model
 
 LESSONS = {"what is a ?": "b c", "what is d ?": "e", "the capital of f ?": "a a a a"}
@@ -22,6 +23,6 @@ def teach(run: Path, chat: bool) -> Path:
     model = tiny_model("llama", vocabulary=len(tokenizer)).float()
     plan = BatchPlan(TokenRows(rows), BatchConfig(batch_tokens=256))
     config = LoopConfig(learning_rate=0.02, schedule="constant", epochs=60, weight_decay=0)
-    Loop(model, plan, config=config).run()
+    Loop(Whole(model), plan, config=config).run()
     put_model(Storage(str(run)), "student", model, tokenizer, text)
     return run / "models" / "student"

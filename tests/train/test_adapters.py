@@ -21,6 +21,7 @@ from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.job import ModelSource, train
 from ray_pipeline.train.loop import Loop, LoopConfig, World
 from ray_pipeline.train.losses import Objective
+from ray_pipeline.train.replica import Whole
 from ray_pipeline.train.store import put_model
 
 CONFIG = AdapterConfig(rank=2, alpha=4, dropout=0.0)
@@ -36,7 +37,7 @@ def adapted(seed: int = 0):
 
 def trained(model, **more) -> Loop:
     plan = BatchPlan(TokenRows(token_table(16)), BatchConfig(step_rows=8, batch_tokens=100))
-    loop = Loop(model, plan, config=LoopConfig(learning_rate=1e-2, epochs=2), **more)
+    loop = Loop(Whole(model), plan, config=LoopConfig(learning_rate=1e-2, epochs=2), **more)
     loop.run()
     return loop
 

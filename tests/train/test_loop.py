@@ -17,6 +17,8 @@ from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.forward import OnlineTeacher
 from ray_pipeline.train.loop import Loop, LoopConfig, World, learning_rate
 from ray_pipeline.train.losses import Objective
+from ray_pipeline.train.optimizers import OPTIMIZERS
+from ray_pipeline.train.replica import Whole
 
 MIX = Objective(alpha=0.4664, beta=0.2081, temperature=0.7)
 FAST = {"learning_rate": 1e-2, "warmup": 2, "epochs": 2}
@@ -44,7 +46,7 @@ def trained(
             raise Killed
 
     loop = Loop(
-        model,
+        Whole(model),
         plan,
         objective,
         LoopConfig(**{**FAST, **config}),
@@ -142,6 +144,29 @@ def test_checkpoints_of_another_training_are_refused(tmp_path) -> None:
         trained(tmp_path, objective=Objective())
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_learns_and_resumes_exactly(tmp_path, optimizer) -> None:
+    settings = {"optimizer": optimizer, "checkpoint_every": 2, "epochs": 6}
+    whole, figures = trained(tmp_path / "whole", **settings)
+    assert figures[-1]["loss"] < figures[0]["loss"]
+    trained(tmp_path / "killed", kill_after=5, **settings)
+    resumed, rest = trained(tmp_path / "killed", **settings)
+    assert rest[0]["step"] == 5 and same_weights(whole, resumed)
+
+
+def test_the_optimizer_is_part_of_the_identity_where_it_is_not_the_first_one(tmp_path) -> None:
+    assert "optimizer" not in LoopConfig().identity()
+    assert LoopConfig(optimizer="sgd").identity()["optimizer"] == "sgd"
+    loop, _ = trained(tmp_path, checkpoint_every=1)
+    state = loop.checkpoints.latest()
+    del state["identity"]["optimizer"]  # as checkpoints were before there was a choice
+    loop.checkpoints.save(8, state)
+    _, figures = trained(tmp_path, checkpoint_every=1)
+    assert figures == []
+    with pytest.raises(UserError, match=r"optimizer \(was adamw, is sgd\)"):
+        trained(tmp_path, optimizer="sgd")
+
+
 def test_a_torn_checkpoint_is_passed_over_and_old_ones_go(tmp_path) -> None:
     whole, _ = trained(tmp_path, checkpoint_every=1)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
@@ -175,7 +200,7 @@ def test_in_pieces_it_is_the_same_training() -> None:
 
     def loop() -> Loop:
         model, more = tiny_model("llama", seed=1), {"validation": whole.validation}
-        return Loop(model, whole.plan, MIX, whole.config, teacher=whole.teacher, **more)
+        return Loop(Whole(model), whole.plan, MIX, whole.config, teacher=whole.teacher, **more)
 
     pieces, seen = loop(), []
     for evaluation in pieces.evaluations():
@@ -221,9 +246,9 @@ def test_a_run_away_loss_stops_the_run() -> None:
 def test_what_cannot_be_trained_is_refused() -> None:
     plan = BatchPlan(TokenRows(token_table(4)))
     with pytest.raises(UserError, match="bfloat16"):
-        Loop(tiny_model().bfloat16(), plan)
+        Loop(Whole(tiny_model().bfloat16()), plan)
     with pytest.raises(UserError, match="all are frozen"):
-        Loop(tiny_model().requires_grad_(False), plan)
+        Loop(Whole(tiny_model().requires_grad_(False)), plan)
     with pytest.raises(ValueError, match="all_reduce"):
         World(0, 2)
 
@@ -240,5 +265,5 @@ def test_training_does_not_disturb_the_callers_random_numbers() -> None:
     model = tiny_model("llama", seed=1)
     torch.set_rng_state(before)
     plan = BatchPlan(TokenRows(token_table(4)))
-    Loop(model, plan, config=LoopConfig(epochs=1)).run()
+    Loop(Whole(model), plan, config=LoopConfig(epochs=1)).run()
     assert torch.equal(torch.get_rng_state(), before)

@@ -294,18 +294,23 @@ def test_k_the_teacher_is_in_evaluation_mode_and_unchanged(kind, rows) -> None:
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
+def projects_answers_only(model, rows) -> bool:
+    """Whether hidden states come out, to be projected at answer positions alone, not logits."""
+    return AnswerModel(model)(rows.batch([0])).weight is not None
+
+
 def test_models_that_scale_their_logits_are_not_split(rows) -> None:
     """trl#6629: a fused path that ignores a scale trains something else."""
     from transformers import CohereConfig, CohereForCausalLM
 
-    assert AnswerModel(tiny_model("llama")).selects_positions
+    assert projects_answers_only(tiny_model("llama"), rows)
     config = CohereConfig(
         vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, logit_scale=0.25, eos_token_id=4,
         bos_token_id=4, pad_token_id=4,
     )  # fmt: skip
     model = CohereForCausalLM(config).double()
-    assert not AnswerModel(model).selects_positions
+    assert not projects_answers_only(model, rows)
     # Its layer norm computes in float32.
     same(computed(model, rows, SPLITS["fours"], Objective()), naive(model, rows), 1e-5, 1e-8)
 
@@ -355,7 +360,7 @@ def test_lora_adapters_train_through_the_split(rows) -> None:
     model = get_peft_model(
         tiny_model("llama"), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     ).double()
-    assert AnswerModel(model).selects_positions
+    assert projects_answers_only(model, rows)
     made = computed(model, rows, SPLITS["fours"], Objective())
     same(made, naive(model, rows))
     assert made[1] and all("lora" in name for name in made[1])

@@ -16,15 +16,18 @@ from support.command import TESTS
 from support.one_rank import train
 
 from ray_pipeline.train.loop import World
+from ray_pipeline.train.optimizers import OPTIMIZERS
 
 
-def on_two_ranks(folder: Path, hold: str, steps: int = 0) -> tuple[list[dict], list[dict]]:
+def on_two_ranks(
+    folder: Path, hold: str, steps: int = 0, optimizer: str = "adamw"
+) -> tuple[list[dict], list[dict]]:
     """Figures and weights of each rank."""
     script = TESTS / "support" / "one_rank.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
-            [sys.executable, str(script), str(rank), "2", str(folder), hold, str(steps)],
+            [sys.executable, str(script), str(rank), "2", str(folder), hold, str(steps), optimizer],
             env=environment,
         )
         for rank in range(2)
@@ -58,10 +61,11 @@ def test_two_ranks_train_what_one_trains(tmp_path, hold: str) -> None:
 
 
 @pytest.mark.slow
-def test_one_rank_goes_on_where_two_with_parts_of_the_model_stopped(tmp_path) -> None:
-    on_two_ranks(tmp_path, "sharded", steps=3)
-    after, weights = train(World(), folder=tmp_path)
-    whole, expected = train(World())
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_rank_goes_on_where_two_with_parts_of_the_model_stopped(tmp_path, optimizer) -> None:
+    on_two_ranks(tmp_path, "sharded", 3, optimizer)
+    after, weights = train(World(), folder=tmp_path, optimizer=optimizer)
+    whole, expected = train(World(), optimizer=optimizer)
     assert_same_figures(whole[-len(after) :], after)
     assert after[0]["step"] == 4
     for name, value in expected.items():

@@ -20,6 +20,7 @@ from ray_pipeline.train.census import take_census
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.job import ModelSource, Pace, Training, token_rows, train
 from ray_pipeline.train.loop import Loop, LoopConfig, World
+from ray_pipeline.train.replica import Whole
 from ray_pipeline.train.scratch import ScratchConfig
 from ray_pipeline.train.student import parameter_count
 
@@ -51,10 +52,8 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path) -> None:
         assert model.is_gradient_checkpointing == checkpointing
         figures: list[dict] = []
         plan = BatchPlan(TokenRows(token_table(8, vocabulary=20)), BatchConfig(step_rows=4))
-        Loop(model, plan, config=LoopConfig(epochs=2, learning_rate=1e-2), report=figures.append)
-        Loop(
-            model, plan, config=LoopConfig(epochs=2, learning_rate=1e-2), report=figures.append
-        ).run()
+        config = LoopConfig(epochs=2, learning_rate=1e-2)
+        Loop(Whole(model), plan, config=config, report=figures.append).run()
         losses.append([one["gradient_norm"] for one in figures])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
@@ -126,7 +125,7 @@ def test_the_last_weights_are_kept_where_they_are_wanted(tmp_path) -> None:
         for folder in (None, tmp_path / keep):
             model = tiny_model("gpt2", seed=1)
             loop = Loop(
-                model,
+                Whole(model),
                 BatchPlan(TokenRows(token_table(12)), BatchConfig(step_rows=4)),
                 config=LoopConfig(learning_rate=0.3, epochs=6, warmup=0, schedule="constant",
                                   patience=None, evaluate_every=1),
@@ -171,8 +170,9 @@ def test_what_a_training_leaves_and_that_it_goes_on_in_mid_epoch(tmp_path) -> No
             except Killed:
                 continue
         cell.finish()
-        record = cell.record()
-        assert record is not None
+        written = cell.record()
+        assert written is not None
+        record = written.to_json()
         assert not (tmp_path / name / "work" / cell.name / "checkpoints").exists()
         made[name] = {key: value for key, value in record.items() if key != "seconds"}
         made[name]["curve"] = [(p["step"], p["tokens"], p["loss"]) for p in record["curve"]]
@@ -197,9 +197,10 @@ def test_a_training_that_diverges_leaves_its_curve(tmp_path) -> None:
     trainer = stage(tmp_path, learning_rates=[1e30], seeds=[1], modes=["epochs"])
     cell = trainer.cells(take_census(rows, trainer.names), rows, place(tmp_path))[0]
     with pytest.raises(Exception, match="loss") as caught:
-        list(Training(cell.job, World(), "cpu", lambda figures: None).pieces())
+        list(Training(cell.job, World(), "cpu", lambda figures: None).evaluations())
     cell.finish(diverged=str(caught.value))
     record = cell.record()
-    assert record is not None and record["steps"] >= 1 and record["model"] is None
-    assert record["test_loss"] is None and record["validation_loss"] is None
-    assert np.isfinite(record["tokens_seen"])
+    assert record is not None and record.steps >= 1 and record.model is None
+    assert record.diverged_because == str(caught.value)
+    assert record.test_loss is None and record.validation_loss is None
+    assert np.isfinite(record.tokens_seen)

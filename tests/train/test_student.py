@@ -8,6 +8,7 @@ from support.tiny_models import VOCABULARY, tiny_model, word_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.models.tokenizer import vocabulary_size
 from ray_pipeline.train.student import (
     StudentConfig,
     cut,
@@ -16,7 +17,6 @@ from ray_pipeline.train.student import (
     make_student,
     parameter_count,
     save,
-    vocabulary_size,
 )
 
 IDS = torch.arange(12)[None]

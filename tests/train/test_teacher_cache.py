@@ -10,21 +10,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.tiny_models import VOCABULARY, tiny_model, token_table, word_tokenizer
+from support.tiny_models import VOCABULARY, tiny_model, token_table
 from transformers import AutoTokenizer
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.models import packaged as models
+from ray_pipeline.models.tokenizer import vocabulary_size
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.forward import AnswerModel, OnlineTeacher
 from ray_pipeline.train.losses import Objective, answer_loss
-from ray_pipeline.train.student import load, vocabulary_size
+from ray_pipeline.train.student import load
 from ray_pipeline.train.teacher_cache import (
     PARQUET,
     CachedTeacher,
     CacheInfo,
     CacheWriter,
-    tokenizer_hash,
 )
 from ray_pipeline.train.vllm_cache import VllmCacheWriter
 
@@ -113,13 +113,6 @@ def test_what_cannot_be_computed_is_refused() -> None:
         CacheWriter(tiny_model(), replace(INFO, k=68))
     with pytest.raises(UserError, match="67 logits and the tokenizer 80"):
         CacheWriter(tiny_model(), replace(INFO, vocabulary=80))
-
-
-def test_the_tokenizers_identity_is_its_vocabulary() -> None:
-    one, other = word_tokenizer(), word_tokenizer(chat=True)
-    assert tokenizer_hash(one) == tokenizer_hash(other)
-    other.add_tokens(["new"])
-    assert tokenizer_hash(one) != tokenizer_hash(other)
 
 
 @pytest.mark.slow

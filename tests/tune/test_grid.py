@@ -20,7 +20,6 @@ from support.fork_server import Started
 from support.tiny_experiment import SIZES, place, stage, tiny_rows
 
 from ray_pipeline.core.errors import RunError, UserError
-from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
 from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
@@ -29,23 +28,23 @@ from ray_pipeline.train.census import take_census
 from ray_pipeline.train.job import WorkersConfig, train
 from ray_pipeline.train.loop import World
 from ray_pipeline.tune import grid
-from ray_pipeline.tune.cells import Cell, different, forget_others
-from ray_pipeline.tune.workers import TrialWorkers
+from ray_pipeline.tune.cells import CellTraining, distinct, forget_others
+from ray_pipeline.tune.runner import TrialWorkers
 
 TIMES = {"seconds", "curve"}
 
 
-def cells_of(folder: Path, **config: Any) -> list[Cell]:
+def cells_of(folder: Path, **config: Any) -> list[CellTraining]:
     rows, trainer = tiny_rows(folder), stage(folder, **config)
     return trainer.cells(take_census(rows, trainer.names), rows, place(folder))
 
 
-def table(cells: list[Cell]) -> dict[str, Any]:
+def table(cells: list[CellTraining]) -> dict[str, Any]:
     """The final table: all records without times."""
-    records = {cell.name: cell.record() or {} for cell in cells}
+    records = {cell.name: record.to_json() for cell in cells if (record := cell.record())}
     return {
         name: {key: value for key, value in record.items() if key not in TIMES}
-        | {"losses": [(p["step"], p["tokens"], p["loss"]) for p in record.get("curve", [])]}
+        | {"losses": [(p["step"], p["tokens"], p["loss"]) for p in record["curve"]]}
         for name, record in records.items()
     }
 
@@ -57,7 +56,7 @@ def one_by_one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cells = cells_of(folder)
-    for cell in different(cells):
+    for cell in distinct(cells):
         train(cell.job, World(), "cpu", lambda figures: None)
         cell.finish()
     grid.share_records(cells)
@@ -69,9 +68,9 @@ def test_cells_are_every_subset_seed_rate_and_mode(tmp_path) -> None:
     cells = cells_of(tmp_path, learning_rates=[1e-3, 1e-4])
     assert len(cells) == len({cell.name for cell in cells}) == 2 * 2 * 2 * 2 * 2
     assert cells[0].name == "few.epochs.seed1.lr0.001"
-    assert {cell.of for cell in cells} == set(SIZES)
+    assert {cell.plan.of for cell in cells} == set(SIZES)
     kept = [cell.job.name for cell in cells if cell.job.name is not None]
-    assert kept == [cell.name for cell in cells if cell.seed == 1]
+    assert kept == [cell.name for cell in cells if cell.plan.seed == 1]
     assert not any(cell.job.name for cell in cells_of(tmp_path, keep_models="none"))
     (order,) = {cell.job.loop.patience for cell in cells}
     assert order is None  # nothing that looks at validation rows stops a training
@@ -111,7 +110,7 @@ def test_every_cell_sees_as_many_tokens(one_by_one) -> None:
 def test_cells_that_are_one_training_are_trained_once(one_by_one, tmp_path) -> None:
     """The smallest subset's epochs are the budget of all: its two modes are the same."""
     cells = cells_of(tmp_path)
-    assert len(different(cells)) == len(cells) - 2
+    assert len(distinct(cells)) == len(cells) - 2
     twin = one_by_one["few.tokens.seed2.lr0.001"]
     assert twin["trained_as"] == "few.epochs.seed2.lr0.001" and twin["mode"] == "tokens"
     assert twin["losses"] == one_by_one["few.epochs.seed2.lr0.001"]["losses"]
@@ -132,6 +131,13 @@ def test_a_cell_is_told_apart_by_what_it_depends_on(tmp_path) -> None:
         {"text": {"max_tokens": 31}},
     ):
         assert not set(mine) & set(digests(**changed)), changed
+
+
+def test_cells_that_an_earlier_version_trained_are_reused(tmp_path) -> None:
+    """The digests are those of records that it wrote (see tests/evaluate/experiment)."""
+    digests = {cell.name: cell.digest for cell in cells_of(tmp_path)}
+    assert digests["few.epochs.seed1.lr0.001"] == "a3770ca3f2c46632e98e38d83da5b958"
+    assert digests["few-random.epochs.seed2.lr0.001"] == "7931a410ff9c55fff8cc555e00d92072"
 
 
 def test_records_of_another_experiment_are_forgotten(tmp_path) -> None:
@@ -244,7 +250,7 @@ def test_the_grid_makes_what_its_jobs_make_one_by_one(ray_cluster, one_by_one, t
 
 def test_a_cell_that_fits_no_node_is_refused(ray_cluster, tmp_path) -> None:
     with pytest.raises(UserError, match=r"needs 8 CPUs and 0 GPUs on one node.* has 2 CPUs"):
-        grid.run_grid(cells_of(tmp_path), TrialWorkers(Resources(cpus=8)), print)
+        grid.run_grid(cells_of(tmp_path), TrialWorkers(cpus=8), print)
 
 
 def test_what_no_cell_could_work_with_ends_the_experiment(ray_cluster, tmp_path) -> None:
@@ -282,7 +288,7 @@ def test_a_whole_experiment_that_is_killed_ends_with_the_same_table(
     environment = os.environ | {"RAY_ADDRESS": ray_cluster}
 
     def start() -> Started:
-        return Started("tune.run_experiment", [str(tmp_path)], TESTS, environment)
+        return Started("support.run_experiment", [str(tmp_path)], TESTS, environment)
 
     process = start()
     while process.poll() is None and len(list(records.glob("*.json"))) < 3:

@@ -22,7 +22,6 @@ from support.command import TESTS, Command
 from support.tiny_study import model_folder, qa_rows, tiny_job
 
 from ray_pipeline.core.errors import RunError, UserError
-from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.stage import Settings, Stage
 from ray_pipeline.stages.training.distil import Distil
@@ -31,15 +30,24 @@ from ray_pipeline.stages.training.split import Split
 from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.train.loop import LoopConfig
 from ray_pipeline.train.losses import Objective
+from ray_pipeline.tune import runner as runner_module
 from ray_pipeline.tune import search as search_module
-from ray_pipeline.tune import watch as watch_module
-from ray_pipeline.tune.observer import Observer
-from ray_pipeline.tune.parameters import Parameters, PruningConfig, Range, Space, get_best, put_best
-from ray_pipeline.tune.pruning import LOSS, Pruning
-from ray_pipeline.tune.search import Study, TrialWorkers, _proposals, search
-from ray_pipeline.tune.trial import Trial
-from ray_pipeline.tune.trials import WORST, TrialRecord, Trials, best
-from ray_pipeline.tune.watch import Broken
+from ray_pipeline.tune.proposals import Proposals, Pruning
+from ray_pipeline.tune.runner import Interrupted, TrialWorkers
+from ray_pipeline.tune.search import SearchWatch, Study, Trial, search
+from ray_pipeline.tune.trials import (
+    LOSS,
+    WORST,
+    Parameters,
+    PruningConfig,
+    Range,
+    Space,
+    TrialRecord,
+    Trials,
+    best,
+    get_best,
+    put_best,
+)
 
 SEEDS = Parameters(alpha=0.4664, beta=0.2081, temperature=0.7, learning_rate=6.795e-5)
 
@@ -47,10 +55,6 @@ SEEDS = Parameters(alpha=0.4664, beta=0.2081, temperature=0.7, learning_rate=6.7
 def record(number: int, *losses: float, status: Any = "finished", **changed: float) -> TrialRecord:
     steps = tuple((10 * i, loss) for i, loss in enumerate(losses, start=1))
     return TrialRecord(number, status, SEEDS.model_copy(update=changed), steps, 1.0)
-
-
-def study(seed: int = 7) -> Any:
-    return SimpleNamespace(space=Space(), first=SEEDS, seed=seed)
 
 
 def valley(parameters: Parameters) -> float:
@@ -61,7 +65,8 @@ def propose(
     records: list[TrialRecord], number: int, at_once: int = 1, seed: int = 7
 ) -> list[TrialRecord]:
     """What a search goes on to try: ``at_once`` are proposed before one of them ends, the last."""
-    proposals, records, running = _proposals(study(seed), records), list(records), []
+    proposals = Proposals(SEEDS, Space(), seed, records)
+    records, running = list(records), []
     while len(records) < number:
         while len(running) < at_once:
             config = dict(proposals.suggest(name := f"{len(records)}-{len(running)}-{time.time()}"))
@@ -93,10 +98,9 @@ def test_what_finished_is_not_proposed_again_where_others_were_lost() -> None:
 
 
 def test_pruning_counts_the_trials_of_an_earlier_attempt() -> None:
-    pruning = Pruning(PruningConfig(grace=1, reduction=2))
-    for number in (0, 1, 2):
-        pruning.recall(record(number, 2.0 + number, 1.0 + number))
-    pruning.recall(record(3, status="diverged"))
+    finished = [record(number, 2.0 + number, 1.0 + number) for number in (0, 1, 2)]
+    finished.append(record(3, status="diverged"))
+    pruning = Pruning(PruningConfig(grace=1, reduction=2), finished)
 
     def decision(number: int, *losses: float) -> str:
         trial: Any = SimpleNamespace(trial_id=f"new-{number}", config={"number": number})
@@ -217,14 +221,21 @@ def test_distillation_takes_what_the_search_found(tmp_path) -> None:
     assert found.loop(LoopConfig(epochs=9)) == LoopConfig(epochs=9, learning_rate=1e-3)
 
 
+def test_the_old_name_of_the_stall_timeout_is_read() -> None:
+    assert (
+        Search.Config(silence=7).stall_timeout == Search.Config(stall_timeout=7).stall_timeout == 7
+    )
+    assert Search.Config(silence=7).identity() == Search.Config().identity()
+
+
 def test_as_many_trials_as_nodes_hold() -> None:
     two = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 3.0}]
-    assert TrialWorkers(Resources(cpus=1)).on(two) == 5
-    assert TrialWorkers(Resources(cpus=2)).on(two) == 2
-    assert TrialWorkers(Resources(cpus=0.5, gpus=0.25)).on(two) == 4
-    assert TrialWorkers(Resources(cpus=8), at_most=3).on(two) == 3  # of a cluster that grows
+    assert TrialWorkers(cpus=1).fit_on(two) == 5
+    assert TrialWorkers(cpus=2).fit_on(two) == 2
+    assert TrialWorkers(cpus=0.5, gpus=0.25).fit_on(two) == 4
+    assert TrialWorkers(cpus=8, at_most=3).fit_on(two) == 3  # of a cluster that grows
     with pytest.raises(UserError, match=r"needs 4 CPUs and 1 GPUs.* has 3 CPUs and 1 GPUs"):
-        TrialWorkers(Resources(cpus=4, gpus=1)).on(two)
+        TrialWorkers(cpus=4, gpus=1).fit_on(two)
 
 
 def steps_of(trial: Trial) -> list[dict[str, Any]]:
@@ -263,7 +274,7 @@ def test_what_no_parameters_could_help_ends_the_search(tmp_path) -> None:
     (result,) = steps_of(make_trial(tiny_job(tmp_path, validation=0), SEEDS))
     kind, message = result["refused"]
     assert kind == "UserError" and "stages.split.validation" in message
-    watching = Observer(Trials(Storage(str(tmp_path)), "t", "s"), 3, TrialWorkers(), print)
+    watching = SearchWatch(Trials(Storage(str(tmp_path)), "t", "s"), 3, TrialWorkers(), print)
     trial: Any = SimpleNamespace(trial_id="1", config={}, last_result=result, status="RUNNING")
     watching.on_trial_result(1, [trial], trial, result)
     watching.on_trial_complete(1, [trial], trial)
@@ -271,22 +282,20 @@ def test_what_no_parameters_could_help_ends_the_search(tmp_path) -> None:
         watching.on_step_end(1, [trial])
 
 
-def test_silence_ends_the_search(ray_cluster, tmp_path, monkeypatch) -> None:
+def test_a_stall_ends_the_search(ray_cluster, tmp_path, monkeypatch) -> None:
     trials = Trials(Storage(str(tmp_path)), "t", "s")
     running, waiting = (SimpleNamespace(status=status) for status in ("RUNNING", "PENDING"))
-    watching = Observer(trials, 3, TrialWorkers(silence=0), print)
-    with pytest.raises(RunError, match=r"longer than stages\.search\.silence"):
+    watching = SearchWatch(trials, 3, TrialWorkers(stall_timeout=0), print)
+    with pytest.raises(RunError, match=r"longer than stages\.search\.stall_timeout"):
         watching.on_step_end(1, [running, waiting])
-    small, large = (
-        Observer(trials, 3, TrialWorkers(Resources(cpus=cpus)), print) for cpus in (1, 8)
-    )
+    small, large = (SearchWatch(trials, 3, TrialWorkers(cpus=cpus), print) for cpus in (1, 8))
     for watching in (small, large):
         watching.on_step_end(1, [waiting])
-    monkeypatch.setattr(watch_module, "_STALL_SECONDS", 0)
+    monkeypatch.setattr(runner_module, "_STALL_SECONDS", 0)
     large.on_step_end(1, [waiting])  # another's work may end, or the cluster grow
-    with pytest.raises(Broken, match="there was room"):
+    with pytest.raises(Interrupted, match="there was room"):
         small.on_step_end(1, [waiting])
-    monkeypatch.setattr(watch_module, "_START_SECONDS", 0)
+    monkeypatch.setattr(runner_module, "_START_SECONDS", 0)
     with pytest.raises(RunError, match=r"One needs 8 CPUs and 0 GPUs; of 2 CPUs"):
         large.on_step_end(1, [waiting])
 
@@ -299,7 +308,7 @@ def test_where_ray_tune_fails_it_begins_again_with_what_is_left(tmp_path, monkey
             attempts.append(len(trials.records))
             if finish:
                 trials.add(record(len(trials.records), 2.0))
-            raise [tune.TuneError("told\nlast line"), Broken("no trial")][len(attempts) % 2]
+            raise [tune.TuneError("told\nlast line"), Interrupted("no trial")][len(attempts) % 2]
 
         return failing
 

@@ -1,29 +1,88 @@
-"""The trainings of an experiment: one cell for each subset, seed, learning rate and mode."""
+"""The trainings of an experiment: one cell for each subset, mode, seed and learning rate.
+
+A cell's record is one JSON file in the run directory. `Cell` is that record: the experiment writes
+it, and whatever analyses or shows the experiment reads it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.rundir.layout import CELLS, INDEX
+from ray_pipeline.rundir.layout import CELLS, CONTROL, INDEX
+
+Mode = Literal["epochs", "tokens"]
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """A training of the experiment, before it is run.
+
+    Attributes:
+        subset: the subset that it is trained on, or the random control of one.
+        mode: ``epochs`` (each subset has its own number of epochs) or ``tokens`` (all subsets have
+            one budget of tokens).
+        seed: of the weights, of the order of rows and of dropout.
+        learning_rate: the highest one of the schedule.
+        rows: rows of the subset.
+        tokens: tokens of these rows.
+    """
+
+    subset: str
+    mode: str
+    seed: int
+    learning_rate: float
+    rows: int
+    tokens: int
+
+    @property
+    def name(self) -> str:
+        """The cell's name in the experiment, and that of its record's file."""
+        return f"{self.subset}.{self.mode}.seed{self.seed}.lr{self.learning_rate:g}"
+
+    @property
+    def of(self) -> str:
+        """The subset; for a control, the subset that it is the control of."""
+        return self.subset.removesuffix(CONTROL)
+
+    @property
+    def control(self) -> bool:
+        """Whether it is trained on random rows, as many as the subset `of` has."""
+        return self.of != self.subset
+
+    @property
+    def path(self) -> str:
+        """The record's file, relative to the run directory."""
+        return f"{CELLS}/{self.name}.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation during a training, as recorded.
+
+    Attributes:
+        step: steps taken until then.
+        tokens: tokens seen until then; repeated ones count each time.
+        seconds: of training until then.
+        loss: on the common validation rows, nats per token; None where it is not finite.
+    """
+
+    step: int
+    tokens: int
+    seconds: float
+    loss: float | None
 
 
 @dataclass(frozen=True)
 class Point:
-    """An evaluation during a training.
-
-    Attributes:
-        tokens: that were learnt until then, repeated ones as often as they came.
-        seconds: of training until then.
-        loss: on the common validation rows, nats per token.
-    """
+    """A point of a learning curve: an `Evaluation` with a finite loss, or a mean of several."""
 
     tokens: float
     seconds: float
@@ -31,62 +90,88 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One training, as its record says.
+class Cell(CellPlan):
+    """One training of the experiment and what came of it.
 
     Attributes:
-        subset: that it was trained on; a control's own name.
-        of: the subset, for a control that it is the control of; else the same as ``subset``.
-        mode: ``epochs`` (each subset's own number) or ``tokens`` (one budget for all).
-        rows: of the subset.
-        tokens: of these rows.
-        curve: its finite evaluations in order.
-        validation_loss: at the end; None where it is no finite number.
-        test_loss: of the final weights on the common test rows; None where it is none.
-        test_tokens: of these rows.
+        tokens_seen: tokens that it was trained on; repeated ones count each time.
+        steps: optimizer steps.
+        seconds: of training, without evaluations.
         parameters: of the model; None, as ``test_tokens``, where the training diverged.
-        model: where the run keeps it; None: it does not.
-        trained_as: the cell that is the same training and was trained in its place, or itself.
+        evaluations: in the order of the training.
+        validation_loss: at the end; None where it is not finite.
+        test_loss: of the final weights on the common test rows; None where it is not finite.
+        test_tokens: tokens of these rows.
+        model: folder in the run directory that keeps the model; None: it is not kept.
+        diverged_because: why the training was stopped; None where it came to its end.
+        trained_as: name of the cell that was trained: another one where both are the same training.
+        digest: identity of the training: cells with the same digest are one training.
     """
 
-    name: str
-    subset: str
-    of: str
-    control: bool
-    mode: str
-    seed: int
-    learning_rate: float
-    rows: int
-    tokens: int
     tokens_seen: int
     steps: int
     seconds: float
     parameters: int | None
-    curve: tuple[Point, ...]
+    evaluations: tuple[Evaluation, ...]
     validation_loss: float | None
     test_loss: float | None
     test_tokens: int | None
     model: str | None = None
+    diverged_because: str | None = None
     trained_as: str | None = None
+    digest: str | None = None
 
     @property
     def diverged(self) -> bool:
-        """Whether it ended without a loss that is a number."""
+        """Whether it ended without a finite loss."""
         return self.test_loss is None or self.validation_loss is None
 
+    @property
+    def curve(self) -> tuple[Point, ...]:
+        """The evaluations with a finite loss, by tokens."""
+        points = [
+            Point(float(evaluation.tokens), evaluation.seconds, evaluation.loss)
+            for evaluation in self.evaluations
+            if evaluation.loss is not None
+        ]
+        return tuple(sorted(points, key=lambda point: point.tokens))
+
+    def to_json(self) -> dict[str, Any]:
+        """The record, as plain data."""
+        return {
+            "cell": self.name,
+            "subset": self.subset,
+            "of": self.of,
+            "control": self.control,
+            "mode": self.mode,
+            "seed": self.seed,
+            "learning_rate": self.learning_rate,
+            "rows": self.rows,
+            "tokens": self.tokens,
+            "tokens_seen": self.tokens_seen,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "parameters": self.parameters,
+            "curve": [asdict(evaluation) for evaluation in self.evaluations],
+            "validation_loss": self.validation_loss,
+            "test_loss": self.test_loss,
+            "test_tokens": self.test_tokens,
+            "model": self.model,
+            "diverged": self.diverged_because,
+            "trained_as": self.trained_as,
+            "digest": self.digest,
+        }
+
     @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> Cell:
+    def from_json(cls, record: Mapping[str, Any]) -> Cell:
         """Read a record.
 
         Raises:
-            ValueError: it is none; the message names what is missing or wrong.
+            ValueError: it is not a record; the message names what is missing or wrong.
         """
         try:
             return cls(
-                name=str(record["cell"]),
                 subset=str(record["subset"]),
-                of=str(record["of"]),
-                control=bool(record["control"]),
                 mode=str(record["mode"]),
                 seed=int(record["seed"]),
                 learning_rate=float(record["learning_rate"]),
@@ -96,12 +181,14 @@ class Cell:
                 steps=int(record["steps"]),
                 seconds=float(record["seconds"]),
                 parameters=_count(record["parameters"]),
-                curve=_curve(record["curve"]),
+                evaluations=tuple(_evaluation(point) for point in record["curve"]),
                 validation_loss=_finite(record["validation_loss"]),
                 test_loss=_finite(record["test_loss"]),
                 test_tokens=_count(record["test_tokens"]),
                 model=record.get("model"),
+                diverged_because=record.get("diverged"),
                 trained_as=record.get("trained_as"),
+                digest=record.get("digest"),
             )
         except KeyError as error:
             raise ValueError(f"it has no {error.args[0]!r}") from None
@@ -109,8 +196,14 @@ class Cell:
             raise ValueError(f"a value has the wrong type: {error}") from None
 
 
+def _evaluation(point: Mapping[str, Any]) -> Evaluation:
+    return Evaluation(
+        int(point["step"]), int(point["tokens"]), float(point["seconds"]), _finite(point["loss"])
+    )
+
+
 def _finite(value: Any) -> float | None:
-    """JSON has null for what is no finite number, and some writers NaN."""
+    """JSON has null for a number that is not finite, and some writers NaN."""
     return None if value is None or not math.isfinite(float(value)) else float(value)
 
 
@@ -118,20 +211,12 @@ def _count(value: Any) -> int | None:
     return None if value is None else int(value)
 
 
-def _curve(points: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:
-    found = [
-        Point(float(point["tokens"]), float(point["seconds"]), loss)
-        for point in points
-        if (loss := _finite(point["loss"])) is not None
-    ]
-    return tuple(sorted(found, key=lambda point: point.tokens))
-
-
 @dataclass(frozen=True)
 class Group:
-    """The cells that differ in nothing but their seed, none of them diverged.
+    """The cells of a subset and mode that differ in their seed alone; none of them diverged.
 
     Attributes:
+        cells: one for each seed, all at the chosen learning rate.
         tried: learning rates that the subset was trained with, the chosen one among them.
         lost: seeds that diverged at the chosen one.
     """
@@ -152,17 +237,18 @@ class Group:
 
 
 def groups(cells: Sequence[Cell], mode: str) -> list[Group]:
-    """The groups of a mode, subsets before their controls, the smallest and so strictest first.
+    """The groups of a mode, smallest subset first, each subset before its control.
 
-    Where several learning rates were tried, a subset has the one with the lowest mean validation
-    loss: the test rows have no say in it. A rate at which more seeds came to their end goes first.
+    Where several learning rates were tried, each subset gets the one at which the fewest seeds
+    diverged and, among those, the one with the lowest mean validation loss. The test rows play no
+    part in that choice.
     """
     by_subset: dict[str, dict[float, list[Cell]]] = {}
-    for cell in sorted(cells, key=lambda one: (one.rows, one.control, one.subset, one.seed)):
+    for cell in sorted(cells, key=lambda cell: (cell.rows, cell.control, cell.subset, cell.seed)):
         if cell.mode == mode:
             by_subset.setdefault(cell.subset, {}).setdefault(cell.learning_rate, []).append(cell)
-    found = (_group(rates) for rates in by_subset.values())
-    return [group for group in found if group is not None]
+    made = (_group(rates) for rates in by_subset.values())
+    return [group for group in made if group is not None]
 
 
 def _group(rates: Mapping[float, Sequence[Cell]]) -> Group | None:
@@ -179,50 +265,71 @@ def _validation(cells: Sequence[Cell]) -> float:
     return fmean(losses) if losses else math.inf
 
 
-# Reads the records that the trainings of an experiment left in the run directory.
+# The records in the run directory.
+
+
+def write_cell(storage: Storage, cell: Cell) -> None:
+    """Write a cell's record."""
+    data = orjson.dumps(cell.to_json(), option=orjson.OPT_INDENT_2)
+    storage.write_bytes(cell.path, data)
+
+
+def read_cell(storage: Storage, path: str) -> Cell:
+    """Read a cell's record.
+
+    Raises:
+        RunError: it is not there, or it is not a record.
+    """
+    try:
+        return Cell.from_json(orjson.loads(storage.read_bytes(path) or b""))
+    except ValueError as error:  # orjson's error is a ValueError, too
+        raise RunError(
+            f"{storage.uri(path)}: not the record of a training: {error}. Delete it, and start the "
+            "run again to train it anew"
+        ) from None
+
+
+def find_cell(storage: Storage, plan: CellPlan, digest: str) -> Cell | None:
+    """The record of a planned training; None where there is none, or that of another training."""
+    raw = storage.read_bytes(plan.path)
+    record = None if raw is None else orjson.loads(raw)
+    if not isinstance(record, dict) or record.get("digest") != digest:
+        return None
+    return Cell.from_json(record)
 
 
 def read_cells(storage: Storage) -> list[Cell]:
     """The cells of the run's experiment, by name.
 
-    Only those that the experiment's list names are read, where there is one: others may lie beside
-    them.
+    Where the experiment has left its list of cells, only those that it names are read: records of
+    others may lie beside them.
 
     Raises:
         RunError: there are none, one is missing, or one cannot be read; the message names it.
     """
-    there = {
+    paths = {
         path.rpartition("/")[2].removesuffix(".json"): path
         for path in storage.list(CELLS)
         if path.endswith(".json")
     }
-    wanted = _listed(storage)
-    if missing := sorted(set(wanted or ()) - there.keys()):
+    listed = _listed(storage)
+    if missing := sorted(set(listed or ()) - paths.keys()):
         raise RunError(
             f"{storage.uri(CELLS)}: the record of {missing[0]} is missing: delete {INDEX}, and "
             "start the run again to train it"
         )
-    paths = [path for name, path in sorted(there.items()) if wanted is None or name in wanted]
-    if not paths:
+    wanted = [path for name, path in sorted(paths.items()) if listed is None or name in listed]
+    if not wanted:
         raise RunError(f"{storage.uri(CELLS)}: no training has left a record there")
-    return [_cell(storage, path) for path in paths]
+    return [read_cell(storage, path) for path in wanted]
 
 
 def _listed(storage: Storage) -> Collection[str] | None:
+    """Names of the cells in the experiment's list; None where there is no list."""
     try:
         index: Any = orjson.loads(storage.read_bytes(INDEX) or b"null")
     except orjson.JSONDecodeError as error:
         raise RunError(f"{storage.uri(INDEX)}: not JSON: {error}") from None
     if not isinstance(index, list):
         return None
-    return [str(one["cell"]) for one in index if isinstance(one, dict) and "cell" in one]
-
-
-def _cell(storage: Storage, path: str) -> Cell:
-    try:
-        return Cell.of_record(orjson.loads(storage.read_bytes(path) or b""))
-    except ValueError as error:  # JSON's own is one, too
-        raise RunError(
-            f"{storage.uri(path)}: not the record of a training: {error}. Delete it, and start the "
-            "run again to train it anew"
-        ) from None
+    return [str(entry["cell"]) for entry in index if isinstance(entry, dict) and "cell" in entry]

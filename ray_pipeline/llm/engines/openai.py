@@ -2,10 +2,10 @@
 
 Raw aiohttp with precomputed headers: the ``openai`` package takes 5 to 13 ms of CPU a request,
 this takes a twentieth. Every HTTP call goes through the run's limits (`ray_pipeline.llm.limits`);
-what a failed call means is said in `ray_pipeline.llm.engines.replies`.
+`ray_pipeline.llm.engines.replies` decides what a failed call means.
 
 API keys come from environment variables. They are in the headers of a request and nowhere else:
-limits, logs and errors know them by label, and what a server says about them is blotted out.
+limits, logs and errors hold their labels, and keys in a server's messages are masked.
 """
 
 from __future__ import annotations
@@ -17,65 +17,34 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 import orjson
 from yarl import URL
 
 from ray_pipeline.core.errors import RunError, UserError
-from ray_pipeline.llm.config import LlmConfig
+from ray_pipeline.llm.engines.base import RemoteEngine
 from ray_pipeline.llm.engines.replies import Failure, backoff, error_fields, failure
-from ray_pipeline.llm.limits import Estimate, Lease, LimitsClient, key_labels, picodollars
-from ray_pipeline.llm.types import (
-    EngineError,
-    Request,
+from ray_pipeline.llm.engines.tokens import (
+    RequestTokens,
     prompt_bytes,
+    request_tokens,
+    text_tokens,
 )
+from ray_pipeline.llm.limits.client import LimitsClient
+from ray_pipeline.llm.limits.leases import Lease
+from ray_pipeline.llm.limits.protocol import Estimate
+from ray_pipeline.llm.types import EngineError, Request
 from ray_pipeline.rundir.responses import Response
+
+if TYPE_CHECKING:
+    from ray_pipeline.llm.config import LlmConfig
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
-#: Tokens that servers add around each message, and around the whole prompt, at most.
-_TOKENS_PER_MESSAGE = 8
-_TOKENS_PER_PROMPT = 16
-_BYTES_PER_TOKEN = 4
 _CONNECT_SECONDS = 30.0
-
-
-def check_keys(name: str, config: LlmConfig) -> None:
-    """See that the model's API keys are set and its URL is one; sends nothing.
-
-    Raises:
-        UserError: an environment variable is not set or holds no key, or ``base_url`` is none.
-    """
-    _read_keys(name, config)
-    _completions_url(name, config)
-
-
-def _read_keys(name: str, config: LlmConfig) -> dict[str, str | None]:
-    """The keys by label; None for a server that asks for none."""
-    keys: dict[str, str | None] = {}
-    for label, variable in key_labels(name, config).items():
-        keys[label] = None if variable is None else _read_key(name, variable)
-    return keys
-
-
-def _read_key(name: str, variable: str) -> str:
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise UserError(
-            f"llms.{name}.api_keys_env: the environment variable {variable} is not set; set it "
-            "to the API key, or give api_keys_env: [] for a server without keys"
-        )
-    # Such a key would end up in an HTTP library's error message.
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise UserError(
-            f"llms.{name}.api_keys_env: the environment variable {variable} does not hold an API "
-            "key: it has spaces or characters that no HTTP header takes"
-        )
-    return key
 
 
 def _completions_url(name: str, config: LlmConfig) -> URL:
@@ -85,7 +54,7 @@ def _completions_url(name: str, config: LlmConfig) -> URL:
     except ValueError:
         url = URL()
     if url.scheme not in ("http", "https") or not url.host:
-        raise UserError(f"llms.{name}.base_url: {base!r} is no URL like https://host/v1")
+        raise UserError(f"llms.{name}.base_url: {base!r} is not a URL like https://host/v1")
     return url.with_path(f"{url.path.rstrip('/')}/chat/completions", keep_query=True)
 
 
@@ -94,14 +63,14 @@ def _completions_url(name: str, config: LlmConfig) -> URL:
 
 @dataclass(frozen=True)
 class Dialect:
-    """What this server takes, as far as its refusals have told."""
+    """Which fields this server accepts, as learnt from what it refused."""
 
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     left_out: frozenset[str] = frozenset()
     json_format: Literal["strict", "schema", "object", "none"] = "strict"
 
     def after_refusal(self, status: int, body: bytes) -> Dialect | None:
-        """How to ask instead, when the server refused a field of the request; else None."""
+        """The dialect to try instead if the server refused a field of the request; else None."""
         if status not in (400, 422):
             return None
         error = error_fields(body)
@@ -139,7 +108,7 @@ def request_body(config: LlmConfig, request: Request, dialect: Dialect) -> bytes
     }
     if sampling.stop:
         body["stop"] = sampling.stop
-    # A label is asked for as plain text: no way to force one works on every server, and the
+    # A label is requested as plain text: no way to force one works on every server, and the
     # answer is checked against the labels anyway.
     if request.format.kind == "json" and dialect.json_format != "none":
         body["response_format"] = _response_format(request.format.schema or {}, dialect)
@@ -160,8 +129,8 @@ def _response_format(schema: dict[str, Any], dialect: Dialect) -> dict[str, Any]
 # --------------------------------------------------------------------------- the engine
 
 
-class OpenAIEngine:
-    """Answers requests through an OpenAI-compatible server. See `ray_pipeline.llm.types.Engine`.
+class OpenAIEngine(RemoteEngine):
+    """Answers requests through an OpenAI-compatible server.
 
     Args:
         name: the model's name under ``llms``.
@@ -169,26 +138,41 @@ class OpenAIEngine:
         limits: this process's share of the run's limits.
 
     Raises:
-        UserError: as `check_keys`.
+        UserError: as `check`.
     """
 
     def __init__(self, name: str, config: LlmConfig, limits: LimitsClient) -> None:
         self._name = name
         self._config = config
         self._url = _completions_url(name, config)
-        keys = _read_keys(name, config)
+        keys = self.read_keys(name, config)
         self._secrets = [key for key in keys.values() if key]
         self._headers = {label: _headers(key) for label, key in keys.items()}
-        self._limits = limits.llm(name, config)
+        self._limits = limits.llm(name, self.key_limits(name, config))
         self._dialect = Dialect()
         self._session: aiohttp.ClientSession | None = None
         self._answered_at = -math.inf
         self._warned: set[str] = set()
+
+    @classmethod
+    def check(cls, name: str, config: LlmConfig) -> None:
+        """See that the model's API keys are set and its URL is one; sends nothing.
+
+        Raises:
+            UserError: an environment variable is not set or holds no key, or ``base_url`` is not
+                a URL.
+        """
+        super().check(name, config)
+        _completions_url(name, config)
+
+    @classmethod
+    def request_tokens(cls, config: LlmConfig, request: Request) -> RequestTokens:
+        """As far as ``extra_body`` says: it may ask for longer answers, or several."""
+        tokens = request_tokens(request)
         extra = config.extra_body
-        self._choices = int(extra.get("n") or 1)
-        self._extra_max_tokens = max(
-            int(extra.get(field) or 0) for field in ("max_tokens", "max_completion_tokens")
-        )
+        limits = (extra.get("max_tokens"), extra.get("max_completion_tokens"))
+        longest = max(tokens.completion, *(int(limit or 0) for limit in limits))
+        return replace(tokens, completion=longest * int(extra.get("n") or 1))
 
     def __repr__(self) -> str:
         return f"OpenAIEngine({self._name!r}, {self._config.model!r})"
@@ -205,7 +189,8 @@ class OpenAIEngine:
                 it can't be reached at all.
         """
         loop = asyncio.get_running_loop()
-        estimate = self._estimate(request)
+        tokens = self.request_tokens(self._config, request)
+        estimate = tokens.reservation(self._config.usd_per_million)
         dialect = self._dialect
         body = request_body(self._config, request, dialect)
         started: float | None = None
@@ -223,20 +208,20 @@ class OpenAIEngine:
                 outcome.seconds = loop.time() - started
                 return outcome
             if outcome is None:
-                continue  # the server took offence at a field; without it, it is the same try
+                continue  # the server refused a field: the same try again, without it
             wait = self._wait_after(outcome, attempt, started)
             attempt += 1
             if wait > 0:
                 await asyncio.sleep(wait)
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         if self._session is not None:
             await self._session.close()
             self._session = None
 
     async def _start(self, estimate: Estimate, started: float | None) -> Lease:
-        """Wait for leave to try. What was tried before does not wait for ever."""
+        """Wait for permission to try. A further try does not wait for ever."""
         if started is None:
             return await self._limits.start(estimate)
         deadline = started + self._config.give_up_after_seconds
@@ -252,18 +237,18 @@ class OpenAIEngine:
         """Seconds until the next try.
 
         Raises:
-            EngineError: there is none, for this request.
-            RunError: there is none, for any request.
+            EngineError: there is none for this request.
+            RunError: there is none for any request.
         """
         config = self._config
         if failed.verdict == "run":
-            raise RunError(f"llms.{self._name}: {self._blot(failed.detail)} ({self._url})")
-        detail = self._blot(failed.detail)
+            raise RunError(f"llms.{self._name}: {self._mask(failed.detail)} ({self._url})")
+        detail = self._mask(failed.detail)
         if failed.verdict == "row":
             raise EngineError(failed.code, detail, attempt, failed.raw)
         if failed.verdict == "key":
-            return 0.0  # the limits say which other one
-        # After a pause that the server asked for, the limits say when, and with which key.
+            return 0.0  # the limits choose another one
+        # After a pause that the server asked for, the limits choose when, and with which key.
         wait = 0.0 if failed.pause_seconds else backoff(attempt, config.max_backoff_seconds)
         elapsed = asyncio.get_running_loop().time() - started
         if attempt >= config.max_tries or elapsed + wait > config.give_up_after_seconds:
@@ -274,8 +259,8 @@ class OpenAIEngine:
     def _check_server(self, failed: Failure, attempt: int, started: float) -> None:
         """Stop the run rather than fail row after row on a server that isn't there.
 
-        It isn't when nobody got an answer since this request began, and either no connection
-        could be made (which is no request's fault) or none has ever brought an answer.
+        That is so when no request got an answer since this one began, and either no connection
+        could be made (which is no request's fault) or there has never been an answer.
         """
         if failed.code not in ("connection", "unreachable") or self._answered_at >= started:
             return
@@ -290,7 +275,7 @@ class OpenAIEngine:
     async def _try(
         self, lease: Lease, request: Request, body: bytes, dialect: Dialect
     ) -> Response | Failure | None:
-        """One HTTP call; ends the lease. None: it is to be asked in the dialect learnt just now."""
+        """One HTTP call; ends the lease. None: repeat it in the dialect just learnt."""
         try:
             status, headers, reply = await self._post(lease.key_label, body)
         except BaseException as error:
@@ -336,13 +321,12 @@ class OpenAIEngine:
         response = _parse(reply)
         if response is None:
             lease.lose()
-            raw = self._blot(reply.decode("utf-8", "replace"))
+            raw = self._mask(reply.decode("utf-8", "replace"))
             return Failure("retry", "malformed", "the reply holds no answer", raw=raw)
         if response.prompt_tokens < 0:
             self._warn("usage", "the server reports no token usage; it is estimated from lengths")
-            response.prompt_tokens = math.ceil(prompt_bytes(request) / _BYTES_PER_TOKEN)
-            size = len(response.text.encode())
-            response.completion_tokens = math.ceil(size / _BYTES_PER_TOKEN)
+            response.prompt_tokens = text_tokens(prompt_bytes(request))
+            response.completion_tokens = text_tokens(len(response.text.encode()))
         if prices := self._config.usd_per_million:
             response.cost_usd = prices.cost(
                 response.prompt_tokens, response.completion_tokens, response.cached_prompt_tokens
@@ -350,12 +334,12 @@ class OpenAIEngine:
         lease.settle(response.prompt_tokens + response.completion_tokens, response.cost_usd)
         return response
 
-    def _learn(self, asked_in: Dialect, status: int, reply: bytes) -> bool:
-        """Whether the server refused the dialect it was asked in, and there is another to try."""
-        better = asked_in.after_refusal(status, reply)
+    def _learn(self, used: Dialect, status: int, reply: bytes) -> bool:
+        """Whether the server refused this dialect and there is another one to try."""
+        better = used.after_refusal(status, reply)
         if better is None:
             return False
-        if self._dialect is asked_in:
+        if self._dialect is used:
             self._dialect = better
             self._warn(str(better), f"the server refused a field of the request; now {better}")
         return True
@@ -365,23 +349,11 @@ class OpenAIEngine:
             self._warned.add(topic)
             _log.warning("llms.%s: %s", self._name, message)
 
-    def _blot(self, text: str) -> str:
-        """A server's words without anything that looks like a key."""
+    def _mask(self, text: str) -> str:
+        """A server's message with everything that looks like a key masked."""
         for secret in self._secrets:
             text = text.replace(secret, "[key]")
         return _KEY_LIKE.sub("[key]", text)
-
-    def _estimate(self, request: Request) -> Estimate:
-        """The worst case: a token has at least one byte, and the answer is as long as it may."""
-        size = prompt_bytes(request)
-        overhead = _TOKENS_PER_MESSAGE * len(request.messages) + _TOKENS_PER_PROMPT
-        completion = max(request.sampling.max_tokens, self._extra_max_tokens) * self._choices
-        prices = self._config.usd_per_million
-        return Estimate(
-            cost=picodollars(prices.cost(size + overhead, completion)) if prices else 0,
-            tokens=size + overhead + completion,
-            rate_tokens=size // _BYTES_PER_TOKEN + overhead + completion,
-        )
 
 
 _KEY_LIKE = re.compile(r"\b(?:sk|pk|key|gsk|xai)-[\w*.-]{6,}", re.IGNORECASE)
@@ -395,7 +367,7 @@ def _headers(key: str | None) -> dict[str, str]:
 
 
 def _connection_failure(error: BaseException, timeout: float) -> Failure | None:
-    """What an exception of the HTTP call means; None: it is none of ours."""
+    """What an exception of the HTTP call means; None: it is not a connection error."""
     # Only the kind of error goes into the text: an HTTP library's message may quote the request.
     kind = type(error).__name__
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
@@ -436,7 +408,7 @@ def _content(message: dict[str, Any]) -> str | None:
         return content
     if isinstance(content, list):  # parts, as some reasoning models send
         return "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    # A refusal, or a model that spent its tokens before it said a word: an answer, if a poor one.
+    # A refusal, or a model that used up its tokens while reasoning: an answer, if a poor one.
     return str(message.get("refusal") or "") if content is None else None
 
 

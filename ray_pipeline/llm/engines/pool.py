@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from ray_pipeline.core.errors import RunError
-from ray_pipeline.llm.config import (
-    LlmConfig,
-    engine_kind,
-)
-from ray_pipeline.llm.limits import Estimate, LimitsClient
-from ray_pipeline.llm.types import EngineError, Request, prompt_bytes
+from ray_pipeline.llm.limits.client import LimitsClient
+from ray_pipeline.llm.types import EngineError, Request
 from ray_pipeline.rundir.responses import Response
+
+if TYPE_CHECKING:
+    from ray_pipeline.llm.config import LlmConfig
 
 #: An engine that dies this often under a request is killed by that request.
 _MAX_DEATHS = 3
@@ -28,7 +27,7 @@ async def start_pool(name: str, config: LlmConfig, model: str) -> list[Any]:
     """Start a model's actors and wait until each can answer.
 
     Raises:
-        RunError: an engine did not start; the message carries the engine's own.
+        RunError: an engine did not start; the message ends with the engine's own.
     """
     actors = [_actor(config).remote(config, model) for _ in range(config.actors)]
     try:
@@ -44,13 +43,10 @@ async def start_pool(name: str, config: LlmConfig, model: str) -> list[Any]:
 
 
 def _actor(config: LlmConfig) -> Any:
-    if engine_kind(config) == "vllm":
-        from ray_pipeline.llm.engines.vllm import VllmEngine as engine
-    else:
-        from ray_pipeline.llm.engines.transformers import TransformersEngine as engine  # type: ignore
+    engine: Any = config.engine_type
     return ray.remote(engine).options(
         num_cpus=config.num_cpus or 0,
-        num_gpus=config.resources(ray.cluster_resources().get("GPU", 0)).gpus,
+        num_gpus=engine.gpus(config, ray.cluster_resources().get("GPU", 0)),
         max_restarts=-1,
         max_task_retries=0,
         max_concurrency=10_000,
@@ -59,13 +55,13 @@ def _actor(config: LlmConfig) -> Any:
 
 
 class PooledEngine:
-    """A local model as seen from a worker: the least busy actor of the pool answers.
+    """A local model as a worker uses it: the least busy actor of the pool answers.
 
     Args:
         name: the model's name under ``llms``.
         config: its configuration.
         actors: gives the pool's actors, starting them when need be.
-        limits: the process's share of the run's token budget.
+        limits: the process's share of the run's limits.
     """
 
     def __init__(
@@ -76,18 +72,19 @@ class PooledEngine:
         limits: LimitsClient,
     ) -> None:
         self._name = name
-        self._limits = limits.llm(name, config)
+        self._config = config
+        self._engine = config.engine_type
+        self._limits = limits.llm(name, self._engine.key_limits(name, config))
         self._actors = actors
         self._busy: dict[Any, int] = {}
-        # More than the engine runs at once, so that it always has the next ones at hand.
-        self._slots = asyncio.Semaphore(2 * config.actors * config.max_num_seqs)
+        self._slots = asyncio.Semaphore(self._engine.requests_at_once(config))
         self._alone = asyncio.Lock()
 
     async def generate(self, request: Request) -> Response:
         """Answer one request; see `ray_pipeline.llm.types.Engine`."""
         for deaths in range(_MAX_DEATHS):
-            # Twice an engine died with this request in flight, among others: the third time only
-            # one such request goes at a time, so that the guilty one fails alone.
+            # After two deaths of an engine with this request and others in flight, such requests
+            # are sent one at a time, so that the one that kills the engine fails alone.
             gate = self._slots if deaths < _MAX_DEATHS - 1 else self._alone
             try:
                 async with gate:
@@ -97,8 +94,8 @@ class PooledEngine:
         raise EngineError("engine_died", f"the engine died {_MAX_DEATHS} times under this request")
 
     async def _within_budget(self, request: Request) -> Response:
-        tokens = prompt_bytes(request) + request.sampling.max_tokens
-        lease = await self._limits.start(Estimate(tokens=tokens))
+        tokens = self._engine.request_tokens(self._config, request)
+        lease = await self._limits.start(tokens.reservation(prices=None))
         try:
             response = await self._send(request)
         except BaseException:
@@ -134,9 +131,9 @@ class PooledEngine:
             except (ActorDiedError, ActorUnavailableError):
                 if asyncio.get_running_loop().time() > deadline:
                     raise RunError(
-                        f"the engine for llm {self._name!r} died and stays away"
+                        f"the engine for llm {self._name!r} died and did not come back"
                     ) from None
                 await asyncio.sleep(1.0)
 
     async def close(self) -> None:
-        """Nothing to let go of: the pool belongs to the run."""
+        """Nothing to close: the pool belongs to the run."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray_pipeline.llm.config import LlmConfig
+from ray_pipeline.llm.engines.base import LocalEngine
 from ray_pipeline.llm.types import EngineError, Request, Sampling
 from ray_pipeline.rundir.responses import Response
+
+if TYPE_CHECKING:
+    from ray_pipeline.llm.config import LlmConfig
 
 #: How long a batch waits for more requests once it has one.
 _GATHER_SECONDS = 0.05
@@ -23,8 +26,8 @@ class _Waiting:
     began: float = field(default_factory=time.perf_counter)
 
 
-class TransformersEngine:
-    """One model. Made by `ray_pipeline.llm.engines.pool`; its methods are actor calls.
+class TransformersEngine(LocalEngine):
+    """One model. An actor of `ray_pipeline.llm.engines.pool`.
 
     Args:
         config: the model's configuration.
@@ -40,7 +43,7 @@ class TransformersEngine:
         self._arrived = asyncio.Event()
 
     async def ready(self) -> bool:
-        """Load the model if it isn't; returns when it can answer."""
+        """Load the model if it isn't loaded; returns when it can answer."""
         async with self._starting:
             if self._model is None:
                 await asyncio.to_thread(self._load)
@@ -49,15 +52,14 @@ class TransformersEngine:
 
     def _load(self) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         from ray_pipeline.models.chat_template import use_trained_format
+        from ray_pipeline.models.tokenizer import load_tokenizer
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         revision = self._config.revision or "main"
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            self._model_name, revision=revision, padding_side="left"
-        )
+        self._tokenizer = load_tokenizer(self._model_name, revision=revision, padding_side="left")
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         use_trained_format(self._tokenizer, self._model_name)
@@ -73,7 +75,7 @@ class TransformersEngine:
         self._model = model.eval().to(device)
 
     async def generate(self, request: Request) -> Response | EngineError:
-        """Answer one request. An error is returned, not raised, to keep it what it is."""
+        """Answer one request; see `LocalEngine`."""
         await self.ready()
         prompt = self._tokenizer.apply_chat_template(
             list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=False

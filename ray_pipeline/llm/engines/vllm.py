@@ -6,16 +6,19 @@ import asyncio
 import os
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray_pipeline.llm.config import LlmConfig
+from ray_pipeline.llm.engines.base import LocalEngine
 from ray_pipeline.llm.types import AnswerFormat, EngineError, Request
 from ray_pipeline.models.vllm import engine_arguments, quiet
 from ray_pipeline.rundir.responses import Response
 
+if TYPE_CHECKING:
+    from ray_pipeline.llm.config import LlmConfig
 
-class VllmEngine:
-    """One vLLM engine. Made by `ray_pipeline.llm.engines.pool`; its methods are actor calls.
+
+class VllmEngine(LocalEngine):
+    """One vLLM engine. An actor of `ray_pipeline.llm.engines.pool`.
 
     Args:
         config: the model's configuration.
@@ -52,7 +55,7 @@ class VllmEngine:
         self._engine = engine
 
     async def generate(self, request: Request) -> Response | EngineError:
-        """Answer one request. An error is returned, not raised, to keep it what it is."""
+        """Answer one request; see `LocalEngine`."""
         await self.ready()
         began = time.perf_counter()
         try:
@@ -67,7 +70,7 @@ class VllmEngine:
             return EngineError("bad_request", " ".join(str(error).split())[:500])
         except Exception as error:
             if self._engine.errored:
-                # Nothing that this process does can mend a dead engine: Ray restarts the actor.
+                # This process cannot revive a dead engine: Ray restarts the actor.
                 os._exit(1)
             return EngineError("engine", " ".join(str(error).split())[:500])
         answer = output.outputs[0]

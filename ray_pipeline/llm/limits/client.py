@@ -1,4 +1,4 @@
-"""The client: one worker process's share of the limits."""
+"""The client: one worker process's share of the limits, and the queue of each model."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import logging
 import math
 import random
 import uuid
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError
-from ray_pipeline.llm.config import LlmConfig
-from ray_pipeline.llm.limits.leases import LlmLimits
+from ray_pipeline.llm.limits.leases import Key, Lease, Meter
 from ray_pipeline.llm.limits.protocol import (
     CALL_SECONDS,
     HEARTBEAT_SECONDS,
@@ -24,6 +24,8 @@ from ray_pipeline.llm.limits.protocol import (
     ClientReport,
     Estimate,
     Grants,
+    KeyLimits,
+    KeyReport,
 )
 
 _log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class LimitsClient:
         self._sync_seconds = SYNC_SECONDS
         self._hurry = False
         self._quiet = True
-        #: Waits for longer than it would if a request needed the next sync.
+        #: Sleeps for longer than it would if a request needed the next sync.
         self._sleeps = False
         self.cost = Meter()
         self.tokens = Meter()
@@ -57,31 +59,36 @@ class LimitsClient:
         #: Makes the error that every request gets from now on.
         self.failure: Callable[[], Exception] | None = None
 
-    def llm(self, name: str, config: LlmConfig) -> LlmLimits:
-        """The share of one model; the same object for the same name."""
+    def llm(self, name: str, keys: Mapping[str, KeyLimits]) -> LlmLimits:
+        """The share of one model; the same object for the same name.
+
+        Args:
+            name: the model's name under ``llms``.
+            keys: limits of its API keys, by label.
+        """
         if name not in self._llms:
-            self._llms[name] = LlmLimits(self, name, config)
+            self._llms[name] = LlmLimits(self, name, keys)
         return self._llms[name]
 
     async def close(self) -> None:
-        """Tell the server what was spent and hand everything back. Nothing can start after."""
+        """Report what was spent and hand everything back. Nothing can start after."""
         if self._task is None:
             return
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._task = None
-        with contextlib.suppress(Exception):  # it is told by our silence otherwise
+        with contextlib.suppress(Exception):  # otherwise the server notices the silence
             async with asyncio.timeout(CALL_SECONDS):
                 await self._call(self._report(releases=True))
 
     def __repr__(self) -> str:
         return f"LimitsClient({self._name!r}, llms={sorted(self._llms)})"
 
-    # What requests do to it
+    # Called by requests
 
     def need(self) -> None:
-        """A request waits: see whether a sync would help it."""
+        """A request waits: sync if that would help it."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="limits")
             self._task.add_done_callback(self._ended)
@@ -89,14 +96,14 @@ class LimitsClient:
             self._sleeps = False
             self._wake.set()
 
-    def news(self) -> None:
-        """Something that other clients should know soon: a pause, a key of no more use."""
+    def sync_soon(self) -> None:
+        """Other clients should know soon: a key is paused or retired."""
         self._hurry = True
         self._sleeps = False
         self._wake.set()
 
     def freed(self, llm: LlmLimits) -> None:
-        """A request has ended: who can start now?"""
+        """A request has ended: start what can start now."""
         if self.cost.ceiling is None and self.tokens.ceiling is None:
             llm.pump()
         else:
@@ -122,7 +129,7 @@ class LimitsClient:
                 async with asyncio.timeout(CALL_SECONDS):
                     grants = await self._call(report)
             except Exception as error:
-                # The same report again: the server knows it by its number if it had arrived.
+                # Send the same report again: the server recognises it by its number.
                 unreached_since = unreached_since or sent
                 if loop.time() - unreached_since > UNREACHABLE_SECONDS:
                     self._fail_unreachable(error)
@@ -135,7 +142,7 @@ class LimitsClient:
             self.pump()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Without syncs every request would wait for ever: a defect here must not go unseen."""
+        """Without syncs every request would wait for ever: make a defect here visible."""
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("the limits' sync failed", exc_info=error)
             reason = f"{type(error).__name__}: {error}"
@@ -170,7 +177,7 @@ class LimitsClient:
             return self._synced_at + SYNC_SECONDS / 4
         if any(llm.sync_helps() for llm in self._llms.values()):
             self._sleeps = False
-            # Clients that were started together should not stay in step.
+            # Clients that were started together should not sync at the same moments.
             return self._synced_at + self._sync_seconds * random.uniform(0.8, 1.2)
         if self._active():
             return self._synced_at + max(HEARTBEAT_SECONDS, self._sync_seconds)
@@ -210,7 +217,7 @@ class LimitsClient:
             spent=meter.spent,
             lost=meter.lost,
             in_use=meter.in_use,
-            # As much again as is in flight: until the next sync each may be followed by another.
+            # As much again as is in flight: each may be followed by another until the next sync.
             wanted=max(waiting, meter.in_use),
             next=min(heads, default=0),
         )
@@ -233,17 +240,167 @@ class LimitsClient:
             self.failure = lambda: BudgetExhausted(message)
 
 
-class Meter:
-    """Money or tokens of this client. None as ceiling: no limit (known from the first sync)."""
+class LlmLimits:
+    """One process's share of one model: hands out leases on its keys, first come, first served.
 
-    __slots__ = ("ceiling", "in_use", "lost", "spent")
+    Args:
+        client: the process's share of all limits.
+        name: the model's name under ``llms``.
+        keys: limits of its API keys, by label.
+    """
 
-    def __init__(self) -> None:
-        self.spent = 0
-        self.lost = 0
-        self.in_use = 0
-        self.ceiling: int | None = 0
+    def __init__(self, client: LimitsClient, name: str, keys: Mapping[str, KeyLimits]) -> None:
+        self._client = client
+        self._name = name
+        self.cost, self.tokens = client.cost, client.tokens
+        self.keys = [Key(label, limits) for label, limits in keys.items()]
+        self._queue: deque[tuple[Estimate, asyncio.Future[Lease]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._no_keys: str | None = None
 
-    def fits(self, amount: int) -> bool:
-        ceiling = self.ceiling
-        return ceiling is None or self.spent + self.lost + self.in_use + amount <= ceiling
+    async def start(self, estimate: Estimate, again: bool = False) -> Lease:
+        """Wait until one try of a request may start.
+
+        Args:
+            estimate: what it may use.
+            again: a further try of a request; goes before requests that were not tried yet.
+
+        Raises:
+            BudgetExhausted: the budget does not allow it, and nothing in flight can change that.
+            RunError: no key is usable, or the limits cannot be reached.
+        """
+        if not self._queue or again:
+            lease = self._take(estimate)
+            if lease is not None:
+                return lease
+        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        entry = (estimate, future)
+        if again:
+            self._queue.appendleft(entry)
+        else:
+            self._queue.append(entry)
+        self._client.need()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().release()
+            raise
+
+    def _take(self, estimate: Estimate) -> Lease | None:
+        """A lease if one can be had at once.
+
+        Raises: as `start`.
+        """
+        client = self._client
+        if client.failure is not None:
+            raise client.failure()
+        if self._no_keys is not None:
+            raise RunError(self._no_keys)
+        now = asyncio.get_running_loop().time()
+        if now >= client.valid_until:
+            return None
+        if not (self.cost.fits(estimate.cost) and self.tokens.fits(estimate.tokens)):
+            return None
+        key = self._pick(estimate, now)
+        if key is None:
+            return None
+        return Lease(self, key, estimate)
+
+    def _pick(self, estimate: Estimate, now: float) -> Key | None:
+        """The usable key with the most room."""
+        if len(self.keys) == 1:
+            return self.keys[0] if self.keys[0].can_start(estimate, now) else None
+        usable = [key for key in self.keys if key.can_start(estimate, now)]
+        return max(usable, key=_room, default=None)
+
+    def pump(self) -> None:
+        """Start waiting requests, as far as the leases go."""
+        queue = self._queue
+        while queue:
+            if not self._stopped() and all(0 < key.slots <= key.in_use for key in self.keys):
+                return  # the usual end: all slots are in use, and a sync would change nothing
+            estimate, future = queue[0]
+            if not future.done():
+                try:
+                    lease = self._take(estimate)
+                except Exception as error:
+                    future.set_exception(error)
+                else:
+                    if lease is None:
+                        self._client.need()
+                        return
+                    future.set_result(lease)
+            queue.popleft()
+
+    def _stopped(self) -> bool:
+        return self._client.failure is not None or self._no_keys is not None
+
+    # For its leases
+
+    def lease_ended(self) -> None:
+        """A slot is free: start the next request."""
+        self._client.freed(self)
+
+    def key_changed(self) -> None:
+        """A key is paused or retired."""
+        self.check_keys()
+        self._client.sync_soon()
+
+    # For the client
+
+    def active(self) -> bool:
+        """Whether a request waits or is in flight."""
+        return bool(self._queue) or any(key.in_use for key in self.keys)
+
+    def sync_helps(self) -> bool:
+        """Whether a request waits that could start after the next sync."""
+        if not self._queue:
+            return False
+        now = asyncio.get_running_loop().time()
+        if now >= self._client.valid_until:
+            return True
+        usable = [key for key in self.keys if key.paused_until <= now and key.retired is None]
+        # All slots in use: the next start needs no sync. With a free slot, something else is short.
+        return any(key.slots == 0 or key.in_use < key.slots for key in usable)
+
+    def head(self) -> Estimate | None:
+        """What the first waiting request needs."""
+        return next((estimate for estimate, future in self._queue if not future.done()), None)
+
+    def startable(self) -> Iterator[Estimate]:
+        """The waiting requests that could start soon, as far as the slots go."""
+        number = max(32, sum(key.slots for key in self.keys))
+        for _, (estimate, _future) in zip(range(number), self._queue, strict=False):
+            yield estimate
+
+    def reports(self) -> Iterator[tuple[Key, KeyReport]]:
+        """Each key, and what the next sync says of it."""
+        now = asyncio.get_running_loop().time()
+        usable = [key for key in self.keys if key.paused_until <= now and key.retired is None]
+        part = math.ceil(len(self._queue) / max(1, len(usable)))
+        head = self.head()
+        for key in self.keys:
+            yield key, key.report(part if key in usable else 0, head, now)
+
+    def check_keys(self) -> None:
+        """Give up when no key is left; wake up at the end of a pause."""
+        if all(key.retired is not None for key in self.keys):
+            reasons = (f"{k.label.removeprefix(f'{self._name}/')}: {k.retired}" for k in self.keys)
+            self._no_keys = f"llms.{self._name}: no usable API key is left ({'; '.join(reasons)})"
+            return
+        loop = asyncio.get_running_loop()
+        ends = [key.paused_until for key in self.keys if key.paused_until > loop.time()]
+        if ends and (self._timer is None or self._timer.when() != min(ends)):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(min(ends), self._pause_over)
+
+    def _pause_over(self) -> None:
+        self._timer = None
+        self.check_keys()
+        self.pump()
+
+
+def _room(key: Key) -> tuple[int, int]:
+    return key.slots - key.in_use, key.batch.permits

@@ -1,29 +1,20 @@
-"""Leases: leave for one try of one request, on the key that has room."""
+"""Leases: permission for one try of one request, on the API key that has room."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from ray_pipeline.core.errors import RunError
-from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.llm.limits.protocol import (
     PERMIT_SECONDS,
     Estimate,
     KeyGrant,
     KeyLimits,
     KeyReport,
-    key_labels,
-    key_limits,
     picodollars,
 )
-
-if TYPE_CHECKING:
-    from ray_pipeline.llm.limits.client import LimitsClient
 
 
 class Key:
@@ -40,9 +31,10 @@ class Key:
         self.retired: str | None = None
         self.batch = Batch(0, 0, 0, -math.inf)
         self._unused: dict[int, tuple[int, int]] = {}
-        self._pause_told = -math.inf
+        self._pause_reported = -math.inf
 
     def can_start(self, estimate: Estimate, now: float) -> bool:
+        """Whether a request of this size may start now."""
         if self.in_use >= self.slots or self.paused_until > now or self.retired is not None:
             return False
         return not self.rated or self.batch.has(self.rate_tokens(estimate), now)
@@ -52,7 +44,8 @@ class Key:
         limit = self.limits.tokens_per_minute
         return 0 if limit is None else min(estimate.rate_tokens, limit)
 
-    def unused(self, batch: Batch, permits: int, tokens: int) -> None:
+    def return_unused(self, batch: Batch, permits: int, tokens: int) -> None:
+        """Hand permits and tokens of a grant back with the next report."""
         old = self._unused.get(batch.sequence, (0, 0))
         self._unused[batch.sequence] = (old[0] + permits, old[1] + tokens)
 
@@ -61,8 +54,8 @@ class Key:
         room = self.slots - self.in_use if self.slots else waiting
         permits = max(0, min(waiting, room)) + self.started
         next_tokens = self.rate_tokens(head) if head else 0
-        pause = self.paused_until - now if self.paused_until > self._pause_told else 0.0
-        self._pause_told = max(self._pause_told, self.paused_until)
+        pause = self.paused_until - now if self.paused_until > self._pause_reported else 0.0
+        self._pause_reported = max(self._pause_reported, self.paused_until)
         unused, self._unused, self.started = self._unused, {}, 0
         return KeyReport(
             in_use=self.in_use,
@@ -78,16 +71,17 @@ class Key:
     def apply(
         self, grant: KeyGrant, sequence: int, sent: float, loop: asyncio.AbstractEventLoop
     ) -> None:
+        """Take in a grant, the answer to the report ``sequence`` that was sent at ``sent``."""
         self.slots = grant.slots
         self.retired = self.retired or grant.retired
         if grant.pause_seconds > 0:
             until = loop.time() + grant.pause_seconds
-            self._pause_told = max(self._pause_told, until)
+            self._pause_reported = max(self._pause_reported, until)
             self.paused_until = max(self.paused_until, until)
         if self.rated:
             left = self.batch
             if left.permits or left.tokens:
-                self.unused(left, left.permits, left.tokens)
+                self.return_unused(left, left.permits, left.tokens)
             unlimited = 1 << 62
             self.batch = Batch(
                 sequence,
@@ -99,7 +93,7 @@ class Key:
 
 @dataclass(slots=True)
 class Batch:
-    """Permits of one grant."""
+    """The permits of one grant that are left."""
 
     sequence: int
     permits: int
@@ -107,170 +101,55 @@ class Batch:
     expires: float
 
     def has(self, tokens: int, now: float) -> bool:
+        """Whether a request of ``tokens`` may start on it."""
         return self.permits > 0 and self.tokens >= tokens and now < self.expires
 
 
-class LlmLimits:
-    """The share of one model: hands out leases on its keys, first come, first served."""
+class Meter:
+    """Money (picodollars) or tokens of one client. ``ceiling`` None: no limit."""
 
-    def __init__(self, client: LimitsClient, name: str, config: LlmConfig) -> None:
-        self._client = client
-        self._name = name
-        self._variables = key_labels(name, config)
-        self.keys = [Key(label, key_limits(config)) for label in self._variables]
-        self._queue: deque[tuple[Estimate, asyncio.Future[Lease]]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-        self._no_keys: str | None = None
+    __slots__ = ("ceiling", "in_use", "lost", "spent")
 
-    async def start(self, estimate: Estimate, again: bool = False) -> Lease:
-        """Wait until one try of a request may start.
+    def __init__(self) -> None:
+        self.spent = 0
+        self.lost = 0
+        self.in_use = 0
+        self.ceiling: int | None = 0  # nothing before the first sync
 
-        Args:
-            estimate: what it may use.
-            again: a further try of a request; goes before those that were not tried yet.
-
-        Raises:
-            BudgetExhausted: the budget does not allow it, and nothing in flight can change that.
-            RunError: no key is usable, or the limits cannot be reached.
-        """
-        if not self._queue or again:
-            lease = self._take(estimate)
-            if lease is not None:
-                return lease
-        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        entry = (estimate, future)
-        if again:
-            self._queue.appendleft(entry)
-        else:
-            self._queue.append(entry)
-        self._client.need()
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                future.result().release()
-            raise
-
-    def _take(self, estimate: Estimate) -> Lease | None:
-        """A lease if one can be had at once.
-
-        Raises: as `start`.
-        """
-        client = self._client
-        if client.failure is not None:
-            raise client.failure()
-        if self._no_keys is not None:
-            raise RunError(self._no_keys)
-        now = asyncio.get_running_loop().time()
-        if now >= client.valid_until:
-            return None
-        if not (client.cost.fits(estimate.cost) and client.tokens.fits(estimate.tokens)):
-            return None
-        key = self._pick(estimate, now)
-        if key is None:
-            return None
-        client.cost.in_use += estimate.cost
-        client.tokens.in_use += estimate.tokens
-        return Lease(client, self, key, estimate)
-
-    def _pick(self, estimate: Estimate, now: float) -> Key | None:
-        """The usable key with the most room."""
-        if len(self.keys) == 1:
-            return self.keys[0] if self.keys[0].can_start(estimate, now) else None
-        usable = [key for key in self.keys if key.can_start(estimate, now)]
-        return max(usable, key=_room, default=None)
-
-    def pump(self) -> None:
-        """Start those in line, as far as the leases go."""
-        queue = self._queue
-        while queue:
-            if not self._stopped() and all(0 < key.slots <= key.in_use for key in self.keys):
-                return  # the usual end: all slots are at work, and a sync would change nothing
-            estimate, future = queue[0]
-            if not future.done():
-                try:
-                    lease = self._take(estimate)
-                except Exception as error:
-                    future.set_exception(error)
-                else:
-                    if lease is None:
-                        self._client.need()
-                        return
-                    future.set_result(lease)
-            queue.popleft()
-
-    def _stopped(self) -> bool:
-        return self._client.failure is not None or self._no_keys is not None
-
-    # What the client asks
-
-    def active(self) -> bool:
-        return bool(self._queue) or any(key.in_use for key in self.keys)
-
-    def sync_helps(self) -> bool:
-        """Whether something waits that the next sync might let go."""
-        if not self._queue:
-            return False
-        now = asyncio.get_running_loop().time()
-        if now >= self._client.valid_until:
-            return True
-        usable = [key for key in self.keys if key.paused_until <= now and key.retired is None]
-        # All slots at work: the next start needs no sync. A free one: it lacks something else.
-        return any(key.slots == 0 or key.in_use < key.slots for key in usable)
-
-    def head(self) -> Estimate | None:
-        """What the next request in line needs."""
-        return next((estimate for estimate, future in self._queue if not future.done()), None)
-
-    def startable(self) -> Iterator[Estimate]:
-        """The requests in line that could start soon, as far as the slots go."""
-        number = max(32, sum(key.slots for key in self.keys))
-        for _, (estimate, _future) in zip(range(number), self._queue, strict=False):
-            yield estimate
-
-    def reports(self) -> Iterator[tuple[Key, KeyReport]]:
-        now = asyncio.get_running_loop().time()
-        usable = [key for key in self.keys if key.paused_until <= now and key.retired is None]
-        part = math.ceil(len(self._queue) / max(1, len(usable)))
-        head = self.head()
-        for key in self.keys:
-            yield key, key.report(part if key in usable else 0, head, now)
-
-    def check_keys(self) -> None:
-        """Give up when no key is left; see that the end of a pause is not slept through."""
-        if all(key.retired is not None for key in self.keys):
-            reasons = (f"{self._variables[k.label] or 'no key'}: {k.retired}" for k in self.keys)
-            self._no_keys = f"llms.{self._name}: no usable API key is left ({'; '.join(reasons)})"
-            return
-        loop = asyncio.get_running_loop()
-        ends = [key.paused_until for key in self.keys if key.paused_until > loop.time()]
-        if ends and (self._timer is None or self._timer.when() != min(ends)):
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = loop.call_at(min(ends), self._pause_over)
-
-    def _pause_over(self) -> None:
-        self._timer = None
-        self.check_keys()
-        self.pump()
+    def fits(self, amount: int) -> bool:
+        """Whether the amount can be reserved on top of what is used."""
+        ceiling = self.ceiling
+        return ceiling is None or self.spent + self.lost + self.in_use + amount <= ceiling
 
 
-def _room(key: Key) -> tuple[int, int]:
-    return key.slots - key.in_use, key.batch.permits
+class Owner(Protocol):
+    """Who hands out leases: the limits of one model."""
+
+    cost: Meter
+    tokens: Meter
+
+    def lease_ended(self) -> None:
+        """A slot is free."""
+        ...
+
+    def key_changed(self) -> None:
+        """A key is paused or retired, which other clients should know soon."""
+        ...
 
 
 class Lease:
-    """Leave for one try of a request. It ends once: `settle`, `release` or `lose`."""
+    """Permission for one try of a request. It ends once: `settle`, `release` or `lose`."""
 
-    __slots__ = ("_batch", "_client", "_estimate", "_key", "_llm", "_open")
+    __slots__ = ("_batch", "_estimate", "_key", "_open", "_owner")
 
-    def __init__(self, client: LimitsClient, llm: LlmLimits, key: Key, estimate: Estimate) -> None:
-        self._client = client
-        self._llm = llm
+    def __init__(self, owner: Owner, key: Key, estimate: Estimate) -> None:
+        self._owner = owner
         self._key = key
         self._estimate = estimate
         self._open = True
         self._batch = key.batch
+        owner.cost.in_use += estimate.cost
+        owner.tokens.in_use += estimate.tokens
         key.in_use += 1
         if key.rated:
             key.started += 1
@@ -283,12 +162,17 @@ class Lease:
         return self._key.label
 
     def settle(self, tokens: int, cost_usd: float) -> None:
-        """The reply has come: it took so many tokens, prompt and completion, and dollars."""
-        self._client.cost.spent += picodollars(cost_usd)
-        self._client.tokens.spent += tokens
+        """The reply has come.
+
+        Args:
+            tokens: what it used, prompt and completion.
+            cost_usd: what it cost.
+        """
+        self._owner.cost.spent += picodollars(cost_usd)
+        self._owner.tokens.spent += tokens
         if self._key.limits.tokens_per_minute is not None:
             estimated = self._key.rate_tokens(self._estimate)
-            self._key.unused(self._batch, 0, estimated - tokens)
+            self._key.return_unused(self._batch, 0, estimated - tokens)
         self._end()
 
     def release(self) -> None:
@@ -297,29 +181,27 @@ class Lease:
 
     def lose(self) -> None:
         """No reply came, and the request may have been billed: count it at its worst case."""
-        self._client.cost.lost += self._estimate.cost
-        self._client.tokens.lost += self._estimate.tokens
+        self._owner.cost.lost += self._estimate.cost
+        self._owner.tokens.lost += self._estimate.tokens
         self._end()
 
     def pause(self, seconds: float) -> None:
-        """The server asked to be left alone: nobody uses this key for so long."""
+        """The server asked for a pause: no client uses this key for ``seconds``."""
         until = asyncio.get_running_loop().time() + seconds
         if until > self._key.paused_until:
             self._key.paused_until = until
-            self._llm.check_keys()
-            self._client.news()
+            self._owner.key_changed()
 
     def retire(self, reason: str) -> None:
-        """The key is of no more use in this run, for anybody."""
+        """No client uses this key again in this run."""
         self._key.retired = reason
-        self._llm.check_keys()
-        self._client.news()
+        self._owner.key_changed()
 
     def _end(self) -> None:
         if not self._open:
             raise ValueError("a lease ends once")
         self._open = False
-        self._client.cost.in_use -= self._estimate.cost
-        self._client.tokens.in_use -= self._estimate.tokens
+        self._owner.cost.in_use -= self._estimate.cost
+        self._owner.tokens.in_use -= self._estimate.tokens
         self._key.in_use -= 1
-        self._client.freed(self._llm)
+        self._owner.lease_ended()

@@ -1,11 +1,9 @@
-"""What both halves of the limits know: the limits themselves, and what a sync exchanges."""
+"""What server and client exchange in a sync, and the times that both go by."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-
-from ray_pipeline.llm.config import LlmConfig
 
 #: Life of a request permit, from the moment a client asked for it.
 PERMIT_SECONDS = 1.0
@@ -16,14 +14,14 @@ SYNC_SECONDS = 0.1
 HEARTBEAT_SECONDS = 0.25
 #: A client without requests gives everything back after this long, and then keeps quiet.
 IDLE_SECONDS = 1.0
-#: A client not heard of for this long is taken for dead.
+#: A client that has not called for this long is considered dead.
 SILENT_SECONDS = 5.0
 #: What a client may use without having reached the server; below `SILENT_SECONDS`.
 LEASE_SECONDS = 4.0
-#: How long a client goes on trying to reach the server before the run fails.
+#: How long a client tries to reach the server before the run fails.
 UNREACHABLE_SECONDS = 60.0
 CALL_SECONDS = 10.0
-#: When there are fewer slots than clients, the slots go round this often.
+#: Where there are fewer slots than clients, the slots change hands this often.
 TURN_SECONDS = 2.0
 #: The server can take about this many syncs a second.
 SYNCS_PER_SECOND = 250
@@ -37,30 +35,12 @@ def picodollars(usd: float) -> int:
 
 @dataclass(frozen=True)
 class KeyLimits:
-    """Limits of one API key, for the whole cluster. None is no limit."""
+    """Limits of one API key, for the whole cluster. None: no limit."""
 
+    #: Requests in flight.
     concurrency: int
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
-
-
-def key_labels(llm: str, config: LlmConfig) -> dict[str, str | None]:
-    """Labels of a model's keys, as ``LLM/VARIABLE``, and the environment variable of each.
-
-    A server without keys, and a local model, have one label without a variable.
-    """
-    if config.engine != "openai":
-        return {f"{llm}/local": None}
-    if not config.api_keys_env:
-        return {f"{llm}/no-key": None}
-    return {f"{llm}/{variable}": variable for variable in config.api_keys_env}
-
-
-def key_limits(config: LlmConfig) -> KeyLimits:
-    """Limits of each key of a model. A local model's concurrency is its engine's business."""
-    if config.engine != "openai":
-        return KeyLimits(concurrency=1_000_000)
-    return KeyLimits(config.concurrency, config.requests_per_minute, config.tokens_per_minute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +57,7 @@ class Estimate:
 
 @dataclass(slots=True)
 class KeyReport:
-    """What a client has and wants of one key."""
+    """What a client uses of one key, and what it could use."""
 
     in_use: int
     #: Requests that wait for a slot.
@@ -89,9 +69,9 @@ class KeyReport:
     next_tokens: int
     #: Permits and tokens of earlier grants that were not used, by the grant's sequence number.
     unused: dict[int, tuple[int, int]] = field(default_factory=dict)
-    #: A server asked to be left alone for this long from now.
+    #: The model's server asked for a pause of this length from now.
     pause_seconds: float = 0.0
-    #: Why the key is of no more use.
+    #: Why the key is no longer usable.
     retired: str | None = None
 
 
@@ -104,8 +84,9 @@ class BudgetReport:
     lost: int = 0
     #: Reserved for the requests in flight.
     in_use: int = 0
-    #: What it would reserve soon, and what the smallest request next in line needs (0: none).
+    #: What it would reserve soon.
     wanted: int = 0
+    #: What the smallest request at the head of a queue needs; 0: there is none.
     next: int = 0
 
 
@@ -115,6 +96,7 @@ class ClientReport:
 
     client: str
     sequence: int
+    #: By the key's label.
     keys: dict[str, KeyReport]
     cost: BudgetReport
     tokens: BudgetReport
@@ -146,28 +128,7 @@ class Grants:
     tokens_ceiling: int | None
     #: Why nothing more may start in this run.
     exhausted: str | None
-    #: The client was asked to give something up that another one waits for.
+    #: The client must give back slots that another one waits for: sync soon.
     hurry: bool
     #: Seconds to leave between two syncs, at least.
     sync_seconds: float
-
-
-@dataclass(frozen=True)
-class Totals:
-    """The state of a run's limits, for progress and the ledger."""
-
-    spent_usd: float
-    spent_tokens: int
-    #: Reserved for requests in flight or about to start.
-    reserved_usd: float
-    reserved_tokens: int
-    #: Reserved for requests whose reply never came (time-outs, cut connections, killed workers).
-    #: They may have been billed, count against the budget, and are in no journal.
-    unknown_usd: float
-    unknown_tokens: int
-    clients: int
-    in_flight: int
-    #: Seconds that each paused key still has to wait, and why each retired key is of no use.
-    paused: dict[str, float]
-    retired: dict[str, str]
-    exhausted: str | None

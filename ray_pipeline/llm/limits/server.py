@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ray_pipeline.llm.config import Budget, LlmConfig
 from ray_pipeline.llm.limits.protocol import (
     PICODOLLARS,
     SILENT_SECONDS,
@@ -18,22 +17,18 @@ from ray_pipeline.llm.limits.protocol import (
     KeyGrant,
     KeyLimits,
     KeyReport,
-    Totals,
-    key_labels,
-    key_limits,
     picodollars,
 )
-from ray_pipeline.llm.limits.rate import rate_of
-from ray_pipeline.llm.limits.reservations import Reservations
-from ray_pipeline.llm.limits.slots import Slots
+from ray_pipeline.llm.limits.shares import Reservations, Slots, rate_of
 
 
 class LimitsServer:
     """Shares the limits of one run among its clients. Not thread-safe; every call is short.
 
     Args:
-        llms: models by name, with the limits of their keys.
-        budget: money and tokens of the whole run.
+        keys: limits of each API key, by label.
+        max_cost_usd: dollars for the whole run; None: no limit.
+        max_tokens: tokens for the whole run; None: no limit.
         spent_usd: what the run directory's journal of responses has already cost.
         spent_tokens: the tokens in that journal.
         clock: seconds, never going back.
@@ -41,26 +36,24 @@ class LimitsServer:
 
     def __init__(
         self,
-        llms: Mapping[str, LlmConfig],
-        budget: Budget,
+        keys: Mapping[str, KeyLimits],
+        *,
+        max_cost_usd: float | None = None,
+        max_tokens: int | None = None,
         spent_usd: float = 0.0,
         spent_tokens: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._keys = {
-            label: KeyState(key_limits(config), clock())
-            for name, config in llms.items()
-            for label in key_labels(name, config)
-        }
-        max_cost = None if budget.max_cost_usd is None else picodollars(budget.max_cost_usd)
-        self._cost = Reservations(max_cost, picodollars(spent_usd))
-        self._tokens = Reservations(budget.max_tokens, spent_tokens)
+        self._keys = {label: KeyState(limits, clock()) for label, limits in keys.items()}
+        max_cost = None if max_cost_usd is None else picodollars(max_cost_usd)
+        self.cost = Reservations(max_cost, picodollars(spent_usd))
+        self.tokens = Reservations(max_tokens, spent_tokens)
         self._clients: dict[str, _Client] = {}
         self._exhausted: str | None = None
 
     def sync(self, report: ClientReport) -> Grants:
-        """Take in what a client did and wants, and tell it what it may use.
+        """Take in what a client did and wants; returns what it may use.
 
         Raises:
             ValueError: the report names a key that the limits do not have.
@@ -69,46 +62,27 @@ class LimitsServer:
             raise ValueError(f"no limits are known for {', '.join(sorted(unknown))}")
         now = self._clock()
         client = self._clients.setdefault(report.client, _Client())
-        client.heard = now
+        client.last_call = now
         if client.grants is not None and report.sequence <= client.sequence:
             return client.grants  # a repeated call: its reply was lost
-        self._forget_silent(now)
+        self._drop_silent(now)
         client.sequence = report.sequence
         client.silent = False
-        self._cost.hear(report.client, report.cost, report.releases)
-        self._tokens.hear(report.client, report.tokens, report.releases)
+        self.cost.update(report.client, report.cost, report.releases)
+        self.tokens.update(report.client, report.tokens, report.releases)
         for label, key_report in report.keys.items():
-            self._keys[label].hear(report.client, key_report, report.releases, now)
+            self._keys[label].update(report.client, key_report, report.releases, now)
         client.grants = self._grant(report, now)
         return client.grants
 
-    def totals(self) -> Totals:
-        """What is spent, reserved, paused, retired."""
-        now = self._clock()
-        self._forget_silent(now)
-        cost, tokens, keys = self._cost, self._tokens, self._keys
-        return Totals(
-            spent_usd=cost.spent / PICODOLLARS,
-            spent_tokens=tokens.spent,
-            reserved_usd=cost.reserved() / PICODOLLARS,
-            reserved_tokens=tokens.reserved(),
-            unknown_usd=cost.unknown() / PICODOLLARS,
-            unknown_tokens=tokens.unknown(),
-            clients=sum(not client.silent for client in self._clients.values()),
-            in_flight=sum(key.slots.in_use() for key in keys.values()),
-            paused={n: k.paused_until - now for n, k in keys.items() if k.paused_until > now},
-            retired={n: k.retired for n, k in keys.items() if k.retired},
-            exhausted=self._exhausted,
-        )
-
-    def _forget_silent(self, now: float) -> None:
+    def _drop_silent(self, now: float) -> None:
         for name, client in self._clients.items():
-            if not client.silent and now - client.heard > SILENT_SECONDS:
+            if not client.silent and now - client.last_call > SILENT_SECONDS:
                 client.silent = True
                 for key in self._keys.values():
-                    key.forget(name)
-                self._cost.forget(name)
-                self._tokens.forget(name)
+                    key.remove(name)
+                self.cost.remove(name)
+                self.tokens.remove(name)
 
     def _grant(self, report: ClientReport, now: float) -> Grants:
         name = report.client
@@ -116,8 +90,8 @@ class LimitsServer:
             label: self._keys[label].grant(name, key, report.sequence, now)
             for label, key in report.keys.items()
         }
-        cost_ceiling = self._cost.grant(name, report.cost, report.releases)
-        tokens_ceiling = self._tokens.grant(name, report.tokens, report.releases)
+        cost_ceiling = self.cost.grant(name, report.cost, report.releases)
+        tokens_ceiling = self.tokens.grant(name, report.tokens, report.releases)
         self._exhausted = self._exhausted or self._why_exhausted(report)
         live = sum(not client.silent for client in self._clients.values())
         return Grants(
@@ -132,17 +106,17 @@ class LimitsServer:
 
     def _why_exhausted(self, report: ClientReport) -> str | None:
         cost, tokens = report.cost, report.tokens
-        if self._cost.never_fits(report.client, cost):
-            limit = (self._cost.limit or 0) / PICODOLLARS
-            spent = (self._cost.spent + self._cost.unknown()) / PICODOLLARS
+        if self.cost.never_fits(report.client, cost):
+            limit = (self.cost.limit or 0) / PICODOLLARS
+            spent = (self.cost.spent + self.cost.unknown) / PICODOLLARS
             return (
                 f"the budget max_cost_usd of ${limit:.6g} is used up: ${spent:.6g} spent or "
                 f"possibly billed, and one more request may cost ${cost.next / PICODOLLARS:.2g}"
             )
-        if self._tokens.never_fits(report.client, tokens):
-            spent_tokens = self._tokens.spent + self._tokens.unknown()
+        if self.tokens.never_fits(report.client, tokens):
+            spent_tokens = self.tokens.spent + self.tokens.unknown
             return (
-                f"the budget max_tokens of {self._tokens.limit} is used up: {spent_tokens} tokens "
+                f"the budget max_tokens of {self.tokens.limit} is used up: {spent_tokens} tokens "
                 f"spent or possibly billed, and one more request may take {tokens.next}"
             )
         return None
@@ -150,7 +124,7 @@ class LimitsServer:
 
 @dataclass(slots=True)
 class _Client:
-    heard: float = 0.0
+    last_call: float = 0.0
     sequence: int = 0
     silent: bool = False
     grants: Grants | None = None
@@ -166,8 +140,8 @@ class KeyState:
         self.paused_until = -math.inf
         self.retired: str | None = None
 
-    def hear(self, client: str, report: KeyReport, releases: bool, now: float) -> None:
-        self.slots.hear(client, report.in_use, report.waiting, releases)
+    def update(self, client: str, report: KeyReport, releases: bool, now: float) -> None:
+        self.slots.update(client, report.in_use, report.waiting, releases)
         for sequence, (permits, tokens) in report.unused.items():
             if self._requests:
                 self._requests.give_back((client, sequence), permits)
@@ -202,8 +176,8 @@ class KeyState:
             retired=self.retired,
         )
 
-    def forget(self, client: str) -> None:
-        self.slots.forget(client)
+    def remove(self, client: str) -> None:
+        self.slots.remove(client)
         for rate in (self._requests, self._tokens):
             if rate:
-                rate.forget(client)
+                rate.remove(client)

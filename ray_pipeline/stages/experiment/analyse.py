@@ -16,6 +16,7 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate.experiment.analysis import Question, analyse
 from ray_pipeline.evaluate.experiment.cells import Cell, read_cells
 from ray_pipeline.evaluate.statistics import perplexity_of
+from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
 from ray_pipeline.stages.training.tokenise import Tokenise
@@ -94,11 +95,7 @@ class AnalyseTradeoff(ArtifactStage):
         return _figures(analysis)
 
     def _vocabulary(self) -> int:
-        from transformers import AutoTokenizer
-
-        from ray_pipeline.train.student import vocabulary_size
-
-        return vocabulary_size(AutoTokenizer.from_pretrained(self.stage_of(Tokenise).tokenizer))
+        return vocabulary_size(load_tokenizer(self.stage_of(Tokenise).tokenizer))
 
 
 def _write_results(storage: Storage, cells: Sequence[Cell]) -> None:

@@ -8,81 +8,106 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ray_pipeline.core.config import Execution, Section
-from ray_pipeline.models.device import Precision
+from ray_pipeline.evaluate.experiment.cells import Mode
 from ray_pipeline.rundir.layout import CONTROL
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
 from ray_pipeline.train.batches import BatchConfig
 from ray_pipeline.train.job import WorkersConfig
+from ray_pipeline.train.loop import UpdateConfig
 from ray_pipeline.train.scratch import ScratchConfig
-from ray_pipeline.tune.cells import Mode
 
 
 class SubsetSettings(Section):
-    """How a subset and its control are trained; null: as the seed does."""
+    """How a subset and its control are trained; null: as in the original experiment."""
 
-    epochs: int | None = Field(None, ge=1)
-    learning_rate: float | None = Field(None, gt=0)
+    epochs: int | None = Field(None, ge=1, description="passes over the subset's rows")
+    learning_rate: float | None = Field(None, gt=0, description="peak learning rate")
     evaluate_every: int | None = Field(
-        None, ge=1, description="steps, in place of so many evaluations"
+        None, ge=1, description="steps between evaluations; null: see evaluations"
     )
 
 
-#: The seed's epochs and learning rate by the subset's name; of others by their rows: like the one
-#: whose size is nearest by ratio.
-_SEED = {
+#: Rows, epochs and learning rate of the original experiment's subsets by name. A subset of another
+#: name is trained like the one with the nearest number of rows, by ratio.
+_ORIGINAL = {
     "ultra_high_10k": (10_000, 10, 1e-4),
     "high_100k": (100_000, 3, 2e-4),
     "medium_1m": (1_000_000, 1, 2e-4),
 }
 
 
-class CellLoopConfig(Section):
-    """How the weights of every cell are moved; the seed's values."""
+class CellLoopConfig(UpdateConfig):
+    """How each step changes the weights, in every cell. Defaults follow the original experiment."""
 
-    schedule: Literal["cosine", "linear", "constant"] = "linear"
-    warmup: float = Field(
-        1000, ge=0, description="steps, but a third of all at most; below 1: share of all steps"
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "linear", description="shape of the learning rate after the warm-up"
     )
-    weight_decay: float = Field(0.01, ge=0, description="of matrices, not of biases and norms")
-    clip_norm: float | None = Field(1.0, gt=0, description="largest norm of a step's gradient")
-    precision: Precision = Field("auto", description="of the forward pass; see stages.distil.loop")
-    checkpoint_every: Annotated[int | None, Execution] = Field(
-        None, ge=1, description="steps; null: at evaluations"
+    warmup: float = Field(
+        1000,
+        ge=0,
+        description="warm-up steps, at most a third of all steps; below 1: a share of all steps",
     )
 
 
 class CellBatchConfig(BatchConfig):
     """Sizes of steps and micro-batches."""
 
-    step_rows: int | None = Field(32, ge=1, description="rows an update; the seed's 8 x 4")
+    step_rows: int | None = Field(
+        32,
+        ge=1,
+        description="rows per update; the original experiment's 8 per batch x 4 accumulated",
+    )
 
 
 class TrainSubsetsConfig(TrialWorkersConfig):
     """Configuration of `TrainSubsets`."""
 
-    model: ScratchConfig = ScratchConfig()
+    model: ScratchConfig = Field(
+        ScratchConfig(), description="architecture that is trained from scratch in every cell"
+    )
     modes: list[Mode] = Field(
         ["epochs", "tokens"],
         min_length=1,
-        description="epochs: as long as the settings say; tokens: as many tokens for every subset",
+        description="epochs: each subset is trained for its own number of epochs; tokens: every "
+        "subset is trained on the same number of tokens",
     )
-    seeds: list[int] = Field([1, 2, 3], min_length=1)
+    seeds: list[int] = Field(
+        [1, 2, 3], min_length=1, description="every subset is trained once with each seed"
+    )
     learning_rates: list[float] | None = Field(
-        None, min_length=1, description="all are tried on every subset; null: the settings'"
+        None,
+        min_length=1,
+        description="every subset is trained with each of them; null: with the one in settings",
     )
-    settings: dict[str, SubsetSettings] = Field({}, description="by the name of the subset")
+    settings: dict[str, SubsetSettings] = Field(
+        {}, description="epochs and learning rate by the name of the subset"
+    )
     budget_tokens: int | None = Field(
-        None, ge=1, description="of the mode tokens; null: what the smallest subset sees in epochs"
+        None,
+        ge=1,
+        description="tokens that every training of the mode tokens sees; null: those that the "
+        "smallest subset sees in its epochs",
     )
-    evaluations: int = Field(12, ge=1, description="of a training, evenly spread")
-    loop: CellLoopConfig = CellLoopConfig()
-    batches: CellBatchConfig = CellBatchConfig()
-    keep_models: Literal["first_seed", "all", "none"] = "first_seed"
+    evaluations: int = Field(
+        12, ge=1, description="evaluations of each training, evenly spread over its steps"
+    )
+    loop: CellLoopConfig = Field(
+        CellLoopConfig(), description="how each step changes the weights, in every cell"
+    )
+    batches: CellBatchConfig = Field(
+        CellBatchConfig(), description="sizes of steps and micro-batches"
+    )
+    keep_models: Literal["first_seed", "all", "none"] = Field(
+        "first_seed", description="trained models that are kept in the run directory"
+    )
     workers: Annotated[WorkersConfig, Execution] = Field(
-        WorkersConfig(), description="of a cell; several: one cell after another"
+        WorkersConfig(),
+        description="processes of each training; with several, cells are trained one after another",
     )
     gradient_checkpointing: Annotated[bool, Execution] = Field(
-        False, description="less memory for about a third more work; the seed has it on"
+        False,
+        description="recompute activations: less memory for about a third more work; on in the "
+        "original experiment",
     )
     flops_per_second: Annotated[float | None, Execution] = Field(
         None, gt=0, description="of one GPU in training, for the estimate of GPU-hours"
@@ -103,9 +128,13 @@ class TrainSubsetsConfig(TrialWorkersConfig):
         return values
 
     def settings_of(self, subset: str, rows: int) -> SubsetSettings:
-        """A subset's settings, complete: as configured, else the seed's."""
-        nearest = min(_SEED.values(), key=lambda one: max(one[0] / rows, rows / one[0]))
-        _, epochs, rate = _SEED.get(subset, nearest)
+        """A subset's settings: as configured, else those of the original experiment."""
+
+        def ratio(original: tuple[int, int, float]) -> float:
+            return max(original[0] / rows, rows / original[0])
+
+        nearest = min(_ORIGINAL.values(), key=ratio)
+        _, epochs, rate = _ORIGINAL.get(subset, nearest)
         given = self.settings.get(subset, SubsetSettings())
         return SubsetSettings(
             epochs=given.epochs or epochs,

@@ -167,8 +167,8 @@ class SubsetGenerations(ArtifactStage):
         import torch
 
         from ray_pipeline.evaluate.generation import TextGenerator
-        from ray_pipeline.models.decoding import load_tokenizer
         from ray_pipeline.models.text import text_config
+        from ray_pipeline.models.tokenizer import load_tokenizer
         from ray_pipeline.rundir.models import get_model
         from ray_pipeline.train.student import load
 

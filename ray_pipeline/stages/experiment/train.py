@@ -9,9 +9,11 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.resources import Resources
+from ray_pipeline.evaluate.experiment.cells import CellPlan
 from ray_pipeline.models.text import TextConfig
+from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
 from ray_pipeline.rundir.layout import CELLS, CONTROL, INDEX
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, Workplace
@@ -25,7 +27,7 @@ from ray_pipeline.train.batches import BatchConfig
 from ray_pipeline.train.census import Census, PartOfRows, take_census
 from ray_pipeline.train.job import ModelSource, Pace, TrainingJob
 from ray_pipeline.train.loop import LoopConfig
-from ray_pipeline.tune.cells import Cell, Mode, cell_name, forget_others
+from ray_pipeline.tune.cells import CellTraining, forget_others
 
 
 class TrainSubsets(ArtifactStage):
@@ -117,16 +119,15 @@ class TrainSubsets(ArtifactStage):
         return str(self._cost(parts))
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
-        """Train what is not trained yet."""
+        """Train the cells that have no record yet."""
         census = take_census(rows, self.names)
         self._check_rows(census)
         cells = self.cells(census, rows, place)
         forget_others(place.storage, cells)
-        parts = {name: (part.rows, part.tokens) for name, part in census.subsets.items()}
-        place.say(f"  {self._cost(parts)}")
+        place.say(f"  {self._cost(census.sizes)}")
         self._train(cells, place)
-        records = [cell.record() or {} for cell in cells]
-        index = [{name: one[name] for name in _INDEXED} for one in records]
+        records = [_record(cell) for cell in cells]
+        index = [{name: record[name] for name in _INDEXED} for record in records]
         place.storage.write_bytes(INDEX, orjson.dumps(index, option=orjson.OPT_INDENT_2))
         return _figures(records, census)
 
@@ -134,73 +135,78 @@ class TrainSubsets(ArtifactStage):
         """Losses and times: a second training need not repeat them to the last digit."""
         return orjson.loads(place.storage.read_bytes(INDEX) or b"null")
 
-    def cells(self, census: Census, rows: StoredRows, place: Workplace) -> list[Cell]:
+    def cells(self, census: Census, rows: StoredRows, place: Workplace) -> list[CellTraining]:
         """All trainings of the experiment."""
-        sizes = {name: (part.rows, part.tokens) for name, part in census.subsets.items()}
-        budget = self.config.budget(sizes)
-        return [
-            self._cell(name, mode, seed, rate, budget, census, rows, place)
+        budget = self.config.budget(census.sizes)
+        plans = [
+            CellPlan(name, mode, seed, rate, part.rows, part.tokens)
             for name, part in census.subsets.items()
             for mode in self.config.modes
             for rate in self.config.rates_of(name.removesuffix(CONTROL), part.rows)
             for seed in self.config.seeds
         ]
+        return [
+            CellTraining(
+                plan,
+                job=self._job(plan, budget, rows, place),
+                tokens_to_see=self._length(plan, budget)[1],
+                identity=self._identity(census, census.subsets[plan.subset]),
+            )
+            for plan in plans
+        ]
 
-    def _cell(
-        self,
-        subset: str,
-        mode: Mode,
-        seed: int,
-        rate: float,
-        budget: int,
-        census: Census,
-        rows: StoredRows,
-        place: Workplace,
-    ) -> Cell:
-        config, part = self.config, census.subsets[subset]
-        settings = config.settings_of(subset.removesuffix(CONTROL), part.rows)
-        epochs, to_see = settings.epochs or 1, (settings.epochs or 1) * part.tokens
-        if mode == "tokens":
-            # A whole number of epochs is the same training as in the other mode.
-            to_see, left = budget, budget % part.tokens
-            epochs = budget // part.tokens + bool(left)
-        pace = Pace(
-            budget_tokens=to_see if to_see % part.tokens else None,
-            evaluations=None if settings.evaluate_every else config.evaluations,
-            warmup_share=1 / 3,
-        )
-        name = cell_name(subset, mode, seed, rate)
-        kept = config.keep_models == "all" or (
-            config.keep_models == "first_seed" and seed == config.seeds[0]
-        )
-        tokenizer = self.stage_of(Tokenise).tokenizer
-        job = TrainingJob(
+    def _length(self, plan: CellPlan, budget: int) -> tuple[int, int]:
+        """Epochs of a cell's training (the last one may be cut short), and tokens that it sees."""
+        if plan.mode == "tokens":
+            return -(-budget // plan.tokens), budget
+        epochs = self.config.settings_of(plan.of, plan.rows).epochs or 1
+        return epochs, epochs * plan.tokens
+
+    def _job(self, plan: CellPlan, budget: int, rows: StoredRows, place: Workplace) -> TrainingJob:
+        """The training of a cell."""
+        config = self.config
+        epochs, to_see = self._length(plan, budget)
+        evaluate_every = config.settings_of(plan.of, plan.rows).evaluate_every
+        return TrainingJob(
             rows=rows,
             storage=place.storage,
-            folder=f"{place.folder}/{name}",
+            folder=f"{place.folder}/{plan.name}",
             model=ModelSource(
-                tokenizer,
+                self._tokenizer,
                 scratch=config.model,
                 gradient_checkpointing=config.gradient_checkpointing,
             ),
-            name=name if kept else None,
+            name=plan.name if self._keeps_model(plan) else None,
             text=self.text,
             loop=LoopConfig(
                 **config.loop.model_dump(),
-                learning_rate=rate,
+                learning_rate=plan.learning_rate,
                 epochs=epochs,
-                evaluate_every=settings.evaluate_every,
+                evaluate_every=evaluate_every,
                 patience=None,
-                seed=seed,
+                seed=plan.seed,
             ),
             batches=BatchConfig(**config.batches.model_dump()),
-            subset=subset,
-            pace=pace,
+            subset=plan.subset,
+            pace=Pace(
+                # A whole number of epochs is the same training as in the mode ``epochs``.
+                budget_tokens=to_see if to_see % plan.tokens else None,
+                evaluations=None if evaluate_every else config.evaluations,
+                warmup_share=1 / 3,
+            ),
             keep="last",
             test=True,
         )
-        identity = self._identity(census, part)
-        return Cell(subset, mode, seed, rate, part.rows, part.tokens, to_see, job, identity)
+
+    def _keeps_model(self, plan: CellPlan) -> bool:
+        if self.config.keep_models == "first_seed":
+            return bool(plan.seed == self.config.seeds[0])
+        return bool(self.config.keep_models == "all")
+
+    @property
+    def _tokenizer(self) -> str:
+        """Folder or hub id of the tokenizer that the rows' tokens are of."""
+        return self.stage_of(Tokenise).tokenizer
 
     def _identity(self, census: Census, part: PartOfRows) -> list[Any]:
         """What cells depend on besides their own configuration."""
@@ -222,7 +228,7 @@ class TrainSubsets(ArtifactStage):
                     f"stages.split.{side}, or bring more rows"
                 )
 
-    def _train(self, cells: Sequence[Cell], place: Workplace) -> None:
+    def _train(self, cells: Sequence[CellTraining], place: Workplace) -> None:
         from ray_pipeline.tune.grid import run_grid, run_in_turn
 
         config = self.config
@@ -248,11 +254,7 @@ class TrainSubsets(ArtifactStage):
 
     @property
     def _vocabulary(self) -> int:
-        from transformers import AutoTokenizer
-
-        from ray_pipeline.train.student import vocabulary_size
-
-        return vocabulary_size(AutoTokenizer.from_pretrained(self.stage_of(Tokenise).tokenizer))
+        return vocabulary_size(load_tokenizer(self._tokenizer))
 
 
 _INDEXED = (
@@ -266,15 +268,23 @@ def _mean_tokens(rows: pa.Table) -> float:
     return pc.mean(pc.list_value_length(rows["input_ids"])).as_py() or 0.0
 
 
+def _record(cell: CellTraining) -> dict[str, Any]:
+    record = cell.record()
+    if record is None:
+        raise RunError(f"the training of cell {cell.name} has left no record")
+    return record.to_json()
+
+
 def _figures(records: Sequence[Mapping[str, Any]], census: Census) -> dict[str, Any]:
-    trained = {one["trained_as"]: one for one in records}
+    trained = {record["trained_as"]: record for record in records}
+    counts = [record["parameters"] for record in records if record["parameters"]]
     return {
         "cells": len(records),
         "trainings": len(trained),
-        "diverged": sorted(name for name, one in trained.items() if one["diverged"]),
-        "parameters": next((one["parameters"] for one in records if one["parameters"]), None),
-        "tokens_seen": sum(one["tokens_seen"] for one in trained.values()),
-        "seconds": round(sum(one["seconds"] for one in trained.values()), 3),
+        "diverged": sorted(name for name, record in trained.items() if record["diverged"]),
+        "parameters": counts[0] if counts else None,
+        "tokens_seen": sum(record["tokens_seen"] for record in trained.values()),
+        "seconds": round(sum(record["seconds"] for record in trained.values()), 3),
         "validation_rows": census.validation.rows,
         "test_rows": census.test.rows,
         "subsets": {

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import set_column
+from ray_pipeline.models.tokenizer import load_tokenizer
 from ray_pipeline.stage import ModelStage, ModelStageConfig
 from ray_pipeline.stages.scoring._heuristics.scorer import QualityScorer
 
@@ -53,10 +54,8 @@ class ScoreQuality(ModelStage):
 
     def load(self) -> None:
         """Load the tokenizer."""
-        from transformers import AutoTokenizer
-
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker uses one core
-        tokenizer = AutoTokenizer.from_pretrained(self.model("tokenizer"))
+        tokenizer = load_tokenizer(self.model("tokenizer"))
         if not tokenizer.is_fast:
             raise UserError(
                 f"stages.{self.name}.tokenizer: '{self.config.tokenizer}' has only a slow "

@@ -108,7 +108,7 @@ class ScoreIfd(ModelStage):
         """Load the model and its tokenizer."""
         import torch
 
-        from ray_pipeline.models.decoding import load_tokenizer
+        from ray_pipeline.models.tokenizer import load_tokenizer
         from ray_pipeline.train.student import load
 
         folder = self.model("model")

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import pyarrow as pa
 
 from ray_pipeline.core.config import Execution
+from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.models.text import TextConfig
+from ray_pipeline.models.tokenizer import load_tokenizer, tokenizer_hash
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, Stage, StageConfig, Workplace
 from ray_pipeline.stages.training.tokenise import Tokenise
@@ -79,21 +81,10 @@ def same_tokenizer(folders: Sequence[str]) -> None:
     Raises:
         UserError: they have different ones, so that one's tokens mean nothing to the other.
     """
-    from transformers import AutoTokenizer
-
-    from ray_pipeline.core.errors import UserError, first_line
-    from ray_pipeline.train.teacher_cache import tokenizer_hash
-
-    prints = {}
-    for folder in folders:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            reason = first_line(error)
-            raise UserError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None
-        prints[folder] = (tokenizer_hash(tokenizer), len(tokenizer))
-    if len({print_ for print_, _ in prints.values()}) > 1:
-        listed = ", ".join(f"{folder} ({size} tokens)" for folder, (_, size) in prints.items())
+    tokenizers = {folder: load_tokenizer(folder) for folder in folders}
+    if len({tokenizer_hash(tokenizer) for tokenizer in tokenizers.values()}) > 1:
+        sizes = [f"{folder} ({len(tokenizer)} tokens)" for folder, tokenizer in tokenizers.items()]
+        listed = ", ".join(sizes)
         raise UserError(
             f"the models have different tokenizers: {listed}. Student and teacher need one, and "
             "stages.tokenise the same"

@@ -17,7 +17,7 @@ from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.stages.training.tokenise import Tokenise
 from ray_pipeline.train.job import ModelSource, TrainingJob
 from ray_pipeline.train.student import StudentConfig
-from ray_pipeline.tune.parameters import Parameters
+from ray_pipeline.tune.trials import Parameters
 
 
 class ParameterSearch:

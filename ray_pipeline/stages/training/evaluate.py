@@ -18,8 +18,9 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate import text as text_metrics
 from ray_pipeline.evaluate.generation import TextGenerator
 from ray_pipeline.evaluate.model import ModelFigures, measure, size_on_disk
-from ray_pipeline.models.decoding import Decoding, load_tokenizer, trained_format
+from ray_pipeline.models.decoding import Decoding, trained_format
 from ray_pipeline.models.device import check_gpu, device
+from ray_pipeline.models.tokenizer import load_tokenizer
 from ray_pipeline.rundir.layout import SPLIT, TOKENS
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace

@@ -27,8 +27,17 @@ from ray_pipeline.stages.training.split import Split
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
 from ray_pipeline.train.job import TrainingJob
 from ray_pipeline.train.losses import Objective
-from ray_pipeline.tune.parameters import BEST, Parameters, PruningConfig, Space, get_best, put_best
-from ray_pipeline.tune.trials import TrialRecord, Trials, best
+from ray_pipeline.tune.trials import (
+    BEST,
+    Parameters,
+    PruningConfig,
+    Space,
+    TrialRecord,
+    Trials,
+    best,
+    get_best,
+    put_best,
+)
 
 #: In the run directory: every finished trial, as it finished; the same as a table; and the run's
 #: configuration with the best parameters in it.

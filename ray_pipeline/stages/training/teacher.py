@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.models.tokenizer import load_tokenizer
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import Workplace
 from ray_pipeline.stages.training.base import TrainingConfig, TrainingStage, same_tokenizer
@@ -66,9 +67,6 @@ class TrainTeacher(TrainingStage):
         """Train it, or take it as it is."""
         if self.config.method != "none":
             return super().make(rows, place)
-        from transformers import AutoTokenizer
-
         folder = self.model("model")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        put_model(place.storage, "teacher", load(folder), tokenizer, self.text)
+        put_model(place.storage, "teacher", load(folder), load_tokenizer(folder), self.text)
         return {"stopped": "not trained", "steps": 0}

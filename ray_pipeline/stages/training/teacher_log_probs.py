@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from ray_pipeline.core.config import Execution
+from ray_pipeline.core.config import AddedWith, Execution
 from ray_pipeline.core.rows import set_column
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.device import Precision
+from ray_pipeline.models.vllm import changing
 from ray_pipeline.stage import ModelStage, ModelStageConfig
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.tokenise import Tokenise
@@ -60,18 +61,24 @@ class TeacherLogProbs(ModelStage):
             "transformers",
             description="vllm: for a teacher that one process does not hold; as fast on a CPU",
         )
-        engine_args: Annotated[dict[str, Any], Execution] = Field(
+        engine_args: Annotated[dict[str, Any], AddedWith({})] = Field(
             {}, description="of vLLM, such as tensor_parallel_size"
         )
         precision: Precision = Field(
             "auto",
             description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. "
-            "The "
-            "softmax is in float32 in any case",
+            "The softmax is in float32 in any case",
         )
         batch_tokens: Annotated[int, Execution] = Field(
             8192, ge=1, description="tokens a forward pass, padding included"
         )
+
+        def identity(self) -> dict[str, Any]:
+            """Without the arguments of vLLM that change only its speed."""
+            data = super().identity()
+            if arguments := changing(data.pop("engine_args", {})):
+                data["engine_args"] = arguments
+            return data
 
     config: Config
 
@@ -79,15 +86,13 @@ class TeacherLogProbs(ModelStage):
         """Load the teacher from the run."""
         if self.config.k == 0:
             return
-        from transformers import AutoTokenizer
-
         from ray_pipeline.models.packaged import revision
+        from ray_pipeline.models.tokenizer import load_tokenizer, tokenizer_hash, vocabulary_size
         from ray_pipeline.rundir.models import get_model
-        from ray_pipeline.train.student import vocabulary_size
-        from ray_pipeline.train.teacher_cache import CacheInfo, tokenizer_hash
+        from ray_pipeline.train.teacher_cache import CacheInfo
 
         folder = get_model(Storage(self.settings.run_dir), "teacher")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = load_tokenizer(folder)
         vocabulary = vocabulary_size(tokenizer)
         self._info = CacheInfo(
             k=min(self.config.k, vocabulary),

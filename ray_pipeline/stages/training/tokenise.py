@@ -12,11 +12,12 @@ from pydantic import Field
 
 from ray_pipeline.core.rows import DROPPED, drop, set_column
 from ray_pipeline.models.text import TextConfig, Tokeniser
+from ray_pipeline.models.tokenizer import load_tokenizer
 from ray_pipeline.stage import ModelStage, ModelStageConfig
 
 
 class Tokenise(ModelStage):
-    """Writes ``input_ids`` and ``answer_mask`` (see `train.tokens`).
+    """Writes ``input_ids`` and ``answer_mask`` (see `models.text`).
 
     Rows that cannot be trained on are dropped: without question or answer, or with a prompt that
     leaves no room for the answer. Answers that lost their end are counted.
@@ -68,9 +69,7 @@ class Tokenise(ModelStage):
 
     def load(self) -> None:
         """Load the tokenizer."""
-        from transformers import AutoTokenizer
-
-        self._tokenise = Tokeniser(AutoTokenizer.from_pretrained(self.tokenizer), self.config.text)
+        self._tokenise = Tokeniser(load_tokenizer(self.tokenizer), self.config.text)
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Tokenise every row."""

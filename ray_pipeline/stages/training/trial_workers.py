@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from ray_pipeline.core.config import Execution
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.stage import StageConfig
 
 if TYPE_CHECKING:
-    from ray_pipeline.tune.workers import TrialWorkers
+    from ray_pipeline.tune.runner import TrialWorkers
 
 
 class TrialWorkersConfig(StageConfig):
@@ -28,8 +28,11 @@ class TrialWorkersConfig(StageConfig):
         ge=1,
         description="trainings at the same time, at most; null: as many as fit the cluster",
     )
-    silence: Annotated[float, Execution] = Field(
-        3600, gt=0, description="seconds without an evaluation after which it is given up"
+    stall_timeout: Annotated[float, Execution] = Field(
+        3600,
+        gt=0,
+        validation_alias=AliasChoices("stall_timeout", "silence"),  # the old name of the key
+        description="fail if no trial reports for this long (seconds)",
     )
 
     def resources(self) -> Resources:
@@ -47,6 +50,6 @@ class TrialWorkersConfig(StageConfig):
 
     def trial_workers(self, stage: str) -> TrialWorkers:
         """As Ray Tune is asked for them; ``stage`` is whose configuration this is."""
-        from ray_pipeline.tune.workers import TrialWorkers
+        from ray_pipeline.tune.runner import TrialWorkers
 
-        return TrialWorkers(self.resources(), self.concurrency, self.silence, stage)
+        return TrialWorkers(self.num_cpus, self.gpus, self.concurrency, self.stall_timeout, stage)

@@ -30,7 +30,7 @@ QUESTION = Question(VOCABULARY, resamples=20)
 
 def analysed(made: list[dict[str, Any]], question: Question = QUESTION) -> dict[str, Any]:
     """The only mode, with the whole analysis as ``whole``."""
-    whole = analyse([Cell.of_record(one) for one in made], question)
+    whole = analyse([Cell.from_json(one) for one in made], question)
     (mode,) = whole["modes"].values()
     return {**mode, "whole": whole, "by_name": {one["subset"]: one for one in mode["subsets"]}}
 
@@ -154,7 +154,7 @@ def test_what_is_recommended_is_always_one_of_the_subsets(
     several: list[list[float]], better_by: float
 ) -> None:
     made = losses({f"s{place}": of for place, of in enumerate(several)})
-    found = groups([Cell.of_record(one) for one in made], "epochs")
+    found = groups([Cell.from_json(one) for one in made], "epochs")
     names = [group.first.subset for group in found]
     rule, intervals = by_rule(found, better_by), by_intervals(found, better_by)
     assert rule["subset"] in names and intervals["subset"] in names
@@ -269,11 +269,11 @@ def test_what_cannot_be_compared_is_refused() -> None:
 )
 def test_a_record_that_is_none_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Cell.of_record(record(**change))
+        Cell.from_json(record(**change))
     whole = record()
     del whole["curve"]
     with pytest.raises(ValueError, match="it has no 'curve'"):
-        Cell.of_record(whole)
+        Cell.from_json(whole)
 
 
 def test_the_scaling_law_of_the_records_is_found() -> None:

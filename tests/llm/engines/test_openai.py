@@ -16,8 +16,11 @@ from support.mock_openai import MockServer, key_label
 from ray_pipeline.core.errors import BudgetExhausted, RunError, UserError
 from ray_pipeline.llm.config import Budget, LlmConfig
 from ray_pipeline.llm.engines import replies as retry
-from ray_pipeline.llm.engines.openai import Dialect, OpenAIEngine, check_keys, request_body
-from ray_pipeline.llm.limits import ClientReport, Grants, LimitsClient, LimitsServer
+from ray_pipeline.llm.engines.base import key_limits
+from ray_pipeline.llm.engines.openai import Dialect, OpenAIEngine, request_body
+from ray_pipeline.llm.limits.client import LimitsClient
+from ray_pipeline.llm.limits.protocol import ClientReport, Grants
+from ray_pipeline.llm.limits.server import LimitsServer
 from ray_pipeline.llm.types import AnswerFormat, EngineError, Request, Sampling
 from ray_pipeline.rundir.responses import Response
 
@@ -53,7 +56,8 @@ class Session:
     """An engine with limits of its own, for a test."""
 
     def __init__(self, llm: LlmConfig, budget: Budget | None = None) -> None:
-        self.server = LimitsServer({"llm": llm}, budget or Budget())
+        max_cost_usd = budget.max_cost_usd if budget else None
+        self.server = LimitsServer(key_limits({"llm": llm}), max_cost_usd=max_cost_usd)
 
         async def call(report: ClientReport) -> Grants:
             return self.server.sync(report)
@@ -324,17 +328,17 @@ def test_no_quota_left_on_any_key_stops_the_run() -> None:
 def test_a_missing_or_broken_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KEY_A")
     with pytest.raises(UserError, match=r"llms\.formal\.api_keys_env: .* KEY_A is not set"):
-        check_keys("formal", config("http://x/v1"))
+        OpenAIEngine.check("formal", config("http://x/v1"))
     monkeypatch.setenv("KEY_A", "two words\nand a line")
     with pytest.raises(UserError, match="KEY_A") as caught:
-        check_keys("formal", config("http://x/v1"))
+        OpenAIEngine.check("formal", config("http://x/v1"))
     assert "two words" not in str(caught.value)
 
 
 def test_a_bad_url_is_named() -> None:
     for url in ("localhost:8000/v1", "ftp://x/v1", "http://"):
         with pytest.raises(UserError, match=r"llms\.formal\.base_url"):
-            check_keys("formal", config(url))
+            OpenAIEngine.check("formal", config(url))
 
 
 def test_a_server_without_keys_gets_no_header(plain: MockServer) -> None:

@@ -146,8 +146,9 @@ def test_cells_that_cannot_be_compared_are_refused(run: Run) -> None:
         run.write(made).analyse()
 
 
-def test_resolution_is_no_part_of_its_identity() -> None:
+def test_a_configured_resolution_is_part_of_its_identity() -> None:
     def identity(**fields: Any) -> dict[str, Any]:
         return AnalyseTradeoff().bound(AnalyseTradeoff.Config(**fields)).identity()
 
-    assert identity() == identity(dpi=72) != identity(better_by=0.2)
+    assert identity() == identity(dpi=300) != identity(dpi=72)
+    assert identity() != identity(better_by=0.2)

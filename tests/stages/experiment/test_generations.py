@@ -221,7 +221,7 @@ def test_models_are_those_of_the_first_seed_at_the_chosen_rate() -> None:
     ]
     from ray_pipeline.evaluate.experiment.cells import Cell
 
-    (chosen,) = with_models([Cell.of_record(one) for one in rates])
+    (chosen,) = with_models([Cell.from_json(one) for one in rates])
     assert chosen.learning_rate == 2e-4
-    made = [Cell.of_record(one | {"model": None}) for one in records()]
+    made = [Cell.from_json(one | {"model": None}) for one in records()]
     assert with_models(made) == []

@@ -1,0 +1,105 @@
+"""The commands that run a job, or say what running it would take: run, plan, retry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ray_pipeline.cli.terminal import EXIT_CODES, RunDirectory, err, native_output_hidden, out
+
+if TYPE_CHECKING:
+    from ray_pipeline.engine.run import Job
+    from ray_pipeline.pipeline import Pipeline
+
+app = typer.Typer()
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="the YAML configuration")]
+Sets = Annotated[
+    list[str], typer.Option("--set", metavar="a.b=c", help="override a key of the configuration")
+]
+RunDir = Annotated[
+    str | None, typer.Option(help="the run directory, instead of the configuration's")
+]
+Until = Annotated[str | None, typer.Option(metavar="STAGE", help="the last stage to run")]
+Address = Annotated[str | None, typer.Option(help="address of a Ray cluster to join")]
+
+#: What is printed before a run's own message, by the status that it ended with.
+_HEADLINES = {
+    "failed": "error: the run failed",
+    "budget_exhausted": "stopped: the budget is exhausted (raise it under budget: to continue)",
+    "interrupted": "interrupted (run the same command again to continue)",
+}
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    set_: Sets = [],  # noqa: B006 - typer copies it
+    run_dir: RunDir = None,
+    until: Until = None,
+    address: Address = None,
+) -> None:
+    """Run a job to its report. Run it again to continue, or to reuse what is done."""
+    run_configured(config, set_, run_dir, until, address)
+
+
+@app.command()
+def plan(config: ConfigFile, set_: Sets = [], run_dir: RunDir = None, until: Until = None) -> None:  # noqa: B006
+    """Show what a run would do, need and cost, without doing it."""
+    from ray_pipeline.cli.views.plan import print_plan
+    from ray_pipeline.engine.plan import plan
+    from ray_pipeline.pipeline import load_job
+
+    job = load_job(config, set_, run_dir)
+    with native_output_hidden():
+        plans = plan(job, until)
+    print_plan(out, plans)
+
+
+@app.command()
+def retry(run: RunDirectory, address: Address = None) -> None:
+    """Run exactly the failed rows of a run again."""
+    from ray_pipeline.pipeline import retry_job
+
+    with retry_job(run, address=address) as job:
+        _execute(job, retry=True)
+
+
+def run_configured(
+    config: Path,
+    assignments: list[str],
+    run_dir: str | None,
+    until: str | None,
+    address: str | None,
+    pipeline: Pipeline | None = None,
+) -> None:
+    """Run the job of a configuration file, show how it goes and how it ended.
+
+    Raises:
+        typer.Exit: the run did not succeed.
+    """
+    from ray_pipeline.pipeline import load_job
+
+    _execute(load_job(config, assignments, run_dir, pipeline, address), until)
+
+
+def _execute(job: Job, until: str | None = None, retry: bool = False) -> None:
+    from ray_pipeline.cli.progress import ProgressDisplay
+    from ray_pipeline.cli.views.look import status
+    from ray_pipeline.core.storage import Storage
+    from ray_pipeline.engine.run import interruptible
+    from ray_pipeline.pipeline import run_job
+
+    interruptible()
+    storage = Storage(job.config.run_dir)
+    log = storage.local_path("logs/native.log") if storage.is_local else None
+    with native_output_hidden(log), ProgressDisplay(out) as display:
+        run = run_job(job, display=display, until=until, retry=retry, check=False)
+    out.print(status(run.reader))
+    out.print(f"report: {run.report()}", soft_wrap=True)
+    if run.status != "succeeded":
+        message = f"{_HEADLINES[run.status]}: {run.ledger.message}"
+        err.print(message, markup=False, soft_wrap=True)
+        raise typer.Exit(EXIT_CODES[run.status])

@@ -1,0 +1,95 @@
+"""What the commands share: the two streams, exit codes, options, and quiet around Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+from rich.console import Console
+
+from ray_pipeline.core.errors import BudgetExhausted, RunError, UserError
+
+#: By the status that a run ends with. Wrong input exits with 2.
+EXIT_CODES = {"succeeded": 0, "failed": 1, "budget_exhausted": 3, "interrupted": 130}
+
+# On copies of the two descriptors: while a run is in progress, the originals belong to Ray
+# (`native_output_hidden`). A file or a pipe has no width: tables then get a wide page.
+out = Console(
+    file=os.fdopen(os.dup(1), "w", buffering=1),
+    highlight=False,
+    width=None if os.isatty(1) else 120,
+)
+err = Console(file=os.fdopen(os.dup(2), "w", buffering=1), highlight=False)
+
+RunDirectory = Annotated[
+    str, typer.Argument(metavar="RUN", help="a run directory: path or s3:// URI")
+]
+
+
+@contextlib.contextmanager
+def errors_explained() -> Iterator[None]:
+    """Turn the errors that a user meets into one message and an exit code, without a traceback."""
+    try:
+        yield
+    except UserError as error:
+        _fail(error, 2)
+    except RunError as error:
+        _fail(error, EXIT_CODES["failed"])
+    except BudgetExhausted as error:
+        _fail(error, EXIT_CODES["budget_exhausted"])
+    except KeyboardInterrupt:
+        err.print("interrupted; run the same command again to continue")
+        raise typer.Exit(EXIT_CODES["interrupted"]) from None
+
+
+def _fail(error: Exception, code: int) -> None:
+    err.print(f"error: {error}", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def native_output_hidden(log: Path | None = None) -> Iterator[None]:
+    """Keep what Ray's native code writes to the standard streams off the screen.
+
+    It goes to a file, and from there to the screen only if the block ends with an unexpected
+    error, whose cause it may hold. A lasting file is best: native code may end the process
+    without Python noticing.
+
+    Args:
+        log: the file, appended to; None: a temporary one.
+    """
+    with _opened(log) as chatter:
+        start = chatter.seek(0, os.SEEK_END)
+        streams = [os.dup(1), os.dup(2)]
+        os.dup2(chatter.fileno(), 1)
+        os.dup2(chatter.fileno(), 2)
+        unexpected = False
+        try:
+            yield
+        except (UserError, RunError, BudgetExhausted, KeyboardInterrupt):
+            raise
+        except BaseException:
+            unexpected = True
+            raise
+        finally:
+            for number, copy in enumerate(streams, start=1):
+                os.dup2(copy, number)
+                os.close(copy)
+            if unexpected:
+                chatter.seek(start)
+                err.print(chatter.read().decode(errors="replace"), markup=False)
+
+
+def _opened(log: Path | None) -> IO[bytes]:
+    if log is None:
+        return tempfile.TemporaryFile()
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("a+b")  # another run in that directory may be writing to it
+    except OSError:  # the run itself reports what is wrong with its directory
+        return tempfile.TemporaryFile()

@@ -1,0 +1,77 @@
+"""How far a run directory has come: which segments are complete. `plan` and `run` both ask here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray_pipeline.core.hashing import set_digest
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.engine.artifacts import Artifact
+from ray_pipeline.engine.prepare import Prepared
+from ray_pipeline.engine.segments import Segment
+from ray_pipeline.rundir.layout import SOURCE
+from ray_pipeline.rundir.ledger import Done
+
+
+class RunState:
+    """The segments of a run, of which some are complete: always the first ones.
+
+    Args:
+        segments: all of them, in order.
+        unit_ids: the units of the source.
+
+    Attributes:
+        segments: the segments. Behind a complete artifact their fingerprints cover what it is
+            made of, so they change as artifacts become complete.
+        complete: the first of them, with what they left.
+        input_digest: identity of the rows that the next segment reads.
+    """
+
+    def __init__(self, segments: Sequence[Segment], unit_ids: Sequence[str]) -> None:
+        self.segments = list(segments)
+        self.complete: list[tuple[Segment, Done]] = []
+        self.input_digest = set_digest(unit_ids)
+
+    @property
+    def remaining(self) -> list[Segment]:
+        """The segments that are not complete."""
+        return self.segments[len(self.complete) :]
+
+    def add(self, done: Done) -> None:
+        """The next segment is complete."""
+        segment = self.remaining[0]
+        self.complete.append((segment, done))
+        self.input_digest = done.digest
+        if not segment.has_rows:
+            at = len(self.complete)
+            behind = [later.after(done.digest) for later in self.segments[at:]]
+            self.segments[at:] = behind
+
+    def upstream_of(self, segment: Segment) -> Segment:
+        """The segment whose rows this one reads; the first one reads the source and has none."""
+        return [s for s in self.segments if s.index < segment.index and s.has_rows][-1]
+
+
+def run_state(storage: Storage, prepared: Prepared, retry: bool = False) -> RunState:
+    """Find the segments that are complete in a run directory, up to the first that is not.
+
+    Args:
+        storage: the run directory, which need not exist.
+        prepared: the checked run.
+        retry: take segments with failed rows for incomplete; not those of the source, which would
+            read no better.
+    """
+    state = RunState(prepared.segments, [unit.unit_id for unit in prepared.survey.units])
+    while state.remaining:
+        segment = state.remaining[0]
+        done = Done.load(storage, segment.folder)
+        if done is None:
+            break
+        if (done.fingerprint, done.input_digest) != (segment.fingerprint, state.input_digest):
+            break
+        if retry and any(a.failed for a in done.accounts if a.name != SOURCE):
+            break
+        if not segment.has_rows and not Artifact(storage, segment).is_there():
+            break
+        state.add(done)
+    return state

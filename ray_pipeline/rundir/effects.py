@@ -1,0 +1,99 @@
+"""Whether a key of the configuration that differs between two runs can change rows.
+
+The runs say so themselves: each stage's ``done.json`` holds what its fingerprint was made of. A key
+whose change left that as it was can only change how rows are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from ray_pipeline.rundir.reader import RunReader
+
+Effect = Literal["identity", "execution"]
+
+#: Top-level keys that change where, how fast or how far a run goes, never what a row becomes.
+_EXECUTION = {"address", "autoscaling", "budget", "export", "job", "name", "run_dir"}
+_EXECUTION |= {"save_every_stage", "unit_rows"}
+_MISSING = object()
+
+
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(value, dict) or (key and not value):
+        return {key: value}
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        found |= flat(inner, f"{key}.{name}" if key else str(name))
+    return found
+
+
+class Effects:
+    """What the stages of two runs depend on.
+
+    Args:
+        a: one run.
+        b: the other.
+    """
+
+    def __init__(self, a: RunReader, b: RunReader) -> None:
+        self._configs = a.config, b.config
+        self._identities = a.identities, b.identities
+
+    def of(self, key: str) -> Effect | None:
+        """What a change of a key, as ``stages.rephrase.threshold``, can change; None: not known."""
+        top, _, rest = key.partition(".")
+        if top in _EXECUTION:
+            return "execution"
+        if key == "source.path":
+            return None  # what the files hold counts, not where they lie
+        if top in ("seed", "source", "embedder"):
+            return "identity"
+        name, _, path = rest.partition(".")
+        if top == "stages":
+            return self._effect([self._of_stage(name, path)])
+        if top == "llms":
+            return self._effect([self._in_llm(stage, path) for stage in self._askers(name)])
+        return None
+
+    def _effect(self, differences: list[bool | None]) -> Effect | None:
+        """What the stages that a key concerns say, as far as they say anything."""
+        known = [differs for differs in differences if differs is not None]
+        if not known:
+            return None
+        return "identity" if any(known) else "execution"
+
+    def _of_stage(self, stage: str, path: str) -> bool | None:
+        """Whether a key of a stage's configuration made it another one; None: not known."""
+        a, b = (identities.get(stage) for identities in self._identities)
+        if a is None or b is None:
+            return None
+        if "config" not in a or "config" not in b:
+            return bool(a != b)  # turned off in one of them, or in both
+        # An ask stage has its prompt and its model beside the other keys: not by their names.
+        return _at({**a, **a["config"]}, path) != _at({**b, **b["config"]}, path)
+
+    def _in_llm(self, stage: str, path: str) -> bool | None:
+        """Whether a key of a language model made it another one for a stage that asks it."""
+        a, b = (identities.get(stage, {}).get("llm") for identities in self._identities)
+        if a is None or b is None:
+            return None
+        differ = _at(a, path) != _at(b, path)
+        return differ or (path == "engine" and a.get("weights") != b.get("weights"))
+
+    def _askers(self, llm: str) -> Iterator[str]:
+        """The stages that ask a language model, in either run."""
+        for config in self._configs:
+            for stage, values in (config.get("stages") or {}).items():
+                if isinstance(values, dict) and values.get("llm") == llm:
+                    yield stage
+
+
+def _at(values: dict[str, Any], path: str) -> Any:
+    """What lies at a dotted key, or below it."""
+    for name in path.split("."):
+        if not isinstance(values, dict) or name not in values:
+            return _MISSING
+        values = values[name]
+    return values

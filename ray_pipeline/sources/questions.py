@@ -1,0 +1,95 @@
+"""Questions that a person asks a model: typed on the command line, or read from a file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ray_pipeline.core.config import nearest
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.sources.config import SourceConfig
+from ray_pipeline.sources.find import known_extensions, recognise
+from ray_pipeline.sources.read import read_unit
+from ray_pipeline.sources.survey import survey
+
+#: The column of a file that holds the questions.
+COLUMN = "question"
+
+
+def asked(prompts: Sequence[str], file: Path | None) -> list[str]:
+    """The questions that were typed, or those in a file.
+
+    Raises:
+        UserError: there are none, there are both, or the file is not usable.
+    """
+    if prompts and file is not None:
+        raise UserError("--prompt and --file: give one of them")
+    if file is not None:
+        return read_questions(file)
+    if not prompts:
+        raise UserError('nothing is asked: give --prompt "a question", or --file with questions')
+    if not all(prompt.strip() for prompt in prompts):
+        raise UserError("--prompt: it is empty: write a question")
+    return [prompt.strip() for prompt in prompts]
+
+
+def read_questions(file: Path) -> list[str]:
+    """The questions in a file, in order.
+
+    Args:
+        file: ``.txt`` (one a line, empty lines left out), or any file that can be the source of a
+            run (``.csv``, ``.jsonl``, ``.parquet``, ...) with the column `COLUMN`.
+
+    Raises:
+        UserError: there is no such file, it is not what its name says, it lacks the column, a row
+            has no question, or there is none at all.
+    """
+    if file.suffix.lower() == ".txt":
+        questions = [line.strip() for line in _text_of(file).splitlines() if line.strip()]
+    elif recognise(str(file)):
+        questions = list(_of_source(file))
+    else:
+        raise UserError(
+            f"{file}: questions come in .txt, one a line, or in one of the formats of sources "
+            f"({known_extensions()}): name such a file"
+        )
+    if not questions:
+        raise UserError(f"{file}: there is no question in it: expected at least one")
+    return questions
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 (byte {error.start}): save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _of_source(file: Path) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as scratch:
+        found = survey(SourceConfig(path=str(file)), {}, None, scratch)
+        if COLUMN not in (names := found.schema.names):
+            raise UserError(
+                f"{file}: no column '{COLUMN}'{nearest(COLUMN, names)}. Rename the column that has "
+                "the questions"
+            )
+        if COLUMN in found.spec.as_json:
+            raise UserError(f"{file}: not every '{COLUMN}' is text: write questions in that column")
+        for unit in found.units:
+            rows = read_unit(unit, found.spec).select([COLUMN, "reason"]).to_pylist()
+            for number, row in enumerate(rows, start=unit.first_row + 1):
+                yield _question(row, f"{file}, row {number}")
+
+
+def _question(row: dict[str, object], where: str) -> str:
+    if row["reason"]:
+        # Codes of the source, as in "source:json: ...", say no more than what follows them.
+        problem = str(row["reason"]).partition(": ")[2]
+        raise UserError(f"{where}: cannot be read: {problem}. Fix the row, or take it out")
+    question = row[COLUMN]
+    if not isinstance(question, str) or not question.strip():
+        raise UserError(f"{where}: '{COLUMN}' is {question!r}: write a question, or take it out")
+    return question.strip()
