@@ -52,6 +52,6 @@ def test_what_the_source_brings_stays_where_it_fits() -> None:
 def test_it_shares_the_segment_of_the_maps_and_needs_nothing() -> None:
     off = cloudpickle.loads(cloudpickle.dumps(Off(Score().bound())))
     assert (off.name, off.reads, off.uses_seed) == ("score", {}, False)
-    (segment,) = cut([Before(), off, Before()], "source", save_every_stage=False)
+    (segment,) = cut([Before().bound(), off, Before().bound()], "source", save_every_stage=False)
     assert [stage.name for stage in segment.stages] == ["before", "score", "before"]
     assert off.identity() == {"off": True}

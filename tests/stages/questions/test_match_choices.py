@@ -34,8 +34,7 @@ class TableEmbedder(MatchChoices):
         return {text: np.array(self.vectors[text], dtype=np.float32) for text in texts}
 
 
-def apply(stage, pairs, **config):
-    stage = stage.bound(config)
+def apply(stage, pairs):
     stage.load()
     counts: Counter[str] = Counter()
     result = stage.apply(table(pairs), counts)
@@ -44,7 +43,7 @@ def apply(stage, pairs, **config):
 
 def test_letters_texts_and_spellings_need_no_embedder():
     result, counts = apply(
-        NoEmbedder(),
+        NoEmbedder().bound(),
         [
             (CITIES, "B"),
             (CITIES, "paris."),
@@ -71,7 +70,7 @@ def test_letters_texts_and_spellings_need_no_embedder():
 
 def test_the_rest_is_matched_by_meaning():
     result, counts = apply(
-        TableEmbedder(),
+        TableEmbedder().bound(),
         [(CITIES, "the French capital"), (CITIES, "somewhere between"), (CITIES, "a cheese")]
         + [(CITIES, "no")],
     )
@@ -99,7 +98,7 @@ def test_rows_without_an_option_can_be_kept_as_plain_rows():
 def test_options_about_other_options():
     question = "Which? (A) cats (B) dogs (C) {} (D) bats"
     result, counts = apply(
-        NoEmbedder(),
+        NoEmbedder().bound(),
         [
             (question.format("All of these"), "C"),
             (question.format("None of these"), "None of these"),
@@ -117,7 +116,7 @@ def test_options_about_other_options():
 
 def test_a_letter_that_is_also_another_options_text_is_ambiguous():
     boron = "Which symbol has boron? (A) Bo (B) Bn (C) Br (D) B"
-    result, _ = apply(NoEmbedder(), [(boron, "B"), (boron, "(D)"), (boron, "D. B")])
+    result, _ = apply(NoEmbedder().bound(), [(boron, "B"), (boron, "(D)"), (boron, "D. B")])
     assert reasons(result) == [
         "multiple-choice:ambiguous: 'B' is the text of option D and the letter of option B",
         None,
@@ -127,21 +126,21 @@ def test_a_letter_that_is_also_another_options_text_is_ambiguous():
 
 
 def test_malformed_options_are_dropped():
-    result, counts = apply(NoEmbedder(), [("Which? (A)  (B) y (C) z", "y")])
+    result, counts = apply(NoEmbedder().bound(), [("Which? (A)  (B) y (C) z", "y")])
     assert reasons(result) == ["multiple-choice:malformed: an option is missing"]
     assert counts == {"malformed": 1}
 
 
 def test_twice_the_same_option_is_one_answer():
     result, _ = apply(
-        NoEmbedder(), [("Which? (A) x (B) x (C) y", "x"), ("Which? (A) x (B) y", "A")]
+        NoEmbedder().bound(), [("Which? (A) x (B) x (C) y", "x"), ("Which? (A) x (B) y", "A")]
     )
     assert result["answer"].to_pylist() == ["x", "x"]
     assert reasons(result) == [None, None]
 
 
 def test_no_rows():
-    result, _ = apply(NoEmbedder(), [])
+    result, _ = apply(NoEmbedder().bound(), [])
     assert result.num_rows == 0
     assert set(MatchChoices.writes) <= set(result.column_names)
 
