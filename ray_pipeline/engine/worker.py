@@ -12,9 +12,7 @@ import pyarrow as pa
 import ray
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping, UserError
-from ray_pipeline.engine.asking import (
-    AskingLoop,
-)
+from ray_pipeline.engine.asking import AskingLoop
 from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.decide import apply_decisions
 from ray_pipeline.engine.isolation import run_isolated
@@ -127,7 +125,8 @@ class _UnitLoop:
         state = UnitState(self._job, unit)
         receipt = reusable(state)
         if receipt is None:
-            if attempt > MAX_DEATHS:
+            # Decisions are applied by Arrow alone: no row of theirs can be the guilty one.
+            if attempt > MAX_DEATHS and self._job.segment.kind is not DecideStage:
                 work = self._in_isolation
             receipt = run_unit(state, work)
         self._coordinator.finished.remote(segment, receipt)

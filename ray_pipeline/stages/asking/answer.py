@@ -32,6 +32,8 @@ class Answer(AskStage):
 
     config: Config
 
+    variables = ("question",)
+
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
         """Ask the question."""
         question = row["question"]

@@ -58,6 +58,8 @@ class Outliers(AskStage):
 
     config: Config
 
+    variables = ("question", "answer")
+
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
         """Judge the row, where it needs a judge."""
         suspicion = self._suspicion(row)

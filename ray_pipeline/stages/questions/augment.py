@@ -63,6 +63,8 @@ class Augment(AskStage):
         super().__init__(**own | defaults)
         self.style = style
 
+    variables = ("question", "answer", "kind", "text")
+
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
         """Ask for a paraphrase of the question, and of a long answer."""
         if row.get("version") not in (None, ORIGINAL):

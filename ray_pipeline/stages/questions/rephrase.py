@@ -113,6 +113,8 @@ class Rephrase(AskStage):
         super().__init__(**{"name": f"rephrase-{turn}", "llm": f"rephraser_{turn}", **defaults})
         self.export = export
 
+    variables = ("question", "answer", "kind", "text", "draft")
+
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
         """Ask for other words where they are needed."""
         needs = found_needs(row, self.config.needs)

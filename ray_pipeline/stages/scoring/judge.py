@@ -80,6 +80,8 @@ class JudgeQuality(AskStage):
     def _ranges(self) -> dict[str, tuple[float, float]]:
         return ranges(self.prompt)
 
+    variables = ("instruction", "response")
+
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
         """Have the row judged, if it is one of those that are."""
         instruction, response = row["instruction"] or "", row["response"] or ""
