@@ -80,6 +80,7 @@ class Stage(ABC):
     Args:
         name: in the ledger, the configuration and the run directory, where it is not the class's:
             two stages of one class in a job need two names.
+        sources: named sources whose rows it works on, where it is not all of them.
         defaults: of the configuration, where they are not the class's, by the names of its fields.
 
     Raises:
@@ -90,6 +91,9 @@ class Stage(ABC):
     name: str
     #: Raised when the code changes what the stage makes, so that old results are not reused.
     version: int = 1
+    #: Named sources of a run whose rows the stage works on; None: those of all. Rows of the others
+    #: go through as if the stage were off: unchanged, its columns null where they are new.
+    sources: tuple[str, ...] | None = None
     #: Name of the stage's file under ``exports/``; None: it has none. See `exported`.
     export: str | None = None
     #: Whether the stage uses the run's sentence-embedding model.
@@ -104,9 +108,13 @@ class Stage(ABC):
 
     _defaults: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, *, name: str | None = None, **defaults: Any) -> None:
+    def __init__(
+        self, *, name: str | None = None, sources: Sequence[str] | None = None, **defaults: Any
+    ) -> None:
         if name is not None:
             self.name = name
+        if sources is not None:
+            self.sources = tuple(sources)
         if defaults:
             self._defaults = defaults
             varied(self.Config, defaults)  # an unknown field is an error here
@@ -140,6 +148,14 @@ class Stage(ABC):
     def reads(self) -> Mapping[str, pa.DataType]:
         """Data columns that must be there, with their Arrow types."""
         return {}
+
+    def reads_of(self, source: str) -> Mapping[str, pa.DataType]:
+        """Those of `reads` that the rows of a named source must have: all of them.
+
+        A stage that puts rows of several sources together, as queries and a corpus, says here
+        which column it takes from which.
+        """
+        return self.reads
 
     @property
     def needs(self) -> Collection[str]:

@@ -32,7 +32,7 @@ from ray_pipeline.engine.exports import export_dataset, export_stages
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.reuse import RunState, run_state
-from ray_pipeline.engine.segments import Segment, executions, stage_identity
+from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
 from ray_pipeline.engine.streaming import Execution
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.rundir.account import StageAccount, total
@@ -259,19 +259,27 @@ class _Runner:
 
     def _make(self, segment: Segment) -> None:
         """Make an artifact of the rows that the last segment kept."""
-        rows_segment = self._state.upstream_of(segment)
-        kept = self._ledger.entries[-1].account.kept
-        account = StageAccount(segment.name, rows_in=kept, kept=kept)
+        artifact = Artifact(self._storage, segment)
+        account = StageAccount.untouched(segment.name, self._ledger.entries[-1].account)
         began = time.monotonic()
         with self._ledger.timed("artifacts"):
-            digest = Artifact(self._storage, segment).make(
-                rows_segment.folder, self._unit_ids, self._state.input_digest, self._display.say
+            unit_ids, rows_digest = self._unit_ids, self._state.input_digest
+            if artifact.stage.sources is not None:
+                unit_ids, rows_digest = self._rows_of(segment, artifact.stage)
+            digest = artifact.make(
+                self._state.upstream_of(segment).folder, unit_ids, rows_digest, self._display.say
             )
         account.seconds = time.monotonic() - began
         done = Done(
             segment.fingerprint, self._state.input_digest, digest, len(self._units), [account]
         )
         self._complete(segment, done, reused=False)
+
+    def _rows_of(self, segment: Segment, stage: Stage) -> tuple[list[str], str]:
+        """The units that a stage works on which is limited to some sources, and their identity."""
+        pairs = zip(self._units, self._committed_before(segment), strict=True)
+        digests = {u.unit_id: info.digest for u, info in pairs if works_on(stage, u.source)}
+        return list(digests), set_digest(f"{unit}:{digest}" for unit, digest in digests.items())
 
     def _watch(self, execution: Execution, tally: Tally, jobs: list[SegmentJob]) -> None:
         saved = time.monotonic()
