@@ -11,12 +11,9 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.hashing import fingerprint
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
-from ray_pipeline.rundir.layout import part_path, work_folder
+from ray_pipeline.rundir.layout import METRICS_FILE, part_path, work_folder
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, Workplace
-
-#: Figures of all artifact stages, by stage.
-_METRICS = "metrics.json"
 
 
 def check_artifacts(segments: Sequence[Segment]) -> None:
@@ -62,10 +59,18 @@ class Artifact:
         """Make it of the rows in a segment's folder; returns what later stages depend on, hashed.
 
         What a killed attempt at the same artifact left stays for the stage to go on with; what was
-        left by one of other rows or another configuration is deleted first.
+        left by one of other rows or another configuration is deleted first. A stage that works on
+        the rows of some sources alone makes nothing anew while these are the same.
         """
         identity = fingerprint([self.segment.fingerprint, input_digest])
         folder, marker = work_folder(self.segment.folder), f"{self.segment.folder}/identity"
+        made = f"{self.segment.folder}/made"
+        if self.stage.sources is not None and self.is_there():
+            # Rows of other sources have changed, or else the whole segment would stand.
+            before, _, digest = (self.storage.read_bytes(made) or b"").decode().partition(" ")
+            if before == identity:
+                return digest
+        self.storage.delete(made)
         if self.storage.read_bytes(marker) != identity.encode():
             self.storage.delete_folder(folder)
             self.storage.write_bytes(marker, identity.encode())
@@ -76,11 +81,14 @@ class Artifact:
         figures = self.stage.make(rows, place)
         self._record(figures)
         outcome = self.stage.outcome(place)
-        return identity if outcome is None else fingerprint([identity, outcome])
+        digest = identity if outcome is None else fingerprint([identity, outcome])
+        if self.stage.sources is not None:
+            self.storage.write_bytes(made, f"{identity} {digest}".encode())
+        return digest
 
     def _record(self, figures: dict[str, object]) -> None:
         """Put the figures into ``metrics.json``, beside those of the other stages."""
-        metrics = orjson.loads(self.storage.read_bytes(_METRICS) or b"{}")
+        metrics = orjson.loads(self.storage.read_bytes(METRICS_FILE) or b"{}")
         metrics[self.stage.name] = figures
         options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
-        self.storage.write_bytes(_METRICS, orjson.dumps(metrics, option=options))
+        self.storage.write_bytes(METRICS_FILE, orjson.dumps(metrics, option=options))

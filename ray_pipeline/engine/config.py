@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 
 from ray_pipeline.core.config import (
     Section,
@@ -17,6 +25,9 @@ from ray_pipeline.llm.config import (
 )
 from ray_pipeline.sources.config import SourceConfig
 from ray_pipeline.stage import Stage
+
+#: It stands in the rows and in messages, and is set by ``--set sources.NAME.path=...``.
+SourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class EmbedderConfig(Section):
@@ -44,7 +55,12 @@ class RunConfig(Section):
     #: The last stage to run; None: all of them.
     until: str | None = None
     save_every_stage: bool = False
-    source: SourceConfig
+    source: SourceConfig | None = Field(
+        None, description="where the rows come from: this, or several `sources` by name"
+    )
+    sources: dict[SourceName, SourceConfig] = Field(
+        {}, description="several sources by name, instead of `source`; their rows carry the name"
+    )
     llms: dict[str, LlmConfig] = {}
     embedder: EmbedderConfig = EmbedderConfig()
     budget: Budget = Budget()
@@ -54,6 +70,27 @@ class RunConfig(Section):
     #: Whether the cluster adds nodes on demand: then needs beyond its present size are not refused.
     autoscaling: bool = False
     stages: Any = {}
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> Self:
+        if bool(self.source) == bool(self.sources):
+            found = "both of them" if self.source else "neither"
+            raise ValueError(
+                "expected the key 'source' for one source, or 'sources' for several by name, as in "
+                f"sources: {{queries: {{path: ...}}, corpus: {{path: ...}}}}; found {found}"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_other(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        data.pop("source" if self.sources else "sources", None)
+        return data
+
+    @property
+    def all_sources(self) -> dict[str, SourceConfig]:
+        """The sources by name; one without a name goes by the empty one."""
+        return dict(self.sources) if self.source is None else {"": self.source}
 
 
 def config_type(stages: Sequence[type[Stage]]) -> type[RunConfig]:

@@ -38,19 +38,26 @@ from ray_pipeline.engine.exports import export_dataset, export_stages
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.reuse import RunState, run_state
-from ray_pipeline.engine.segments import Segment, executions, stage_identity
+from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
 from ray_pipeline.engine.streaming import Execution
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.rundir.account import StageAccount, total
 from ray_pipeline.rundir.environment import environment
-from ray_pipeline.rundir.layout import part_path, rows_folder
+from ray_pipeline.rundir.layout import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    LOG_FILE,
+    PROMPTS,
+    UNITS_FILE,
+    part_path,
+    rows_folder,
+)
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
 from ray_pipeline.rundir.lock import let_workers_go, run_lock
 from ray_pipeline.rundir.parts import PartInfo, existing_infos, read_infos
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 
 _log = logging.getLogger("ray_pipeline")
-_LOG = "logs/ray.log"
 
 #: Seconds between looks at a running execution, and between saves of the live ledger.
 _POLL = 0.5
@@ -109,7 +116,7 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
 def _log_file(storage: Storage) -> Iterator[Path]:
     """Where Ray's log lines and the trace of an unexpected end go; in the run when it is over."""
     with tempfile.TemporaryDirectory(prefix="ray-pipeline-") as folder:
-        path = storage.local_path(_LOG) if storage.is_local else Path(folder) / "ray.log"
+        path = storage.local_path(LOG_FILE) if storage.is_local else Path(folder) / "ray.log"
         # Made when the first line comes: a run that reuses everything has nothing to say.
         handler = logging.FileHandler(path, encoding="utf-8", delay=True)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,20 +130,20 @@ def _log_file(storage: Storage) -> Iterator[Path]:
             if not storage.is_local and path.exists():
                 # A bucket that is gone was reported already, with what it did to the run.
                 with contextlib.suppress(RunError):
-                    storage.write_bytes(_LOG, path.read_bytes())
+                    storage.write_bytes(LOG_FILE, path.read_bytes())
 
 
 def _describe(storage: Storage, prepared: Prepared) -> None:
     """Write what the run is made of: configuration, prompts, environment, units."""
     config = prepared.config.model_dump(mode="json", by_alias=True)
-    storage.write_bytes("config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+    storage.write_bytes(CONFIG_FILE, yaml.safe_dump(config, sort_keys=False).encode())
     about = orjson.dumps(environment(prepared.config.seed), option=orjson.OPT_INDENT_2)
-    storage.write_bytes("environment.json", about)
+    storage.write_bytes(ENVIRONMENT_FILE, about)
     for prompt in prepared.prompts.values():
-        storage.write_bytes(f"prompts/{prompt.name}.yaml", prompt.to_yaml().encode())
+        storage.write_bytes(f"{PROMPTS}/{prompt.name}.yaml", prompt.to_yaml().encode())
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([asdict(unit) for unit in prepared.survey.units]), sink)
-    storage.write_bytes("units.parquet", sink.getvalue())
+    storage.write_bytes(UNITS_FILE, sink.getvalue())
 
 
 class _Runner:
@@ -199,7 +206,7 @@ class _Runner:
             # the trace is in the log.
             _log.exception("the run ended unexpectedly")
             what = f"{type(error).__name__}: {first_line(error)}"
-            self._end("failed", f"{what} ({_LOG} has the rest)")
+            self._end("failed", f"{what} ({LOG_FILE} has the rest)")
         return self._ledger
 
     def _run_segments(self) -> None:
@@ -273,19 +280,27 @@ class _Runner:
 
     def _make(self, segment: Segment) -> None:
         """Make an artifact of the rows that the last segment kept."""
-        rows_segment = self._state.upstream_of(segment)
-        kept = self._ledger.entries[-1].account.kept
-        account = StageAccount(segment.name, rows_in=kept, kept=kept)
+        artifact = Artifact(self._storage, segment)
+        account = StageAccount.untouched(segment.name, self._ledger.entries[-1].account)
         began = time.monotonic()
         with self._ledger.timed("artifacts"):
-            digest = Artifact(self._storage, segment).make(
-                rows_segment.folder, self._unit_ids, self._state.input_digest, self._display.say
+            unit_ids, rows_digest = self._unit_ids, self._state.input_digest
+            if artifact.stage.sources is not None:
+                unit_ids, rows_digest = self._rows_of(segment, artifact.stage)
+            digest = artifact.make(
+                self._state.upstream_of(segment).folder, unit_ids, rows_digest, self._display.say
             )
         account.seconds = time.monotonic() - began
         done = Done(
             segment.fingerprint, self._state.input_digest, digest, len(self._units), [account]
         )
         self._complete(segment, done, reused=False)
+
+    def _rows_of(self, segment: Segment, stage: Stage) -> tuple[list[str], str]:
+        """The units that a stage works on which is limited to some sources, and their identity."""
+        pairs = zip(self._units, self._committed_before(segment), strict=True)
+        digests = {u.unit_id: info.digest for u, info in pairs if works_on(stage, u.source)}
+        return list(digests), set_digest(f"{unit}:{digest}" for unit, digest in digests.items())
 
     def _watch(self, execution: Execution, tally: Tally, jobs: list[SegmentJob]) -> None:
         saved = time.monotonic()

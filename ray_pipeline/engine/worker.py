@@ -12,9 +12,7 @@ import pyarrow as pa
 import ray
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping, UserError
-from ray_pipeline.engine.asking import (
-    AskingLoop,
-)
+from ray_pipeline.engine.asking import AskingLoop
 from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.decide import apply_decisions
 from ray_pipeline.engine.isolation import run_isolated
@@ -34,7 +32,7 @@ def map_units(block: pa.Table, job: SegmentJob, coordinator: CoordinatorHandle) 
     loop = _UnitLoop(job, coordinator)
     if job.segment.kind is DecideStage:
         return loop.run(block, lambda state, rows, _: apply_decisions(state, rows))
-    return loop.run(block, lambda _, rows, start: run_maps(_maps(job), rows, start))
+    return loop.run(block, _run_maps)
 
 
 class ModelWorker:
@@ -42,18 +40,20 @@ class ModelWorker:
 
     def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         self._loop = _UnitLoop(job, coordinator)
-        self._job = job
         for stage in job.segment.stages:
             assert isinstance(stage, ModelStage)
             stage.load()
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Work on the units of a block."""
-        return self._loop.run(block, lambda _, rows, start: run_maps(_maps(self._job), rows, start))
+        return self._loop.run(block, _run_maps)
 
 
-def _maps(job: SegmentJob) -> list[MapStage]:
-    return [stage for stage in job.segment.stages if isinstance(stage, MapStage)]
+def _run_maps(
+    state: UnitState, rows: pa.Table, start: str | None
+) -> tuple[pa.Table, list[StageAccount]]:
+    maps = [stage for stage in state.job.segment.stages if isinstance(stage, MapStage)]
+    return run_maps(maps, rows, start, state.unit.source)
 
 
 class AskWorker:
@@ -124,10 +124,14 @@ class _UnitLoop:
         attempt, stop = ray.get(self._coordinator.begin.remote(segment, unit.unit_id))
         if stop:
             raise Stopping
-        state = UnitState(self._job, unit)
+        state = UnitState(self._job.for_source(unit.source), unit)
         receipt = reusable(state)
         if receipt is None:
-            if attempt > MAX_DEATHS:
+            kind = self._job.segment.kind
+            if state.job.segment.kind is not kind:
+                work = _run_maps  # its stage is off for these rows
+            # Decisions are applied by Arrow alone: no row of theirs can be the guilty one.
+            elif attempt > MAX_DEATHS and kind is not DecideStage:
                 work = self._in_isolation
             receipt = run_unit(state, work)
         self._coordinator.finished.remote(segment, receipt)
@@ -135,4 +139,4 @@ class _UnitLoop:
     def _in_isolation(
         self, state: UnitState, rows: pa.Table, start: str | None
     ) -> tuple[pa.Table, list[StageAccount]]:
-        return run_isolated(self._job, self._coordinator, state.unit.unit_id, rows, start)
+        return run_isolated(state.job, self._coordinator, state.unit, rows, start)

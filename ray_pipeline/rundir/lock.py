@@ -23,9 +23,8 @@ import orjson
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.layout import RUN_LOCK, WORKERS_LOCK
 
-_RUN_LOCK = "run.lock"
-_WORKERS_LOCK = "workers.lock"
 #: Object storage: seconds between heartbeats, and the age at which a lock is abandoned.
 _HEARTBEAT = 5.0
 _ABANDONED_AFTER = 30.0
@@ -84,7 +83,7 @@ def _local_lock(storage: Storage, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _lock_file(storage: Storage) -> IO[bytes]:
-    path = storage.local_path(_RUN_LOCK)
+    path = storage.local_path(RUN_LOCK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a+b")
@@ -96,7 +95,7 @@ def _lock_file(storage: Storage) -> IO[bytes]:
 
 
 def _wait_for_workers(storage: Storage, say: Callable[[str], None]) -> None:
-    with storage.local_path(_WORKERS_LOCK).open("a+b") as file:
+    with storage.local_path(WORKERS_LOCK).open("a+b") as file:
         deadline = time.monotonic() + 60
         said = False
         while True:
@@ -122,7 +121,7 @@ def hold_as_worker(storage: Storage) -> None:
     """
     if not storage.is_local:
         return
-    path = storage.local_path(_WORKERS_LOCK)
+    path = storage.local_path(WORKERS_LOCK)
     held = _held.get(storage.root)
     if held is not None and _is_still(held, path):
         return
@@ -145,19 +144,19 @@ def let_workers_go(storage: Storage) -> None:
     the file is removed: the next run makes another one, which they do not hold.
     """
     if storage.is_local:
-        storage.local_path(_WORKERS_LOCK).unlink(missing_ok=True)
+        storage.local_path(WORKERS_LOCK).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _heartbeat_lock(storage: Storage) -> Iterator[None]:
     mine = _owner()
-    other = orjson.loads(storage.read_bytes(_RUN_LOCK) or b"{}")
+    other = orjson.loads(storage.read_bytes(RUN_LOCK) or b"{}")
     if other and not _abandoned(other):
         raise _refuse(storage, other)
-    storage.write_bytes(_RUN_LOCK, orjson.dumps(mine))
+    storage.write_bytes(RUN_LOCK, orjson.dumps(mine))
     # Two that start in the same moment both write: the last one stands, the other steps back.
     time.sleep(0.5)
-    standing = orjson.loads(storage.read_bytes(_RUN_LOCK) or b"{}")
+    standing = orjson.loads(storage.read_bytes(RUN_LOCK) or b"{}")
     if standing.get("id") != mine["id"]:
         raise _refuse(storage, standing)
 
@@ -167,7 +166,7 @@ def _heartbeat_lock(storage: Storage) -> Iterator[None]:
         while not stop.wait(_HEARTBEAT):
             # A failed heartbeat is tried again; the run's own writes report a lost bucket.
             with contextlib.suppress(Exception):
-                storage.write_bytes(_RUN_LOCK, orjson.dumps({**mine, "heartbeat": time.time()}))
+                storage.write_bytes(RUN_LOCK, orjson.dumps({**mine, "heartbeat": time.time()}))
 
     thread = threading.Thread(target=beat, daemon=True, name="run-lock-heartbeat")
     thread.start()
@@ -176,7 +175,7 @@ def _heartbeat_lock(storage: Storage) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        storage.delete(_RUN_LOCK)
+        storage.delete(RUN_LOCK)
 
 
 def _abandoned(owner: dict[str, Any]) -> bool:

@@ -6,7 +6,6 @@ or was stopped, has a curve and no figures yet.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.layout import segment_folder, work_folder
 from ray_pipeline.rundir.ledger import Done
@@ -106,12 +106,6 @@ def trainings(reader: RunReader) -> list[Training]:
     if (following := _under_way(reader)) is not None and (curve := _curve(reader, *following)):
         found.append(Training(following[1], {}, curve))
     return found
-
-
-def finite(value: Any) -> float | None:
-    """The value where it is a finite number: JSON has null for the others."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
 
 
 def _curve(reader: RunReader, index: int, stage: str) -> list[dict[str, Any]]:

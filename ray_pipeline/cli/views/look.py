@@ -12,16 +12,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT
 from ray_pipeline.core.text import count, dollars, duration, figure, one_line, plain, shortened
+from ray_pipeline.evaluate.text import QUALITY
 from ray_pipeline.report.sections.evaluation import in_order
-from ray_pipeline.report.sections.search import best_parameters, default_loss
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
 from ray_pipeline.rundir.reader import Answer, RunReader
 from ray_pipeline.rundir.rows import Rows
 from ray_pipeline.rundir.trace import Change, Event, Trace
-from ray_pipeline.rundir.trainings import Training, finite, trainings
+from ray_pipeline.rundir.trainings import Training, trainings
 
 #: Characters of one value in `rows`, and of each side of a change in `trace`.
 _VALUE = 160
@@ -33,6 +34,8 @@ def status(reader: RunReader) -> RenderableType:
     """The account of a run, stage by stage, why rows left it, and what was made of them."""
     ledger = reader.ledger
     parts: list[RenderableType] = [_headline(reader), _account(ledger)]
+    if sources := ledger.by_source():
+        parts += [Text(), _sources(sources)]
     if any(entry.account.reasons for entry in ledger.entries):
         parts += [Text(), _reasons(ledger)]
     if (artifacts := made(reader)) is not None:
@@ -90,6 +93,19 @@ def _account_cells(entry: LedgerEntry) -> dict[str, str]:
         "work": duration(account.seconds),
         "": "reused" if entry.reused else "",
     }
+
+
+def _sources(sources: Mapping[str, Mapping[str, int]]) -> Table:
+    """What became of the rows of each source, over all stages."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("source")
+    columns = ("rows_in", "created", "kept", "dropped", "failed")
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="right")
+    for source, rows in sources.items():
+        cells = [count(rows[name]) if rows[name] or name == "rows_in" else "" for name in columns]
+        table.add_row(source, *cells)
+    return table
 
 
 def _reasons(ledger: Ledger) -> Table:
@@ -314,24 +330,24 @@ def _unfinished(training: Training, running: bool) -> Iterator[str]:
 
 def _evaluated(figures: Mapping[str, Any]) -> Iterator[str]:
     models = figures["models"]
-    for metric, name in (("perplexity", "perplexity"), ("rouge_l", "ROUGE-L")):
+    for metric in (metric for metric in QUALITY if metric.in_status):
         values = [
             f"{plain(model)} {figure(value)}"
             for model in in_order(models)
             if isinstance(models[model], dict)
-            and (value := finite(models[model].get(metric))) is not None
+            and (value := finite(models[model].get(metric.key))) is not None
         ]
         if values:
-            yield f"{name}: {', '.join(values)}"
+            yield f"{metric.label}: {', '.join(values)}"
     if (rows := finite(figures.get("rows"))) is not None:
         yield f"{count(rows)} rows"
 
 
 def _searched(figures: Mapping[str, Any]) -> Iterator[str]:
     yield f"{count(len(figures['history']))} trials"
-    best, default = finite(figures.get("best_loss")), default_loss(figures)
+    best, default = (finite(figures.get(key)) for key in ("best_loss", "configured_loss"))
     if best is not None:
         configured = f" (as configured: {figure(default)})" if default is not None else ""
         yield f"lowest loss {figure(best)}{configured}"
-    if values := best_parameters(figures).items():
-        yield ", ".join(f"{plain(n)} {one_line(value, _VALUE)}" for n, value in values)
+    if isinstance(values := figures.get("best_parameters"), dict) and values:
+        yield ", ".join(f"{plain(n)} {one_line(value, _VALUE)}" for n, value in values.items())
