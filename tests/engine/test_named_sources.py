@@ -233,7 +233,7 @@ def refused(
     toy.config_file.write_text(yaml.safe_dump(config))
     with pytest.raises(UserError) as caught:
         job = load_job(toy.config_file, [], None)
-        prepare(job.config, job.stage_types, job.prompt_folders, str(toy.config_file.parent / "s"))
+        prepare(job.config, job.stages, job.prompt_folders, str(toy.config_file.parent / "s"))
     for part in parts:
         assert part in str(caught.value)
     assert not toy.run_dir.exists()
