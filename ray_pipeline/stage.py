@@ -314,9 +314,15 @@ class Off(MapStage):
 class ModelStageConfig(StageConfig):
     """Configuration of a stage with a local model in an actor pool."""
 
-    actors: Annotated[int, Execution] = Field(1, ge=1, description="workers, each with the model")
-    num_cpus: Annotated[float | None, Execution] = Field(None, ge=0, description="CPUs a worker")
-    num_gpus: Annotated[float, Execution] = Field(0, ge=0, description="GPUs a worker")
+    actors: Annotated[int, Execution] = Field(
+        1, ge=1, description="number of workers; each loads the model once"
+    )
+    num_cpus: Annotated[float | None, Execution] = Field(
+        None, ge=0, description="CPUs reserved per worker; null: chosen by the engine"
+    )
+    num_gpus: Annotated[float, Execution] = Field(
+        0, ge=0, description="GPUs per worker; fractions allowed"
+    )
 
     def resources(self) -> Resources:
         """The pool's workers."""
@@ -364,8 +370,8 @@ class Expand:
 class AskStageConfig(StageConfig):
     """Configuration of a stage that asks a language model."""
 
-    llm: str = Field(description="name of the model under llms:")
-    prompt: str = Field(description="name of a file in configs/prompts, or its path")
+    llm: str = Field(description="language model to ask: a name under `llms`")
+    prompt: str = Field(description="prompt file: its name without suffix, or a path")
 
 
 class AskStage(Stage):

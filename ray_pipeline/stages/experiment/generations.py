@@ -56,9 +56,9 @@ class _Prompts:
 
 
 class SubsetGenerations(ArtifactStage):
-    """Writes ``experiment/generations.csv``: completions by the kept models of the first seed.
+    """Writes completions by the kept models of the first seed: ``experiment/generations.csv``.
 
-    Each model's completions are on storage as soon as they are there: a later attempt reads them.
+    Each model's completions are stored as soon as they are made: a later attempt reads them.
     """
 
     name = "generations"
@@ -71,19 +71,34 @@ class SubsetGenerations(ArtifactStage):
     uses_seed = True
 
     class Config(StageConfig):
-        prompts: int = Field(20, ge=1, description="test rows whose instructions are completed")
-        samples: int = Field(5, ge=1, description="completions of each; the seed's 5")
-        temperature: float = Field(0.8, gt=0, description="the seed's 0.8")
-        top_p: float = Field(0.9, gt=0, le=1, description="the seed's 0.9")
-        max_tokens: int = Field(200, ge=1, description="tokens of a completion, at most")
-        reference_model: str | None = Field(
-            None, description="model that reads the completions: its perplexity tells how they read"
+        prompts: int = Field(
+            20, ge=1, description="number of test rows whose instructions are completed"
         )
-        dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
+        samples: int = Field(
+            5, ge=1, description="completions per instruction; 5 as in the original experiment"
+        )
+        temperature: float = Field(
+            0.8, gt=0, description="sampling temperature; 0.8 as in the original experiment"
+        )
+        top_p: float = Field(
+            0.9, gt=0, le=1, description="nucleus sampling; 0.9 as in the original experiment"
+        )
+        max_tokens: int = Field(200, ge=1, description="tokens per completion, at most")
+        reference_model: str | None = Field(
+            None,
+            description="better model whose perplexity on the completions is measured; null: none",
+        )
+        dtype: Literal["float32", "bfloat16"] = Field(
+            "float32", description="precision of the weights"
+        )
         # What is drawn depends on what is drawn beside it, so this is not only a matter of speed.
-        batch_rows: int = Field(50, ge=1, description="completions that are made together")
+        batch_rows: int = Field(
+            50,
+            ge=1,
+            description="completions that are sampled together; another number gives other samples",
+        )
         gpu: Annotated[bool | None, Execution] = Field(
-            None, description="whether models are on a GPU; null: where this machine has one"
+            None, description="run the models on a GPU; null: if this machine has one"
         )
 
     config: Config
