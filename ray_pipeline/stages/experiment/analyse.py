@@ -39,14 +39,14 @@ class AnalyseTradeoff(ArtifactStage):
         target_perplexity: float | None = Field(
             None,
             gt=1,
-            description="perplexity to which time and tokens are read from the learning curves; 20 in "
-            "the original experiment; null: the lowest that every training of a mode reaches",
+            description="perplexity to which time and tokens are read from the curves; 20 in the "
+            "original experiment; null: the lowest that every training of a mode reaches",
         )
         better_by: float = Field(
             0.1,
             gt=0,
             lt=1,
-            description="fraction by which a perplexity must be lower to count as better; 10% in the "
+            description="fraction by which a perplexity must be lower to be better; 10% in the "
             "original experiment",
         )
         confidence: float = Field(0.95, gt=0, lt=1, description="confidence of all intervals")

@@ -83,7 +83,7 @@ class SubsetGenerations(ArtifactStage):
         max_tokens: int = Field(200, ge=1, description="largest number of tokens of a completion")
         reference_model: str | None = Field(
             None,
-            description="model whose perplexity on the completions measures their fluency; null: none",
+            description="model whose perplexity on completions measures fluency; null: none",
         )
         dtype: Literal["float32", "bfloat16"] = Field(
             "float32", description="precision of the weights"
