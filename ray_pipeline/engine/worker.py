@@ -21,7 +21,7 @@ from ray_pipeline.engine.isolation import run_isolated
 from ray_pipeline.engine.segments import run_maps
 from ray_pipeline.engine.unit import SegmentJob, UnitState, Work, reusable, run_unit
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.lock import hold_as_worker
+from ray_pipeline.rundir.lock import working
 from ray_pipeline.rundir.units import Unit, units_of
 from ray_pipeline.stage import AskStage, DecideStage, MapStage, ModelStage
 
@@ -100,23 +100,23 @@ class _UnitLoop:
     def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         self._job = job
         self._coordinator = coordinator
-        hold_as_worker(job.storage)
 
     def run(self, block: pa.Table, work: Work) -> pa.Table:
         """Do every unit of a block; returns the units that are committed now."""
         done = 0
-        for unit in units_of(block):
-            try:
-                self._unit(unit, work)
-                done += 1
-            except Stopping:
-                break
-            except BudgetExhausted as error:
-                ray.get(self._coordinator.stop.remote("budget_exhausted", str(error)))
-                break
-            except (RunError, UserError) as error:
-                ray.get(self._coordinator.stop.remote("failed", str(error)))
-                break
+        with working(self._job.storage):
+            for unit in units_of(block):
+                try:
+                    self._unit(unit, work)
+                    done += 1
+                except Stopping:
+                    break
+                except BudgetExhausted as error:
+                    ray.get(self._coordinator.stop.remote("budget_exhausted", str(error)))
+                    break
+                except (RunError, UserError) as error:
+                    ray.get(self._coordinator.stop.remote("failed", str(error)))
+                    break
         return block.slice(0, done)
 
     def _unit(self, unit: Unit, work: Work) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import os
 import socket
 import threading
@@ -112,17 +111,19 @@ def _wait_for_workers(storage: Storage, tell: Callable[[str], None]) -> None:
                 time.sleep(0.1)
 
 
-@functools.cache
-def hold_as_worker(storage: Storage) -> IO[bytes] | None:
-    """Share the workers' lock of a run for as long as this process lives.
+@contextlib.contextmanager
+def working(storage: Storage) -> Iterator[None]:
+    """Share the workers' lock of a run while its units or tables are worked on.
 
-    Returns: the locked file, which the cache keeps open; None on object storage.
+    Not for the life of the process: Ray gives idle processes to the next run of the same driver,
+    which would wait for itself.
     """
     if not storage.is_local:
-        return None
-    file = storage.local_path(_WORKERS_LOCK).open("a+b")
-    fcntl.flock(file, fcntl.LOCK_SH)
-    return file
+        yield
+        return
+    with storage.local_path(_WORKERS_LOCK).open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 @contextlib.contextmanager
