@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -56,6 +57,9 @@ def instrument(storage):
         def read(self, *size):
             note("read", self.path)
             return self.file.read(*size)
+        def read_buffer(self, *size):
+            note("read", self.path)
+            return self.file.read_buffer(*size)
         def __getattr__(self, name):
             return getattr(self.file, name)
         def close(self):
@@ -89,6 +93,7 @@ class CountingS3:
         from moto.server import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import make_server
 
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.requests: Counter[str] = Counter()
         self._application = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._count, threaded=True)

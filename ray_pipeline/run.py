@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError
@@ -30,7 +31,7 @@ class Run:
         UserError: there is no run at `uri`; the message names the nearest directories with one.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str | Path) -> None:
         self.reader = RunReader(str(uri))
 
     def __repr__(self) -> str:

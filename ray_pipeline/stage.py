@@ -231,6 +231,10 @@ class AskStage(Stage):
 
     Config: ClassVar[type[StageConfig]] = AskStageConfig
 
+    #: Names that `ask` passes to its prompt. A prompt that uses another one is refused before a
+    #: run; None: it shows when a row fails.
+    variables: Sequence[str] | None = None
+
     @property
     def prompt(self) -> Prompt:
         """The prompt that the configuration names."""

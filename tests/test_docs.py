@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,16 @@ def test_every_page_can_be_reached_from_the_index() -> None:
         waiting += [(page.parent / t).resolve() for t in targets if "://" not in t]
     unlinked = [page for page in documents() if page not in seen and page.is_relative_to(DOCS)]
     assert not unlinked
+
+
+def test_the_layers_are_those_that_the_linter_checks() -> None:
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    checked = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    block = page.partition("```text\n")[2].partition("```")[0]
+    drawn = [re.split(r" {2,}", line)[0] for line in block.splitlines()]
+    assert drawn == [layer.replace("ray_pipeline.", "") for layer in checked]
 
 
 def test_every_target_of_make_and_every_command_exists() -> None:

@@ -1,4 +1,4 @@
-"""The errors a user meets. Each message says what was wrong, where, and the mend."""
+"""The errors a user meets. Each message says what was wrong, where, and how to fix it."""
 
 
 class UserError(Exception):

@@ -177,10 +177,14 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
     try:
-        if urlsplit(uri).scheme == "s3" and (endpoint := os.environ.get("AWS_ENDPOINT_URL")):
+        if urlsplit(uri).scheme != "s3":
+            return pafs.FileSystem.from_uri(uri)
+        # With a delayed open a small file is one PUT, not the three requests of a multipart upload.
+        if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
             scheme, _, host = endpoint.partition("://")
-            fs = pafs.S3FileSystem(endpoint_override=host, scheme=scheme)
+            fs = pafs.S3FileSystem(endpoint_override=host, scheme=scheme, allow_delayed_open=True)
             return fs, uri.removeprefix("s3://")
-        return pafs.FileSystem.from_uri(uri)
+        separator = "&" if "?" in uri else "?"
+        return pafs.FileSystem.from_uri(f"{uri}{separator}allow_delayed_open=true")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise UserError(f"{uri}: not a path or URI that can be opened: {error}") from None

@@ -11,12 +11,9 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.hashing import fingerprint
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
-from ray_pipeline.rundir.layout import part_path, work_folder
+from ray_pipeline.rundir.layout import METRICS_FILE, part_path, work_folder
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, Workplace
-
-#: Figures of all artifact stages, by stage.
-_METRICS = "metrics.json"
 
 
 def check_artifacts(segments: Sequence[Segment]) -> None:
@@ -80,7 +77,7 @@ class Artifact:
 
     def _record(self, figures: dict[str, object]) -> None:
         """Put the figures into ``metrics.json``, beside those of the other stages."""
-        metrics = orjson.loads(self.storage.read_bytes(_METRICS) or b"{}")
+        metrics = orjson.loads(self.storage.read_bytes(METRICS_FILE) or b"{}")
         metrics[self.stage.name] = figures
         options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
-        self.storage.write_bytes(_METRICS, orjson.dumps(metrics, option=options))
+        self.storage.write_bytes(METRICS_FILE, orjson.dumps(metrics, option=options))

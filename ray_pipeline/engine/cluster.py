@@ -239,18 +239,18 @@ def _amount(node: Node, resource: str) -> float:
 def _check_fit(resource: str, needs: Sequence[_Need], nodes: Sequence[Node]) -> None:
     if not needs:
         return
-    mend = "lower actors, num_cpus or num_gpus, or take a larger cluster"
+    advice = "lower actors, num_cpus or num_gpus, or take a larger cluster"
     total, have = sum(need.workers * need.of(resource) for need in needs), _sum(resource, nodes)
     if total > have:
         listed = ", ".join(f"{need.who} {need.workers * need.of(resource):g}" for need in needs)
         raise UserError(
             f"the run needs {total:g} {resource}s at the same time ({listed}), the cluster has "
-            f"{have:g}; {mend}"
+            f"{have:g}; {advice}"
         )
     largest = max(_amount(node, resource) for node in nodes)
     for need in needs:
         if need.of(resource) > largest:
             raise UserError(
                 f"a worker of {need.who} needs {need.of(resource):g} {resource}s on one node, the "
-                f"largest node has {largest:g}; {mend}"
+                f"largest node has {largest:g}; {advice}"
             )

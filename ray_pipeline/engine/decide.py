@@ -51,7 +51,7 @@ def decide(
     """Make the decisions of the job's stage over all units, and put them on storage.
 
     A second call with the same stage and the same input finds them there and does nothing; after
-    a kill it goes on where the first one was.
+    a kill it continues where the first one was.
 
     Args:
         job: the segment.

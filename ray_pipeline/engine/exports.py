@@ -15,7 +15,7 @@ from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.rows import kept
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
-from ray_pipeline.rundir.layout import part_path
+from ray_pipeline.rundir.layout import EXPORTS, part_path
 from ray_pipeline.rundir.parts import read_rows
 
 _SUFFIX = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet", "hf": ""}
@@ -27,7 +27,7 @@ def export_stages(storage: Storage, segment: Segment, unit_ids: Sequence[str]) -
         for name, choose in stage.exports().items():
             rows = _rows(storage, segment, unit_ids, choose)
             tables = (_without(table, stage.internal) for table in rows)
-            _WRITERS[Path(name).suffix[1:]](storage, f"exports/{name}", tables)
+            _WRITERS[Path(name).suffix[1:]](storage, f"{EXPORTS}/{name}", tables)
 
 
 def export_dataset(
@@ -41,7 +41,7 @@ def export_dataset(
     """Write the rows that came through every stage, without columns that are for stages alone."""
     for kind in formats:
         tables = (_without(t, without) for t in _rows(storage, segment, unit_ids, kept))
-        _WRITERS[kind](storage, f"exports/{name}{_SUFFIX[kind]}", tables)
+        _WRITERS[kind](storage, f"{EXPORTS}/{name}{_SUFFIX[kind]}", tables)
 
 
 def _without(table: pa.Table, names: Collection[str]) -> pa.Table:

@@ -39,7 +39,7 @@ class StagePlan:
     """What one stage would do. Numbers of rows, requests and tokens are estimates."""
 
     name: str
-    #: ``reused``, ``run``, or ``unknown`` where the numbers can't be told before it runs.
+    #: ``reused``, ``run``, or ``unknown`` where the numbers are not known before it runs.
     action: str
     rows_in: int
     requests: int = 0

@@ -86,6 +86,7 @@ def prepare(
     stages = [
         stage(configs[stage.name], settings) if stage in working else Off(stage) for stage in chosen
     ]
+    _check_variables(stages, prompts, prompt_folders)
     required = _required(stages)
     hints = {name: _hint(name, stages) for name in required}
     read = survey(config.source, required, config.unit_rows, scratch, hints=hints)
@@ -163,6 +164,20 @@ def _find_prompt(name: str, folders: Sequence[Path], where: str) -> Path:
             return path
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     raise UserError(f"{where}: no prompt {name!r}{nearest(name, known)}")
+
+
+def _check_variables(
+    stages: Sequence[Stage], prompts: Mapping[str, Prompt], folders: Sequence[Path]
+) -> None:
+    """See that each stage passes what its prompt uses: else every row would fail."""
+    for stage in stages:
+        if not isinstance(stage, AskStage) or stage.variables is None:
+            continue
+        prompt = stage.config.prompt
+        for name in sorted(prompts[prompt].variables() - set(stage.variables)):
+            path = _find_prompt(prompt, folders, f"stages.{stage.name}.prompt")
+            hint = nearest(name, stage.variables)
+            raise UserError(f"prompt {path}: stages.{stage.name} passes no {name!r} to it{hint}")
 
 
 def _required(stages: Sequence[Stage]) -> dict[str, pa.DataType]:

@@ -37,14 +37,21 @@ from ray_pipeline.engine.streaming import Execution
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.rundir.account import StageAccount, total
 from ray_pipeline.rundir.environment import environment
-from ray_pipeline.rundir.layout import part_path, rows_folder
+from ray_pipeline.rundir.layout import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    LOG_FILE,
+    PROMPTS,
+    UNITS_FILE,
+    part_path,
+    rows_folder,
+)
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
 from ray_pipeline.rundir.lock import run_lock
 from ray_pipeline.rundir.parts import PartInfo, existing_infos, read_infos
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 
 _log = logging.getLogger("ray_pipeline")
-_LOG = "logs/ray.log"
 
 #: Seconds between looks at a running execution, and between saves of the live ledger.
 _POLL = 0.5
@@ -54,7 +61,7 @@ _GRACE = 20.0
 
 
 class Display(Protocol):
-    """Who is told how a run goes."""
+    """Receives the progress of a run."""
 
     def say(self, text: str) -> None:
         """One line of news."""
@@ -98,32 +105,34 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
 def _log_file(storage: Storage) -> Iterator[Path]:
     """Where Ray's log lines and the trace of an unexpected end go; in the run when it is over."""
     with tempfile.TemporaryDirectory(prefix="ray-pipeline-") as folder:
-        path = storage.local_path(_LOG) if storage.is_local else Path(folder) / "ray.log"
+        path = storage.local_path(LOG_FILE) if storage.is_local else Path(folder) / "ray.log"
         # Made when the first line comes: a run that reuses everything has nothing to say.
         handler = logging.FileHandler(path, encoding="utf-8", delay=True)
         path.parent.mkdir(parents=True, exist_ok=True)
+        before = _log.handlers, _log.propagate
         _log.handlers, _log.propagate = [handler], False
         try:
             yield path
         finally:
+            _log.handlers, _log.propagate = before
             handler.close()
             if not storage.is_local and path.exists():
-                # A bucket that is gone was told already, with what it did to the run.
+                # A bucket that is gone was reported already, with what it did to the run.
                 with contextlib.suppress(RunError):
-                    storage.write_bytes(_LOG, path.read_bytes())
+                    storage.write_bytes(LOG_FILE, path.read_bytes())
 
 
 def _describe(storage: Storage, prepared: Prepared) -> None:
     """Write what the run is made of: configuration, prompts, environment, units."""
     config = prepared.config.model_dump(mode="json", by_alias=True)
-    storage.write_bytes("config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+    storage.write_bytes(CONFIG_FILE, yaml.safe_dump(config, sort_keys=False).encode())
     about = orjson.dumps(environment(prepared.config.seed), option=orjson.OPT_INDENT_2)
-    storage.write_bytes("environment.json", about)
+    storage.write_bytes(ENVIRONMENT_FILE, about)
     for prompt in prepared.prompts.values():
-        storage.write_bytes(f"prompts/{prompt.name}.yaml", prompt.to_yaml().encode())
+        storage.write_bytes(f"{PROMPTS}/{prompt.name}.yaml", prompt.to_yaml().encode())
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([asdict(unit) for unit in prepared.survey.units]), sink)
-    storage.write_bytes("units.parquet", sink.getvalue())
+    storage.write_bytes(UNITS_FILE, sink.getvalue())
 
 
 class _Runner:
@@ -175,7 +184,7 @@ class _Runner:
         except KeyboardInterrupt:
             self._end("interrupted", "stopped by the user")
         except UserError as error:
-            # For the caller to tell, but a ledger that says "running" would be a lie.
+            # The caller reports it, but the ledger must not say "running".
             with contextlib.suppress(RunError):
                 self._end("failed", str(error))
             raise
@@ -184,7 +193,7 @@ class _Runner:
             # the trace is in the log.
             _log.exception("the run ended unexpectedly")
             what = f"{type(error).__name__}: {first_line(error)}"
-            self._end("failed", f"{what} ({_LOG} has the rest)")
+            self._end("failed", f"{what} ({LOG_FILE} has the rest)")
         return self._ledger
 
     def _run_segments(self) -> None:
@@ -314,7 +323,7 @@ class _Runner:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
             execution.wait(_GRACE)
         except Exception as second:
-            # The first error is the one that the user is told.
+            # The first error is the one to report to the user.
             self._display.say(f"while stopping: {second}")
 
     def _account_partly(self, jobs: list[SegmentJob]) -> None:
@@ -404,7 +413,7 @@ class _Runner:
         try:
             self._save()
         except RunError as error:
-            # What stopped the run tells more than that the ledger could not say so.
+            # What stopped the run matters more than that the ledger could not be written.
             raise RunError(message or str(error)) from error
 
 

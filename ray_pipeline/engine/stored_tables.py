@@ -1,7 +1,7 @@
 """`Tables` on storage: every step writes its parts as files, and the next step reads them.
 
 Nothing travels between processes but through files, each put under its name in one step. So a
-killed decision goes on where it was, memory is bounded by a part and not by the rows, and it does
+killed decision continues where it was, memory is bounded by a part and not by the rows, and it does
 not matter which process does what. Who runs the tasks of a step is given from outside: Ray in a
 run (`engine.decide`), a plain loop in tests.
 """
@@ -74,30 +74,30 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Both:
-    """The parts of one table, then those of another, with the columns of both."""
+class Union:
+    """The parts of one table, then those of another, with the columns of the two."""
 
-    one: Saved
-    other: Saved
+    first: Saved
+    second: Saved
 
     @property
     def parts(self) -> int:
-        """Of both."""
-        return self.one.parts + self.other.parts
+        """How many parts the two tables have together."""
+        return self.first.parts + self.second.parts
 
     @property
     def rows(self) -> int:
-        """Of both."""
-        return self.one.rows + self.other.rows
+        """Rows of the two tables together."""
+        return self.first.rows + self.second.rows
 
     def load(self, storage: Storage, part: int) -> pa.Table:
-        """A part of either, with the columns of both."""
-        schema = pa.unify_schemas([self.one.schema(storage), self.other.schema(storage)])
-        mine = part < self.one.parts
+        """A part of one table, with nulls in the columns that only the other has."""
+        schema = pa.unify_schemas([self.first.schema(storage), self.second.schema(storage)])
+        mine = part < self.first.parts
         table = (
-            self.one.load(storage, part)
+            self.first.load(storage, part)
             if mine
-            else self.other.load(storage, part - self.one.parts)
+            else self.second.load(storage, part - self.first.parts)
         )
         return pa.concat_tables([schema.empty_table(), table], promote_options="default")
 
@@ -287,8 +287,8 @@ class StoredTables:
         return StoredTables(self._workshop, self._source, (*self._chain, step))
 
     def also(self, other: StoredTables) -> StoredTables:
-        """The rows of both."""
-        return StoredTables(self._workshop, Both(self._saved(), other._saved()))
+        """The rows of the two tables."""
+        return StoredTables(self._workshop, Union(self._saved(), other._saved()))
 
     def group(
         self, by: Sequence[str], work: Work, *, order: Sequence[str] = (), fan_out: float = 1

@@ -68,7 +68,7 @@ class FromSegment:
 
 @dataclass(frozen=True)
 class SegmentJob:
-    """All that a worker must know of a segment. Pickled once a worker."""
+    """What a worker needs to run a segment. Pickled once a worker."""
 
     storage: Storage
     segment: Segment

@@ -12,9 +12,7 @@ import pyarrow as pa
 import ray
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping, UserError
-from ray_pipeline.engine.asking import (
-    AskingLoop,
-)
+from ray_pipeline.engine.asking import AskingLoop
 from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.decide import apply_decisions
 from ray_pipeline.engine.isolation import run_isolated
@@ -73,7 +71,7 @@ class AskWorker:
         try:
             self._asking = AskingLoop(job, coordinator, stage.config.llm)
         except UserError as error:
-            # An exception here would be a dead actor to Ray: it is told with the first unit.
+            # Ray would see a dead actor; report it with the first unit instead.
             self._broken = (
                 f"{error}. It was right where the run was started, but not on the worker "
                 f"{socket.gethostname()}: environment variables reach the workers of a cluster "
@@ -127,7 +125,8 @@ class _UnitLoop:
         state = UnitState(self._job, unit)
         receipt = reusable(state)
         if receipt is None:
-            if attempt > MAX_DEATHS:
+            # Decisions are applied by Arrow alone: no row of theirs can be the guilty one.
+            if attempt > MAX_DEATHS and self._job.segment.kind is not DecideStage:
                 work = self._in_isolation
             receipt = run_unit(state, work)
         self._coordinator.finished.remote(segment, receipt)

@@ -1,1 +1,1 @@
-"""Evaluation: what a model's answers are worth, by the field's own libraries where they exist."""
+"""Evaluation: metrics, statistics and experiments. Metrics are those of the field's libraries."""

@@ -1,4 +1,4 @@
-"""Answers by `generate` of transformers: batches of similar length, and how long they take."""
+"""Answers by `generate` of transformers, in batches of similar length, and their speed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.models.decoding import Decoding, Generated, ModelText, own_ends
 from ray_pipeline.models.text import TextConfig
 
-#: Prompts that are answered one by one to measure the latency.
+#: Prompts that are answered one at a time to measure the latency.
 _ALONE = 8
 
 
@@ -24,12 +24,12 @@ class TextGenerator:
     """A causal language model that answers questions.
 
     Of the model's own generation configuration only the tokens that end an answer are used: models
-    are compared under one decoding, without penalties or temperatures of their makers.
+    are compared under one decoding, without their makers' penalties or temperatures.
 
     Args:
         model: of transformers, on its device; it is set to evaluation.
         tokenizer: its tokenizer.
-        text: the format of its training.
+        text: the prompt format of its training.
 
     Raises:
         UserError: the tokenizer lacks what the format needs.
@@ -38,7 +38,7 @@ class TextGenerator:
     def __init__(self, model: Any, tokenizer: Any, text: TextConfig | None = None) -> None:
         self.model = model.eval()
         self.text = ModelText(tokenizer, text, own_ends(model.generation_config))
-        #: Tokens of a prompt and its answer, at most; None: any number.
+        #: Tokens of a prompt and its answer, at most; None: no limit.
         self.positions = getattr(model.config, "max_position_embeddings", None)
 
     def __call__(
@@ -47,12 +47,12 @@ class TextGenerator:
         """Answer questions.
 
         A greedy answer depends on its question alone, up to rounding: padding is masked, and no
-        answer is shortened for a longer neighbour. A drawn one depends on the others as well; the
-        same questions in batches of the same size get the same answers.
+        answer is shortened for a longer prompt in its batch. A sampled answer depends on its batch,
+        too; the same questions in batches of the same size get the same answers.
 
         Args:
             questions: any number.
-            decoding: greedy, with at most 64 tokens, by default.
+            decoding: how tokens are chosen; None: greedy, with at most 64 tokens.
             batch_rows: questions in a batch, at most.
 
         Returns:
@@ -64,7 +64,7 @@ class TextGenerator:
         decoding = decoding or Decoding()
         prompts = self.text.prompts(questions)
         answers: dict[int, Generated] = {}
-        with _drawing(decoding.seed, self.model.device), _without_defaults(self.model):
+        with _seeded(decoding.seed, self.model.device), _without_defaults(self.model):
             for room, rows in self._batches(prompts, decoding.max_new_tokens, batch_rows):
                 made = self._tokens([prompts[row] for row in rows], room, decoding)
                 answers.update(zip(rows, map(self.text.answer, made), strict=True))
@@ -73,10 +73,10 @@ class TextGenerator:
     def _batches(
         self, prompts: Sequence[Sequence[int]], most: int, batch_rows: int
     ) -> Iterator[tuple[int, list[int]]]:
-        """Rows that are answered together, by length, and the room for each one's answer.
+        """Batches of rows by length, each with the limit of tokens for its answers.
 
-        Only rows with the same room share a batch. That is all of them, but for those near the
-        model's last position.
+        Only rows with the same limit share a batch. All rows have the same limit, except for those
+        whose prompts come near the model's last position.
         """
         rooms = [self._room(prompt, most) for prompt in prompts]
         by_length = sorted(range(len(prompts)), key=lambda row: (rooms[row], len(prompts[row])))
@@ -100,7 +100,7 @@ class TextGenerator:
     def _tokens(
         self, prompts: Sequence[Sequence[int]], room: int, decoding: Decoding
     ) -> list[list[int]]:
-        """The tokens that the model makes behind each prompt."""
+        """The tokens that the model generates after each prompt."""
         from transformers import GenerationConfig
 
         width = max(map(len, prompts))
@@ -109,13 +109,13 @@ class TextGenerator:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             attended[row, width - len(prompt) :] = 1
-        drawn = {"temperature": decoding.temperature, "top_k": 0, "top_p": decoding.top_p}
+        sampling = {"temperature": decoding.temperature, "top_k": 0, "top_p": decoding.top_p}
         config = GenerationConfig(
             max_new_tokens=room,
             eos_token_id=sorted(self.text.ends),
             pad_token_id=self.text.pad,
             do_sample=decoding.temperature > 0,
-            **(drawn if decoding.temperature > 0 else {}),
+            **(sampling if decoding.temperature > 0 else {}),
         )
         device = self.model.device
         made = self.model.generate(
@@ -127,7 +127,7 @@ class TextGenerator:
 
 @contextmanager
 def _without_defaults(model: Any) -> Iterator[None]:
-    """Hide a model's generation configuration, which would fill in what a call leaves open."""
+    """Hide a model's generation configuration, whose values are defaults of `generate`."""
     from transformers import GenerationConfig
 
     own = model.generation_config
@@ -139,8 +139,8 @@ def _without_defaults(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch for a block, and leave its generators as they were."""
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch for a block, and restore its random generators."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -148,12 +148,13 @@ def _drawing(seed: int, device: torch.device) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Speed:
-    """How long answers take.
+    """The speed of a model.
 
     Attributes:
-        latency_seconds: median over `latency_prompts` questions that were asked one by one.
-        latency_prompts: how many these were.
-        tokens_per_second: made for all questions in batches, prompts not counted.
+        latency_seconds: median time of an answer, over questions that were asked one at a time.
+        latency_prompts: number of these questions.
+        tokens_per_second: generated tokens of all questions in batches; the time includes prompt
+            processing, the token count does not.
     """
 
     latency_seconds: float
@@ -168,22 +169,22 @@ class Speed:
 def timed(
     generator: TextGenerator, questions: Sequence[str], decoding: Decoding, batch_rows: int
 ) -> tuple[list[Generated], Speed]:
-    """Answer questions and take the time.
+    """Answer questions and measure the speed.
 
     Args:
         generator: the model.
         questions: at least one.
-        decoding: how.
+        decoding: how tokens are chosen.
         batch_rows: questions in a batch.
     """
-    alone = []
-    generator(questions[:1], decoding)  # what is set up at the first call is not of any answer
+    latencies = []
+    generator(questions[:1], decoding)  # warm-up: the first call includes set-up
     for question in questions[:_ALONE]:
         began = time.perf_counter()
         generator([question], decoding)
-        alone.append(time.perf_counter() - began)
+        latencies.append(time.perf_counter() - began)
     began = time.perf_counter()
     answers = generator(questions, decoding, batch_rows)
     seconds = time.perf_counter() - began
     tokens = sum(answer.tokens for answer in answers)
-    return answers, Speed(statistics.median(alone), len(alone), tokens / seconds)
+    return answers, Speed(statistics.median(latencies), len(latencies), tokens / seconds)

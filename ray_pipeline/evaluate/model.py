@@ -1,4 +1,4 @@
-"""Everything that is measured on one model: answers, perplexity, size and speed."""
+"""Measurements of one model: answers, perplexity, size and speed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WEIGHTS = (".safetensors", ".bin")
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """What was measured on a model.
+    """Measurements of a model.
 
     Attributes:
         answers: its answers, in the order of the questions.
@@ -39,12 +39,12 @@ class ModelFigures:
     figures: dict[str, Any]
 
     def to_json(self) -> bytes:
-        """As a file that `of_json` reads."""
+        """The content of a file, for `from_json`."""
         return orjson.dumps({"answers": self.answers, "figures": self.figures})
 
     @classmethod
-    def of_json(cls, raw: bytes) -> ModelFigures:
-        """From a file that `to_json` made."""
+    def from_json(cls, raw: bytes) -> ModelFigures:
+        """Read the content that `to_json` returned."""
         return cls(**orjson.loads(raw))
 
 
@@ -56,20 +56,21 @@ def measure(
     batch_rows: int,
     batch_tokens: int,
 ) -> ModelFigures:
-    """Ask a model, and measure it.
+    """Measure a model.
 
     Args:
         generator: the model.
         questions: to answer; at least one.
         tokens: rows whose answers' perplexity is measured.
-        decoding: how it answers.
+        decoding: how tokens are chosen.
         batch_rows: rows in a batch, at most.
         batch_tokens: tokens of a forward pass over ``tokens``, padding included.
 
     Returns:
-        Its answers, and: ``perplexity`` on the rows' ``answer_tokens`` (so many); ``parameters``;
-        latency and tokens a second (see `generation.Speed`); ``tokens_per_answer``, a mean; and
-        ``ended``, the share of answers that the model ended itself.
+        Its answers, and these figures: ``perplexity`` on the rows' answer tokens and their number,
+        ``answer_tokens``; ``parameters``; latency and tokens per second (see `generation.Speed`);
+        ``tokens_per_answer``, a mean; ``ended``, the fraction of answers that the model ended
+        before the limit.
     """
     answers, speed = timed(generator, questions, decoding, batch_rows)
     model = generator.model
@@ -89,14 +90,14 @@ def measure(
 
 
 def size_on_disk(folder: str | Path) -> dict[str, Any]:
-    """``bytes`` of a saved model's weights and their ``dtype``, as its configuration says."""
+    """``bytes`` of a saved model's weight files, and the ``dtype`` in its configuration."""
     files = [path for path in Path(folder).iterdir() if path.suffix in _WEIGHTS]
     config = json.loads(Path(folder, "config.json").read_text())
     dtype = config.get("dtype", config.get("torch_dtype"))
     return {"bytes": sum(path.stat().st_size for path in files), "dtype": dtype}
 
 
-# How surprised a model is by each row's answer: its loss, row by row.
+# The loss of each row's answer.
 
 
 @torch.no_grad()
@@ -122,7 +123,7 @@ def answer_losses(
 
 
 def _losses(answers: Answers) -> npt.NDArray[np.float64]:
-    """The loss of every answer token of a batch. Logits exist for a chunk of them at a time."""
+    """The loss of every answer token of a batch. Logits are computed for a chunk at a time."""
     chunk = positions_at_once(answers)
     made = [np.empty(0)]
     for states, targets in zip(
@@ -137,11 +138,11 @@ def _losses(answers: Answers) -> npt.NDArray[np.float64]:
     return np.concatenate(made)
 
 
-# How likely another, better model finds a completion: a measure of language without a judge.
+# The perplexity of completions under another model: a measure of fluency without a judge.
 
 
 class ReferenceModel:
-    """A causal language model that reads what others wrote.
+    """A causal language model that scores completions of other models.
 
     Args:
         folder: local folder or hub id.
@@ -162,10 +163,10 @@ class ReferenceModel:
 
     @torch.inference_mode()
     def nats_per_token(self, instruction: str, completion: str) -> float | None:
-        """Mean cross-entropy of a completion's tokens after its instruction; None: it is empty.
+        """Mean cross-entropy of a completion's tokens after its instruction; None if it is empty.
 
-        The two stand on a line each, without a chat template: what is asked is how well it reads.
-        Tokens beyond the model's last position are left out.
+        Instruction and completion are a line each, without a chat template: the figure measures
+        fluency. Tokens beyond the model's last position are left out.
         """
         if not completion.strip():
             return None

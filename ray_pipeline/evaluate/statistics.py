@@ -13,13 +13,13 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and the range that its true value lies in.
+    """A mean with its confidence interval.
 
     Attributes:
         mean: of the values.
-        low: lower end of the interval; None where there are too few values for one.
-        high: its upper end.
-        number: how many values.
+        low: lower end of the interval; None where there are too few values for an interval.
+        high: upper end of the interval; None where ``low`` is.
+        number: number of values.
     """
 
     mean: float
@@ -27,10 +27,10 @@ class Estimate:
     high: float | None
     number: int
 
-    def mapped(self, rising: Callable[[float], float]) -> Estimate:
-        """Mean and ends under a function that rises: the interval holds as much as before."""
-        ends = [None if end is None else rising(end) for end in (self.low, self.high)]
-        return Estimate(rising(self.mean), ends[0], ends[1], self.number)
+    def mapped(self, increasing: Callable[[float], float]) -> Estimate:
+        """Mean and ends under an increasing function, which keeps the interval's confidence."""
+        ends = [None if end is None else increasing(end) for end in (self.low, self.high)]
+        return Estimate(increasing(self.mean), ends[0], ends[1], self.number)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for metrics."""
@@ -38,10 +38,10 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
-    """The mean of values, with Student's t interval; without one where there is but one value.
+    """The mean of values with Student's t interval; one value has no interval.
 
-    It takes values to be drawn independently from one normal distribution. With three of them the
-    interval is 2.5 standard deviations to either side: wide, and rightly so.
+    Values are taken to be independent draws from one normal distribution. With three of them the
+    interval is 2.5 standard deviations to either side.
 
     Raises:
         ValueError: there are no values.
@@ -62,10 +62,10 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
 def paired_difference(
     ours: Mapping[int, float], others: Mapping[int, float], confidence: float = CONFIDENCE
 ) -> Estimate | None:
-    """The mean of ours minus others' over the seeds that both have; None: they share none.
+    """The mean difference, ours minus others', over shared seeds; None if no seed is shared.
 
-    What a seed does to both (the weights that they begin with) cancels out, so the interval is
-    narrower than that of two separate means wherever a seed's luck is common to both.
+    What a seed does to both sides (the initial weights) cancels out, so the interval is narrower
+    than that of two separate means.
     """
     shared = sorted(ours.keys() & others.keys())
     if not shared:
@@ -74,7 +74,7 @@ def paired_difference(
 
 
 def perplexity_of(loss: float) -> float:
-    """``exp(loss)``, infinite where too large."""
+    """``exp(loss)``; infinite on overflow."""
     try:
         return math.exp(loss)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Answers by vLLM in this process: the same prompts and ends as `generation` has."""
+"""Answers by vLLM in this process, with the prompts and end tokens of `generation`."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class VllmGenerator:
         )
         prompts = [TokensPrompt(prompt_token_ids=ids) for ids in self.text.prompts(questions)]
         try:
-            done = self._llm.generate(prompts, sampling, use_tqdm=False)
+            outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
         except ValueError as error:
             raise UserError(f"vLLM refuses a question: {error}") from None
-        return [self.text.answer(one.outputs[0].token_ids) for one in done]
+        return [self.text.answer(output.outputs[0].token_ids) for output in outputs]
 
     def close(self) -> None:
-        """End vLLM's processes, and wait for it: at the exit it would kill them, with warnings."""
+        """End vLLM's processes and wait; at exit vLLM would kill them, with warnings."""
         self._llm.llm_engine.engine_core.shutdown(SHUTDOWN_SECONDS)
 
 

@@ -1,9 +1,9 @@
-"""Models that were trained without a chat template, as engines that speak in chats can ask them.
+"""Chat templates for models that were trained without one, for engines that take messages only.
 
-A model that this project trained has a note in its folder of how questions became prompts. In the
-plain style that is text around the question. Engines know messages only, so the tokenizer of such a
-model gets a template that writes the same text around them: what reaches the model is what it was
-trained on, token for token.
+A model that this project trained has a file in its folder that says how questions became prompts.
+In the plain style that is text around the question. The tokenizer of such a model gets a chat
+template that writes the same text around messages, so that the model is given the prompts that it
+was trained on, token for token.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ray_pipeline.models.text import TextConfig, Tokeniser, text_config
 
 
 def use_trained_format(tokenizer: Any, model: str) -> None:
-    """Give a tokenizer the prompts of its model's training, where that was in the plain style.
+    """Give a tokenizer the prompt format of its model's training, if that is in the plain style.
 
     Args:
         tokenizer: of the model; its chat template is replaced.
-        model: folder or hub id. One without a note is left as it is.
+        model: folder or hub id. The tokenizer is unchanged if the folder has no recorded format.
     """
     text = text_config(model)
     if text is not None and not Tokeniser(tokenizer, text).chat:
@@ -27,12 +27,13 @@ def use_trained_format(tokenizer: Any, model: str) -> None:
 
 
 def plain_template(tokenizer: Any, text: TextConfig) -> str:
-    """A chat template (Jinja) whose user turn is the plain style's prompt, its answer the answer.
+    """A chat template (Jinja) that renders messages as the plain style's prompt and answer.
 
     Args:
-        tokenizer: what it puts before every text is written out, because a chat's tokens get
-            nothing added.
-        text: of the plain style. A system message, which it does not know, is a line before it.
+        tokenizer: the tokens that it puts before every text are written out, because nothing is
+            added to a chat's tokens.
+        text: a format in the plain style. It has no system message: one becomes a line before the
+            prompt.
     """
     end = _literal(tokenizer.eos_token)
     user = _around(text.prompt, "question")
@@ -46,18 +47,18 @@ def plain_template(tokenizer: Any, text: TextConfig) -> str:
 
 
 def _around(pattern: str, name: str) -> str:
-    """A pattern of the text's format, its field the message."""
+    """A pattern of the format as a template, with the message in place of its field."""
     pieces = pattern.format(**{name: "\0"}).split("\0")
     return "{{ m.content }}".join(_literal(piece) for piece in pieces)
 
 
 def _literal(text: str) -> str:
-    """A text as Jinja writes it, whatever signs of Jinja's are in it."""
+    """A template that renders as the text, even if that contains Jinja syntax."""
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else ""
 
 
 def _beginning(tokenizer: Any) -> str:
-    """What a tokenizer puts before every text that is no chat, as text."""
+    """The text that a tokenizer puts before every text outside chats."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     first = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)

@@ -1,6 +1,7 @@
-"""A model's texts: questions to the prompts of its training, and what it writes back to answers.
+"""From questions to a model's prompts, and from its tokens to answers.
 
-Whatever generates (transformers, vLLM), what it is given and what its tokens mean is decided here.
+Shared by all that generates (transformers, vLLM), so that each gives a model the same prompts and
+reads its tokens in the same way.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from ray_pipeline.models.text import TextConfig, Tokeniser, text_config
 
-#: The question itself, for models of which nobody wrote down what they were trained on.
+#: The question itself: for models without a recorded format and without a chat template.
 AS_IS = TextConfig(style="plain", prompt="{question}", answer="{answer}")
 
 
@@ -21,10 +22,10 @@ class Decoding:
     """How tokens are chosen.
 
     Attributes:
-        max_new_tokens: of an answer, the token that ends it among them.
-        temperature: 0 takes the likeliest token (greedy); above, tokens are drawn.
-        seed: of the drawing.
-        top_p: tokens are drawn from the likeliest ones that have this share together.
+        max_new_tokens: tokens of an answer at most, its end token included.
+        temperature: 0: greedy, the most likely token; above 0: tokens are sampled.
+        seed: of the sampling.
+        top_p: tokens are sampled from the most likely ones that together have this probability.
     """
 
     max_new_tokens: int = 64
@@ -38,9 +39,9 @@ class Generated:
     """An answer.
 
     Attributes:
-        text: without what ends it, and without white space around it.
-        tokens: that the model made for it, the one that ends it among them.
-        ended: whether the model ended it, rather than the limit of tokens.
+        text: without end tokens, and without white space around it.
+        tokens: number of tokens that the model generated, the end token included.
+        ended: whether the model ended the answer, rather than the limit of tokens.
     """
 
     text: str
@@ -54,7 +55,7 @@ class ModelText:
     Args:
         tokenizer: of transformers.
         text: the format of the model's training.
-        ends: further tokens that end an answer: those that the model's own configuration names.
+        ends: further tokens that end an answer, from the model's generation configuration.
 
     Raises:
         UserError: the tokenizer lacks what the format needs.
@@ -66,16 +67,18 @@ class ModelText:
         self.tokeniser = Tokeniser(tokenizer, text)
         #: Tokens after which an answer is complete.
         self.ends = frozenset(ends) | self.tokeniser.ends()
-        #: Fills shorter prompts up; it is masked, so any token does.
+        #: Pads shorter prompts; padding is masked, so any token will do.
         self.pad = int(tokenizer.eos_token_id)
         self._before, _, self._after = _parts(self.tokeniser)
 
     def prompts(self, questions: Sequence[str]) -> list[list[int]]:
         """The tokens of each question's prompt, as in training."""
-        return self.tokeniser.prompt_ids([self.tokeniser.prompt(one) for one in questions])
+        return self.tokeniser.prompt_ids(
+            [self.tokeniser.prompt(question) for question in questions]
+        )
 
     def answer(self, tokens: Sequence[int]) -> Generated:
-        """The answer in the tokens that a model made; what comes after its end is ignored."""
+        """The answer in a model's tokens; tokens after its end are ignored."""
         end = next((i for i, token in enumerate(tokens) if token in self.ends), None)
         kept = list(tokens if end is None else tokens[:end])
         text = self.tokeniser.tokenizer.decode(kept, skip_special_tokens=True).strip()
@@ -84,7 +87,7 @@ class ModelText:
 
 
 def _parts(tokeniser: Tokeniser) -> tuple[str, str, str]:
-    """What training put before and after an answer, and the mark between."""
+    """The text that training put before and after an answer, and the mark between them."""
     if tokeniser.chat:
         return "", "", ""
     before, mark, after = tokeniser.config.answer.format(answer="\0").partition("\0")
@@ -98,7 +101,7 @@ def own_ends(generation_config: Any) -> list[int]:
 
 
 def trained_format(folder: str | Path, tokenizer: Any) -> TextConfig:
-    """How a model is asked: as in its training; else by its chat template; else as it is."""
+    """The prompt format of a model: that of its training, else its chat template, else `AS_IS`."""
     recorded = text_config(folder)
     if recorded is not None:
         return recorded

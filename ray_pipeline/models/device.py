@@ -1,4 +1,4 @@
-"""Where models are evaluated: on a GPU or not, as a configuration's ``gpu`` says."""
+"""The device that models run on, and the precision of their forward passes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from ray_pipeline.core.errors import UserError
 
 
 def check_gpu(gpu: bool | None) -> None:
-    """See that the GPU that is asked for is there.
+    """Check that there is a GPU, if the configuration asks for one.
 
     Raises:
-        UserError: it is not.
+        UserError: there is none.
     """
-    import torch
-
     if gpu and not torch.cuda.is_available():
         raise UserError(
             "gpu is true, and this machine has none that torch can use: set it to null, or start "
@@ -25,20 +23,23 @@ def check_gpu(gpu: bool | None) -> None:
 
 
 def device(gpu: bool | None) -> str:
-    """The device as torch names it; None: a GPU where this machine has one."""
-    import torch
+    """The device as torch names it, by a configuration's ``gpu``.
 
+    Args:
+        gpu: whether to use a GPU; None: if this machine has one.
+    """
     return "cuda" if (torch.cuda.is_available() if gpu is None else gpu) else "cpu"
 
 
-# The precision that forward passes compute in. Weights and their updates stay in float32.
-
+#: The precision of forward passes. Weights and their updates stay in float32.
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The forward pass's precision. CPUs stay in float32 unless told: without instructions for
-    bfloat16 it is slower there, with them twice as fast (benchmarks/README.md).
+    """A context in which forward passes compute in a precision.
+
+    ``auto`` is bfloat16 on GPUs that support it, and float32 on CPUs, where bfloat16 is 2 x faster
+    with AVX-512 BF16 or AMX and slower without (benchmarks/README.md).
     """
     low = precision == "bfloat16"
     if precision == "auto":

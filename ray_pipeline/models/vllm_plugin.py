@@ -1,8 +1,8 @@
-"""A plugin that vLLM loads in each of its own processes: they end when their owner does.
+"""A plugin that vLLM loads in each of its processes: they end when their parent does.
 
-vLLM's engine core and workers are children of the actor that holds the engine. When that actor is
-killed with SIGKILL, they would live on and keep their memory, next to those of the actor that Ray
-starts in its place. Registered under ``vllm.general_plugins`` in pyproject.toml.
+vLLM's engine core and workers are children of the actor that holds the engine. If that actor is
+killed with SIGKILL, they would survive and keep their memory, beside the processes of the actor
+that Ray starts as its replacement. Registered under ``vllm.general_plugins`` in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import signal
 import threading
 import time
 
-#: Seconds between looks at the parent.
+#: Seconds between checks of the parent.
 _EVERY = 1.0
 
 
 def die_with_parent() -> None:
-    """In a process that vLLM started: watch the parent, and end when it is gone.
+    """In a process that vLLM started: kill this process when its parent has ended.
 
-    A watching thread, because ``PR_SET_PDEATHSIG`` fires when the *thread* that made the child
-    ends, and an actor's threads come and go.
+    A thread polls the parent: ``PR_SET_PDEATHSIG`` would fire when the *thread* that started the
+    child ends, and an actor's threads are short-lived.
     """
     if multiprocessing.parent_process() is None:
         return

@@ -1,19 +1,58 @@
-"""Writes report.html."""
+"""Writes report.html: the head of the page, a table of contents, and the sections.
+
+To add a section:
+
+1. Write ``sections/NAME.py`` with a function ``read(reader: ReportReader)`` that returns what the
+   section shows, or None where the run has nothing of the kind;
+2. end it with ``SECTION = Section(anchor, title, "NAME.html.j2", read)``;
+3. write ``sections/NAME.html.j2``, which shows ``section``: what `read` has returned;
+4. add "NAME" to `ORDER` below, where it is to stand on the page;
+5. test `read` on a made run (``tests/support/made_run.py``) in tests/report/sections/test_NAME.py.
+"""
 
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from ray_pipeline import __version__
-from ray_pipeline.core import text as formats
+from ray_pipeline.core import text
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.report.content import gather
-from ray_pipeline.report.sections.examples import raw
+from ray_pipeline.report.header import read_header
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.section import Section
 
 NAME = "report.html"
+#: The sections, by the names of their files, in the order of the page.
+ORDER = [
+    "account",
+    "reasons",
+    "embedding_map",
+    "duplicates",
+    "shared_texts",
+    "versions",
+    "lengths",
+    "scorers",
+    "subsets",
+    "changes",
+    "search",
+    "training",
+    "evaluation",
+    "samples",
+    "tradeoff",
+    "completions",
+    "effort",
+    "counts",
+    "failures",
+    "configuration",
+]
+SECTIONS: list[Section] = [
+    import_module(f"ray_pipeline.report.sections.{name}").SECTION for name in ORDER
+]
 
 
 def write_report(storage: Storage) -> str:
@@ -28,28 +67,42 @@ def write_report(storage: Storage) -> str:
         UserError: there is no run.
         RunError: the directory cannot be read or written.
     """
-    page = _template().render(run=gather(storage), version=__version__)
+    page = render(ReportReader(storage.root))
     storage.write_bytes(NAME, page.encode("utf-8", errors="replace"))
     return storage.uri(NAME)
 
 
+def render(reader: ReportReader) -> str:
+    """The page of a run, with the sections that have something to show."""
+    templates = _templates()
+    shown = []
+    for section in SECTIONS:
+        content = section.read(reader)
+        if content is not None:
+            html = templates.get_template(section.template).render(section=content)
+            shown.append((section, Markup(html)))
+    frame = templates.get_template("page.html.j2")
+    return frame.render(header=read_header(reader), sections=shown, version=__version__)
+
+
 @cache
-def _template() -> Template:
-    # Row texts are hostile: everything is escaped but what the template itself says.
+def _templates() -> Environment:
+    here = Path(__file__).parent
+    # Row texts are hostile: everything is escaped except what a template itself contains.
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([here, here / "sections"]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(
-        count=formats.count,
-        duration=formats.duration,
-        dollars=formats.dollars,
-        figure=formats.figure,
-        plain=formats.plain,
-        raw=raw,
+        count=text.count,
+        duration=text.duration,
+        dollars=text.dollars,
+        figure=text.figure,
+        plain=text.plain,
+        shortened=text.shortened,
     )
-    environment.globals.update(dash=formats.NONE, share=formats.share)
-    return environment.get_template("report.html.j2")
+    environment.globals.update(dash=text.NONE, share=text.share)
+    return environment

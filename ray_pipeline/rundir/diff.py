@@ -274,7 +274,7 @@ class _Rows:
     def __init__(self, reader_a: RunReader, reader_b: RunReader) -> None:
         self.a, self.b = _Side.of(reader_a), _Side.of(reader_b)
         # Vectors are left aside: they differ in the last digit where nothing else does.
-        self.common = [n for n in self.a.columns if n in self.b.columns and self._is_told(n)]
+        self.common = [n for n in self.a.columns if n in self.b.columns and self._is_compared(n)]
         self.found = RowsDiff(
             columns_a=[name for name in self.a.columns if name not in self.b.columns],
             columns_b=[name for name in self.b.columns if name not in self.a.columns],
@@ -282,7 +282,7 @@ class _Rows:
         self._why: dict[str, Counter[str]] = {"a": Counter(), "b": Counter()}
         self._examples: dict[str, list[tuple[str, Any]]] = {"a": [], "b": [], "changed": []}
 
-    def _is_told(self, name: str) -> bool:
+    def _is_compared(self, name: str) -> bool:
         return not is_vector(self.a.columns[name]) and not is_vector(self.b.columns[name])
 
     def compare(self) -> RowsDiff:
@@ -367,10 +367,10 @@ class _Rows:
             return
         parents = {row.parent_id for row in only.values() if row.parent_id is not None}
         ends = other.ends(other_units, {*only, *parents})
-        told = {row_id: _told(row_id, row.parent_id, ends) for row_id, row in only.items()}
-        self._why[which].update(told.values())
+        where = {i: _ended(i, row.parent_id, ends) for i, row in only.items()}
+        self._why[which].update(where.values())
         for row_id in heapq.nsmallest(_EXAMPLES, only):
-            unit, end = only[row_id].unit, told[row_id]
+            unit, end = only[row_id].unit, where[row_id]
             self._show(which, row_id, partial(_example, side, unit, row_id, end))
 
     def _columns(self, row_id: str, unit_a: Unit, unit_b: Unit) -> ChangedRow:
@@ -394,7 +394,7 @@ class _Rows:
             del shown[_EXAMPLES:]
 
 
-def _told(row_id: str, parent_id: str | None, ends: dict[str, str]) -> str:
+def _ended(row_id: str, parent_id: str | None, ends: dict[str, str]) -> str:
     if row_id in ends:
         return ends[row_id]
     if parent_id in ends:

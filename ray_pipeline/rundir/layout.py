@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+#: The resolved configuration, what the run ran on, its account, figures of stages that make files.
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+LEDGER_FILE = "ledger.json"
+METRICS_FILE = "metrics.json"
+#: The units of the source, as Parquet.
+UNITS_FILE = "units.parquet"
+#: Who runs the directory, and which workers still write to it.
+RUN_LOCK = "run.lock"
+WORKERS_LOCK = "workers.lock"
+#: Ray's log lines, and the trace of an unexpected end.
+LOG_FILE = "logs/ray.log"
+#: Folders of the prompts, of files that a person opens, of trained models and of responses.
+PROMPTS = "prompts"
+EXPORTS = "exports"
+MODELS = "models"
+RESPONSES = "responses"
 #: Written last of a segment: it is complete.
 DONE = "done.json"
 
@@ -49,7 +66,7 @@ def work_folder(folder: str) -> str:
 
 def responses_folder(stage: str, unit_id: str) -> str:
     """Where the responses of a language model about a unit's rows lie."""
-    return f"responses/{stage}/{unit_id}"
+    return f"{RESPONSES}/{stage}/{unit_id}"
 
 
 #: Folder of the records that the trainings leave.

@@ -13,7 +13,7 @@ import orjson
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.layout import DONE
+from ray_pipeline.rundir.layout import DONE, LEDGER_FILE
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "budget_exhausted"]
 
@@ -68,7 +68,7 @@ class Ledger:
             "phases": self.phases,
             "stages": [entry.to_json() for entry in self.entries],
         }
-        storage.write_bytes("ledger.json", orjson.dumps(data, option=orjson.OPT_INDENT_2))
+        storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))
 
     def check(self) -> None:
         """Hold the account to its promise.

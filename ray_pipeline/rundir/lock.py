@@ -22,26 +22,25 @@ import orjson
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.layout import RUN_LOCK, WORKERS_LOCK
 
-_RUN_LOCK = "run.lock"
-_WORKERS_LOCK = "workers.lock"
 #: Object storage: seconds between heartbeats, and the age at which a lock is abandoned.
 _HEARTBEAT = 5.0
 _ABANDONED_AFTER = 30.0
 
 
 @contextlib.contextmanager
-def run_lock(storage: Storage, tell: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+def run_lock(storage: Storage, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Hold the run directory for this process.
 
     Args:
         storage: the run directory.
-        tell: is told when it has to wait for the workers of a killed run.
+        say: takes a line when the run has to wait for the workers of a killed one.
 
     Raises:
         UserError: another run holds it; the message names that run.
     """
-    holder = _local_lock(storage, tell) if storage.is_local else _heartbeat_lock(storage)
+    holder = _local_lock(storage, say) if storage.is_local else _heartbeat_lock(storage)
     with holder:
         yield
 
@@ -65,14 +64,14 @@ def _refuse(storage: Storage, owner: dict[str, Any]) -> UserError:
 
 
 @contextlib.contextmanager
-def _local_lock(storage: Storage, tell: Callable[[str], None]) -> Iterator[None]:
+def _local_lock(storage: Storage, say: Callable[[str], None]) -> Iterator[None]:
     with _lock_file(storage) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise _refuse(storage, orjson.loads(file.read() or b"{}")) from None
-        _wait_for_workers(storage, tell)
+        _wait_for_workers(storage, say)
         file.truncate(0)
         file.write(orjson.dumps(_owner()))
         file.flush()
@@ -80,7 +79,7 @@ def _local_lock(storage: Storage, tell: Callable[[str], None]) -> Iterator[None]
 
 
 def _lock_file(storage: Storage) -> IO[bytes]:
-    path = storage.local_path(_RUN_LOCK)
+    path = storage.local_path(RUN_LOCK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a+b")
@@ -91,10 +90,10 @@ def _lock_file(storage: Storage) -> IO[bytes]:
         ) from None
 
 
-def _wait_for_workers(storage: Storage, tell: Callable[[str], None]) -> None:
-    with storage.local_path(_WORKERS_LOCK).open("a+b") as file:
+def _wait_for_workers(storage: Storage, say: Callable[[str], None]) -> None:
+    with storage.local_path(WORKERS_LOCK).open("a+b") as file:
         deadline = time.monotonic() + 60
-        told = False
+        said = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,9 +104,9 @@ def _wait_for_workers(storage: Storage, tell: Callable[[str], None]) -> None:
                         f"{storage.uri()}: workers of an earlier run are still alive after a "
                         "minute; stop them (ray stop) or give this run another directory"
                     ) from None
-                if not told:
-                    tell("waiting for the workers of an earlier, killed run to end")
-                    told = True
+                if not said:
+                    say("waiting for the workers of an earlier, killed run to end")
+                    said = True
                 time.sleep(0.1)
 
 
@@ -121,7 +120,7 @@ def working(storage: Storage) -> Iterator[None]:
     if not storage.is_local:
         yield
         return
-    with storage.local_path(_WORKERS_LOCK).open("a+b") as file:
+    with storage.local_path(WORKERS_LOCK).open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
@@ -129,13 +128,13 @@ def working(storage: Storage) -> Iterator[None]:
 @contextlib.contextmanager
 def _heartbeat_lock(storage: Storage) -> Iterator[None]:
     mine = _owner()
-    other = orjson.loads(storage.read_bytes(_RUN_LOCK) or b"{}")
+    other = orjson.loads(storage.read_bytes(RUN_LOCK) or b"{}")
     if other and not _abandoned(other):
         raise _refuse(storage, other)
-    storage.write_bytes(_RUN_LOCK, orjson.dumps(mine))
+    storage.write_bytes(RUN_LOCK, orjson.dumps(mine))
     # Two that start in the same moment both write: the last one stands, the other steps back.
     time.sleep(0.5)
-    standing = orjson.loads(storage.read_bytes(_RUN_LOCK) or b"{}")
+    standing = orjson.loads(storage.read_bytes(RUN_LOCK) or b"{}")
     if standing.get("id") != mine["id"]:
         raise _refuse(storage, standing)
 
@@ -145,7 +144,7 @@ def _heartbeat_lock(storage: Storage) -> Iterator[None]:
         while not stop.wait(_HEARTBEAT):
             # A failed heartbeat is tried again; the run's own writes report a lost bucket.
             with contextlib.suppress(Exception):
-                storage.write_bytes(_RUN_LOCK, orjson.dumps({**mine, "heartbeat": time.time()}))
+                storage.write_bytes(RUN_LOCK, orjson.dumps({**mine, "heartbeat": time.time()}))
 
     thread = threading.Thread(target=beat, daemon=True, name="run-lock-heartbeat")
     thread.start()
@@ -154,7 +153,7 @@ def _heartbeat_lock(storage: Storage) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        storage.delete(_RUN_LOCK)
+        storage.delete(RUN_LOCK)
 
 
 def _abandoned(owner: dict[str, Any]) -> bool:

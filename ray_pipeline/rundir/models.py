@@ -13,6 +13,7 @@ from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models import packaged as models
+from ray_pipeline.rundir.layout import MODELS
 from ray_pipeline.rundir.reader import RunReader
 
 #: ``RUN:student`` and ``RUN/models/student``, a run being a path or a URI.
@@ -61,7 +62,7 @@ def _model_of_run(run: str, model: str) -> str:
 def model_names(storage: Storage) -> list[str]:
     """Names of the models that a run has finished training."""
     try:
-        paths = [path.split("/") for path in storage.list("models", recursive=True)]
+        paths = [path.split("/") for path in storage.list(MODELS, recursive=True)]
     except OSError as error:
         raise UserError(f"{storage.uri('models')}: cannot be read: {error}") from None
     return sorted(parts[1] for parts in paths if len(parts) == 3 and parts[2] == "config.json")
@@ -69,7 +70,7 @@ def model_names(storage: Storage) -> list[str]:
 
 def model_folder(name: str) -> str:
     """Where a run keeps a model, relative to the run directory."""
-    return f"models/{name}"
+    return f"{MODELS}/{name}"
 
 
 def get_model(storage: Storage, name: str) -> str:

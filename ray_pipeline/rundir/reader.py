@@ -1,7 +1,7 @@
 """Reads a run directory, finished or running: its account, its units and their parts.
 
-Nothing but the directory is needed: not the job, not the source, not Ray. At most one part is in
-memory at a time, however large the run is.
+Nothing but the directory is needed: not the job, not the source, not Ray. Memory is bounded however
+large the run is: one large part at a time, and the small ones that were read last.
 """
 
 from __future__ import annotations
@@ -30,7 +30,18 @@ from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 from ray_pipeline.core.storage import Storage, filesystem
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
-from ray_pipeline.rundir.layout import part_path, responses_folder, rows_folder, segment_folder
+from ray_pipeline.rundir.layout import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    LEDGER_FILE,
+    METRICS_FILE,
+    RUN_LOCK,
+    UNITS_FILE,
+    part_path,
+    responses_folder,
+    rows_folder,
+    segment_folder,
+)
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
 from ray_pipeline.rundir.parts import OpenedParts, Part, PartInfo, missing_part
 from ray_pipeline.rundir.responses import read_records
@@ -90,17 +101,17 @@ class RunReader:
 
     def __init__(self, uri: str) -> None:
         self.storage = Storage(uri)
-        raw = self.storage.read_bytes("ledger.json")
+        raw = self.storage.read_bytes(LEDGER_FILE)
         if raw is None:
             raise UserError(f"{uri}: not a run directory (no ledger.json){_runs_nearby(uri)}")
-        self.ledger = _ledger(raw, self.storage.uri("ledger.json"))
+        self.ledger = _ledger(raw, self.storage.uri(LEDGER_FILE))
         self._parts = OpenedParts(self.storage)
         self._schemas: dict[str, pa.Schema] = {}
 
     @cached_property
     def config_text(self) -> str:
         """``config.yaml`` as it stands, empty when there is none."""
-        return (self.storage.read_bytes("config.yaml") or b"").decode(errors="replace")
+        return (self.storage.read_bytes(CONFIG_FILE) or b"").decode(errors="replace")
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -114,7 +125,7 @@ class RunReader:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """What the run ran on, empty when it did not come to writing it."""
-        loaded = orjson.loads(self.storage.read_bytes("environment.json") or b"{}")
+        loaded = orjson.loads(self.storage.read_bytes(ENVIRONMENT_FILE) or b"{}")
         return loaded if isinstance(loaded, dict) else {}
 
     @cached_property
@@ -124,9 +135,9 @@ class RunReader:
         It may still name stages of an earlier run of the directory: see `made_by`.
         """
         try:
-            loaded = orjson.loads(self.storage.read_bytes("metrics.json") or b"{}")
+            loaded = orjson.loads(self.storage.read_bytes(METRICS_FILE) or b"{}")
         except orjson.JSONDecodeError as error:
-            where = self.storage.uri("metrics.json")
+            where = self.storage.uri(METRICS_FILE)
             raise UserError(f"{where}: not JSON: {error}") from None
         return loaded if isinstance(loaded, dict) else {"": loaded}
 
@@ -140,7 +151,7 @@ class RunReader:
     def units(self) -> list[Unit]:
         """The units, in the source's order."""
         try:
-            with self.storage.open("units.parquet") as file:
+            with self.storage.open(UNITS_FILE) as file:
                 rows = pq.read_table(file).to_pylist()
         except FileNotFoundError:
             return []
@@ -335,7 +346,7 @@ class RunReader:
         """Whether the ledger says ``running`` but the process that ran it is known to be dead."""
         if self.ledger.status != "running":
             return False
-        owner = orjson.loads(self.storage.read_bytes("run.lock") or b"{}")
+        owner = orjson.loads(self.storage.read_bytes(RUN_LOCK) or b"{}")
         if not self.storage.is_local:
             return time.time() - float(owner.get("heartbeat", 0)) > 60
         if owner.get("host") != socket.gethostname():

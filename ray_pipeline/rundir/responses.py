@@ -22,7 +22,7 @@ import orjson
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.rundir.layout import responses_folder
+from ray_pipeline.rundir.layout import RESPONSES, responses_folder
 
 #: Object storage: how often collected responses are put.
 FLUSH_SECONDS = 2.0
@@ -43,7 +43,7 @@ class Response:
     attempts: int = 1
     #: Seconds from the first try to the answer.
     seconds: float = 0.0
-    #: Dollars at the configured prices; filled in by whoever knows them.
+    #: Dollars at the configured prices; filled in by the caller.
     cost_usd: float = 0.0
 
 
@@ -151,7 +151,7 @@ def read_records(storage: Storage, folder: str) -> Iterator[dict[str, Any]]:
 def spent(storage: Storage) -> tuple[float, int]:
     """Dollars and tokens of every response in a run directory, whatever became of it."""
     cost, tokens = 0.0, 0
-    for record in read_records(storage, "responses"):
+    for record in read_records(storage, RESPONSES):
         cost += record.get("cost_usd", 0.0)
         tokens += record.get("prompt_tokens", 0) + record.get("completion_tokens", 0)
     return cost, tokens

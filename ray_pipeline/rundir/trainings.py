@@ -1,22 +1,68 @@
-"""What trainings left in a run directory: the figures they ended with, and their learning curves.
+"""What trainings leave in a run directory: learning curves, and the figures they ended with.
 
-A training that goes on, or was stopped, has a curve and no figures yet.
+A curve is a file with a line of JSON for each step and each evaluation. A training that is running,
+or was stopped, has a curve and no figures yet.
 """
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_pipeline.rundir.curve import read_curve
+import orjson
+
+from ray_pipeline.core.numbers import finite
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.layout import segment_folder, work_folder
 from ray_pipeline.rundir.ledger import Done
 from ray_pipeline.rundir.reader import RunReader
 
+#: Seconds between two saves of a curve.
+_SAVE_SECONDS = 5.0
 #: Points of a curve: steps with a value at each.
 Points = list[tuple[int, float]]
+
+
+class Curve:
+    """Collects the loop's figures, and puts them on storage every few seconds.
+
+    Call `save` before each checkpoint: a training that resumes from it repeats nothing before. A
+    resumed training repeats the steps since its last checkpoint: what the file has of them is
+    replaced, so each step is in it once.
+
+    Args:
+        storage: the run directory.
+        path: of the file in it.
+    """
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage = storage
+        self._path = path
+        self._figures = read_curve(storage, path)
+        self._resumed = True
+        self._saved = time.monotonic()
+
+    def add(self, figures: dict[str, Any]) -> None:
+        """Take in figures with their ``step``."""
+        if self._resumed:
+            self._figures = [one for one in self._figures if one["step"] < figures["step"]]
+            self._resumed = False
+        self._figures.append(figures)
+        if time.monotonic() - self._saved > _SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write all that was collected."""
+        lines = b"".join(orjson.dumps(one) + b"\n" for one in self._figures)
+        self._storage.write_bytes(self._path, lines)
+        self._saved = time.monotonic()
+
+
+def read_curve(storage: Storage, path: str) -> list[dict[str, Any]]:
+    """The lines of a curve; none where there is no file."""
+    return [orjson.loads(line) for line in (storage.read_bytes(path) or b"").splitlines()]
 
 
 @dataclass(frozen=True)
@@ -60,12 +106,6 @@ def trainings(reader: RunReader) -> list[Training]:
     if (following := _under_way(reader)) is not None and (curve := _curve(reader, *following)):
         found.append(Training(following[1], {}, curve))
     return found
-
-
-def finite(value: Any) -> float | None:
-    """The value where it is a finite number: JSON has null for the others."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
 
 
 def _curve(reader: RunReader, index: int, stage: str) -> list[dict[str, Any]]:

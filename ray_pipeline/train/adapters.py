@@ -30,7 +30,11 @@ class AdapterConfig(Section):
     )
 
     def check(self) -> None:
-        """Raise UserError where this machine cannot train such an adapter."""
+        """Check that this machine can train such an adapter.
+
+        Raises:
+            UserError: it lacks bitsandbytes.
+        """
         if self.four_bit and find_spec("bitsandbytes") is None:
             raise UserError(
                 "adapter.four_bit needs bitsandbytes: pip install 'ray-pipeline[qlora]'"
@@ -38,7 +42,7 @@ class AdapterConfig(Section):
 
 
 def quantisation(config: AdapterConfig | None) -> Any:
-    """What `from_pretrained` takes as ``quantization_config``; None: full weights."""
+    """The ``quantization_config`` of `from_pretrained`; None where weights are not quantised."""
     if config is None or not config.four_bit:
         return None
     from transformers import BitsAndBytesConfig
@@ -52,16 +56,16 @@ def quantisation(config: AdapterConfig | None) -> Any:
 
 
 def with_adapter(model: Any, config: AdapterConfig, seed: int) -> Any:
-    """The model with an adapter, the only part of it that is trained.
+    """A model with an adapter; all its other weights are frozen.
 
     Raises:
-        UserError: the model has no modules of the names in ``targets``.
+        UserError: the model has no modules with the names in ``targets``.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     if config.four_bit:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        _never_packed(model)
+        _forbid_packing(model)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -77,12 +81,12 @@ def with_adapter(model: Any, config: AdapterConfig, seed: int) -> Any:
             raise UserError(f"adapter.targets: {first_line(error)}") from error
 
 
-def _never_packed(model: Any) -> None:
+def _forbid_packing(model: Any) -> None:
     """Keep bitsandbytes from packing weights on a CPU.
 
-    From the first forward pass in evaluation mode on it computes with packed weights, in training
-    too, by an operator without a derivative (0.50): all gradients are wrong, and only a warning of
-    torch tells.
+    After the first forward pass in evaluation mode bitsandbytes 0.50 computes with packed weights,
+    in training as well, by an operator without a derivative: all gradients are then wrong, and the
+    only sign is a warning of torch.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -6,9 +6,8 @@ size of micro-batch. Every row is in exactly one step of an epoch; the last step
 smaller, and nothing is left out. A step is then cut into micro-batches of rows of similar length
 that fit the memory, and these are dealt to the ranks.
 
-All ranks know the whole plan: how many answer tokens a step has, which its loss is divided by, is
-known everywhere without asking. The position (epoch, step) is the whole state; the plan gives the
-exact next batch for it.
+Every rank has the whole plan, so the number of answer tokens that a step's loss is divided by needs
+no communication. The position (epoch, step) is the whole state: the plan gives its exact batch.
 """
 
 from __future__ import annotations
@@ -78,8 +77,8 @@ class Position:
 class Batch:
     """A micro-batch. All tensors of shape [rows, length]; packed: [1, tokens of all rows].
 
-    ``attention_mask`` is None where rows are packed: transformers then tells them apart by
-    ``position_ids``, which begin at 0 with each.
+    ``attention_mask`` is None where rows are packed: transformers then separates them by
+    ``position_ids``, which begin at 0 in each row.
     """
 
     rows: Ints
@@ -102,7 +101,7 @@ class Batch:
         return self.input_ids[:, 1:][self.predicted]
 
     def inputs(self) -> dict[str, torch.Tensor | None]:
-        """What a causal language model of transformers takes."""
+        """The arguments of a causal language model of transformers."""
         return {
             "input_ids": self.input_ids,
             "attention_mask": self.attention_mask,
@@ -110,11 +109,11 @@ class Batch:
         }
 
     def without_answers(self) -> Batch:
-        """The same, with nothing to learn: for a rank that has no rows and must compute along."""
+        """The same batch without answer tokens, for a rank without rows that must stay in step."""
         return replace(self, answer_mask=torch.zeros_like(self.answer_mask))
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on a device."""
+        """The batch on a device."""
         mask = self.attention_mask
         return Batch(
             self.rows,
@@ -126,7 +125,7 @@ class Batch:
 
 
 class TokenRows:
-    """The tokens of all rows, as Arrow has them (memory-mapped, where the table is).
+    """The tokens of all rows, in Arrow's memory (memory-mapped, where the table is).
 
     Args:
         table: ``input_ids`` (list of integers), ``answer_mask`` (list of booleans) and ``row_id``;
@@ -143,7 +142,7 @@ class TokenRows:
         if not table.num_rows:
             raise UserError(
                 "there are no rows to train on: all were dropped, or there were none. "
-                "The account of tokens says why."
+                "The run's ledger has the reasons of dropped rows."
             )
         self.row_ids: pa.ChunkedArray = table["row_id"]
         ids = _lists(table["input_ids"], pa.int32())
@@ -161,7 +160,7 @@ class TokenRows:
         self.answer_tokens: Ints = np.add.reduceat(mask, starts, dtype=np.int64) - mask[starts]
 
     def __len__(self) -> int:
-        """Rows."""
+        """The number of rows."""
         return len(self.lengths)
 
     def ids(self, row: int) -> npt.NDArray[np.int32]:
@@ -169,7 +168,7 @@ class TokenRows:
         return self._ids[self._offsets[row] : self._offsets[row + 1]]
 
     def mask(self, row: int) -> npt.NDArray[np.bool_]:
-        """Which of a row's tokens are of the answer."""
+        """Which of a row's tokens are learnt: those of the answer."""
         return self._mask[self._mask_offsets[row] : self._mask_offsets[row + 1]]
 
     @cached_property
@@ -185,7 +184,7 @@ class TokenRows:
         return values[offsets[0] : offsets[-1]]
 
     def batch(self, rows: Sequence[int] | Ints, layout: Layout = "right", pad: int = 0) -> Batch:
-        """Rows as one micro-batch. What fills it up (``pad``) has no effect on any loss."""
+        """Rows as one micro-batch. The padding token (``pad``) has no effect on any loss."""
         return _packed(self, rows) if layout == "packed" else _padded(self, rows, layout, pad)
 
 
@@ -255,10 +254,10 @@ class BatchPlan:
         return sum(self.steps(epoch) for epoch in range(epochs))
 
     def reaching(self, tokens: int) -> tuple[int, int]:
-        """Steps after which so many tokens were seen, and the epochs that they begin.
+        """Steps until a number of tokens has been seen, and the epochs that these steps begin.
 
         Args:
-            tokens: 1 or more; the last step is the one that reaches them.
+            tokens: 1 or more; the last step is the one that reaches this number.
         """
         whole, left = divmod(tokens - 1, int(self.rows.lengths.sum()))
         seen = np.cumsum([self.rows.lengths[step].sum() for step in self._epoch(whole)])
@@ -282,8 +281,14 @@ class BatchPlan:
     def batches(
         self, position: Position, rank: int = 0, world: int = 1, fill: bool = False
     ) -> Iterator[Batch]:
-        """The same as tensors, without the empty ones; or, with ``fill``, with batches in their
-        place that have no answer.
+        """The micro-batches of `micro_batches` as tensors.
+
+        Args:
+            position: the step.
+            rank: of this process.
+            world: number of ranks.
+            fill: replace empty micro-batches by batches without answer tokens; else they are left
+                out.
         """
         return self._tensors(self.micro_batches(position, rank, world), fill)
 
@@ -305,7 +310,7 @@ class BatchPlan:
                 yield self.rows.batch([0], self.config.layout).without_answers()
 
     def real_share(self, epoch: int = 0) -> float:
-        """Share of an epoch's tokens, on one rank, that is not padding."""
+        """The fraction of an epoch's tokens, on one rank, that is not padding."""
         steps = self._epoch(epoch)
         padded = sum(self._cost(rows) for step in steps for rows in self._cut(step))
         return float(self.rows.lengths.sum() / padded)
@@ -326,7 +331,7 @@ class BatchPlan:
         return steps
 
     def _before(self, order: Ints) -> Ints:
-        """Rows, or tokens, in front of each row of an order."""
+        """The rows, or tokens, before each row of an order."""
         if self.config.step_rows is not None:
             return np.arange(len(order))
         lengths = self.rows.lengths[order]
@@ -336,18 +341,18 @@ class BatchPlan:
         """A step's micro-batches by rank: equally many, and about equally much work."""
         batches = self._cut(rows)
         while len(batches) % world:
-            widest = max(batches, key=lambda one: (len(one) > 1, self._cost(one)))
+            widest = max(batches, key=lambda batch: (len(batch) > 1, self._cost(batch)))
             if len(widest) == 1:
                 break
-            at = next(i for i, one in enumerate(batches) if one is widest)
+            at = next(i for i, batch in enumerate(batches) if batch is widest)
             half = (len(widest) + 1) // 2
             batches[at : at + 1] = [widest[:half], widest[half:]]
         batches.sort(key=self._cost, reverse=True)
         batches += [np.empty(0, dtype=np.int64)] * (-len(batches) % world)
-        # There and back (0 1 1 0 0 1 ...), so that no rank always gets the larger one.
+        # Back and forth (0 1 1 0 0 1 ...), so that no rank always gets the larger batch.
         rounds = [batches[i : i + world] for i in range(0, len(batches), world)]
-        turned = [one if i % 2 == 0 else one[::-1] for i, one in enumerate(rounds)]
-        return [[one[rank] for one in turned] for rank in range(world)]
+        turned = [each if i % 2 == 0 else each[::-1] for i, each in enumerate(rounds)]
+        return [[each[rank] for each in turned] for rank in range(world)]
 
     def _cut(self, rows: Ints) -> list[Ints]:
         """Rows sorted by length, the longest first, in micro-batches that fit."""

@@ -1,4 +1,4 @@
-"""What there is to train on, counted before anything is trained: one pass over the parts."""
+"""The rows to train on, counted in one pass over the parts before anything is trained."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from ray_pipeline.rundir.stored_rows import StoredRows, rows_containing
 
 @dataclass
 class PartOfRows:
-    """Some of a run's rows.
+    """Size and identity of some of a run's rows.
 
     Attributes:
-        rows: how many.
-        tokens: theirs.
+        rows: number of rows.
+        tokens: number of their tokens.
     """
 
     rows: int = 0
     tokens: int = 0
-    #: Of lengths, tokens and masks: three, so that the cuts between parts leave no trace.
+    #: Hashes of lengths, tokens and masks; three, so that the result does not depend on how rows
+    #: are cut into parts.
     _hashes: list[Any] = field(default_factory=lambda: [xxhash.xxh3_128() for _ in range(3)])
 
     @property
     def digest(self) -> str:
-        """Identity of the tokens and masks, in order, however they are cut into parts."""
+        """Identity of the tokens and masks in order; independent of the cuts between parts."""
         return "".join(hashed.hexdigest() for hashed in self._hashes)
 
     def add(self, table: pa.Table) -> None:
@@ -47,7 +48,7 @@ class PartOfRows:
 
 @dataclass(frozen=True)
 class Census:
-    """The parts of a run's rows: subsets by name, and the rows kept aside for all of them."""
+    """Sizes of the subsets by name, and of the validation and test rows that all of them share."""
 
     subsets: dict[str, PartOfRows]
     validation: PartOfRows

@@ -20,7 +20,7 @@ class Checkpoints:
     Args:
         storage: where the run lies.
         folder: of the checkpoints, relative to it.
-        keep: how many of the newest ones stay, besides the best.
+        keep: number of the newest checkpoints that are kept, besides the best one.
     """
 
     def __init__(self, storage: Storage, folder: str = "checkpoints", keep: int = 2) -> None:
@@ -29,12 +29,12 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, step: int, state: dict[str, Any], best: int | None = None) -> None:
-        """Write a checkpoint, then delete those that are neither new nor the best.
+        """Write a checkpoint, then delete those that are neither among the newest nor the best.
 
         Args:
-            step: its number.
+            step: steps taken until then.
             state: tensors and plain data.
-            best: number of the checkpoint that stays whatever its age.
+            best: step of the checkpoint that is kept whatever its age.
 
         Raises:
             RunError: it could not be written; the earlier ones are untouched.
@@ -46,12 +46,12 @@ class Checkpoints:
                 self.storage.delete(self._path(old))
 
     def steps(self) -> list[int]:
-        """Numbers of the checkpoints that are there, in order."""
-        found = (_NAME.search(path) for path in self.storage.list(self.folder))
-        return sorted(int(match[1]) for match in found if match)
+        """Steps of the stored checkpoints, in order."""
+        matches = (_NAME.search(path) for path in self.storage.list(self.folder))
+        return sorted(int(match[1]) for match in matches if match)
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest checkpoint that is whole (a power loss may tear one), or None."""
+        """The newest complete checkpoint (a power loss may tear one); None if there is none."""
         for step in reversed(self.steps()):
             try:
                 return self._read(step)
@@ -60,10 +60,10 @@ class Checkpoints:
         return None
 
     def load(self, step: int) -> dict[str, Any]:
-        """A checkpoint by its number.
+        """A checkpoint by its step.
 
         Raises:
-            RunError: it is not there, or torn.
+            RunError: it is missing, or torn.
         """
         try:
             return self._read(step)

@@ -1,10 +1,10 @@
-"""A causal language model seen from the answer positions only.
+"""A causal language model's outputs at answer positions only.
 
 The output projection is the largest matrix product of a small model and its logits the largest
 tensor: both are needed at answer positions alone. So the body of the model runs on the whole batch,
-and `losses` projects the answer positions, chunk by chunk. Whether body and projection make up the
-model is not taken for granted (some scale or cap their logits): it is tried, and where they do not,
-the model's own logits are used.
+and `losses` projects the answer positions, chunk by chunk. Some models scale or cap their logits:
+where a first try shows that projecting the body's states does not give the model's own logits, the
+model's own logits are used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AnswerModel:
     """Runs a model of transformers (or PEFT) on batches and returns its `Answers`.
 
     Args:
-        model: a causal language model. It stays the caller's: parameters, mode and device are its.
+        model: a causal language model; its parameters, mode and device are left as they are.
     """
 
     def __init__(self, model: Any) -> None:
@@ -40,12 +40,12 @@ class AnswerModel:
         return Answers(states[:, :-1][batch.predicted], batch.targets, head.weight, head.bias)
 
     def loss(self, batch: Batch, compute: Callable[[Answers], LossParts]) -> LossParts:
-        """``compute`` of the answers on a batch."""
+        """Apply ``compute`` to the answers of a batch."""
         return compute(self(batch))
 
 
 class OnlineTeacher:
-    """A teacher in evaluation mode, without gradients, asked about each micro-batch.
+    """A teacher that is run on each micro-batch, in evaluation mode and without gradients.
 
     Args:
         model: the teacher, on the device of the student.
@@ -58,7 +58,7 @@ class OnlineTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> OnlineSignal:
-        """What the teacher says about a batch."""
+        """The teacher's outputs on a batch."""
         return OnlineSignal(self.model(batch).detached(), self.vocabulary)
 
 

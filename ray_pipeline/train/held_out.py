@@ -1,4 +1,4 @@
-"""Cross-entropy of a model on rows that it is not trained on: to validate, to test, to evaluate."""
+"""Cross-entropy of a model on rows that it is not trained on: validation and test rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def answer_nats(
 
     Args:
         answers: the model.
-        batches: this rank's; see `BatchPlan.in_order`.
+        batches: the batches of this rank; see `BatchPlan.in_order`.
         device: of the model.
         precision: of the forward pass.
         total: sums a tensor over ranks, where there are several.

@@ -1,7 +1,7 @@
-"""One training of one model, as data: it is pickled to wherever it runs.
+"""One training of one model as data, which is pickled to wherever it runs.
 
-Everything is read from the run and written to it, so that an attempt on another machine goes on
-where the last one stopped.
+Everything is read from the run directory and written to it, so that an attempt on another machine
+resumes where the last one stopped.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig
 from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
-from ray_pipeline.rundir.curve import Curve
 from ray_pipeline.rundir.layout import CACHE, SPLIT, SUBSETS, TOKENS
 from ray_pipeline.rundir.models import get_model
 from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.rundir.trainings import Curve
 from ray_pipeline.train.adapters import AdapterConfig, quantisation, with_adapter
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
@@ -36,6 +36,7 @@ from ray_pipeline.train.store import put_model
 from ray_pipeline.train.student import (
     StudentConfig,
     load,
+    logit_count,
     make_student,
     parameter_count,
 )
@@ -70,11 +71,11 @@ class WorkersConfig(Section):
 
     @property
     def in_process(self) -> bool:
-        """Whether the run's own process can do it."""
+        """Whether the run's own process trains, without Ray Train."""
         return self.number == 1 and (not self.uses_gpu or torch.cuda.is_available())
 
     @model_validator(mode="after")
-    def _parts_of_something(self) -> WorkersConfig:
+    def _sharded_among_several(self) -> WorkersConfig:
         if self.sharded and self.number == 1:
             raise ValueError("sharded divides the model among workers: set number to 2 or more")
         return self
@@ -82,16 +83,17 @@ class WorkersConfig(Section):
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where the model that is trained comes from.
+    """How the model that is trained is made.
 
     Attributes:
-        base: folder or hub id; or, with ``of_run``, a model's name in the run.
-        student: how it is made smaller; None: it is trained as it is.
+        base: folder or hub id; with ``of_run``, a model's name in the run.
+        of_run: whether the run made the base.
+        student: how the base is made smaller; None: it is trained as it is.
         student_base: what ``student.model`` resolved to.
-        adapter: trains an adapter and freezes the rest.
-        scratch: an architecture to draw weights for; of the base only the tokenizer is taken.
-        gradient_checkpointing: keep a layer's input alone and compute the layer again backwards:
-            less memory for about a third more work, and the same gradients.
+        adapter: train an adapter and freeze the other weights; None: train all weights.
+        scratch: an architecture with random weights; only the tokenizer of the base is used.
+        gradient_checkpointing: recompute activations in the backward pass: less memory for about a
+            third more work, and the same gradients.
     """
 
     base: str
@@ -103,7 +105,7 @@ class ModelSource:
     gradient_checkpointing: bool = False
 
     def folder(self, storage: Storage) -> str:
-        """What transformers can load of the base on this machine."""
+        """The base on this machine: a folder or hub id that transformers can load."""
         return get_model(storage, self.base) if self.of_run else self.base
 
     def build(self, storage: Storage, seed: int) -> Any:
@@ -128,7 +130,7 @@ class ModelSource:
         return make_student(self.student, model, tokenizer, seed, self.student_base)
 
     def in_full(self) -> ModelSource:
-        """The same with the base's weights as they were before they were put into 4 bits."""
+        """The same source without quantisation: with the base's full-precision weights."""
         if self.adapter is None or not self.adapter.four_bit:
             return self
         return replace(self, adapter=self.adapter.model_copy(update={"four_bit": False}))
@@ -136,7 +138,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Pace:
-    """What a loop's configuration leaves to the rows. All of it follows from the batch plan.
+    """The parts of a loop's configuration that depend on the rows, by way of the batch plan.
 
     Attributes:
         budget_tokens: tokens after which the training ends, in place of epochs; the last step is
@@ -230,18 +232,18 @@ def train(
     """Train on this rank, from the last checkpoint; rank 0 keeps curve, model and result.
 
     Args:
-        job: what.
+        job: what to train.
         world: this process among the ranks.
         device: as torch names it.
-        report: is told the figures of each step and evaluation, on every rank.
-        sharded: each rank holds a part of the model.
+        report: called on every rank with the figures of each step and evaluation.
+        sharded: each rank holds a shard of the model.
     """
     for _ in Training(job, world, device, report, sharded).evaluations():
         pass
 
 
 class Training:
-    """A training on this rank, a piece at a time; the arguments are those of `train`."""
+    """A training on this rank that pauses at each evaluation; arguments as of `train`."""
 
     def __init__(
         self,
@@ -253,18 +255,18 @@ class Training:
     ) -> None:
         self._job, self._world, self._device, self._report = job, world, device, report
         self._curve = Curve(job.storage, job.curve)
-        # The tokenizer first: it is small, and what is wrong with the folder shows here as well.
+        # Before the model, because it is small: a bad folder fails here already.
         self._tokenizer = load_tokenizer(job.model.folder(job.storage))
-        self.loop = make_loop(job, world, device, self._told, self._curve.save, sharded)
+        self.loop = make_loop(job, world, device, self._record, self._curve.save, sharded)
 
     def evaluations(self) -> Iterator[dict[str, float]]:
-        """Train to the end and keep what came of it.
+        """Train to the end; write the model and the result.
 
         Yields:
-            ``step`` and ``validation_loss`` of each evaluation, before training goes on.
+            ``step`` and ``validation_loss`` of each evaluation.
 
         Raises:
-            Diverged: a loss or a gradient is not a number. The curve up to there is on storage.
+            Diverged: a loss or a gradient is not finite. The curve until then is on storage.
         """
         try:
             yield from self.loop.evaluations()
@@ -274,7 +276,7 @@ class Training:
             raise
         self._end()
 
-    def _told(self, figures: dict[str, Any]) -> None:
+    def _record(self, figures: dict[str, Any]) -> None:
         if self._world.rank == 0:
             self._curve.add(figures)
         self._report(figures)
@@ -282,7 +284,7 @@ class Training:
     def _end(self) -> None:
         job, world, loop = self._job, self._world, self.loop
         loop.end()
-        # Summed over all ranks: afterwards all have taken their weights from storage.
+        # A barrier: after this sum every rank has read its weights from storage.
         world.sum(torch.zeros(1, device=self._device))
         tested = self._tested() if job.test else {}
         model = None if job.name is None else _trained_model(job, loop)
@@ -292,7 +294,7 @@ class Training:
         if job.name is not None:
             put_model(job.storage, job.name, model, self._tokenizer, job.text)
         job.storage.write_bytes(job.result, orjson.dumps(_figures(loop) | tested))
-        # Three times the model's size each, and nothing goes on from them any more.
+        # Each has three times the model's size, and nothing resumes from them any more.
         job.storage.delete_folder(checkpoints_folder(job))
 
     def _tested(self) -> dict[str, Any]:
@@ -306,7 +308,7 @@ class Training:
 
 
 def _trained_model(job: TrainingJob, loop: Loop) -> Any:
-    """The model as it is kept, on rank 0. All ranks ask."""
+    """The model as it is saved, on rank 0. Called on all ranks."""
 
     def build() -> Any:
         return job.model.build(job.storage, job.loop.seed)
@@ -315,21 +317,20 @@ def _trained_model(job: TrainingJob, loop: Loop) -> Any:
     in_full = job.model.in_full()
     if model is None or in_full == job.model:
         return model
-    # An adapter is merged into what the 4 bits stand for, not into the 4 bits, which would round
-    # it away.
+    # Merge the adapter into full-precision weights: rounding to 4 bits would lose it.
     merged = in_full.build(job.storage, job.loop.seed)
     merged.load_state_dict(loop.replica.weights(), strict=False)
     return merged
 
 
 def checkpoints_folder(job: TrainingJob) -> str:
-    """Where a training keeps what it goes on from."""
+    """The folder of a training's checkpoints."""
     return f"{job.folder}/checkpoints"
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What a training works with, loaded. Several trainings, one after another, may share it."""
+    """A training's rows, model and teacher, loaded. Several trainings may share them in turn."""
 
     plan: BatchPlan
     validation: BatchPlan | None
@@ -338,7 +339,7 @@ class Bench:
 
     @property
     def model(self) -> Any:
-        """What is trained."""
+        """The model that is trained."""
         return self.replica.model
 
     @classmethod
@@ -352,7 +353,7 @@ class Bench:
         return cls(plan, _validation(job), replica, teacher)
 
     def loop(self, objective: Objective, config: LoopConfig, **more: Any) -> Loop:
-        """A training of the model as it is; ``more``: further arguments of `Loop`."""
+        """Train the model from its current weights; ``more``: further arguments of `Loop`."""
         teacher, validation = self.teacher, self.validation
         more |= {"teacher": teacher, "validation": validation}
         return Loop(self.replica, self.plan, objective, config, **more)
@@ -380,7 +381,7 @@ def make_loop(
 
 
 def token_rows(rows: StoredRows, split: str, subset: str | None = None) -> TokenRows:
-    """The tokens of one split, or of what a subset has of it.
+    """The tokens of a split, or of a subset's rows in it.
 
     Raises:
         UserError: it has no rows.
@@ -406,18 +407,13 @@ def _teacher(job: TrainingJob, rows: TokenRows, student: Any, device: str) -> Te
         return None
     if job.teacher == "cached":
         table, info = cache_table(job.rows.mapped(CACHE, **{SPLIT: "train"}))
-        shared_vocabulary(_logits(student), info.vocabulary, info.vocabulary)
+        shared_vocabulary(logit_count(student), info.vocabulary, info.vocabulary)
         return CachedTeacher(table, rows, info)
     folder = get_model(job.storage, job.teacher_name)
     tokens = vocabulary_size(load_tokenizer(folder))
     teacher = load(folder).to(device)
-    shared = shared_vocabulary(_logits(student), _logits(teacher), tokens)
+    shared = shared_vocabulary(logit_count(student), logit_count(teacher), tokens)
     return OnlineTeacher(teacher, shared)
-
-
-def _logits(model: Any) -> int:
-    """Logits of a position."""
-    return int(model.get_output_embeddings().weight.shape[0])
 
 
 def _figures(loop: Loop) -> dict[str, Any]:

@@ -15,19 +15,19 @@ from ray_pipeline.core.storage import filesystem
 from ray_pipeline.train.job import TrainingJob, WorkersConfig, train
 from ray_pipeline.train.loop import World
 
-#: Seconds between two words on how far a training is.
+#: Seconds between two progress lines.
 _SAY_EVERY = 10.0
 
 
 def run_training(
     job: TrainingJob, workers: WorkersConfig, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Train to the end, or find that an earlier attempt did.
+    """Train to the end, unless an earlier attempt has done so.
 
     Args:
         job: what to train.
-        workers: with what.
-        say: takes a line of news.
+        workers: the processes that train.
+        say: takes a line of progress.
 
     Returns:
         The job's result: how it stopped, steps, best step, validation loss, rows and tokens.
@@ -39,7 +39,7 @@ def run_training(
     if (result := job.finished()) is not None:
         return result
     if workers.in_process:
-        train(job, World(), "cuda" if workers.uses_gpu else "cpu", Teller(say))
+        train(job, World(), "cuda" if workers.uses_gpu else "cpu", ProgressLines(say))
     else:
         _run_on_cluster(job, workers, say)
     result = job.finished()
@@ -49,35 +49,34 @@ def run_training(
 
 
 @dataclass
-class Teller:
-    """Says how a training goes, every few seconds."""
+class ProgressLines:
+    """Reports the progress of a training every few seconds."""
 
     say: Callable[[str], None]
-    _said: float = field(default_factory=time.monotonic)
+    _last_said: float = field(default_factory=time.monotonic)
     _tokens: int = 0
     _loss: float | None = None
 
     def __call__(self, figures: dict[str, Any]) -> None:
-        """Take in the figures of a step or an evaluation."""
+        """Report the figures of a step or an evaluation."""
         if (loss := figures.get("validation_loss")) is not None:
             self.say(f"  step {figures['step']}: validation loss {loss:.4f}")
             return
         self._tokens += figures["tokens"]
-        spent = time.monotonic() - self._said
+        spent = time.monotonic() - self._last_said
         if spent > _SAY_EVERY:
             rate = self._tokens / spent
             self.say(
                 f"  step {figures['step']} of {figures['total_steps']}: loss "
                 f"{figures['loss']:.4f}, {rate:,.0f} tokens/s"
             )
-            self._said, self._tokens = time.monotonic(), 0
+            self._last_said, self._tokens = time.monotonic(), 0
 
 
 def _run_on_cluster(job: TrainingJob, workers: WorkersConfig, say: Callable[[str], None]) -> None:
-    """Workers of Ray Train. A lost one takes its group down; the next goes on from storage.
+    """Train on workers of Ray Train. If one is lost, a new group resumes from the checkpoint.
 
-    Ray Train gets a name of its own for every attempt: what is finished and what is not, the run
-    directory knows.
+    Every attempt is a new experiment to Ray Train: the run directory holds what is finished.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -100,7 +99,7 @@ def _run_on_cluster(job: TrainingJob, workers: WorkersConfig, say: Callable[[str
             name=f"train-{uuid.uuid4().hex[:12]}",
             storage_path=path,
             storage_filesystem=where,
-            # Workers that cannot be placed are asked for again and again by default.
+            # By default Ray Train requests workers that cannot be placed for ever.
             failure_config=FailureConfig(  # type: ignore[call-arg]  # of Ray Train v2
                 max_failures=workers.max_failures, controller_failure_limit=3
             ),
@@ -122,7 +121,7 @@ def _work(config: dict[str, Any]) -> None:
 
 
 def _explained(error: Any) -> RunError | UserError:
-    """What the workers raised, as the user is to read it."""
+    """The error that the workers raised, as the user should see it."""
     for cause in (getattr(error, "worker_failures", None) or {}).values():
         while cause is not None:
             if isinstance(cause, RunError | UserError):

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.models.tokenizer import check_vocabulary
 
 #: Elements of a chunk's logits: 32 MiB of float32 on a CPU, 512 MiB on a GPU.
 _CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}
@@ -85,7 +86,8 @@ class LossParts:
     Attributes:
         loss: scalar, with a gradient; the parts of all micro-batches and ranks add up to the loss.
         cross_entropy: sum over the answer tokens, in nats, not divided and not weighted.
-        kl: likewise, at the objective's temperature, without T² and β; 0 without a teacher.
+        kl: sum over the answer tokens, in nats, at the objective's temperature and without T² and
+            β; 0 without a teacher.
         tokens: answer tokens.
     """
 
@@ -97,10 +99,12 @@ class LossParts:
 
 @dataclass(frozen=True)
 class OnlineSignal:
-    """A teacher that was run on the same micro-batch. Its logits, too, are made chunk by chunk.
+    """A teacher that was run on the same micro-batch. Its logits are computed chunk by chunk, too.
 
-    ``answers`` as the student's; ``vocabulary``: how many tokens, from the first, both know (see
-    `shared_vocabulary`). Both distributions are cut to them before the softmax.
+    Attributes:
+        answers: the teacher at the answer positions.
+        vocabulary: number of tokens, from the first, that teacher and student share (see
+            `shared_vocabulary`). Both distributions are cut to them before the softmax.
     """
 
     answers: Answers
@@ -115,12 +119,12 @@ class OnlineSignal:
         return _exact(F.linear(states[part], weight[: self.vocabulary], cut_bias))
 
     def kl(self, logits: torch.Tensor, part: slice, temperature: float) -> torch.Tensor:
-        """Sum over positions of KL(teacher ‖ student), both at ``temperature``; in nats.
+        """Sum over positions of KL(teacher ‖ student) at ``temperature``, in nats.
 
         Args:
             logits: the student's, [positions of part, vocabulary], float32 or float64.
             part: which answer positions of the micro-batch these are.
-            temperature: that divides the logits of both.
+            temperature: divides the logits of student and teacher.
         """
         student = F.log_softmax(logits[:, : self.vocabulary] / temperature, dim=-1)
         teacher = F.log_softmax(self._logits(part).to(student.dtype) / temperature, dim=-1)
@@ -155,13 +159,13 @@ class CachedSignal:
     def compare(
         self, log_student: torch.Tensor, part: slice, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """KL over the outcomes, and how the tempered distributions differ.
+        """KL over the outcomes, and the difference of the tempered distributions.
 
         Args:
             log_student: log-probabilities of the outcomes at T = 1: [positions, k + 1] with the
                 tail last; [positions, k] where k is the vocabulary.
             part: which answer positions these are.
-            temperature: of both distributions.
+            temperature: of the student's and the teacher's distribution.
 
         Returns:
             KL(teacher ‖ student) summed over positions, in nats; student − teacher, tempered
@@ -178,7 +182,7 @@ class CachedSignal:
         return kl, student.exp() - teacher.exp()
 
 
-#: What a teacher says about the answer tokens of one micro-batch, in the order of its targets.
+#: A teacher's distributions at the answer tokens of a micro-batch, in the order of its targets.
 TeacherSignal = OnlineSignal | CachedSignal
 
 
@@ -214,8 +218,8 @@ def answer_loss(
         objective: the weights.
         normaliser: answer tokens of the whole effective batch, of all its micro-batches and ranks.
         teacher: needed where ``objective.beta`` is above 0.
-        chunk: answer positions whose logits exist at once; None: as many as fit some 32 MiB on a
-            CPU, 512 MiB on a GPU.
+        chunk: answer positions whose logits exist at once; None: those that fit 32 MiB on a CPU,
+            512 MiB on a GPU.
 
     Returns:
         The loss and its parts; all 0, with a gradient of 0, where there is no answer token.
@@ -231,19 +235,19 @@ def answer_loss(
     if objective.beta == 0:
         teacher = None
     setup = _Setup(answers.targets, teacher, objective, max(normaliser, 1), chunk, block)
-    if not torch.is_grad_enabled():  # which a Function is not told
+    if not torch.is_grad_enabled():  # an autograd Function cannot see this itself
         answers = answers.detached()
     loss, ce, kl = _Chunked.apply(answers.states, answers.weight, answers.bias, setup)
     return LossParts(loss, ce, kl, len(answers.targets))
 
 
 def positions_at_once(answers: Answers) -> int:
-    """Answer positions whose logits may exist at once: 32 MiB of them on a CPU, 512 on a GPU."""
+    """Answer positions whose logits may exist at once: 32 MiB of logits on a CPU, 512 on a GPU."""
     return _positions(_CHUNK_ELEMENTS, answers, at_least=16)
 
 
 def _positions(elements: Mapping[str, int], answers: Answers, at_least: int) -> int:
-    """Of how many answer positions the logits have so many elements, by the kind of device."""
+    """Answer positions whose logits fit the device's budget of elements, at least ``at_least``."""
     kind = answers.states.device.type
     return max(at_least, elements.get(kind, elements["cpu"]) // answers.vocabulary)
 
@@ -254,7 +258,7 @@ _Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 @dataclass(frozen=True)
 class _Setup:
-    """What `_Chunked` computes of each chunk of logits, block by block."""
+    """How `_Chunked` computes the loss of each chunk of logits, block by block."""
 
     targets: torch.Tensor
     teacher: TeacherSignal | None
@@ -272,7 +276,7 @@ class _Setup:
         return self.objective.beta * self.objective.temperature**2 / self.normaliser
 
     def __call__(self, logits: torch.Tensor, part: slice, gradient: bool) -> _Part:
-        """A block's sums and gradient; its logits' memory is used up."""
+        """A block's sums and gradient; overwrites the logits."""
         if isinstance(self.teacher, OnlineSignal):
             return self._differentiated(self.teacher, logits, part, gradient)
         return self._closed_form(self.teacher, logits, part, gradient)
@@ -294,7 +298,7 @@ class _Setup:
         """With s = softmax(z): ∂CE/∂z = s − one-hot of the target. With a and q the tempered
         distributions of student and teacher over the outcomes, and r the student's mass of the
         tail: ∂KL/∂z = (a − q) / T for a kept token, s/r · (a_tail − q_tail) / T for one of the
-        tail. So one softmax, in place, serves both, and a cached teacher costs next to nothing.
+        tail. So one softmax, in place, gives both gradients: a cached teacher costs almost nothing.
         """
         targets = self.targets[part].unsqueeze(1)
         norm = logits.logsumexp(1, keepdim=True)
@@ -319,7 +323,7 @@ class _Setup:
         probs = logits.sub_(norm).exp_()
         rest = probs[:, : teacher.vocabulary].scatter_(1, ids, 0)
         has_tail = ids.shape[1] < teacher.vocabulary
-        if has_tail:  # 1e-30: what is less is nothing, and must not be divided by
+        if has_tail:  # below 1e-30 the tail is 0, and must not be divided by
             mass = rest.sum(1, keepdim=True).clamp(min=1e-30)
             outcomes = torch.cat([outcomes, mass.log()], dim=1)
         kl, differ = teacher.compare(outcomes, part, temperature)
@@ -396,13 +400,13 @@ class _Chunked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[Any, ...]:
         grads, scale = ctx.grads, grad_outputs[0]
-        scaled = [None if one is None else one * scale for one in grads.of_inputs()]
+        scaled = [None if grad is None else grad * scale for grad in grads.of_inputs()]
         return (*scaled, None)
 
 
 @dataclass
 class _Gradients:
-    """Of the inputs of `_Chunked`; None where not wanted."""
+    """The gradients of the inputs of `_Chunked`; None where not wanted."""
 
     states: torch.Tensor | None
     weight: torch.Tensor | None
@@ -419,14 +423,14 @@ class _Gradients:
         inputs = (states, weight, bias)
         return cls(
             *(
-                torch.zeros_like(one) if need and one is not None else None
-                for one, need in zip(inputs, needed[:3], strict=True)
+                torch.zeros_like(tensor) if need and tensor is not None else None
+                for tensor, need in zip(inputs, needed[:3], strict=True)
             )
         )
 
     @property
     def any(self) -> bool:
-        return any(one is not None for one in self.of_inputs())
+        return any(grad is not None for grad in self.of_inputs())
 
     def of_inputs(self) -> tuple[torch.Tensor | None, ...]:
         return self.states, self.weight, self.bias
@@ -434,7 +438,7 @@ class _Gradients:
     def add(
         self, part: slice, grad: torch.Tensor, inputs: torch.Tensor, weight: torch.Tensor | None
     ) -> None:
-        """Add a chunk's: ``grad`` is that of its logits [positions, vocabulary]."""
+        """Add a chunk's gradients; ``grad`` is that of its logits [positions, vocabulary]."""
         if self.states is not None:
             self.states[part] = grad if weight is None else grad @ weight
         if self.weight is not None:
@@ -447,7 +451,7 @@ class _Gradients:
 
 
 def _exact(logits: torch.Tensor) -> torch.Tensor:
-    """In float32 at least: a softmax over a vocabulary is not for 16 bits."""
+    """The logits in at least float32: 16 bits are too few for a softmax over a vocabulary."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
@@ -458,11 +462,11 @@ def _compute_dtype(states: torch.Tensor) -> torch.dtype:
 
 
 def shared_vocabulary(student: int, teacher: int, tokens: int) -> int:
-    """How many tokens, from the first, a student and a teacher can be compared on.
+    """The number of tokens, from the first, on which a student and a teacher are compared.
 
     Models are often padded to a round number of logits (Qwen: 152,064 and 151,936 for one
-    tokenizer): what is beyond the tokenizer's tokens means nothing, and both are cut before the
-    softmax.
+    tokenizer). Logits beyond the tokenizer's tokens have no meaning, so both models are cut to the
+    tokens before the softmax.
 
     Args:
         student: logits of the student.
@@ -470,12 +474,9 @@ def shared_vocabulary(student: int, teacher: int, tokens: int) -> int:
         tokens: the largest token id of their tokenizer, plus one.
 
     Raises:
-        UserError: one of the models does not know all tokens.
+        UserError: a model has fewer logits than there are tokens.
     """
-    for name, size in (("student", student), ("teacher", teacher)):
-        if size < tokens:
-            raise UserError(
-                f"the {name} has {size} logits and the tokenizer {tokens} tokens: they do not "
-                "belong together. Student and teacher need one tokenizer."
-            )
+    fix = "they do not belong together. Student and teacher need one tokenizer."
+    check_vocabulary("student", student, tokens, fix)
+    check_vocabulary("teacher", teacher, tokens, fix)
     return tokens

@@ -3,7 +3,7 @@
 Whole is the usual way: each rank has all weights, and gradients are summed over ranks. A model that
 does not fit one device with its gradients and AdamW's moments (16 bytes a parameter) is sharded:
 every rank has a part of each, and a layer's weights are gathered while it computes. Both give the
-same losses and weights, and write the same checkpoints: a training may go on in the other way, or
+same losses and weights, and write the same checkpoints: a training may resume in the other way, or
 with another number of ranks.
 """
 
@@ -30,29 +30,29 @@ class Replica(Protocol):
 
     #: The model, as its parameters are trained.
     model: Any
-    #: Whether all ranks must run equally many batches, because they compute each one together.
+    #: Whether all ranks must run the same number of batches, because they compute each together.
     in_step: bool
 
     def loss(self, batch: Batch, compute: Callable[[Answers], LossParts]) -> LossParts:
-        """``compute`` of the model's answers on a batch."""
+        """Apply ``compute`` to the model's answers on a batch."""
 
     def sum_gradients(self, total: Sum) -> None:
         """Make each gradient the sum of those of all ranks."""
 
     def weights(self, copy: bool = False) -> State:
-        """What training changes, whole: parameters with a gradient, and buffers. All ranks ask."""
+        """Trained parameters and buffers, unsharded and by name. Called on all ranks."""
 
     def load(self, weights: State) -> None:
-        """Take on weights that `weights` gave."""
+        """Load weights that `weights` returned."""
 
     def moments(self, optimizer: torch.optim.Optimizer) -> State:
-        """The optimizer's state, whole. All ranks ask."""
+        """The optimizer's state, unsharded. Called on all ranks."""
 
     def load_moments(self, optimizer: torch.optim.Optimizer, state: State) -> None:
-        """Give the optimizer a state that `moments` gave."""
+        """Load a state that `moments` returned into the optimizer."""
 
     def whole(self, build: Callable[[], Any]) -> Any:
-        """The trained model as one process can save it; ``build`` makes one of its shape."""
+        """The trained model, unsharded; ``build`` makes an untrained one. Called on all ranks."""
 
 
 class Whole:
@@ -73,7 +73,7 @@ class Whole:
         return self.answers.loss(batch, compute)
 
     def sum_gradients(self, total: Sum) -> None:
-        """Some megabytes at a time; a rank without rows gives zeros."""
+        """Sum in buckets of some megabytes. A rank without rows contributes zeros."""
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         for bucket in _buckets(grads):
             flat = total(torch.cat([grad.reshape(-1) for grad in bucket]))
@@ -103,11 +103,11 @@ class Whole:
 
 
 class Sharded:
-    """A part of each weight on every rank: torch's ``fully_shard`` on each decoder layer.
+    """A shard of each weight on every rank, by torch's ``fully_shard`` on each decoder layer.
 
     Args:
-        model: of transformers or PEFT, on the CPU. Its parameters become parts of themselves on
-            the device, layer by layer, so that the device never holds it whole.
+        model: of transformers or PEFT, on the CPU. Its parameters are moved to the device layer by
+            layer and sharded there, so that the device never holds the whole model.
         device: of this rank, as torch names it. The default process group has been made.
     """
 
@@ -120,10 +120,10 @@ class Sharded:
         kind = torch.device(device).type
         mesh = init_device_mesh(kind, (torch.distributed.get_world_size(),))
         self.model = model
-        self._root = _Answering(model)  # tries the model, so before it is divided
+        self._root = _Answering(model)  # runs the model once, so it comes before sharding
         for module in [*_layers(model), self._root]:
             shards = fully_shard(module, mesh=mesh)
-            # Losses are divided by the answer tokens of all ranks: gradients add up, no mean.
+            # Losses are divided by the answer tokens of all ranks: sum gradients, don't average.
             shards.set_force_sum_reduction_for_comms(True)
             shards.set_gradient_divide_factor(1.0)
 
@@ -135,7 +135,7 @@ class Sharded:
         return LossParts(loss, cross_entropy, kl, int(batch.predicted.sum()))
 
     def sum_gradients(self, total: Sum) -> None:
-        """They are: the backward pass did it."""
+        """No-op: FSDP has already summed the gradients."""
 
     def weights(self, copy: bool = False) -> State:
         """See `Replica`; gathered one by one, on the CPU."""
@@ -166,7 +166,7 @@ class Sharded:
         optimizer.load_state_dict({**state, "state": parts})
 
     def whole(self, build: Callable[[], Any]) -> Any:
-        """Another model with the weights of all ranks. All ranks ask; the first gets one."""
+        """A new model with the weights of all ranks, on rank 0; None on the other ranks."""
         weights = {name: _gathered(value) for name, value in self.model.state_dict().items()}
         if torch.distributed.get_rank() != 0:
             return None
@@ -176,7 +176,7 @@ class Sharded:
 
 
 class _Answering(torch.nn.Module):
-    """Model and loss as one module: its weights are gathered as long as its forward runs."""
+    """Model and loss as one module, so that weights stay gathered while the loss is computed."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class _Answering(torch.nn.Module):
 
 
 def _layers(model: Any) -> list[torch.nn.Module]:
-    """The decoder layers; none where the model has no list of them: then it is one shard."""
+    """The decoder layers; none if the model has no list of them: then it is sharded as one."""
     number = model.config.num_hidden_layers
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == number:
@@ -203,12 +203,12 @@ def _trained(model: Any) -> list[tuple[str, torch.Tensor]]:
     """Parameters with a gradient, and buffers, by name."""
     every = model.named_parameters(remove_duplicate=False)
     wanted = {name for name, p in every if p.requires_grad} | {n for n, _ in model.named_buffers()}
-    # Not by what is frozen: a state has more, such as the scales of weights in 4 bits.
+    # The state has more entries than these, such as the scales of 4-bit weights.
     return [(name, value) for name, value in model.state_dict().items() if name in wanted]
 
 
 def _gathered(value: Any) -> Any:
-    """A tensor whole, on the CPU."""
+    """A tensor unsharded and on the CPU; other values as they are."""
     from torch.distributed.tensor import DTensor
 
     if isinstance(value, DTensor):
@@ -217,7 +217,7 @@ def _gathered(value: Any) -> Any:
 
 
 def _part(value: Any, like: torch.Tensor) -> Any:
-    """This rank's part of a whole tensor, divided as another one of its shape."""
+    """This rank's shard of a tensor, sharded like another tensor of its shape."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not (isinstance(like, DTensor) and isinstance(value, torch.Tensor)):

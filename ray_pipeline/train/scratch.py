@@ -13,8 +13,9 @@ from ray_pipeline.core.config import Section
 class ScratchConfig(Section):
     """A GPT-2 architecture (Radford et al. 2019). Unknown keys are errors.
 
-    The defaults make the seed's 500M: 498,545,920 parameters with GPT-2's 50,257 tokens (22 layers
-    of 19,677,440, embeddings of 64,328,960 and 1,310,720, and the last norm's 2,560).
+    Defaults follow the original experiment's 500M model: 498,545,920 parameters with GPT-2's 50,257
+    tokens (22 layers of 19,677,440, embeddings of 64,328,960 and 1,310,720, and the last norm's
+    2,560).
     """
 
     architecture: Literal["gpt2"] = Field("gpt2", description="architecture of the model")
@@ -39,11 +40,11 @@ class ScratchConfig(Section):
         return self.n_layer * layer + (vocabulary + self.n_positions + 2) * width
 
     def build(self, tokenizer: Any, vocabulary: int, seed: int) -> Any:
-        """The model in float32, its weights drawn by the seed.
+        """A model in float32 with random weights.
 
         Args:
-            tokenizer: whose tokens begin and end texts.
-            vocabulary: tokens that it knows.
+            tokenizer: gives the tokens that begin and end texts.
+            vocabulary: number of tokens.
             seed: of the weights.
         """
         from transformers import GPT2Config, GPT2LMHeadModel

@@ -24,15 +24,15 @@ def put_model(
     text: TextConfig | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Save a model with its tokenizer in a run; ``config.json`` is there when all of it is.
+    """Save a model with its tokenizer in a run; ``config.json`` is written last.
 
     Args:
         storage: the run directory.
         name: of the model.
         model: of transformers, or PEFT's, which is merged.
         tokenizer: saved beside it.
-        text: the format of its prompts. The model is saved with the ends of answers that this
-            taught it, so that whatever runs it stops there.
+        text: the format of its prompts. The tokens that ended answers in this format are saved with
+            the model, so that any engine stops at them.
         dtype: of the weights in the file; None: as they are.
 
     Raises:
@@ -46,14 +46,14 @@ def put_model(
 
 
 def _notes(model: Any, tokenizer: Any, text: TextConfig) -> dict[str, str]:
-    """What stands beside the weights on how to ask the model, and where its answers end."""
+    """Files beside the weights: the format of prompts, and the tokens that end answers."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     generation = copy.deepcopy(plain.generation_config)
     own = generation.eos_token_id
     known = own if isinstance(own, list) else [own] if own is not None else []
-    # The model's own ones first: some readers know of one only.
-    taught = sorted(Tokeniser(tokenizer, text).ends() - set(known))
-    generation.eos_token_id = [*known, *taught]
+    # The model's own token first: some engines read only one.
+    trained = sorted(Tokeniser(tokenizer, text).ends() - set(known))
+    generation.eos_token_id = [*known, *trained]
     return {
         TEXT_FILE: text.model_dump_json(),
         "generation_config.json": generation.to_json_string(),

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from ray_pipeline.core.config import Section
 from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_line
-from ray_pipeline.models.tokenizer import vocabulary_size
+from ray_pipeline.models.tokenizer import check_vocabulary, vocabulary_size
 
 
 class StudentConfig(Section):
@@ -57,15 +57,15 @@ def make_student(
     """The student that a configuration describes, in float32, not sharing memory with its teacher.
 
     Args:
-        config: which.
+        config: the student's description.
         teacher: a causal language model of transformers.
-        tokenizer: of the teacher; the student's too.
+        tokenizer: of the teacher and of the student.
         seed: of random weights.
-        resolved: what transformers can load for ``config.model`` (see `models.resolve`).
+        resolved: what transformers can load for ``config.model`` (see `packaged.resolve`).
 
     Raises:
-        UserError: layers that the teacher has not, a configuration that makes no model, or a
-            vocabulary smaller than the tokenizer's.
+        UserError: the teacher lacks a layer, the configuration is not one of a model, or the
+            vocabulary is smaller than the tokenizer's.
     """
     if config.model is not None:
         student = load(resolved or config.model)
@@ -73,12 +73,8 @@ def make_student(
         student = _from_config(config.config, teacher, seed)
     else:
         student = cut(teacher, config.layers or every_kth(layer_count(teacher), config.every or 1))
-    tokens = vocabulary_size(tokenizer)
-    if (size := student.get_output_embeddings().weight.shape[0]) < tokens:
-        raise UserError(
-            f"the student has {size} logits and the tokenizer {tokens} tokens: "
-            "take a student with the teacher's tokenizer, or a larger vocab_size"
-        )
+    fix = "take a student with the teacher's tokenizer, or a larger vocab_size"
+    check_vocabulary("student", logit_count(student), vocabulary_size(tokenizer), fix)
     return student
 
 
@@ -91,7 +87,7 @@ def load(name: str, dtype: torch.dtype = torch.float32, quantization: Any = None
         quantization: transformers' configuration of frozen weights in fewer bits; None: none.
 
     Raises:
-        UserError: there is none under this name.
+        UserError: it cannot be loaded.
     """
     from transformers import AutoModelForCausalLM
 
@@ -115,6 +111,11 @@ def every_kth(layers: int, k: int) -> list[int]:
     return list(range(0, layers, k))
 
 
+def logit_count(model: Any) -> int:
+    """Logits of a position: at least as many as its tokenizer has tokens."""
+    return int(model.get_output_embeddings().weight.shape[0])
+
+
 def layer_count(model: Any) -> int:
     """Decoder layers of a model."""
     return int(model.config.num_hidden_layers)
@@ -125,13 +126,13 @@ def cut(teacher: Any, layers: Sequence[int]) -> Any:
 
     Args:
         teacher: a causal language model of transformers.
-        layers: from 0, in the order that they get in the student.
+        layers: numbers from 0, in the order of the student's layers.
 
     Returns:
         The same class of model, in float32, with its own memory.
 
     Raises:
-        UserError: a layer that the teacher has not, or one named twice.
+        UserError: the teacher lacks a layer, or a layer is named twice.
     """
     number = layer_count(teacher)
     wrong = [layer for layer in layers if not 0 <= layer < number]

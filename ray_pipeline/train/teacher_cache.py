@@ -1,10 +1,10 @@
 """The teacher's top-k log-probabilities at answer tokens: computed once, read by every training.
 
 A cache is a table with a row for each row of tokens: flat lists of k entries for each of its answer
-tokens, in order. Log-probabilities are stored untempered, so that one cache serves any temperature;
-`losses.CachedSignal` says what is done with the tail. What must fit is in the schema's metadata (k,
-vocabulary, tokenizer, teacher) and, row by row, a hash of the tokens: a cache of something else is
-refused, never used.
+tokens, in order. Log-probabilities are stored at temperature 1, so that one cache serves any
+temperature; `losses.CachedSignal` explains the use of the tail. The schema's metadata has k,
+vocabulary, tokenizer and teacher, and each row a hash of its tokens: a cache of anything else is
+refused.
 
 A token takes 2 + 2 bytes for each of k (ids in 16 bits up to 65,536 tokens, else 32; float16
 log-probabilities, which are right to 0.05% of their value), and 4 for the tail.
@@ -26,23 +26,25 @@ import xxhash
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.models.device import Precision, autocast
+from ray_pipeline.models.tokenizer import check_vocabulary
 from ray_pipeline.train.batches import Batch, TokenRows
 from ray_pipeline.train.forward import AnswerModel
 from ray_pipeline.train.losses import Answers, CachedSignal, positions_at_once, top_k
+from ray_pipeline.train.student import logit_count
 
 _METADATA = b"ray_pipeline.teacher"
 
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What a cache was made of.
+    """What a cache was computed from.
 
     Attributes:
-        k: tokens kept at each answer token.
-        vocabulary: tokens, from the first, that the teacher's softmax ran over.
+        k: most likely tokens that are stored at each answer token.
+        vocabulary: number of tokens, from the first, in the teacher's softmax.
         tokenizer: see `models.tokenizer.tokenizer_hash`.
         teacher: identity of its weights (see `models.revision`).
-        temperature: of the stored log-probabilities: always 1, they serve any.
+        temperature: of the stored log-probabilities; always 1.
     """
 
     k: int
@@ -67,7 +69,7 @@ class CacheInfo:
 
     @classmethod
     def of(cls, schema: pa.Schema) -> CacheInfo:
-        """What a table's metadata says.
+        """Read it from a table's metadata.
 
         Raises:
             UserError: it is not a cache.
@@ -80,7 +82,7 @@ class CacheInfo:
         return cls(**orjson.loads(metadata))
 
     def to_json(self) -> str:
-        """As it stands beside rows; see `cache_table`."""
+        """The value of the column ``teacher``; see `cache_table`."""
         return orjson.dumps(asdict(self)).decode()
 
     def check(self, expected: CacheInfo) -> None:
@@ -100,18 +102,18 @@ class CacheInfo:
 
 
 def cache_table(rows: pa.Table) -> tuple[pa.Table, CacheInfo]:
-    """A cache from rows that carry it, with what it was made of in a column ``teacher``.
+    """Make a cache from rows with its columns and, in ``teacher``, its `CacheInfo` as JSON.
 
     Raises:
         UserError: a row has none, or rows were made by different teachers.
     """
-    told = pc.unique(rows["teacher"].combine_chunks()).to_pylist()
-    if len(told) != 1 or told[0] is None:
+    teachers = pc.unique(rows["teacher"].combine_chunks()).to_pylist()
+    if len(teachers) != 1 or teachers[0] is None:
         raise UserError(
-            f"the rows' teachers are {told or 'none'}: all rows to train on need the cache of one. "
-            "Compute it for all of them."
+            f"the rows' teachers are {teachers or 'none'}: all rows to train on need the cache of "
+            "one. Compute it for all of them."
         )
-    info = CacheInfo(**orjson.loads(told[0]))
+    info = CacheInfo(**orjson.loads(teachers[0]))
     return rows.drop_columns("teacher").cast(info.schema()), info
 
 
@@ -123,7 +125,7 @@ def tokens_hash(rows: TokenRows, row: int) -> int:
 
 
 class CacheWriter:
-    """Computes what the cache has for batches of rows. One in each worker of a Ray Data pass.
+    """Computes the cache of batches of rows. Each worker of a Ray Data pass has one.
 
     Args:
         teacher: a causal language model of transformers, on its device; it is set to evaluation.
@@ -135,14 +137,10 @@ class CacheWriter:
     """
 
     def __init__(self, teacher: Any, info: CacheInfo, precision: Precision = "float32") -> None:
-        logits = teacher.get_output_embeddings().weight.shape[0]
         if not 1 <= info.k <= info.vocabulary:
             raise UserError(f"k is {info.k}: take 1 to {info.vocabulary}, the vocabulary")
-        if logits < info.vocabulary:
-            raise UserError(
-                f"the teacher has {logits} logits and the tokenizer {info.vocabulary} tokens: "
-                "they do not belong together"
-            )
+        fix = "they do not belong together"
+        check_vocabulary("teacher", logit_count(teacher), info.vocabulary, fix)
         self.info = info
         self.precision = precision
         self.teacher = AnswerModel(teacher.eval())
@@ -174,30 +172,30 @@ class CacheWriter:
             else:
                 logits = torch.nn.functional.linear(states, answers.weight, answers.bias)
             made.append(top_k(logits[:, : self.info.vocabulary], self.info.k))
-        ids, log_probs, tail = (torch.cat(one).cpu().numpy() for one in zip(*made, strict=True))
+        ids, log_probs, tail = (torch.cat(parts).cpu().numpy() for parts in zip(*made, strict=True))
         return ids, log_probs.astype(np.float16), tail.astype(np.float32)
 
 
 def cache_of(rows: TokenRows, entries: Sequence[tuple[Any, Any, Any]], info: CacheInfo) -> pa.Table:
-    """The cache of rows from what a teacher said about each.
+    """The cache of rows from a teacher's outputs on each.
 
     Args:
         rows: the rows.
         entries: ids [answers, k], log-probabilities [answers, k] and tails [answers] of each row.
-        info: what they are of.
+        info: what the outputs were computed from.
     """
     schema = info.schema()
     hashes = [tokens_hash(rows, row) for row in range(len(rows))]
     columns = [rows.row_ids.combine_chunks(), pa.array(hashes, pa.uint64())]
     for field, values in zip(list(schema)[2:], zip(*entries, strict=True), strict=True):
-        offsets = np.concatenate([[0], np.cumsum([one.size for one in values])])
-        flat = np.concatenate([one.reshape(-1) for one in values])
+        offsets = np.concatenate([[0], np.cumsum([entry.size for entry in values])])
+        flat = np.concatenate([entry.reshape(-1) for entry in values])
         column = pa.array(flat.astype(field.type.value_type.to_pandas_dtype()))
         columns.append(pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), column))
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-#: Options of `pyarrow.parquet.write_table`: bytes of one significance lie together and pack better.
+#: Options of `pyarrow.parquet.write_table`: splitting the bytes of numbers compresses them better.
 PARQUET: dict[str, Any] = {
     "compression": "zstd",
     "use_dictionary": False,
@@ -206,12 +204,12 @@ PARQUET: dict[str, Any] = {
 
 
 class CachedTeacher:
-    """Gives the loop what a cache says about its micro-batches.
+    """A teacher for the loop that reads its distributions from a cache.
 
     Args:
-        table: of `CacheWriter`, rows in any order, more of them than needed being fine.
+        table: of `CacheWriter`; its rows may be in any order, and more than are needed.
         rows: the rows to train on.
-        expected: what the cache must be of.
+        expected: what the cache must have been computed from.
 
     Raises:
         UserError: the cache is of another teacher, tokenizer, k or vocabulary, lacks a row, or was
@@ -230,7 +228,7 @@ class CachedTeacher:
             raise UserError("the teacher's cache has other numbers of answer tokens than the rows")
 
     def __call__(self, batch: Batch) -> CachedSignal:
-        """What the teacher said about a batch, on the batch's device."""
+        """The teacher's distributions on a batch, on the batch's device."""
         places, device = self._place[batch.rows], batch.input_ids.device
         ids, log_probs, tail = (
             torch.from_numpy(_gather(column, places, dtype)).to(device)

@@ -1,7 +1,7 @@
-"""The teacher's cache made by vLLM: the log-probabilities that it gives of a prompt's own tokens.
+"""The teacher's cache by vLLM, from the log-probabilities that it returns of a prompt's tokens.
 
-On a CPU it is as fast as transformers (benchmarks/README.md). It is for teachers that vLLM holds
-and one process does not: over several GPUs, or in a quantised format.
+On a CPU it is as fast as transformers (benchmarks/README.md). It is for teachers that need vLLM:
+those that span several GPUs, or come in a quantised format.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ray_pipeline.train.teacher_cache import CacheInfo, cache_of
 
 
 class VllmCacheWriter:
-    """Does what `teacher_cache.CacheWriter` does, with an engine of its own.
+    """Computes the same as `teacher_cache.CacheWriter`, with vLLM.
 
     Args:
-        folder: of the teacher.
+        folder: the teacher's.
         info: what to compute.
         precision: of the weights and the forward pass.
         engine: further arguments of vLLM.
 
     Raises:
-        UserError: vLLM is not installed, or its softmax would run over other tokens.
+        UserError: vLLM is not installed, or its softmax would be over other tokens.
         RunError: vLLM did not start.
     """
 
@@ -38,7 +38,7 @@ class VllmCacheWriter:
     ) -> None:
         if find_spec("vllm") is None:
             raise UserError("engine: vllm, and vLLM is not installed here: take transformers")
-        _check_vocabulary(folder, info)
+        _check_same_vocabulary(folder, info)
         self.info = info
         self._llm = _started(folder, info, precision, engine)
 
@@ -55,7 +55,9 @@ class VllmCacheWriter:
         )
         prompts = [TokensPrompt(prompt_token_ids=rows.ids(i).tolist()) for i in range(len(rows))]
         done = self._llm.generate(prompts, sampling, use_tqdm=False)
-        entries = [self._entry(rows.mask(i), one.prompt_logprobs) for i, one in enumerate(done)]
+        entries = [
+            self._entry(rows.mask(i), output.prompt_logprobs) for i, output in enumerate(done)
+        ]
         return cache_of(rows, entries, self.info)
 
     def close(self) -> None:
@@ -64,17 +66,19 @@ class VllmCacheWriter:
 
         self._llm.llm_engine.engine_core.shutdown(SHUTDOWN_SECONDS)
 
-    def _entry(self, mask: Any, told: Any) -> tuple[Any, Any, Any]:
+    def _entry(self, mask: Any, log_probs_of_prompt: Any) -> tuple[Any, Any, Any]:
         """(ids, log-probabilities, tail) at the answer tokens of a row."""
-        # Of each token but the first: the token itself, then the k most likely ones.
+        # vLLM's flat lists have, for each token but the first, the token itself and then the k most
+        # likely ones.
+        flat = log_probs_of_prompt
         answers = np.flatnonzero(mask[1:]) + 1
-        best = np.array(told.start_indices)[answers, None] + 1 + np.arange(self.info.k)
-        ids, log_probs = np.array(told.token_ids)[best], np.array(told.logprobs)[best]
+        best = np.array(flat.start_indices)[answers, None] + 1 + np.arange(self.info.k)
+        ids, log_probs = np.array(flat.token_ids)[best], np.array(flat.logprobs)[best]
         tail = np.maximum(0.0, 1 - np.exp(log_probs).sum(1))
         return ids, log_probs.astype(np.float16), tail.astype(np.float32)
 
 
-def _check_vocabulary(folder: str, info: CacheInfo) -> None:
+def _check_same_vocabulary(folder: str, info: CacheInfo) -> None:
     from transformers import AutoConfig
 
     logits = AutoConfig.from_pretrained(folder).vocab_size

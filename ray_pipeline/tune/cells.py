@@ -15,8 +15,8 @@ from ray_pipeline.evaluate.experiment.cells import (
     find_cell,
     write_cell,
 )
-from ray_pipeline.rundir.curve import read_curve
 from ray_pipeline.rundir.layout import CELLS
+from ray_pipeline.rundir.trainings import read_curve
 from ray_pipeline.train.job import TrainingJob, checkpoints_folder
 
 

@@ -24,7 +24,7 @@ def test_says_what_differs_as_text_and_as_json(tmp_path: Path) -> None:
     data = json.loads(told.out)
     assert told.code == 0
     assert data["rows"]["only_a"] == sum(data["rows"]["why_only_a"].values())
-    assert {"key": "seconds", "a": 95.0, "b": 95.0, "delta": 0.0} in data["effort"]
+    assert {"key": "seconds", "a": 73.0, "b": 73.0, "delta": 0.0} in data["effort"]
     wrong = command("diff", "a", "c")
     assert wrong.code == 2 and not wrong.out
     assert len(wrong.err.strip().splitlines()) == 1 and "c: not a run directory" in wrong.err

@@ -20,7 +20,7 @@ from support.tiny_models import word_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.rundir.curve import read_curve
+from ray_pipeline.rundir.trainings import read_curve
 
 TRAINING = ["train-teacher", "teacher-log-probs", "distil", "train-alone", "evaluate"]
 LETTERS = "abcdef"

@@ -8,7 +8,8 @@ import orjson
 import pytest
 import yaml
 from rich.console import Console
-from support.made_qa_run import CONFIG, MadeQaRun, Row, made_qa_run
+from support.made_qa_run import CONFIG, Row, made_qa_run
+from support.made_run import MadeRun
 
 from ray_pipeline.cli.views import diff as run_diff_views
 from ray_pipeline.rundir import diff as run_diff
@@ -30,7 +31,7 @@ def rewrite_two(stage: str, row: Row) -> None:
         row["answer"] = "another answer"
 
 
-def compare(a: MadeQaRun, b: MadeQaRun) -> RunDiff:
+def compare(a: MadeRun, b: MadeRun) -> RunDiff:
     return diff(RunReader(a.storage.root), RunReader(b.storage.root))
 
 
@@ -41,16 +42,16 @@ def shown(found: RunDiff, as_json: bool = False) -> str:
     return console.file.getvalue()
 
 
-def reconfigure(run: MadeQaRun, **keys: object) -> None:
+def reconfigure(run: MadeRun, **keys: object) -> None:
     run.storage.write_bytes("config.yaml", yaml.safe_dump({**CONFIG, **keys}).encode())
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> MadeQaRun:
+def run(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
     return made_qa_run(str(tmp_path_factory.mktemp("a")), 100, 20)
 
 
-def test_a_run_does_not_differ_from_itself(run: MadeQaRun) -> None:
+def test_a_run_does_not_differ_from_itself(run: MadeRun) -> None:
     found = compare(run, run)
     assert not found.config and not found.environment and not found.metrics
     assert all(stage.same_fingerprint and not stage.is_changed for stage in found.stages)
@@ -59,7 +60,7 @@ def test_a_run_does_not_differ_from_itself(run: MadeQaRun) -> None:
     assert "nothing differs" in shown(found)
 
 
-def test_a_dropped_row_is_found_with_what_was_made_of_it(run: MadeQaRun, tmp_path: Path) -> None:
+def test_a_dropped_row_is_found_with_what_was_made_of_it(run: MadeRun, tmp_path: Path) -> None:
     found = compare(run, made_qa_run(str(tmp_path), 100, 20, change=drop_one))
     rows = found.rows
     lost = rows.only_a
@@ -82,7 +83,7 @@ def test_a_dropped_row_is_found_with_what_was_made_of_it(run: MadeQaRun, tmp_pat
 
 
 @pytest.mark.parametrize("unit_rows", [20, 33])
-def test_rows_with_another_text_are_found(run: MadeQaRun, tmp_path: Path, unit_rows: int) -> None:
+def test_rows_with_another_text_are_found(run: MadeRun, tmp_path: Path, unit_rows: int) -> None:
     found = compare(run, made_qa_run(str(tmp_path), 100, unit_rows, change=rewrite_two)).rows
     assert found.only_a == found.only_b == 0
     assert found.changed >= 2
@@ -93,7 +94,7 @@ def test_rows_with_another_text_are_found(run: MadeQaRun, tmp_path: Path, unit_r
 
 
 def test_runs_of_other_units_are_compared_by_ranges_of_ids(
-    run: MadeQaRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: MadeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = made_qa_run(str(tmp_path), 100, 33, change=drop_one)
     at_once = compare(run, other).rows
@@ -102,13 +103,13 @@ def test_runs_of_other_units_are_compared_by_ranges_of_ids(
     assert at_once.only_a >= 2 and at_once.both == other.accounts["accept-paraphrases"].kept
 
 
-def test_appended_rows_are_only_in_the_run_that_has_them(tmp_path: Path, run: MadeQaRun) -> None:
+def test_appended_rows_are_only_in_the_run_that_has_them(tmp_path: Path, run: MadeRun) -> None:
     found = compare(made_qa_run(str(tmp_path), 60, 20), run).rows
     assert found.only_a == 0 and found.only_b > 0
     assert found.why_only_b == {"never there": found.only_b}
 
 
-def identify(run: MadeQaRun, identities: dict[str, Any]) -> None:
+def identify(run: MadeRun, identities: dict[str, Any]) -> None:
     """Say what stages' fingerprints were made of, as the engine does."""
     for entry in run.ledger.entries:
         if (identity := identities.get(entry.account.name)) is not None:
@@ -142,7 +143,7 @@ def test_keys_of_the_configuration_say_what_they_change(tmp_path: Path) -> None:
 
 
 def test_what_a_key_changes_is_not_known_of_runs_that_do_not_say(
-    run: MadeQaRun, tmp_path: Path
+    run: MadeRun, tmp_path: Path
 ) -> None:
     other = made_qa_run(str(tmp_path), 100, 20)
     writer = {**CONFIG["llms"]["writer"], "concurrency": 8}  # type: ignore[index]
@@ -161,7 +162,7 @@ def test_a_stage_that_one_run_turned_off_changes_rows(tmp_path: Path) -> None:
     assert effects["stages.augment-typos.enabled"] == "identity"
 
 
-def test_stages_that_one_run_lacks_stand_where_it_had_them(run: MadeQaRun, tmp_path: Path) -> None:
+def test_stages_that_one_run_lacks_stand_where_it_had_them(run: MadeRun, tmp_path: Path) -> None:
     other = made_qa_run(str(tmp_path), 100, 20)
     other.ledger.entries[5].fingerprint = "another"
     entry = other.ledger.entries.pop(3)
@@ -174,7 +175,7 @@ def test_stages_that_one_run_lacks_stand_where_it_had_them(run: MadeQaRun, tmp_p
     assert "only in A" in text and "not the same stage or input" in text
 
 
-def test_metrics_and_environment_differ_by_key(run: MadeQaRun, tmp_path: Path) -> None:
+def test_metrics_and_environment_differ_by_key(run: MadeRun, tmp_path: Path) -> None:
     other = made_qa_run(str(tmp_path), 100, 20)
     metrics = {"student": {"bleu": 21.5}}
     other.storage.write_bytes("metrics.json", orjson.dumps(metrics))
@@ -187,7 +188,7 @@ def test_metrics_and_environment_differ_by_key(run: MadeQaRun, tmp_path: Path) -
     assert "student.bleu" in shown(found)
 
 
-def test_runs_that_did_not_come_to_their_end(run: MadeQaRun, tmp_path: Path) -> None:
+def test_runs_that_did_not_come_to_their_end(run: MadeRun, tmp_path: Path) -> None:
     stopped = made_qa_run(str(tmp_path / "b"), 100, 20, until="deduplicate").save("interrupted")
     found = compare(run, stopped)
     assert found.status == ("succeeded", "interrupted")

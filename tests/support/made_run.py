@@ -1,4 +1,7 @@
-"""A small run directory, made with the engine's own helpers: two units, three segments.
+"""Made run directories: one builder, and the smallest run made with it.
+
+`MadeRun` writes a run directory with the writers of `ray_pipeline.rundir`, without Ray and without
+models. The small run has eight rows in two units:
 
 source + tidy     tidy drops texts with "spam" (its own values before that are nowhere)
 ask               rewrites the text with a model; fails texts with "boom"
@@ -7,13 +10,15 @@ augment           makes a second row of every row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
 from ray_pipeline.core.rows import (
     created_row_id,
@@ -33,155 +38,219 @@ from ray_pipeline.rundir.responses import Journal, Response
 from ray_pipeline.rundir.units import Unit, unit_id
 
 FILE_ID = "f" * 32
-FOLDERS = {"tidy": "stages/01-tidy", "ask": "stages/02-ask", "augment": "stages/03-augment"}
-CONFIG = """\
-name: made-run
-seed: 7
-llms:
-  writer: {model: tiny-writer, usd_per_million: {prompt: 1.0, completion: 2.0}}
-stages:
-  ask: {llm: writer}
-"""
+ENVIRONMENT = {
+    "python": "3.11.2",
+    "cpus": 2,
+    "processor": "abacus",
+    "memory_gib": 1,
+    "seed": 7,
+    "packages": {"ray": "2.60.0", "pyarrow": "26.0.1"},
+}
 
 
-@dataclass
 class MadeRun:
-    """Makes the directory; change `ledger` and save it again to tell another story."""
+    """A run directory under construction.
 
-    storage: Storage
-    units: list[Unit] = field(default_factory=list)
-    accounts: dict[str, StageAccount] = field(default_factory=dict)
-    ledger: Ledger = field(default_factory=lambda: Ledger("made"))
+    Make units with `add_unit`, commit their rows after each segment with `commit`, then `finish`;
+    `add_artifact_stage` adds stages that make files and pass rows through. Change `ledger` or
+    `accounts` afterwards and `save` again to tell another story.
 
-    def write(
-        self, texts: Sequence[str], unit_rows: int = 4, ask_units: int | None = None
-    ) -> MadeRun:
-        """Run the texts through; only the first `ask_units` units get beyond ``tidy``."""
-        parts: dict[str, list[list[StageAccount]]] = {name: [] for name in FOLDERS}
-        for number, first in enumerate(range(0, len(texts), unit_rows)):
-            mine = texts[first : first + unit_rows]
-            unit = Unit(
-                unit_id(FILE_ID, first, len(mine)),
-                "data/in.csv",
-                "csv",
-                FILE_ID,
-                0,
-                first,
-                len(mine),
-            )
-            self.units.append(unit)
-            rows, accounts = self._tidy(unit, mine)
-            parts["tidy"].append(accounts)
-            if ask_units is not None and number >= ask_units:
+    Args:
+        folder: where to.
+        name: of the run.
+        segments: names of the stages by segment, in order.
+        config: ``config.yaml``.
+        uri: the source's file, and its format in the end of the name.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        name: str,
+        segments: Sequence[Sequence[str]],
+        config: Mapping[str, Any],
+        uri: str = "data/in.csv",
+    ) -> None:
+        self.storage = Storage(folder)
+        self.segments = segments
+        self.uri = uri
+        self.units: list[Unit] = []
+        self.accounts: dict[str, StageAccount] = {}
+        self.ledger = Ledger(name, seconds=73.0)
+        self.metrics: dict[str, Any] = {}
+        self._committed: dict[str, list[list[StageAccount]]] = {
+            stages[-1]: [] for stages in segments
+        }
+        self.write_config(config)
+        self.storage.write_bytes("environment.json", orjson.dumps(ENVIRONMENT))
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write ``config.yaml``."""
+        text = yaml.safe_dump(dict(config), sort_keys=False)
+        self.storage.write_bytes("config.yaml", text.encode())
+
+    def write_metrics(self) -> None:
+        """Write ``metrics.json`` from `metrics`."""
+        self.storage.write_bytes("metrics.json", orjson.dumps(self.metrics))
+
+    def folder(self, stage: str) -> str:
+        """Where a stage's files are, relative to the run directory."""
+        stages = [name for names in self.segments for name in names]
+        stages += [entry.account.name for entry in self.ledger.entries]
+        return f"stages/{list(dict.fromkeys(stages)).index(stage):02d}-{stage}"
+
+    def row_id(self, position: int) -> str:
+        """Id of a row of the source."""
+        return source_row_id(FILE_ID, position)
+
+    def add_unit(self, rows: int) -> Unit:
+        """The next rows of the source."""
+        first = sum(unit.rows for unit in self.units)
+        kind = self.uri.rpartition(".")[2]
+        unit = Unit(unit_id(FILE_ID, first, rows), self.uri, kind, FILE_ID, 0, first, rows)
+        self.units.append(unit)
+        return unit
+
+    def commit(self, unit: Unit, rows: pa.Table, accounts: Sequence[StageAccount]) -> None:
+        """Commit a unit's rows after a segment; `accounts` are of its stages, in order."""
+        stage = accounts[-1].name
+        self._committed[stage].append(list(accounts))
+        write_part(
+            self.storage,
+            part_path(self.folder(stage), unit.unit_id),
+            rows,
+            fingerprint=f"print-{stage}",
+            input_digest="input",
+            accounts=list(accounts),
+        )
+
+    def finish(self) -> MadeRun:
+        """Write the units and the account; segments without a part are left out of it."""
+        for names in self.segments:
+            parts = self._committed[names[-1]]
+            if self.units and not parts:
                 continue
-            rows, accounts = self._ask(unit, kept(rows))
-            parts["ask"].append(accounts)
-            parts["augment"].append(self._augment(unit, kept(rows)))
-        self._account(parts)
-        self._describe()
-        return self
+            accounts = total(list(names), parts)
+            for account in accounts:
+                self._enter(account)
+            if len(parts) == len(self.units):
+                self._write_done(names[-1], accounts)
+        schema = pa.Table.from_pylist([asdict(Unit("", "", "", "", 0, 0, 0))]).schema
+        table = pa.Table.from_pylist([asdict(unit) for unit in self.units], schema)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        self.storage.write_bytes("units.parquet", sink.getvalue())
+        return self.save()
+
+    def add_artifact_stage(
+        self, stage: str, figures: Mapping[str, Any] | None = None, **counts: int
+    ) -> None:
+        """Add a stage that passes all rows through.
+
+        Args:
+            stage: its name.
+            figures: its figures in ``metrics.json``; None: it makes no files.
+            counts: its counters.
+        """
+        rows = self.ledger.entries[-1].account.kept
+        account = StageAccount(stage, rows_in=rows, kept=rows, counts=dict(counts), seconds=2.0)
+        self._enter(account)
+        self._write_done(stage, [account])
+        if figures is not None:
+            self.metrics[stage] = figures
+            self.write_metrics()
 
     def save(self, status: Status = "succeeded", message: str | None = None) -> MadeRun:
+        """Write the ledger."""
         self.ledger.status, self.ledger.message = status, message
         self.ledger.save(self.storage)
         return self
 
-    def row_id(self, position: int) -> str:
-        return source_row_id(FILE_ID, position)
+    def _enter(self, account: StageAccount) -> None:
+        self.accounts[account.name] = account
+        index = len(self.ledger.entries)
+        self.ledger.entries.append(LedgerEntry(index, f"print-{account.name}", account))
 
-    def _tidy(self, unit: Unit, texts: Sequence[str]) -> tuple[pa.Table, list[StageAccount]]:
-        ids = [source_row_id(FILE_ID, unit.first_row + i) for i in range(len(texts))]
-        read = with_envelope(pa.table({"text": pa.array(texts, pa.string())}), ids)
-        rows = drop(read, pc.match_substring(read["text"], "spam"), "tidy:spam: it says so")
-        rows = _by(rows, "tidy")
-        source = StageAccount.of("source", read.num_rows, read)
-        tidy = StageAccount.of("tidy", read.num_rows, rows)
-        tidy.counts, tidy.seconds = {"looked at": len(texts)}, 0.25
-        return rows, self._commit("tidy", unit, rows, [source, tidy])
-
-    def _ask(self, unit: Unit, rows: pa.Table) -> tuple[pa.Table, list[StageAccount]]:
-        journal = Journal(self.storage, "ask", unit.unit_id)
-        usage = LlmUsage()
-        new = []
-        for text, row_id in zip(rows["text"].to_pylist(), rows["row_id"].to_pylist(), strict=True):
-            answer = "!" if "boom" in text else f"{text}, rewritten"
-            journal.append(
-                f"key-{row_id}",
-                row_id,
-                "tiny-writer",
-                Response(answer, "stop", 10, 3, cost_usd=0.25),
-            )
-            if "boom" in text:
-                journal.reject(f"key-{row_id}")
-            usage.add(LlmUsage(1, 0, 0, 10, 3, 0, 0.25))
-            new.append(text if "boom" in text else answer)
-        journal.close()
-        out = set_column(rows, "original_text", rows["text"])
-        out = set_column(out, "text", pa.array(new, pa.string()))
-        out = _by(
-            fail(out, pc.match_substring(out["text"], "boom"), "llm:unusable: too short"), "ask"
-        )
-        account = StageAccount.of("ask", rows.num_rows, out)
-        account.llm, account.seconds = usage, 12.0
-        return out, self._commit("ask", unit, out, [account])
-
-    def _augment(self, unit: Unit, rows: pa.Table) -> list[StageAccount]:
-        ids = rows["row_id"].to_pylist()
-        twins = set_column(rows, "parent_id", rows["row_id"])
-        made = pa.array([created_row_id(i, "augment", 0) for i in ids], pa.string())
-        twins = set_column(twins, "row_id", made)
-        twins = set_column(twins, "text", pc.utf8_upper(rows["text"]))
-        out = pa.concat_tables([rows, twins], promote_options="default")
-        return self._commit("augment", unit, out, [StageAccount.of("augment", rows.num_rows, out)])
-
-    def _commit(
-        self, name: str, unit: Unit, rows: pa.Table, accounts: list[StageAccount]
-    ) -> list[StageAccount]:
-        write_part(
-            self.storage,
-            part_path(FOLDERS[name], unit.unit_id),
-            rows,
-            fingerprint=f"print-{name}",
-            input_digest="input",
-            accounts=accounts,
-        )
-        return accounts
-
-    def _account(self, parts: dict[str, list[list[StageAccount]]]) -> None:
-        index = 0
-        for name, units in parts.items():
-            names = ["source", "tidy"] if name == "tidy" else [name]
-            for account in total(names, units) if units or not self.units else []:
-                self.ledger.entries.append(LedgerEntry(index, f"print-{account.name}", account))
-                self.accounts[account.name] = account
-                index += 1
-            done = Done(f"print-{name}", "input", "digest", len(units), total(names, units))
-            if len(units) == len(self.units):
-                done.save(self.storage, FOLDERS[name])
-        self.ledger.seconds = 73.0
-
-    def _describe(self) -> None:
-        self.storage.write_bytes("config.yaml", CONFIG.encode())
-        about = {"python": "3.11.2", "cpus": 2, "processor": "abacus", "memory_gib": 1, "seed": 7}
-        self.storage.write_bytes(
-            "environment.json", orjson.dumps({**about, "packages": {"ray": "2.60.0"}})
-        )
-        sink = pa.BufferOutputStream()
-        schema = pa.Table.from_pylist([asdict(_EXAMPLE)]).schema
-        pq.write_table(pa.Table.from_pylist([asdict(unit) for unit in self.units], schema), sink)
-        self.storage.write_bytes("units.parquet", sink.getvalue())
-
-
-_EXAMPLE = Unit("u", "data/in.csv", "csv", FILE_ID, 0, 0, 0)
-
-
-def _by(rows: pa.Table, stage: str) -> pa.Table:
-    marked = pc.not_equal(rows["status"], "kept")
-    return set_column(rows, "stage", pc.if_else(marked, stage, rows["stage"]))
+    def _write_done(self, stage: str, accounts: Sequence[StageAccount]) -> None:
+        done = Done(f"print-{stage}", "input", "digest", len(self.units), list(accounts))
+        done.save(self.storage, self.folder(stage))
 
 
 TEXTS = ["one", "two spam", "three", "four boom", "five", "six spam", "seven", "eight"]
+SEGMENTS = (("source", "tidy"), ("ask",), ("augment",))
+FOLDERS = {"tidy": "stages/01-tidy", "ask": "stages/02-ask", "augment": "stages/03-augment"}
+CONFIG = {
+    "name": "made-run",
+    "seed": 7,
+    "llms": {
+        "writer": {"model": "tiny-writer", "usd_per_million": {"prompt": 1.0, "completion": 2.0}}
+    },
+    "stages": {"ask": {"llm": "writer"}},
+}
 
 
 def made_run(folder: str, texts: Sequence[str] = TEXTS, ask_units: int | None = None) -> MadeRun:
-    return MadeRun(Storage(folder)).write(texts, ask_units=ask_units).save()
+    """Write the small run.
+
+    Args:
+        folder: where to.
+        texts: of the source's rows; four make a unit.
+        ask_units: only as many units get beyond ``tidy``; None: all.
+    """
+    run = MadeRun(folder, "made", SEGMENTS, CONFIG)
+    for number, first in enumerate(range(0, len(texts), 4)):
+        unit = run.add_unit(len(texts[first : first + 4]))
+        rows = _tidy(run, unit, texts[first : first + 4])
+        if ask_units is None or number < ask_units:
+            _augment(run, unit, kept(_ask(run, unit, kept(rows))))
+    return run.finish()
+
+
+def _tidy(run: MadeRun, unit: Unit, texts: Sequence[str]) -> pa.Table:
+    ids = [run.row_id(unit.first_row + i) for i in range(len(texts))]
+    read = with_envelope(pa.table({"text": pa.array(texts, pa.string())}), ids)
+    rows = drop(read, pc.match_substring(read["text"], "spam"), "tidy:spam: it says so")
+    rows = _left_at(rows, "tidy")
+    source = StageAccount.of("source", read.num_rows, read)
+    tidy = StageAccount.of("tidy", read.num_rows, rows)
+    tidy.counts, tidy.seconds = {"looked at": len(texts)}, 0.25
+    run.commit(unit, rows, [source, tidy])
+    return rows
+
+
+def _ask(run: MadeRun, unit: Unit, rows: pa.Table) -> pa.Table:
+    journal = Journal(run.storage, "ask", unit.unit_id)
+    usage = LlmUsage()
+    texts = []
+    for text, row_id in zip(rows["text"].to_pylist(), rows["row_id"].to_pylist(), strict=True):
+        answer = "!" if "boom" in text else f"{text}, rewritten"
+        response = Response(answer, "stop", 10, 3, cost_usd=0.25)
+        journal.append(f"key-{row_id}", row_id, "tiny-writer", response)
+        if "boom" in text:
+            journal.reject(f"key-{row_id}")
+        usage.add(LlmUsage(1, 0, 0, 10, 3, 0, 0.25))
+        texts.append(text if "boom" in text else answer)
+    journal.close()
+    out = set_column(rows, "original_text", rows["text"])
+    out = set_column(out, "text", pa.array(texts, pa.string()))
+    out = fail(out, pc.match_substring(out["text"], "boom"), "llm:unusable: too short")
+    out = _left_at(out, "ask")
+    account = StageAccount.of("ask", rows.num_rows, out)
+    account.llm, account.seconds = usage, 12.0
+    run.commit(unit, out, [account])
+    return out
+
+
+def _augment(run: MadeRun, unit: Unit, rows: pa.Table) -> None:
+    ids = rows["row_id"].to_pylist()
+    created = set_column(rows, "parent_id", rows["row_id"])
+    new_ids = pa.array([created_row_id(i, "augment", 0) for i in ids], pa.string())
+    created = set_column(created, "row_id", new_ids)
+    created = set_column(created, "text", pc.utf8_upper(rows["text"]))
+    out = pa.concat_tables([rows, created], promote_options="default")
+    run.commit(unit, out, [StageAccount.of("augment", rows.num_rows, out)])
+
+
+def _left_at(rows: pa.Table, stage: str) -> pa.Table:
+    left = pc.not_equal(rows["status"], "kept")
+    return set_column(rows, "stage", pc.if_else(left, stage, rows["stage"]))

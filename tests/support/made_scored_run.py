@@ -1,27 +1,22 @@
-"""A run of scored rows, made with the engine's own writers: units of rows, one segment."""
+"""A run of scored rows in one segment, and stages that make files of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 from support.made_run import MadeRun
 
-from ray_pipeline.core.rows import source_row_id, with_envelope
-from ray_pipeline.core.storage import Storage
+from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.layout import part_path
-from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry
-from ray_pipeline.rundir.parts import write_part
-from ray_pipeline.rundir.units import Unit, unit_id
 
-FILE_ID = "d" * 32
-CONFIG = "name: made-scored\nsource: {columns: {instruction: i, response: r}}\nstages: {}\n"
+CONFIG = {
+    "name": "made-scored",
+    "source": {"columns": {"instruction": "i", "response": "r"}},
+    "stages": {},
+}
 
 
 def made_scores(rows: int, seed: int = 5) -> dict[str, list[float | None]]:
@@ -65,44 +60,25 @@ def made_scored_run(
         stages: which wrote the rows, all together.
         metrics: ``metrics.json``; its stages made files after these.
     """
-    run = MadeRun(Storage(folder), ledger=Ledger("made-scored"))
+    names = ["source", *stages]
+    run = MadeRun(folder, "made-scored", [names], CONFIG, "data/in.jsonl")
     columns = made_scores(rows) if scores is None else scores
-    data = pa.table({name: _column(values) for name, values in columns.items()})
-    said = texts or [f"Explain the number {i}." for i in range(rows)]
-    responses = [f"{text} It comes after {i - 1}." for i, text in enumerate(said)]
-    data = data.append_column("instruction", pa.array(said, pa.string()))
-    data = data.append_column("response", pa.array(responses, pa.string()))
-    total = StageAccount("source", rows_in=rows, kept=rows)
-    path = f"stages/{len(stages):02d}-{stages[-1]}"
+    instructions = texts or [f"Explain the number {i}." for i in range(rows)]
+    data = {name: _column(values) for name, values in columns.items()}
+    data["instruction"] = pa.array(instructions, pa.string())
+    data["response"] = pa.array(
+        [f"{text} It comes after {i - 1}." for i, text in enumerate(instructions)], pa.string()
+    )
+    table = pa.table(data)
     for first in range(0, rows, unit_rows):
-        number = min(unit_rows, rows - first)
-        uid = unit_id(FILE_ID, first, number)
-        run.units.append(Unit(uid, "data/in.jsonl", "jsonl", FILE_ID, 0, first, number))
-        ids = [source_row_id(FILE_ID, first + i) for i in range(number)]
-        mine = with_envelope(data.slice(first, number), ids)
-        accounts = [StageAccount(name, rows_in=number, kept=number) for name in _names(stages)]
-        write_part(
-            run.storage, part_path(path, uid), mine, fingerprint=f"print-{stages[-1]}",
-            input_digest="input", accounts=accounts,
-        )  # fmt: skip
-    made = list((metrics or {}).keys())
-    for index, name in enumerate([*_names(stages), *made]):
-        account = StageAccount(name, rows_in=total.rows_in, kept=total.kept)
-        run.accounts[name] = account
-        run.ledger.entries.append(LedgerEntry(index, f"print-{name}", account))
-    done = [run.accounts[name] for name in _names(stages)]
-    Done(f"print-{stages[-1]}", "input", "digest", len(run.units), done).save(run.storage, path)
-    if metrics is not None:
-        run.storage.write_bytes("metrics.json", orjson.dumps(metrics))
-    run.storage.write_bytes("config.yaml", CONFIG.encode())
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([asdict(unit) for unit in run.units]), sink)
-    run.storage.write_bytes("units.parquet", sink.getvalue())
+        unit = run.add_unit(min(unit_rows, rows - first))
+        ids = [run.row_id(first + i) for i in range(unit.rows)]
+        accounts = [StageAccount(name, rows_in=unit.rows, kept=unit.rows) for name in names]
+        run.commit(unit, with_envelope(table.slice(first, unit.rows), ids), accounts)
+    run.finish()
+    for stage, figures in (metrics or {}).items():
+        run.add_artifact_stage(stage, figures)
     return run.save()
-
-
-def _names(stages: Sequence[str]) -> list[str]:
-    return ["source", *stages]
 
 
 def _column(values: Sequence[Any]) -> pa.Array:

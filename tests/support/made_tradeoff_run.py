@@ -1,4 +1,4 @@
-"""The made run goes on: an experiment's records, its analysis, and what its models wrote."""
+"""The small made run with an experiment after it: its analysis, and what its models wrote."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-import yaml
 from support.made_cells import VOCABULARY, records
 from support.made_run import MadeRun, made_run
 
 from ray_pipeline.evaluate.experiment.analysis import Question, analyse
 from ray_pipeline.evaluate.experiment.cells import Cell
 from ray_pipeline.evaluate.statistics import estimate
-from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.ledger import LedgerEntry
 from ray_pipeline.stages.experiment.generations import OF_ALL, OF_EACH
 
 STAGES = ("train-subsets", "generations", "analyse")
@@ -37,18 +34,14 @@ def made_tradeoff_run(
         completion: what the models write.
     """
     run = made_run(path)
-    cells = [Cell.of_record(one) for one in (made or records(modes=("epochs", "tokens")))]
+    cells = [Cell.from_json(one) for one in (made or records(modes=("epochs", "tokens")))]
     analysis = analyse(cells, Question(VOCABULARY, target=target, resamples=5))
     run.storage.write_bytes("experiment/analysis.json", orjson.dumps(analysis))
-    kept = run.ledger.entries[-1].account.kept
-    for index, stage in enumerate(STAGES, start=4):
-        account = StageAccount(stage, rows_in=kept, kept=kept, seconds=2.0)
-        run.ledger.entries.append(LedgerEntry(index, f"print-{stage}", account))
-    figures = {"analyse": {"cells": len(cells)}, "train-subsets": {}, "generations": {}}
-    figures["generations"] = _generations(run, [one for one in cells if one.model], completion)
-    run.storage.write_bytes("metrics.json", orjson.dumps(figures))
-    config = {"name": "made-run", "stages": {name: {} for name in ("tidy", "ask", *STAGES)}}
-    run.storage.write_bytes("config.yaml", yaml.safe_dump(config).encode())
+    generations = _generations(run, [cell for cell in cells if cell.model], completion)
+    run.add_artifact_stage("train-subsets", {})
+    run.add_artifact_stage("generations", generations)
+    run.add_artifact_stage("analyse", {"cells": len(cells)})
+    run.write_config({"name": "made-run", "stages": {n: {} for n in ("tidy", "ask", *STAGES)}})
     return run.save()
 
 

@@ -1,4 +1,4 @@
-"""The made run goes on: split, tokenise, search, three trainings and an evaluation.
+"""The small made run with trainings after it: split, tokenise, search, three trainings, evaluation.
 
 Rows go through unchanged; what the stages leave behind is written as the stages write it.
 """
@@ -11,14 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-import yaml
 from support.made_run import FILE_ID, MadeRun, made_run
 
 from ray_pipeline.core.rows import source_row_id
-from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.curve import Curve
-from ray_pipeline.rundir.ledger import Done, LedgerEntry
+from ray_pipeline.rundir.trainings import Curve
 
 #: Behind source, tidy, ask and augment.
 STAGES = (
@@ -40,13 +36,37 @@ QUALITY = {
     "teacher": (2.125, 30.0, 0.5, 0.75, 0.5),
     "student-before": (99_000.0, 0.0, 0.01, 0.02, 0.0),
 }
-HISTORY = [
-    {"trial": 0, "loss": 2.4, "status": "complete", "alpha": 0.5, "learning_rate": 6.795e-5},
-    {"trial": 1, "loss": 2.6, "status": "pruned", "alpha": 0.9, "learning_rate": 2e-4},
-    {"trial": 2, "loss": 2.3, "status": "complete", "alpha": 0.25, "learning_rate": 1e-4},
-    {"trial": 3, "loss": None, "status": "failed", "alpha": 0.1, "learning_rate": 0.5},
-    {"trial": 4, "loss": 2.35, "status": "complete", "alpha": 0.3, "learning_rate": 9e-5},
+#: As the search writes it: ``lowest`` is the lowest loss until then.
+HISTORY: list[dict[str, Any]] = [
+    {
+        "trial": number,
+        "status": status,
+        "loss": loss,
+        "lowest": lowest,
+        "alpha": a,
+        "learning_rate": r,
+    }
+    for number, status, loss, lowest, a, r in (
+        (0, "finished", 2.4, 2.4, 0.5, 6.795e-5),
+        (1, "pruned", 2.6, 2.4, 0.9, 2e-4),
+        (2, "finished", 2.3, 2.3, 0.25, 1e-4),
+        (3, "diverged", None, 2.3, 0.1, 0.5),
+        (4, "finished", 2.35, 2.3, 0.3, 9e-5),
+    )
 ]
+
+
+CONFIG: dict[str, Any] = {
+    "name": "made-run",
+    "llms": {"writer": {"model": "tiny-writer"}},
+    "stages": {
+        "tidy": {},
+        "ask": {"llm": "writer"},
+        "augment": {},
+        **{stage: {} for stage in STAGES},
+        "tokenise": {"text": {"max_tokens": 128}},
+    },
+}
 
 
 def metrics(steps: int) -> dict[str, Any]:
@@ -74,8 +94,9 @@ def metrics(steps: int) -> dict[str, Any]:
         for name, values in QUALITY.items()
     }
     best = {"alpha": 0.25, "beta": 0.2, "temperature": 0.7, "learning_rate": 1e-4}
+    search = {"best_parameters": best, "best_loss": 2.3, "configured_loss": 2.4}
     return {
-        "search": {"best": best, "best_loss": 2.3, "default_loss": 2.4, "history": HISTORY},
+        "search": {**search, "history": HISTORY},
         **{name: {**trained, "validation_loss": ENDS[name]} for name in TRAININGS},
         "evaluate": {"models": models, "rows": 16},
     }
@@ -157,29 +178,16 @@ def made_trained_run(
         change: replaces entries of ``metrics.json``.
     """
     run = made_run(path)
-    rows = run.ledger.entries[-1].account.kept
-    for index, stage in enumerate(STAGES[: STAGES.index(until) + 1], start=4):
-        account = StageAccount(stage, rows_in=rows, kept=rows, seconds=2.0)
-        if stage == "split":
-            account.counts = {"test": 2, "train": 7, "validation": 1}
-        if stage == "tokenise":
-            account.counts = {"answers_cut": 3, "tokens_cut": 41}
+    run.write_config(CONFIG)
+    figures = metrics(steps) | dict(change or {})
+    counts = {
+        "split": {"test": 2, "train": 7, "validation": 1},
+        "tokenise": {"answers_cut": 3, "tokens_cut": 41},
+    }
+    for stage in STAGES[: STAGES.index(until) + 1]:
         if stage in TRAININGS:
             write_curve(run, stage, steps, every)
-        run.accounts[stage] = account
-        run.ledger.entries.append(LedgerEntry(index, f"print-{stage}", account))
-        Done(f"print-{stage}", "input", "digest", 2, [account]).save(run.storage, folder(stage))
-    run.storage.write_bytes("config.yaml", yaml.safe_dump(_config(), sort_keys=False).encode())
-    figures = metrics(steps) | dict(change or {})
-    made = {stage: figures[stage] for stage in figures if stage in run.accounts}
-    run.storage.write_bytes("metrics.json", orjson.dumps(made))
+        run.add_artifact_stage(stage, figures.get(stage), **counts.get(stage, {}))
     if until == "evaluate":
         write_answers(run)
     return run.save()
-
-
-def _config() -> dict[str, Any]:
-    stages: dict[str, Any] = {name: {} for name in ("tidy", "ask", "augment", *STAGES)}
-    stages["ask"] = {"llm": "writer"}
-    stages["tokenise"] = {"text": {"max_tokens": 128}}
-    return {"name": "made-run", "llms": {"writer": {"model": "tiny-writer"}}, "stages": stages}

@@ -86,4 +86,7 @@ def expand(stage: AskStage, row: Row, llm: ScriptedLlm) -> tuple[Row, list[Row]]
 
 
 async def _ask(stage: AskStage, row: Row, llm: ScriptedLlm) -> Row | Drop | Expand:
-    return await stage.ask(row, llm)
+    result = await stage.ask(row, llm)
+    # A prompt is checked against what the stage declares, so that must be what it passes.
+    assert all(set(values) == set(stage.variables or ()) for values in getattr(llm, "asked", ()))
+    return result

@@ -12,16 +12,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT
 from ray_pipeline.core.text import count, dollars, duration, figure, one_line, plain, shortened
+from ray_pipeline.evaluate.text import QUALITY
 from ray_pipeline.report.sections.evaluation import in_order
-from ray_pipeline.report.sections.search import best_parameters, default_loss
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
 from ray_pipeline.rundir.reader import Answer, RunReader
 from ray_pipeline.rundir.rows import Rows
 from ray_pipeline.rundir.trace import Change, Event, Trace
-from ray_pipeline.rundir.trainings import Training, finite, trainings
+from ray_pipeline.rundir.trainings import Training, trainings
 
 #: Characters of one value in `rows`, and of each side of a change in `trace`.
 _VALUE = 160
@@ -314,24 +315,24 @@ def _unfinished(training: Training, running: bool) -> Iterator[str]:
 
 def _evaluated(figures: Mapping[str, Any]) -> Iterator[str]:
     models = figures["models"]
-    for metric, name in (("perplexity", "perplexity"), ("rouge_l", "ROUGE-L")):
+    for metric in (metric for metric in QUALITY if metric.in_status):
         values = [
             f"{plain(model)} {figure(value)}"
             for model in in_order(models)
             if isinstance(models[model], dict)
-            and (value := finite(models[model].get(metric))) is not None
+            and (value := finite(models[model].get(metric.key))) is not None
         ]
         if values:
-            yield f"{name}: {', '.join(values)}"
+            yield f"{metric.label}: {', '.join(values)}"
     if (rows := finite(figures.get("rows"))) is not None:
         yield f"{count(rows)} rows"
 
 
 def _searched(figures: Mapping[str, Any]) -> Iterator[str]:
     yield f"{count(len(figures['history']))} trials"
-    best, default = finite(figures.get("best_loss")), default_loss(figures)
+    best, default = (finite(figures.get(key)) for key in ("best_loss", "configured_loss"))
     if best is not None:
         configured = f" (as configured: {figure(default)})" if default is not None else ""
         yield f"lowest loss {figure(best)}{configured}"
-    if values := best_parameters(figures).items():
-        yield ", ".join(f"{plain(n)} {one_line(value, _VALUE)}" for n, value in values)
+    if isinstance(values := figures.get("best_parameters"), dict) and values:
+        yield ", ".join(f"{plain(n)} {one_line(value, _VALUE)}" for n, value in values.items())

@@ -1,1 +1,1 @@
-"""What an experiment on subsets shows: its cells, verdicts and figures."""
+"""The analysis of an experiment on subsets: cells, statistics, verdicts and figures."""

@@ -1,8 +1,8 @@
 """From the cells of an experiment to its answer: is less, better data enough?
 
 Everything here is pure: records in, plain data out. Losses are in nats per token of the common
-test rows. The figures of a mode are for themselves: trainings of ``epochs`` and ``tokens`` are
-never compared with each other.
+test rows. Each mode is analysed alone: trainings of ``epochs`` and ``tokens`` are never compared
+with each other.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from ray_pipeline.evaluate.experiment.threshold import by_intervals, by_rule, re
 from ray_pipeline.evaluate.statistics import CONFIDENCE, Estimate, estimate, perplexity_of
 from ray_pipeline.rundir.layout import CONTROL
 
-#: Modes in the order in which they are told.
+#: Modes in the order in which they are reported.
 MODES = ("epochs", "tokens")
-#: Points of a mean learning curve that are kept.
+#: Points of a mean learning curve at most.
 _CURVE = 80
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of an experiment.
+    """The parameters of an analysis.
 
     Attributes:
-        vocabulary: tokens that the untrained model chooses from.
-        target: perplexity whose time is asked for; None: the lowest that all cells of a mode reach.
-        better_by: share by which a perplexity must be lower to count as better: the seed's 10%.
+        vocabulary: number of tokens that an untrained model chooses from.
+        target: perplexity to which time and tokens are measured; None: the lowest that all cells of
+            a mode reach.
+        better_by: fraction by which a perplexity must be lower to count as better; 10% in the
+            original experiment.
         confidence: of all intervals.
         resamples: of the scaling law's bootstrap.
-        seed: of that drawing.
+        seed: of the bootstrap.
     """
 
     vocabulary: int
@@ -57,7 +59,7 @@ def analyse(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
 
     Args:
         cells: in any order.
-        question: what is asked.
+        question: the parameters.
 
     Returns:
         Plain data, the content of ``analysis.json``.
@@ -79,9 +81,9 @@ def analyse(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
             if cell.diverged
         ],
         "modes": {
-            mode: _mode(found, question)
+            mode: _mode(of_mode, question)
             for mode in modes
-            if (found := [cell for cell in cells if cell.mode == mode])
+            if (of_mode := [cell for cell in cells if cell.mode == mode])
         },
     }
 
@@ -110,10 +112,10 @@ def _why(cell: Cell) -> str:
 
 def _mode(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
     mode = cells[0].mode
-    found = groups(cells, mode)
-    target = _target(found, question)
-    subsets = [group for group in found if not group.first.control]
-    controls = {group.first.of: group for group in found if group.first.control}
+    every = groups(cells, mode)
+    target = _target(every, question)
+    subsets = [group for group in every if not group.first.control]
+    controls = {group.first.of: group for group in every if group.first.control}
     rule = by_rule(subsets, question.better_by)
     enough = by_intervals(subsets, question.better_by, question.confidence)
     compared = [
@@ -128,20 +130,20 @@ def _mode(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
     }
     return {
         "target": target,
-        "subsets": [_figures(group, target, question) for group in found],
+        "subsets": [_figures(group, target, question) for group in every],
         "controls": compared,
         "threshold": {"rule": rule, "intervals": enough},
         "scaling": {name: law.to_json() for name, law in laws.items()},
-        "notes": list(dict.fromkeys(_notes(cells, found))),
+        "notes": list(dict.fromkeys(_notes(cells, every))),
         "recommendation": recommendations(subsets, rule, enough, compared, question.better_by),
     }
 
 
-def _target(found: Sequence[Group], question: Question) -> dict[str, Any]:
-    """The perplexity whose time is asked for, and where it is from."""
+def _target(every: Sequence[Group], question: Question) -> dict[str, Any]:
+    """The perplexity to which time is measured, and where it is from."""
     if question.target is not None:
         return {"perplexity": question.target, "from": "configuration"}
-    loss = common_loss(cell.curve for group in found for cell in group.cells)
+    loss = common_loss(cell.curve for group in every for cell in group.cells)
     return {"perplexity": None if loss is None else perplexity_of(loss), "from": "all cells"}
 
 
@@ -192,28 +194,25 @@ def _share(part: float, whole: float) -> float | None:
 
 
 def _to_target(cells: Sequence[Cell], target: float | None, confidence: float) -> dict[str, Any]:
-    """Time and tokens to the target; null unless every seed gets there.
+    """Time and tokens to the target; null unless every seed reaches it.
 
-    The mean over those seeds alone that got there would favour a subset whose slow seeds fail.
+    A mean over the seeds that reach it would favour a subset whose slow seeds fail.
     """
-    found = [reached(cell.curve, math.log(target)) for cell in cells] if target else []
-    there = [one for one in found if one is not None]
+    points = [reached(cell.curve, math.log(target)) for cell in cells] if target else []
+    there = [point for point in points if point is not None]
 
     def mean(value: Callable[[Reached], float]) -> Estimate | None:
-        return estimate([value(one) for one in there], confidence) if _all(there, cells) else None
+        all_there = bool(there) and len(there) == len(cells)
+        return estimate([value(point) for point in there], confidence) if all_there else None
 
-    seconds, tokens = mean(lambda one: one.seconds), mean(lambda one: one.tokens)
+    seconds, tokens = mean(lambda point: point.seconds), mean(lambda point: point.tokens)
     return {
         "reached": len(there),
         "seeds": len(cells),
-        "at_most": any(one.at_most for one in there),
+        "at_most": any(point.at_most for point in there),
         "seconds": None if seconds is None else seconds.to_json(),
         "tokens": None if tokens is None else tokens.to_json(),
     }
-
-
-def _all(there: Sequence[Reached], cells: Sequence[Cell]) -> bool:
-    return bool(there) and len(there) == len(cells)
 
 
 def _curve(cells: Sequence[Cell]) -> list[dict[str, float]]:
@@ -225,7 +224,7 @@ def _curve(cells: Sequence[Cell]) -> list[dict[str, float]]:
 
 
 def _sizes(of: Iterable[Group]) -> dict[int, list[tuple[float, float]]]:
-    """Tokens and loss of every training by its seed."""
+    """Tokens and loss of each training, by seed."""
     points: dict[int, list[tuple[float, float]]] = {}
     for group in of:
         for seed, loss in group.losses.items():
@@ -233,7 +232,7 @@ def _sizes(of: Iterable[Group]) -> dict[int, list[tuple[float, float]]]:
     return points
 
 
-def _notes(cells: Sequence[Cell], found: Sequence[Group]) -> Iterator[str]:
+def _notes(cells: Sequence[Cell], every: Sequence[Group]) -> Iterator[str]:
     """What a reader must know beside the figures."""
     diverged = [cell for cell in cells if cell.diverged]
     if diverged:
@@ -241,7 +240,7 @@ def _notes(cells: Sequence[Cell], found: Sequence[Group]) -> Iterator[str]:
             f"{len(diverged)} of {len(cells)} trainings diverged and are left out: "
             + ", ".join(cell.name for cell in diverged)
         )
-    there = {group.first.subset for group in found}
+    there = {group.first.subset for group in every}
     for name in dict.fromkeys(cell.subset for cell in cells):
         if name not in there:
             yield f"{name}: every training diverged, so it has no figures"
@@ -251,7 +250,7 @@ def _notes(cells: Sequence[Cell], found: Sequence[Group]) -> Iterator[str]:
         ours = trained.get((cell.of, cell.seed, cell.learning_rate))
         if cell.control and ours == same[cell.name]:
             yield f"{cell.of}: its control has the same rows, so there is nothing to compare"
-    for group in found:
+    for group in every:
         if len(group.losses) == 1:
             yield f"{group.first.subset}: one seed, so its figures have no interval"
         if not group.first.control and group.first.subset + CONTROL not in there:

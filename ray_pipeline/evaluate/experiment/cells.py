@@ -15,6 +15,7 @@ from typing import Any, Literal
 import orjson
 
 from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.layout import CELLS, CONTROL, INDEX
 
@@ -182,8 +183,8 @@ class Cell(CellPlan):
                 seconds=float(record["seconds"]),
                 parameters=_count(record["parameters"]),
                 evaluations=tuple(_evaluation(point) for point in record["curve"]),
-                validation_loss=_finite(record["validation_loss"]),
-                test_loss=_finite(record["test_loss"]),
+                validation_loss=_loss(record["validation_loss"]),
+                test_loss=_loss(record["test_loss"]),
                 test_tokens=_count(record["test_tokens"]),
                 model=record.get("model"),
                 diverged_because=record.get("diverged"),
@@ -198,13 +199,17 @@ class Cell(CellPlan):
 
 def _evaluation(point: Mapping[str, Any]) -> Evaluation:
     return Evaluation(
-        int(point["step"]), int(point["tokens"]), float(point["seconds"]), _finite(point["loss"])
+        int(point["step"]), int(point["tokens"]), float(point["seconds"]), _loss(point["loss"])
     )
 
 
-def _finite(value: Any) -> float | None:
-    """JSON has null for a number that is not finite, and some writers NaN."""
-    return None if value is None or not math.isfinite(float(value)) else float(value)
+def _loss(value: Any) -> float | None:
+    """A loss, None where it is null or not finite.
+
+    Raises:
+        ValueError: it is a text that is no number.
+    """
+    return None if value is None else finite(float(value))
 
 
 def _count(value: Any) -> int | None:

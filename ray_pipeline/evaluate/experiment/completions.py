@@ -1,8 +1,8 @@
-"""What drawn completions of one instruction are worth, without a judge.
+"""Measures of sampled completions of one instruction, without a judge.
 
-All measures lie between 0 and 1, more is better, and an empty completion gets 0. They are made to
-compare models on the same instructions, and each can be fooled alone: read them together, beside
-the values of the references.
+All measures lie between 0 and 1, higher is better, and an empty completion gets 0. They compare
+models on the same instructions. Each can be fooled alone: read them together, beside the values of
+the reference responses.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise
 
 _WORD = re.compile(r"\w+")
-#: Letters of a content word, at least.
+#: Minimum letters of a content word.
 _CONTENT = 4
-#: English words of that length that say nothing of what a text is about.
+#: English words of that length that carry no content.
 _EMPTY = frozenset(
     _WORD.findall(
         "about above after again against also been before being below between both could does "
@@ -36,14 +36,14 @@ def words(text: str) -> list[str]:
 
 
 def fresh(text: str, length: int = 4) -> float:
-    """1 − the share of 4-grams of words that stood in the text before.
+    """1 − the fraction of word 4-grams that repeat an earlier one of the text.
 
-    A text too short for two of them repeats nothing.
+    A text that is too short for two 4-grams repeats nothing.
     """
-    said = words(text)
-    if not said:
+    tokens = words(text)
+    if not tokens:
         return 0.0
-    grams = [tuple(said[at : at + length]) for at in range(len(said) - length + 1)]
+    grams = [tuple(tokens[at : at + length]) for at in range(len(tokens) - length + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
@@ -53,32 +53,32 @@ def word_pairs(texts: Iterable[str]) -> Pairs:
 
 
 def known_pairs(text: str, known: Pairs) -> float:
-    """The share of a text's pairs of neighbouring words that people have written.
+    """The fraction of a text's pairs of neighbouring words that occur in human texts.
 
-    A text of one word has none: it gets 1.
+    A text of one word has no pairs: it gets 1.
     """
-    said = words(text)
-    if not said:
+    tokens = words(text)
+    if not tokens:
         return 0.0
-    pairs = list(pairwise(said))
+    pairs = list(pairwise(tokens))
     return sum(pair in known for pair in pairs) / len(pairs) if pairs else 1.0
 
 
 def coherence(text: str, known: Pairs) -> float:
-    """Share of new 4-grams times share of known word pairs.
+    """The fraction of new 4-grams times the fraction of known word pairs.
 
-    The first falls where a model goes in circles, the second where it throws words together: the
-    two ways in which small models fail. It says nothing of sense beyond neighbouring words.
+    The first falls where a model repeats itself, the second where it combines words at random: the
+    two ways in which small models fail. It does not measure sense beyond neighbouring words.
     """
     return fresh(text) * known_pairs(text, known)
 
 
 def distinct(texts: Sequence[str], length: int) -> float:
-    """Different n-grams of all texts together, as a share of all (Li et al. 2016, distinct-n)."""
+    """Different n-grams of all texts, as a fraction of all n-grams (distinct-n, Li et al. 2016)."""
     grams = [
-        tuple(said[at : at + length])
-        for said in map(words, texts)
-        for at in range(len(said) - length + 1)
+        tuple(tokens[at : at + length])
+        for tokens in map(words, texts)
+        for at in range(len(tokens) - length + 1)
     ]
     return len(set(grams)) / len(grams) if grams else 0.0
 
@@ -86,8 +86,8 @@ def distinct(texts: Sequence[str], length: int) -> float:
 def diversity(texts: Sequence[str]) -> float:
     """How much completions of one instruction differ: the mean of 1 − ROUGE-L over their pairs.
 
-    Empty ones are equal to each other, and as far as can be from all others. One alone has no
-    pairs: 0.
+    Empty completions equal each other and differ from all others by 1. A single completion has no
+    pairs and gets 0.
     """
     from ray_pipeline.evaluate.text import rouge_l
 
@@ -103,7 +103,7 @@ def diversity(texts: Sequence[str]) -> float:
 
 
 def content_words(text: str) -> frozenset[str]:
-    """Different words of four letters or more that say what a text is about, without a plural s."""
+    """Different content words of a text: four letters or more, without a plural s."""
     return frozenset(
         word.removesuffix("s")
         for word in words(text)
@@ -112,17 +112,17 @@ def content_words(text: str) -> frozenset[str]:
 
 
 def follows(instruction: str, completion: str) -> float | None:
-    """The share of an instruction's content words that its completion takes up.
+    """The fraction of an instruction's content words that its completion contains.
 
-    A stand-in for following it: an answer to another question does not take them up. It cannot
-    tell an answer from an echo. None: the instruction has no content words.
+    A proxy for following the instruction: an answer to another question does not contain them. It
+    cannot tell an answer from an echo. None if the instruction has no content words.
     """
     asked = content_words(instruction)
     return len(asked & content_words(completion)) / len(asked) if asked else None
 
 
 def length_fit(tokens: int, reference: int) -> float:
-    """The shorter length by the longer one: 1 for the reference's own length, 0 for nothing."""
+    """The shorter length divided by the longer: 1 for the reference's length, 0 if empty."""
     if tokens <= 0 or reference <= 0:
         return 0.0
     return min(tokens, reference) / max(tokens, reference)

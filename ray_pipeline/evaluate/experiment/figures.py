@@ -1,4 +1,4 @@
-"""The figures of an experiment as PNG, for papers and slides; the page has its own."""
+"""The figures of an experiment as PNG, for papers and slides; the report draws its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CURVES = "figures/learning_curves.png"
 FIGURES = (SIZE, EFFICIENCY, CURVES)
 
 _SUBSET, _CONTROL, _QUIET = "#0a6b70", "#d9912b", "#60686f"
-#: Told apart by people who see no red or green, too (Okabe and Ito).
+#: Distinguishable with red-green colour blindness (Okabe and Ito).
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#94653a")
 _MODES = {
     "epochs": "each subset with its own epochs",
@@ -30,8 +30,8 @@ def write_figures(storage: Storage, analysis: Mapping[str, Any], dpi: int = 300)
 
     Args:
         storage: the run directory.
-        analysis: of `evaluate.tradeoff.analyse`.
-        dpi: dots an inch.
+        analysis: the result of `analysis.analyse`.
+        dpi: dots per inch.
     """
     drawings = {SIZE: _size, EFFICIENCY: _efficiency, CURVES: _curves}
     for path, draw in drawings.items():
@@ -41,7 +41,7 @@ def write_figures(storage: Storage, analysis: Mapping[str, Any], dpi: int = 300)
 def _png(
     modes: Mapping[str, Any], draw: Callable[[Any, Mapping[str, Any]], None], dpi: int
 ) -> bytes:
-    # Without pyplot, which keeps figures and a choice of screen for the whole process.
+    # Without pyplot, which has global state: open figures, and a backend.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -86,7 +86,7 @@ def _size(panel: Any, found: Mapping[str, Any]) -> None:
 
 
 def _name_sizes(panel: Any, of: Sequence[Mapping[str, Any]]) -> None:
-    """The subsets themselves as the ticks of an axis of rows."""
+    """Label the axis of rows with the subsets."""
     panel.set_xscale("log")
     ticks = [f"{one['subset']}\n{one['rows']:,}" for one in of]
     panel.set_xticks([one["rows"] for one in of], ticks, fontsize=9)
@@ -94,7 +94,7 @@ def _name_sizes(panel: Any, of: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _plain_numbers(axis: Any) -> None:
-    """A few numbers as people write them, where a logarithmic axis would have powers of ten."""
+    """Label a logarithmic axis with plain numbers instead of powers of ten."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -107,13 +107,13 @@ def _is_drawn(one: Mapping[str, Any]) -> bool:
 
 
 def _ends(perplexity: Mapping[str, Any]) -> tuple[float, float]:
-    """The interval; the mean twice where there is none, or none that can be drawn."""
+    """The ends of the interval; the mean twice if there is none, or it is infinite."""
     low, high, mean = (perplexity[name] for name in ("low", "high", "mean"))
     return (mean, mean) if low is None or not math.isfinite(high) else (low, high)
 
 
 def _efficiency(panel: Any, found: Mapping[str, Any]) -> None:
-    """Time to the target as bars; a subset that does not get there has none, and says so."""
+    """Time to the target as bars; a subset that does not reach it is labelled so."""
     target = found["target"]["perplexity"]
     subsets: Sequence[Mapping[str, Any]] = found["subsets"]
     seconds = [(one["to_target"]["seconds"] or {}).get("mean") for one in subsets]
@@ -146,7 +146,7 @@ def _unit(seconds: float) -> tuple[float, str]:
 
 
 def _curves(panel: Any, found: Mapping[str, Any]) -> None:
-    """Perplexity on the validation rows against tokens; a control has its subset's colour."""
+    """Perplexity on the validation rows against tokens; a control has the colour of its subset."""
     from matplotlib.ticker import EngFormatter
 
     names = list(dict.fromkeys(one["of"] for one in found["subsets"]))

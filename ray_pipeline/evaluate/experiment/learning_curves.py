@@ -1,4 +1,4 @@
-"""When a training reaches a loss: read from its real learning curve, never scaled from its end."""
+"""When a training reaches a loss, by its learning curve."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ray_pipeline.evaluate.experiment.cells import Point
 
 @dataclass(frozen=True)
 class Reached:
-    """The point at which a curve first comes down to a loss.
+    """The point at which a curve first falls to a loss.
 
     Attributes:
-        tokens: learnt until then.
-        seconds: trained until then.
-        at_most: whether the first evaluation was already below it, so that it was passed somewhere
-            before: the figures are upper bounds.
+        tokens: seen until then.
+        seconds: of training until then.
+        at_most: whether the first evaluation was already below the loss: then the figures are upper
+            bounds.
     """
 
     tokens: float
@@ -27,9 +27,9 @@ class Reached:
 
 
 def reached(curve: Sequence[Point], loss: float) -> Reached | None:
-    """Where a curve first comes down to a loss; None where it never does.
+    """Where a curve first falls to a loss; None if it never does.
 
-    Between two evaluations the loss is taken to fall in a straight line over tokens and seconds.
+    Between two evaluations the loss is interpolated linearly over tokens and seconds.
 
     Args:
         curve: finite evaluations in order.
@@ -39,7 +39,7 @@ def reached(curve: Sequence[Point], loss: float) -> Reached | None:
         return None
     first = curve[0]
     if first.loss <= loss:
-        # An evaluation before the first step is exact: nothing lies before it.
+        # An evaluation before the first step is exact.
         return Reached(first.tokens, first.seconds, at_most=first.tokens > 0)
     for before, after in pairwise(curve):
         if after.loss <= loss:
@@ -52,18 +52,18 @@ def reached(curve: Sequence[Point], loss: float) -> Reached | None:
 
 
 def common_loss(curves: Iterable[Sequence[Point]]) -> float | None:
-    """The lowest loss that every curve reaches; None where one has no evaluation, or none is."""
+    """The lowest loss that every curve reaches; None if a curve is empty, or there are none."""
     lowest = [min((point.loss for point in curve), default=None) for curve in curves]
     known = [loss for loss in lowest if loss is not None]
     return max(known) if known and len(known) == len(lowest) else None
 
 
 def mean_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:
-    """The mean over seeds of the first, the second, ..., the last evaluation of each.
+    """The mean curve of several seeds: of their first, second, ..., last evaluations.
 
-    Of tokens and seconds too: seeds see the rows in another order, so after as many steps they have
-    learnt a few tokens more or less. As many points as the shortest curve has; where another one
-    has more, those at the same share of it.
+    Tokens and seconds are means, too: seeds see rows in different orders, so the same number of
+    steps differs by a few tokens. The curve has as many points as the shortest one; of a longer
+    curve the points at the same fractions are used.
     """
     number = min(map(len, curves), default=0)
     points = []

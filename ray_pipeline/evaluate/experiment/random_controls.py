@@ -1,4 +1,4 @@
-"""What selecting by quality does: a subset against random rows, as many as it has."""
+"""The effect of selecting by quality: each subset against the same number of random rows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ def against_random(
 
     Args:
         group: the subset.
-        control: its own; None: it has none.
-        controls: all of them, the smallest first.
+        control: the subset's control; None if it has none.
+        controls: all controls, the smallest first.
         confidence: of the interval.
 
     Returns:
-        The ``difference`` of loss, subset minus control, paired by seed, and what that is as a
+        The ``difference`` of loss, subset minus control, paired by seed; the same as a
         ``perplexity_ratio``; the ``verdict``: ``helps``, ``hurts``, ``undecided`` (the interval
-        holds 0) or ``unknown`` (there is none); and ``worth_random_rows``.
+        contains 0) or ``unknown`` (there is no interval); and ``worth_random_rows``, the number of
+        random rows with the same loss.
     """
     difference = (
         None if control is None else paired_difference(group.losses, control.losses, confidence)
@@ -51,13 +52,12 @@ def _verdict(difference: Estimate | None) -> str:
 
 
 def _worth(group: Group, controls: Sequence[Group]) -> dict[str, Any] | None:
-    """How many random rows give the same mean loss: straight lines between controls, in log rows.
+    """The number of random rows with the same mean loss, interpolated linearly in log rows.
 
-    Where even the largest control is not as good, it is more than that one has; where the smallest
-    one is better, less.
+    Beyond the largest control it is ``more than`` its rows, below the smallest ``less than``.
     """
     loss = _mean(group)
-    known = [(one.first.rows, _mean(one)) for one in controls if one.first.rows]
+    known = [(each.first.rows, _mean(each)) for each in controls if each.first.rows]
     if len(known) < 2:
         return None
     if loss > known[0][1]:

@@ -22,9 +22,9 @@ PARAMETERS = 3
 #: Residuals of log loss above this count linearly: a stray training does not bend the law.
 _HUBER = 0.03
 _STEEPEST = 4.0
-#: Where the search for the best fit begins: share of E in the loss, and beta.
+#: Starting points of the fit: fraction of E in the loss, and beta.
 _STARTS = [(share, beta) for share in (0.1, 0.5, 0.9) for beta in (0.1, 0.4, 1.2)]
-#: Below this share of the loss, what the data takes away is nothing.
+#: E counts as 0 below this fraction of E + B.
 _NOTHING = 1e-6
 
 
@@ -33,15 +33,15 @@ class ScalingLaw:
     """A fit.
 
     Attributes:
-        e: loss that remains.
-        b: how much there is to lose, at one token.
+        e: irreducible loss.
+        b: reducible loss at one token.
         beta: exponent.
         residual: root mean square of log loss, measured minus fitted.
         sizes: different sizes that it was fitted to.
         seeds: of the trainings.
         intervals: of ``e`` and ``beta``: middle 95% of fits to resampled seeds; empty where there
             is one seed.
-        remarks: what keeps the fit from being more than a line through points.
+        remarks: reasons to distrust the fit.
     """
 
     e: float
@@ -54,7 +54,7 @@ class ScalingLaw:
     remarks: tuple[str, ...]
 
     def loss(self, size: float) -> float:
-        """What the law says of a size."""
+        """The predicted loss at a size."""
         return float(self.e + self.b * size**-self.beta)
 
     def to_json(self) -> dict[str, Any]:
@@ -78,17 +78,17 @@ def fit(points: Points, resamples: int = 200, seed: int = 0) -> ScalingLaw | NoL
     """Fit the law to trainings of several sizes and seeds.
 
     Least squares on log loss, Huber's beyond 3%, with E and B not negative. The uncertainty is a
-    bootstrap over seeds: a seed's trainings of all sizes are drawn together.
+    bootstrap over seeds: all trainings of a seed are resampled together.
 
     Args:
         points: of each seed, size and loss of every training.
-        resamples: of the bootstrap; equal ones are fitted once.
-        seed: of the bootstrap's drawing.
+        resamples: of the bootstrap; equal resamples are fitted once.
+        seed: of the bootstrap.
 
     Returns:
         The law, or why none can be fitted.
     """
-    every = np.array([point for one in points.values() for point in one], dtype=float)
+    every = np.array([point for of_seed in points.values() for point in of_seed], dtype=float)
     every = every.reshape(-1, 2)
     sizes = np.unique(every[:, 0])
     if len(sizes) < PARAMETERS:
@@ -99,17 +99,17 @@ def fit(points: Points, resamples: int = 200, seed: int = 0) -> ScalingLaw | NoL
     ends = [every[every[:, 0] == size, 1].mean() for size in (sizes[0], sizes[-1])]
     if ends[1] >= ends[0]:
         return NoLaw("the loss does not fall from the smallest size to the largest")
-    found = _fitted(every, _STARTS)
+    best = _fitted(every, _STARTS)
     intervals = _intervals(points, resamples, seed)
     return ScalingLaw(
-        e=found.e,
-        b=found.b,
-        beta=found.beta,
-        residual=found.residual,
+        e=best.e,
+        b=best.b,
+        beta=best.beta,
+        residual=best.residual,
         sizes=len(sizes),
         seeds=len(points),
         intervals=intervals,
-        remarks=tuple(_remarks(found, len(sizes), len(points))),
+        remarks=tuple(_remarks(best, len(sizes), len(points))),
     )
 
 
@@ -122,7 +122,7 @@ class _Fit:
 
 
 def _fitted(points: npt.NDArray[Any], starts: Sequence[tuple[float, float]]) -> _Fit:
-    """The best fit of all that start from some shares of E in the loss, and exponents."""
+    """The best of the fits from several starting points."""
     from scipy.optimize import least_squares
 
     sizes, log_loss = points[:, 0], np.log(points[:, 1])
@@ -149,7 +149,7 @@ def _fitted(points: npt.NDArray[Any], starts: Sequence[tuple[float, float]]) -> 
             )
             for share, beta in starts
         ),
-        key=lambda found: found.cost,
+        key=lambda fitted: fitted.cost,
     )
     e, at_middle, beta = map(float, best.x)
     residual = float(np.sqrt(np.mean(residuals(best.x) ** 2)))
@@ -162,23 +162,23 @@ def _intervals(points: Points, resamples: int, seed: int) -> dict[str, tuple[flo
     draw = np.random.default_rng(seed)
     seeds = sorted(points)
     known: dict[tuple[int, ...], _Fit] = {}
-    found = []
+    fits = []
     for _ in range(resamples):
         drawn = tuple(sorted(draw.choice(seeds, len(seeds)).tolist()))
         if drawn not in known:
-            drawn_points = [point for one in drawn for point in points[one]]
+            drawn_points = [point for number in drawn for point in points[number]]
             known[drawn] = _fitted(np.array(drawn_points, dtype=float), _STARTS[::4])
-        found.append(known[drawn])
+        fits.append(known[drawn])
     return {
         name: (
-            float(np.quantile([getattr(one, name) for one in found], 0.025)),
-            float(np.quantile([getattr(one, name) for one in found], 0.975)),
+            float(np.quantile([getattr(each, name) for each in fits], 0.025)),
+            float(np.quantile([getattr(each, name) for each in fits], 0.975)),
         )
         for name in ("e", "beta")
     }
 
 
-def _remarks(found: _Fit, sizes: int, seeds: int) -> list[str]:
+def _remarks(law: _Fit, sizes: int, seeds: int) -> list[str]:
     remarks = []
     if sizes == PARAMETERS:
         remarks.append(
@@ -189,9 +189,9 @@ def _remarks(found: _Fit, sizes: int, seeds: int) -> list[str]:
         remarks.append("one seed: no uncertainty can be given")
     elif seeds < 10:
         remarks.append(f"a bootstrap over {seeds} seeds gives intervals that are too narrow")
-    scale = found.e + found.b
-    if found.e < _NOTHING * scale or found.e < 1e-3:
+    scale = law.e + law.b
+    if law.e < _NOTHING * scale or law.e < 1e-3:
         remarks.append("E is at 0, the edge of what is allowed: the sizes do not show the bend")
-    if found.beta > 0.99 * _STEEPEST or found.beta < 1e-4:
+    if law.beta > 0.99 * _STEEPEST or law.beta < 1e-4:
         remarks.append("beta is at the edge of what is allowed: the sizes do not tell it")
     return remarks

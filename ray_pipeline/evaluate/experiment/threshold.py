@@ -1,4 +1,4 @@
-"""The quality threshold: how far down the ranking it pays to go, by a rule and by intervals."""
+"""The quality threshold: the subset that is recommended, by a rule and by intervals."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ray_pipeline.evaluate.statistics import (
 
 
 def by_rule(subsets: Sequence[Group], better_by: float) -> dict[str, Any]:
-    """The seed's rule: the first subset whose perplexity is 10% below that of the next larger one.
+    """The original experiment's rule: the first subset with a perplexity 10% below the next larger.
 
-    Where there is none, it is the largest: quantity matters more than filtering.
+    If there is none, it is the largest: quantity matters more than filtering.
 
     Args:
-        subsets: the best quality, which is the smallest one, first.
-        better_by: the rule's 10%, as a share.
+        subsets: the smallest subset, which has the best quality, first.
+        better_by: the rule's 10%, as a fraction.
 
     Returns:
-        The ``subset`` (null where there are not two to compare), ``is_largest``, and each step's
-        ``lower_by``: the share by which the smaller one's perplexity is below the larger one's.
+        The ``subset`` (null if there are not two to compare), ``is_largest``, and each step's
+        ``lower_by``: the fraction by which the smaller one's perplexity is below the larger one's.
     """
     means = {group.first.subset: _loss(group).mean for group in subsets}
     steps: list[dict[str, Any]] = [
@@ -45,7 +45,7 @@ def by_rule(subsets: Sequence[Group], better_by: float) -> dict[str, Any]:
 def by_intervals(
     subsets: Sequence[Group], better_by: float, confidence: float = CONFIDENCE
 ) -> dict[str, Any]:
-    """The smallest subset that is enough: surely better than the largest, or surely not much worse.
+    """The smallest subset that is enough: better than the largest, or at most slightly worse.
 
     Each smaller subset's loss minus the largest one's, paired by seed, has an interval. *Much
     worse* is where the largest one would be better by the rule's 10%: a loss higher by
@@ -54,12 +54,12 @@ def by_intervals(
     - ``better``: the interval lies below 0;
     - ``enough``: it lies below that margin;
     - ``worse``: it lies above that margin;
-    - ``undecided``: it spans the margin: more seeds would tell;
+    - ``undecided``: it spans the margin: more seeds are needed;
     - ``unknown``: there is no interval.
 
     Returns:
-        ``subset``: the smallest one that is better or enough, else the largest; null where not one
-        could be told; ``margin``; and each ``comparison``.
+        ``subset``: the smallest one that is better or enough, else the largest; null if all are
+        unknown; ``margin``; and each ``comparison``.
     """
     margin = -math.log1p(-better_by)
     if len(subsets) < 2:
@@ -76,11 +76,12 @@ def by_intervals(
                 "verdict": _verdict(difference, margin),
             }
         )
-    verdicts = {one["subset"]: one["verdict"] for one in comparisons}
-    found = next((name for name, it in verdicts.items() if it in ("better", "enough")), None)
-    if found is None and set(verdicts.values()) != {"unknown"}:
-        found = largest.first.subset
-    return {"subset": found, "margin": margin, "comparisons": comparisons}
+    verdicts = {each["subset"]: each["verdict"] for each in comparisons}
+    enough = [name for name, verdict in verdicts.items() if verdict in ("better", "enough")]
+    chosen = enough[0] if enough else None
+    if chosen is None and set(verdicts.values()) != {"unknown"}:
+        chosen = largest.first.subset
+    return {"subset": chosen, "margin": margin, "comparisons": comparisons}
 
 
 def _verdict(difference: Estimate | None, margin: float) -> str:
@@ -104,7 +105,7 @@ def recommendations(
     controls: Sequence[Mapping[str, Any]],
     better_by: float,
 ) -> list[str]:
-    """What follows, in sentences that say no more than the figures.
+    """The conclusions in sentences, none of which goes beyond the figures.
 
     Args:
         subsets: the best quality first.

@@ -1,4 +1,4 @@
-"""What the models of an experiment write, side by side, of ``generations.csv``."""
+"""What the models of an experiment write, side by side, from ``generations.csv``."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv as pacsv
-
-from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.text import NONE, count, figure, plain, share, shortened
-from ray_pipeline.rundir.reader import RunReader
-from ray_pipeline.rundir.trainings import finite
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.section import Section
 
 #: The stage, named as in the ledger, and its file.
 STAGE, FILE = "generations", "experiment/generations.csv"
 #: Instructions that are shown, and characters of a text.
 _SHOWN, _TEXT = 2, 300
-_BLOCK = 16 * 2**20
 MEASURES = {
     "coherence": "coherence",
     "diversity": "diversity",
@@ -28,22 +24,21 @@ MEASURES = {
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A model's line: each measure with its interval, in small."""
+class ModelScores:
+    """A model's line: each measure with its confidence interval."""
 
     subset: str
     mode: str
-    values: list[tuple[str, str]]
+    scores: list[tuple[str, str]]
     by_chance: str
-    #: Perplexity under the reference model.
-    reads: str
+    reference_perplexity: str
     ended: str
     empty: str
 
 
 @dataclass(frozen=True)
-class Written:
-    """What one model made of an instruction."""
+class ModelTexts:
+    """What one model wrote for an instruction."""
 
     subset: str
     mode: str
@@ -56,25 +51,25 @@ class Instruction:
 
     text: str
     reference: str
-    models: list[Written]
+    models: list[ModelTexts]
 
 
 @dataclass(frozen=True)
 class Completions:
-    """The part of the section."""
+    """The section."""
 
     prompts: int
     samples: int
     measures: list[str]
-    lines: list[Measured]
-    #: Whether a reference model read them.
-    are_read: bool
-    #: What the references get, for the measures that they can be measured by.
+    lines: list[ModelScores]
+    #: Whether a reference model measured their perplexity.
+    has_reference_model: bool
+    #: The same measures of the references, where they are defined.
     references: list[str]
     shown: list[Instruction]
 
 
-def completions(reader: RunReader) -> Completions | None:
+def read(reader: ReportReader) -> Completions | None:
     """Read the completions of a run; None where no model completed anything."""
     figures = reader.made_by(STAGE) or {}
     cells = figures.get("cells")
@@ -85,29 +80,29 @@ def completions(reader: RunReader) -> Completions | None:
         prompts=int(figures["prompts"]),
         samples=int(figures["samples"]),
         measures=list(MEASURES.values()),
-        lines=(lines := [_measured(one) for one in cells.values()]),
-        are_read=any(line.reads != NONE for line in lines),
+        lines=(lines := [_scores(cell) for cell in cells.values()]),
+        has_reference_model=any(line.reference_perplexity != NONE for line in lines),
         references=[_number(references.get(name)) for name in MEASURES],
         shown=_shown(reader),
     )
 
 
-def _measured(one: Mapping[str, Any]) -> Measured:
-    values = []
+def _scores(cell: Mapping[str, Any]) -> ModelScores:
+    scores = []
     for name in MEASURES:
-        found = one.get(name) or {}
-        low, high = _number(found.get("low")), _number(found.get("high"))
+        estimate = cell.get(name) or {}
+        low, high = _number(estimate.get("low")), _number(estimate.get("high"))
         interval = "" if NONE in (low, high) else f"{low} to {high}"
-        values.append((_number(found.get("mean")), interval))
-    ended = finite(one.get("ended"))
-    return Measured(
-        subset=plain(one["subset"]),
-        mode=plain(one["mode"]),
-        values=values,
-        by_chance=_number(one.get("instruction_following_by_chance")),
-        reads=figure(finite(one.get("reference_perplexity"))),
+        scores.append((_number(estimate.get("mean")), interval))
+    ended = finite(cell.get("ended"))
+    return ModelScores(
+        subset=plain(cell["subset"]),
+        mode=plain(cell["mode"]),
+        scores=scores,
+        by_chance=_number(cell.get("instruction_following_by_chance")),
+        reference_perplexity=figure(finite(cell.get("reference_perplexity"))),
         ended=NONE if ended is None else share(ended, 1),
-        empty=count(one["empty"]),
+        empty=count(cell["empty"]),
     )
 
 
@@ -116,29 +111,18 @@ def _number(value: Any) -> str:
     return NONE if number is None else f"{number:.2f}"
 
 
-def _shown(reader: RunReader) -> list[Instruction]:
+def _shown(reader: ReportReader) -> list[Instruction]:
     """The first instructions by their rows' ids."""
-    try:
-        with reader.storage.open(FILE) as file:
-            names = pacsv.open_csv(file, read_options=_READ, parse_options=_PARSE).schema.names
-            file.seek(0)
-            types = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-            rows = pacsv.read_csv(file, _READ, _PARSE, types)
-    except FileNotFoundError:
+    rows = reader.csv(FILE)
+    if rows is None:
         return []
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"cannot read {reader.storage.uri(FILE)}: {error}") from error
-    by_row: dict[str, dict[tuple[str, str], list[dict[str, str]]]] = {}
     wanted = sorted(set(rows["row_id"].to_pylist()))[:_SHOWN]
+    by_row: dict[str, dict[tuple[str, str], list[dict[str, str]]]] = {}
     for line in rows.to_pylist():
         if line["row_id"] in wanted:
             models = by_row.setdefault(line["row_id"], {})
             models.setdefault((line["subset"], line["mode"]), []).append(line)
-    return [_instruction(by_row[row]) for row in wanted]
-
-
-_READ = pacsv.ReadOptions(block_size=_BLOCK)
-_PARSE = pacsv.ParseOptions(newlines_in_values=True)
+    return [_instruction(by_row[row_id]) for row_id in wanted]
 
 
 def _instruction(models: Mapping[tuple[str, str], list[dict[str, str]]]) -> Instruction:
@@ -147,7 +131,7 @@ def _instruction(models: Mapping[tuple[str, str], list[dict[str, str]]]) -> Inst
         text=_cut(any_line["instruction"]),
         reference=_cut(any_line["reference"]),
         models=[
-            Written(plain(subset), plain(mode), [_cut(line["completion"]) for line in lines])
+            ModelTexts(plain(subset), plain(mode), [_cut(line["completion"]) for line in lines])
             for (subset, mode), lines in models.items()
         ],
     )
@@ -155,3 +139,6 @@ def _instruction(models: Mapping[tuple[str, str], list[dict[str, str]]]) -> Inst
 
 def _cut(text: Any) -> str:
     return shortened(plain(text or ""), _TEXT)
+
+
+SECTION = Section("completions", "What the models write", "completions.html.j2", read)

@@ -1,4 +1,4 @@
-"""What each stage took: time, tokens and money, as bars beside their numbers."""
+"""What each stage took: time, tokens and money, as bars beside their numbers and as a table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from ray_pipeline.report.drawing.charts import bar
+from ray_pipeline.report.accounts import LlmLine, llm_lines
+from ray_pipeline.report.drawing import meter
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.section import Section
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 
 
@@ -28,24 +31,40 @@ class EffortRow:
         return _tokens(self.account.llm or LlmUsage())
 
 
-def effort(accounts: Sequence[StageAccount]) -> list[EffortRow]:
+@dataclass(frozen=True)
+class Effort:
+    """The section."""
+
+    rows: list[EffortRow]
+    #: Stages that asked a language model.
+    llms: list[LlmLine]
+
+
+def read(reader: ReportReader) -> Effort:
+    """Read what the stages took; there may be none."""
+    accounts = [entry.account for entry in reader.ledger.entries]
+    return Effort(_rows(accounts), reader.once(llm_lines))
+
+
+def _rows(accounts: Sequence[StageAccount]) -> list[EffortRow]:
     """Bars of the stages that took any time or asked a model."""
     usages = [account.llm or LlmUsage() for account in accounts]
     longest = max((account.seconds for account in accounts), default=0.0)
     most_tokens = max(map(_tokens, usages), default=0)
-    dearest = max((usage.cost_usd for usage in usages), default=0.0)
+    highest_cost = max((usage.cost_usd for usage in usages), default=0.0)
     rows = []
     for account, usage in zip(accounts, usages, strict=True):
         if not account.seconds and not _tokens(usage):
             continue
         prompt = ("prompt", _share(usage.prompt_tokens, most_tokens))
         answer = ("answer", _share(usage.completion_tokens, most_tokens))
+        cost = ("plain", _share(usage.cost_usd, highest_cost))
         rows.append(
             EffortRow(
                 account,
-                bar(("plain", _share(account.seconds, longest))),
-                bar(prompt, answer) if most_tokens else None,
-                bar(("plain", _share(usage.cost_usd, dearest))) if dearest else None,
+                meter(("plain", _share(account.seconds, longest))),
+                meter(prompt, answer) if most_tokens else None,
+                meter(cost) if highest_cost else None,
             )
         )
     return rows
@@ -57,3 +76,6 @@ def _tokens(usage: LlmUsage) -> int:
 
 def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
+
+
+SECTION = Section("effort", "Time, tokens and cost", "effort.html.j2", read)

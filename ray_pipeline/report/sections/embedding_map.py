@@ -1,10 +1,10 @@
-"""The map of the embeddings: rows that mean alike lie together, outliers are marked."""
+"""A map of the embeddings: rows with similar meanings are close together, outliers are marked."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,10 @@ from markupsafe import Markup
 from ray_pipeline.core.columns import is_vector
 from ray_pipeline.core.rows import KEPT, reason_code
 from ray_pipeline.core.text import one_line, plain, shortened
-from ray_pipeline.report.reading import segments_with, some_units, told_columns
-from ray_pipeline.rundir.reader import RunReader, SegmentFolder, text_columns
+from ray_pipeline.report import drawing
+from ray_pipeline.report.reading import ReportReader, segments_with, some_units
+from ray_pipeline.report.section import Section
+from ray_pipeline.rundir.reader import SegmentFolder, text_columns
 from ray_pipeline.rundir.units import Unit
 
 COLUMN = "embedding"
@@ -25,7 +27,7 @@ EVIDENCE = ("outlier_rule", "outlier_cluster", "outlier_score", "outlier_verdict
 _POINTS, _OUTLIERS = 1_500, 300
 #: Parts that are opened for them: at least and, while there are fewer rows, at most.
 _PARTS, _MOST_PARTS = 24, 200
-#: With fewer rows the neighbourhoods that t-SNE looks for say nothing.
+#: With fewer rows the neighbourhoods that t-SNE preserves mean nothing: PCA is used instead.
 _TSNE_FROM = 30
 _DIMENSIONS = 50
 #: Clusters that have a colour of their own; the others share one.
@@ -66,27 +68,26 @@ class EmbeddingMap:
 
     svg: Markup
     marks: list[Mark]
-    #: ``t-SNE`` or ``PCA``: how the many dimensions became two.
+    #: ``t-SNE`` or ``PCA``: how the embeddings were projected to two dimensions.
     method: str
     points: int
-    #: Rows without a usable embedding among those drawn.
-    without: int
+    #: Sampled rows that have no usable embedding and are left out.
+    unusable: int
     #: Rows that the stage with the embeddings had.
     of_rows: int
-    has_clusters: bool
     outliers: list[Outlier]
     #: Rows dropped by reason, from the ledger.
     reasons: dict[str, int]
 
 
-def embedding_map(reader: RunReader) -> EmbeddingMap | None:
+def read(reader: ReportReader) -> EmbeddingMap | None:
     """Draw the map; None where no stage has embeddings of at least two rows."""
     segments = [
         s for s in segments_with(reader, COLUMN) if is_vector(reader.schema(s).field(COLUMN).type)
     ]
     if not segments:
         return None
-    rows, without = _drawn(reader, segments[0])
+    rows, unusable = _sampled(reader, segments[0])
     if len(rows) < 2:
         return None
     flat, method = _projected(np.stack([row[COLUMN] for row in rows]))
@@ -94,23 +95,23 @@ def embedding_map(reader: RunReader) -> EmbeddingMap | None:
     account = reader.entry(segments[0].stages[-1]).account
     reasons: Counter[str] = Counter()
     for entry in reader.ledger.entries:
-        found = {c: n for c, n in entry.account.reasons.items() if c.startswith("outlier:")}
-        reasons.update(found)
+        for code, number in entry.account.reasons.items():
+            if code.startswith("outlier:"):
+                reasons[code] += number
     return EmbeddingMap(
         svg=_svg(flat, rows, kinds),
         marks=_marks(kinds, rows),
         method=method,
         points=len(rows),
-        without=without,
+        unusable=unusable,
         of_rows=account.rows_in + account.created,
-        has_clusters=any(row.get("outlier_cluster") is not None for row in rows),
         outliers=_outliers(rows),
         reasons=dict(sorted(reasons.items())),
     )
 
 
-def _drawn(reader: RunReader, home: SegmentFolder) -> tuple[list[dict[str, Any]], int]:
-    """Rows with their embeddings, texts and ends, and how many have no usable embedding.
+def _sampled(reader: ReportReader, home: SegmentFolder) -> tuple[list[dict[str, Any]], int]:
+    """Rows with their embeddings, texts and outcomes, and how many have no usable embedding.
 
     A random sample (the smallest row ids), and the outliers of the parts that were opened.
     """
@@ -121,17 +122,21 @@ def _drawn(reader: RunReader, home: SegmentFolder) -> tuple[list[dict[str, Any]]
     for opened, unit in enumerate(some_units(reader, _MOST_PARTS)):
         if opened >= _PARTS and seen >= _POINTS:
             break
-        ends = _ends(reader, home, unit)
+        outcomes = _outcomes(reader, home, unit)
         table = reader.columns(home, unit, ["row_id", "status", COLUMN, *names])
         if table is None:
             continue
         seen += table.num_rows
-        lost = {i for i, end in ends.items() if str(end["reason"]).startswith("outlier:")}
+        lost = [
+            row_id
+            for row_id, outcome in outcomes.items()
+            if str(outcome["reason"]).startswith("outlier:")
+        ]
         chosen = _smallest(table, _POINTS)
-        sample = sorted(sample + _rows(chosen, ends), key=_by_id)[:_POINTS]
+        sample = sorted(sample + _rows(chosen, outcomes), key=_by_id)[:_POINTS]
         if lost and (room := _OUTLIERS - len(outliers)):
-            is_lost = pc.is_in(table["row_id"], pa.array(sorted(lost), pa.string()))
-            outliers += _rows(_smallest(table.filter(is_lost), room), ends)
+            is_lost = pc.is_in(table["row_id"], pa.array(lost, pa.string()))
+            outliers += _rows(_smallest(table.filter(is_lost), room), outcomes)
     known = {row["row_id"] for row in sample}
     rows = sample + [row for row in outliers if row["row_id"] not in known]
     length = Counter(len(r[COLUMN]) for r in rows if r[COLUMN] is not None).most_common(1)
@@ -150,13 +155,13 @@ def _smallest(rows: pa.Table, number: int) -> pa.Table:
     return rows.take(pc.sort_indices(rows["row_id"])[:number])
 
 
-def _rows(table: pa.Table, ends: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows as dictionaries, their embeddings as arrays, with where they ended."""
+def _rows(table: pa.Table, outcomes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as dictionaries with their outcomes, embeddings as arrays."""
     rows = table.to_pylist()
     for row in rows:
         vector = row[COLUMN]
         row[COLUMN] = None if vector is None or None in vector else np.array(vector, np.float32)
-        row |= ends.get(row["row_id"], {"reason": None})
+        row |= outcomes.get(row["row_id"], {"reason": None})
     return rows
 
 
@@ -164,42 +169,40 @@ def _is_usable(vector: Floats | None, length: int) -> bool:
     return vector is not None and 0 < len(vector) == length and bool(np.isfinite(vector).all())
 
 
-def _ends(reader: RunReader, home: SegmentFolder, unit: Unit) -> dict[str, dict[str, Any]]:
+def _outcomes(reader: ReportReader, home: SegmentFolder, unit: Unit) -> dict[str, dict[str, Any]]:
     """Reason and evidence of a unit's rows, by id, as the stages from `home` on left them."""
-    found: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, dict[str, Any]] = {}
     for segment in reader.segments[reader.segments.index(home) :]:
-        has_evidence = set(EVIDENCE) & set(reader.schema(segment).names)
-        lost = any(
-            reason.startswith("outlier:")
-            for stage in segment.stages
-            for reason in reader.entry(stage).account.reasons
-        )
-        if not has_evidence and not lost:
+        if not _may_say_outlier(reader, segment):
             continue
-        rows = told_columns(reader, segment, unit, ["row_id", "status", "reason", *EVIDENCE])
+        rows = reader.columns(segment, unit, ["row_id", "status", "reason", *EVIDENCE])
         for row in rows.to_pylist() if rows is not None else []:
             row["reason"] = None if row.pop("status") == KEPT else row["reason"]
-            found.setdefault(row["row_id"], {}).update(
-                {
-                    name: value
-                    for name, value in row.items()
-                    if value is not None or name == "reason"
-                }
-            )
-    return found
+            known = {name: v for name, v in row.items() if v is not None or name == "reason"}
+            outcomes.setdefault(row["row_id"], {}).update(known)
+    return outcomes
+
+
+def _may_say_outlier(reader: ReportReader, segment: SegmentFolder) -> bool:
+    has_evidence = set(EVIDENCE) & set(reader.schema(segment).names)
+    return bool(has_evidence) or any(
+        reason.startswith("outlier:")
+        for stage in segment.stages
+        for reason in reader.entry(stage).account.reasons
+    )
 
 
 def _projected(vectors: Floats) -> tuple[Floats, str]:
-    """Two dimensions of many. The same vectors give the same map: one thread, one seed."""
+    """Project to two dimensions. The same vectors give the same map: one thread, one seed."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    if not np.ptp(vectors, axis=0).any():  # all are one
+    if not np.ptp(vectors, axis=0).any():  # all are equal
         return np.zeros((len(vectors), 2), np.float32), "PCA"
     few = len(vectors) < _TSNE_FROM
     dimensions = min(2 if few else _DIMENSIONS, *vectors.shape)
-    # In double precision: half a digit less and sums depend on how they are split.
+    # In double precision: in single precision the order of the sums changes the map.
     with threadpool_limits(1):
         reduced = PCA(dimensions, svd_solver="full").fit_transform(vectors.astype(np.float64))
         if few or dimensions < 2:
@@ -241,29 +244,21 @@ def _svg(flat: Floats, rows: list[dict[str, Any]], kinds: list[str]) -> Markup:
     span = np.where(high > low, high - low, 1.0)
     size = np.array([_WIDTH - 2 * _MARGIN, _HEIGHT - 2 * _MARGIN])
     places = _MARGIN + (flat - low) / span * size
-    shapes = []
-    # Outliers last, on top of what they lie among.
-    for i in sorted(range(len(rows)), key=lambda i: (kinds[i].startswith("out-"), i)):
-        x, y = places[i]
-        shapes.append(_point(kinds[i], x, y, _title(rows[i])))
-    return Markup(
-        f'<svg class="map" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="Map of the embeddings">{"".join(shapes)}</svg>'
-    )
+    # Outliers last, on top of the others.
+    order = sorted(range(len(rows)), key=lambda i: (kinds[i].startswith("out-"), i))
+    shapes = [_point(kinds[i], places[i][0], places[i][1], _title(rows[i])) for i in order]
+    return drawing.svg(shapes, _WIDTH, _HEIGHT, "map", label="Map of the embeddings")
 
 
 def _point(kind: str, x: float, y: float, title: str = "") -> str:
-    hover = f"<title>{Markup.escape(title)}</title>" if title else ""
+    shape: Literal["circle", "cross", "diamond", "triangle"] = "circle"
     if kind == "out-rule":
-        path = f"M{x - 8:.0f},{y - 8:.0f}l16,16m0,-16l-16,16"
+        shape = "cross"
     elif kind == "out-cluster":
-        path = f"M{x:.0f},{y - 10:.0f}l10,10l-10,10l-10,-10z"
-    elif kind.startswith("out-"):
-        path = f"M{x:.0f},{y - 10:.0f}l10,17h-20z"
-    else:
-        return f'<circle class="{kind}" cx="{x:.0f}" cy="{y:.0f}" r="5">{hover}</circle>'
-    shape = kind if kind in ("out-rule", "out-cluster") else "out-judge"
-    return f'<path class="{shape}" d="{path}">{hover}</path>'
+        shape = "diamond"
+    elif kind.startswith("out-"):  # a judge's, or that of a stage of somebody's own
+        shape, kind = "triangle", "out-judge"
+    return drawing.marker(kind, x, y, shape, title)
 
 
 def _title(row: dict[str, Any]) -> str:
@@ -276,13 +271,13 @@ def _title(row: dict[str, Any]) -> str:
 
 _LABELS = {
     "noise": "in no cluster",
-    "alone": "no outlier",
+    "alone": "not an outlier",
     "other": "smaller clusters",
     "point": "rows",
     "spared": "suspected, but kept",
     "out-rule": "dropped: breaks a rule",
     "out-cluster": "dropped: far from every cluster",
-    "out-judge": "dropped: the judge's word",
+    "out-judge": "dropped: by the judge's verdict",
 }
 
 
@@ -291,16 +286,13 @@ def _marks(kinds: list[str], rows: list[dict[str, Any]]) -> list[Mark]:
     number = {kind: rows[kinds.index(kind)].get("outlier_cluster") for kind in counted}
     order = [f"c{i}" for i in range(_COLOURED)] + list(_LABELS)
     ranked = sorted(counted, key=lambda k: (order.index(k) if k in order else len(order), k))
-    found = []
+    marks = []
     for kind in ranked:
         other = f"dropped: {kind.removeprefix('out-')}"
         label = f"cluster {number[kind]}" if kind[0] == "c" else _LABELS.get(kind, other)
-        symbol = Markup(
-            '<svg class="symbol" viewBox="0 0 24 24" aria-hidden="true">'
-            f"{_point(kind, 12, 12)}</svg>"
-        )
-        found.append(Mark(kind, symbol, label, counted[kind]))
-    return found
+        symbol = drawing.svg([_point(kind, 12, 12)], 24, 24, "symbol")
+        marks.append(Mark(kind, symbol, label, counted[kind]))
+    return marks
 
 
 def _outliers(rows: list[dict[str, Any]]) -> list[Outlier]:
@@ -324,3 +316,6 @@ def _outliers(rows: list[dict[str, Any]]) -> list[Outlier]:
         )
         for row in chosen
     ]
+
+
+SECTION = Section("map", "Map of the embeddings", "embedding_map.html.j2", read)

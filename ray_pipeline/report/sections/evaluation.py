@@ -1,19 +1,21 @@
-"""The models that were evaluated: what their answers are worth, and what they cost."""
+"""The models that were evaluated: the quality of their answers, and what they cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_pipeline.core.text import NONE, figure, large, latency, plain, share, size
-from ray_pipeline.rundir.reader import RunReader
-from ray_pipeline.rundir.trainings import finite
+from ray_pipeline.core.numbers import finite
+from ray_pipeline.core.text import NONE, plain
+from ray_pipeline.evaluate.text import COST, QUALITY, Metric
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.section import Section
 
-#: The stage, named as in the ledger, and the models whose difference is what distilling gained.
+#: The stage, named as in the ledger, and the models whose difference is the gain of distilling.
 STAGE = "evaluate"
 DISTILLED, ALONE = "student", "student-alone"
-#: Models in the order of the table, and what they are called; others come after them.
+#: Models in the order of the table, and their labels; others come after them.
 LABELS = {
     "teacher": "teacher",
     "student-before": "student before training",
@@ -22,48 +24,12 @@ LABELS = {
 }
 
 
-def _percent(value: float) -> str:
-    return share(value, 1)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A column of the table.
-
-    Attributes:
-        key: in ``metrics.json``.
-        name: at the head of the column, and in sentences.
-        higher: whether more is better; None: it is no measure of quality.
-        text: its values as a person reads them.
-    """
-
-    key: str
-    name: str
-    higher: bool | None
-    text: Callable[[float], str] = figure
-
-
-QUALITY = (
-    Metric("perplexity", "perplexity", False),
-    Metric("bleu", "BLEU", True, lambda value: f"{value:.2f}"),
-    Metric("sentence_bleu", "sentence BLEU", True, lambda value: f"{value:.4f}"),
-    Metric("rouge_l", "ROUGE-L", True, lambda value: f"{value:.4f}"),
-    Metric("exact_match", "exact match", True, _percent),
-)
-COST = (
-    Metric("parameters", "parameters", None, large),
-    Metric("bytes", "on disk", None, size),
-    Metric("latency_seconds", "latency", None, latency),
-    Metric("tokens_per_second", "tokens/s", None, figure),
-)
-
-
 @dataclass(frozen=True)
 class Cell:
     """A figure of a model."""
 
     text: str
-    #: In times the teacher's; None for the teacher itself, and without one.
+    #: Relative to the teacher's; None for the teacher itself, and without one.
     times_teacher: str | None = None
 
 
@@ -86,35 +52,41 @@ class Evaluation:
     models: list[ModelLine]
     quality: list[Metric]
     cost: list[Metric]
-    #: What distilling gained, in a sentence; None where there are not both students.
+    #: What distilling gained, in a sentence; None unless both students were evaluated.
     verdict: str | None
-    #: Without which BLEU means little; empty without any.
+    #: sacrebleu's, without which BLEU means little; empty where models have different ones.
     signature: str
 
 
-def evaluation(reader: RunReader) -> Evaluation | None:
+def read(reader: ReportReader) -> Evaluation | None:
     """Read the evaluation of a run; None where no model was evaluated."""
     figures = reader.made_by(STAGE) or {}
-    models = figures.get("models")
-    if not isinstance(models, dict):
+    by_name = figures.get("models")
+    if not isinstance(by_name, dict):
         return None
-    found = {name: models[name] for name in in_order(models) if isinstance(models[name], dict)}
-    if not found:
+    models = {n: by_name[n] for n in in_order(by_name) if isinstance(by_name[n], dict)}
+    if not models:
         return None
-    quality, cost = (
-        [m for m in metrics if any(finite(one.get(m.key)) is not None for one in found.values())]
-        for metrics in (QUALITY, COST)
-    )
+    quality, cost = _measured(QUALITY, models), _measured(COST, models)
     rows, test_rows = (finite(figures.get(name)) for name in ("rows", "test_rows"))
     return Evaluation(
         rows=int(rows) if rows is not None else None,
         test_rows=int(test_rows) if test_rows is not None else None,
-        models=[_line(name, found, quality, cost) for name in found],
+        models=[_line(name, models, quality, cost) for name in models],
         quality=quality,
         cost=cost,
-        verdict=verdict(found.get(DISTILLED), found.get(ALONE)),
-        signature=_signature(found),
+        verdict=verdict(models.get(DISTILLED), models.get(ALONE)),
+        signature=_signature(models),
     )
+
+
+def _measured(metrics: Sequence[Metric], models: Mapping[str, Any]) -> list[Metric]:
+    """The metrics that any model has a figure for."""
+    return [
+        metric
+        for metric in metrics
+        if any(finite(figures.get(metric.key)) is not None for figures in models.values())
+    ]
 
 
 def in_order(names: Sequence[str] | Mapping[str, Any]) -> list[str]:
@@ -123,7 +95,7 @@ def in_order(names: Sequence[str] | Mapping[str, Any]) -> list[str]:
 
 
 def label(model: str) -> str:
-    """What a model is called."""
+    """A model's name for a reader."""
     return LABELS.get(model, plain(model))
 
 
@@ -143,7 +115,7 @@ def _line(
 
 def _text(metric: Metric, figures: Mapping[str, Any]) -> str:
     value = finite(figures.get(metric.key))
-    return NONE if value is None else metric.text(value)
+    return NONE if value is None else metric.shown(value)
 
 
 def _times(
@@ -168,12 +140,14 @@ def verdict(distilled: Mapping[str, Any] | None, alone: Mapping[str, Any] | None
         mine, others = finite(distilled.get(metric.key)), finite(alone.get(metric.key))
         if mine is None or others is None:
             continue
-        texts = metric.text(mine), metric.text(others)
+        texts = metric.shown(mine), metric.shown(others)
         if texts[0] == texts[1]:
-            equal.append(f"{metric.name} ({texts[0]})")
+            equal.append(f"{metric.label} ({texts[0]})")
         else:
-            is_better = (mine > others) is metric.higher
-            (gained if is_better else lost).append(f"{metric.name} ({texts[0]} against {texts[1]})")
+            is_better = (mine > others) is metric.higher_is_better
+            (gained if is_better else lost).append(
+                f"{metric.label} ({texts[0]} against {texts[1]})"
+            )
     return _sentence(gained, lost, equal)
 
 
@@ -182,8 +156,8 @@ def _sentence(gained: list[str], lost: list[str], equal: list[str]) -> str | Non
         if not equal:
             return None
         return f"Distilled and trained alone, the student measures the same: {_listed(equal)}."
-    said = [("gained in", gained), ("lost in", lost), ("changed nothing in", equal)]
-    verbs = [f"{verb} {_listed(metrics)}" for verb, metrics in said if metrics]
+    parts = [("gained in", gained), ("lost in", lost), ("changed nothing in", equal)]
+    verbs = [f"{verb} {_listed(metrics)}" for verb, metrics in parts if metrics]
     return f"Over the same student trained alone, distilling {_listed(verbs)}."
 
 
@@ -193,6 +167,11 @@ def _listed(parts: Sequence[str]) -> str:
 
 def _signature(models: Mapping[str, Mapping[str, Any]]) -> str:
     signatures = [
-        str(one["bleu_signature"]) for one in models.values() if one.get("bleu_signature")
+        str(figures["bleu_signature"])
+        for figures in models.values()
+        if figures.get("bleu_signature")
     ]
     return plain(signatures[0]) if signatures and len(set(signatures)) == 1 else ""
+
+
+SECTION = Section("evaluation", "Models: quality and cost", "evaluation.html.j2", read)

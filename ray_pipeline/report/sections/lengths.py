@@ -10,29 +10,30 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from ray_pipeline.core.rows import KEPT
-from ray_pipeline.report.drawing.charts import Bins, histogram
-from ray_pipeline.report.reading import some_units
-from ray_pipeline.rundir.reader import RunReader, SegmentFolder, text_columns
+from ray_pipeline.report.drawing import Axis, binned, histogram
+from ray_pipeline.report.reading import ReportReader, some_units
+from ray_pipeline.report.section import Section
+from ray_pipeline.rundir.reader import SegmentFolder, text_columns
 from ray_pipeline.rundir.units import Unit
 
-#: Source rows that are looked at, and so about how many are measured before.
+#: Units are added until they have this many source rows.
 _ROWS = 50_000
 _BINS = 24
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Some texts' lengths in words."""
+    """How long some texts are, in words."""
 
     texts: int
     median: int
-    #: One text in twenty is shorter, or longer.
+    #: One text in twenty is shorter than `low`, and one in twenty longer than `high`.
     low: int
     high: int
 
     @classmethod
     def of(cls, lengths: Counter[int]) -> Spread:
-        """Of lengths with how often each occurs."""
+        """The spread of lengths, given how often each occurs."""
         at = [_quantile(lengths, share) for share in (0.5, 0.05, 0.95)]
         return cls(lengths.total(), *at)
 
@@ -60,7 +61,7 @@ class Lengths:
     of_units: int
 
 
-def lengths(reader: RunReader) -> Lengths | None:
+def read(reader: ReportReader) -> Lengths | None:
     """Measure texts; None when there are no two segments, or no text."""
     if len(reader.segments) < 2:
         return None
@@ -69,22 +70,22 @@ def lengths(reader: RunReader) -> Lengths | None:
     columns = [n for n in text_columns(reader, schema) if n in reader.schema(first).names]
     units = _units(reader)
     before, after = (_measured(reader, segment, units, columns) for segment in (first, last))
-    found = [
+    measured = [
         ColumnLengths(
             name,
             Spread.of(before[name]),
             Spread.of(after[name]),
-            _figure(before[name], after[name]),
+            _chart(before[name], after[name]),
         )
         for name in columns
         if before[name] and after[name]
     ]
-    if not found:
+    if not measured:
         return None
-    return Lengths(found, first.stages, last.stages, len(units), len(reader.units))
+    return Lengths(measured, first.stages, last.stages, len(units), len(reader.units))
 
 
-def _units(reader: RunReader) -> list[Unit]:
+def _units(reader: ReportReader) -> list[Unit]:
     chosen: list[Unit] = []
     rows = 0
     for unit in some_units(reader):
@@ -96,11 +97,11 @@ def _units(reader: RunReader) -> list[Unit]:
 
 
 def _measured(
-    reader: RunReader, segment: SegmentFolder, units: list[Unit], columns: list[str]
+    reader: ReportReader, segment: SegmentFolder, units: list[Unit], columns: list[str]
 ) -> dict[str, Counter[int]]:
     """Words of every text that came in (the first segment) or was kept (the last one)."""
     is_first = segment is reader.segments[0]
-    found: dict[str, Counter[int]] = {name: Counter() for name in columns}
+    words: dict[str, Counter[int]] = {name: Counter() for name in columns}
     for unit in units:
         rows = reader.columns(segment, unit, [*columns, "status"])
         if rows is None:
@@ -108,29 +109,28 @@ def _measured(
         if not is_first:
             rows = rows.filter(pc.equal(rows["status"], KEPT))
         for name in columns:
-            found[name].update(_words(rows[name]))
-    return found
+            words[name].update(_words(rows[name]))
+    return words
 
 
 def _words(texts: pa.ChunkedArray) -> list[int]:
-    # Counting the beginnings of words takes no list of words: a cell may be very long.
-    words = pc.count_substring_regex(pc.drop_null(texts), r"\S+")
-    found: list[int] = words.to_pylist()
-    return found
+    # Counting matches makes no list of words: a cell may be very long.
+    words: list[int] = pc.count_substring_regex(pc.drop_null(texts), r"\S+").to_pylist()
+    return words
 
 
-def _figure(before: Counter[int], after: Counter[int]) -> Markup:
+def _chart(before: Counter[int], after: Counter[int]) -> Markup:
     longest = max(_quantile(before, 0.98), _quantile(after, 0.98), 4)
     step = -(-(longest + 1) // _BINS)
-    number = -(-(longest + 1) // step)
-    high = number * step
+    bins = -(-(longest + 1) // step)
+    high = bins * step
+    axis = Axis(0, high)
     ticks = [(0, "0"), (high / 2, f"{high / 2:.0f}"), (high, f"≥ {high}")]
-    bins = Bins(0, high, number, ticks)
     series = [
-        ("before", bins.counts(list(before.items())), before.total()),
-        ("outline", bins.counts(list(after.items())), after.total()),
+        ("before", binned(axis, bins, before.items()), before.total()),
+        ("outline", binned(axis, bins, after.items()), after.total()),
     ]
-    return histogram(bins, series, "words")
+    return histogram(axis, ticks, series, "words")
 
 
 def _quantile(lengths: Counter[int], share: float) -> int:
@@ -141,3 +141,6 @@ def _quantile(lengths: Counter[int], share: float) -> int:
         if seen > wanted:
             return length
     return 0
+
+
+SECTION = Section("lengths", "Text lengths before and after", "lengths.html.j2", read)

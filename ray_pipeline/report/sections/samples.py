@@ -1,4 +1,4 @@
-"""Questions with the answers of every model side by side, of ``validation_results.csv``."""
+"""Questions with the answers of every model side by side, from ``validation_results.csv``."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv as pacsv
-
-from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.text import plain, shortened
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.section import Section
 from ray_pipeline.report.sections.evaluation import ALONE, DISTILLED, STAGE, in_order, label
-from ray_pipeline.rundir.reader import RunReader
 
 FILE = "exports/validation_results.csv"
 _ANSWER, _SCORE = "_answer", "_sentence_bleu"
 #: Rows that are compared; rows of each kind that are shown; characters of a text.
 _ROWS, _SHOWN, _TEXT = 20_000, 4, 400
-_BLOCK = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -45,34 +42,32 @@ class Sample:
 class Samples:
     """The section."""
 
-    #: What the samples of a group have in common, and the samples.
+    #: Groups of samples with a heading that says what they have in common.
     groups: list[tuple[str, list[Sample]]]
     #: Rows that were compared, and whether there are more.
     rows: int
     is_whole: bool
     #: Rows on which the distilled student has a higher sentence BLEU than the one trained alone,
-    #: a lower one, and the same; None where there are not both.
-    duel: tuple[int, int, int] | None
+    #: a lower one, and the same; None unless both were evaluated.
+    wins_losses_ties: tuple[int, int, int] | None
 
 
-def samples(reader: RunReader) -> Samples | None:
+def read(reader: ReportReader) -> Samples | None:
     """Choose samples; None where no models' answers were written down."""
     if reader.made_by(STAGE) is None:
         return None
-    rows = _read(reader)
+    rows = reader.csv(FILE, most=_ROWS)
     if rows is None or not rows.num_rows:
         return None
     models = [n.removesuffix(_ANSWER) for n in rows.column_names if n.endswith(_ANSWER)]
     if not models or not {"row_id", "question", "reference"} <= set(rows.column_names):
         return None
     compared = [_Compared(row, models) for row in rows.slice(0, _ROWS).to_pylist()]
-    compared.sort(key=lambda one: one.row_id)
-    groups = [
-        (title, [one.sample() for one in chosen]) for title, chosen in _chosen(compared) if chosen
-    ]
-    leads = [one.lead for one in compared if one.lead is not None]
-    duel = (sum(x > 0 for x in leads), sum(x < 0 for x in leads), sum(x == 0 for x in leads))
-    return Samples(groups, len(compared), rows.num_rows <= _ROWS, duel if leads else None)
+    compared.sort(key=lambda row: row.row_id)
+    groups = [(title, [row.sample() for row in some]) for title, some in _chosen(compared) if some]
+    leads = [row.lead for row in compared if row.lead is not None]
+    counts = (sum(x > 0 for x in leads), sum(x < 0 for x in leads), sum(x == 0 for x in leads))
+    return Samples(groups, len(compared), rows.num_rows <= _ROWS, counts if leads else None)
 
 
 class _Compared:
@@ -86,18 +81,18 @@ class _Compared:
 
     @property
     def lead(self) -> float | None:
-        """Sentence BLEU of the distilled student over that of the student trained alone."""
+        """Sentence BLEU of the distilled student minus that of the student trained alone."""
         distilled, alone = self.scores.get(DISTILLED), self.scores.get(ALONE)
         return None if distilled is None or alone is None else distilled - alone
 
     @property
     def spread(self) -> float:
-        """How far the models' sentence BLEU lie apart."""
+        """Difference of the highest and the lowest sentence BLEU of the models."""
         known = [score for score in self.scores.values() if score is not None]
         return max(known) - min(known) if known else 0.0
 
     def sample(self) -> Sample:
-        """What is shown of it."""
+        """The row as it is shown."""
         row = self._row
         answers = [
             ModelAnswer(label(name), _shown(row[name + _ANSWER]), self.scores[name])
@@ -110,57 +105,31 @@ class _Compared:
 
 def _chosen(rows: Sequence[_Compared]) -> Iterator[tuple[str, list[_Compared]]]:
     """Rows to show, sorted by their ids where they are equally interesting."""
-    left = list(rows)
+    remaining = list(rows)
 
     def take(title: str, wanted: Sequence[_Compared]) -> tuple[str, list[_Compared]]:
         chosen = list(wanted[:_SHOWN])
-        left[:] = [row for row in left if row not in chosen]
+        remaining[:] = [row for row in remaining if row not in chosen]
         return title, chosen
 
     ahead = [row for row in rows if (row.lead or 0) > 0]
     yield take("Where distilling helped most", sorted(ahead, key=lambda row: -(row.lead or 0)))
     behind = [row for row in rows if (row.lead or 0) < 0]
     yield take("Where distilling hurt most", sorted(behind, key=lambda row: row.lead or 0))
-    apart = [row for row in left if row.spread > 0]
-    yield take("Where the models differ most", sorted(apart, key=lambda row: -row.spread))
-    yield take("Drawn by their ids", left)
+    differing = [row for row in remaining if row.spread > 0]
+    yield take("Where the models differ most", sorted(differing, key=lambda row: -row.spread))
+    yield take("Chosen at random", remaining)
 
 
-def _read(reader: RunReader) -> pa.Table | None:
-    """The rows that are compared, and some more where there are more; all cells as text."""
+def _number(cell: str | None) -> float | None:
     try:
-        with reader.storage.open(FILE) as file:
-            names = _open(file).schema.names
-            file.seek(0)
-            batches: list[pa.RecordBatch] = []
-            for batch in _open(file, names):
-                batches.append(batch)
-                if sum(one.num_rows for one in batches) > _ROWS:
-                    break
-    except FileNotFoundError:
+        return finite(float(cell or ""))
+    except ValueError:
         return None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"cannot read {reader.storage.uri(FILE)}: {error}") from error
-    return pa.Table.from_batches(batches) if batches else None
-
-
-def _open(file: pa.NativeFile, text_columns: Sequence[str] = ()) -> pacsv.CSVStreamingReader:
-    return pacsv.open_csv(
-        file,
-        # A row must fit a block, and answers may be long.
-        read_options=pacsv.ReadOptions(block_size=_BLOCK),
-        parse_options=pacsv.ParseOptions(newlines_in_values=True),
-        convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string())),
-    )
-
-
-def _number(text: Any) -> float | None:
-    try:
-        number = float(text)
-    except (TypeError, ValueError):
-        return None
-    return number if number == number else None
 
 
 def _shown(text: Any) -> str:
     return shortened(plain(text), _TEXT)
+
+
+SECTION = Section("samples", "Answers of the models side by side", "samples.html.j2", read)

@@ -1,8 +1,8 @@
-"""How the scorers agree: rank correlation, histograms, scatter plots, rows on which they part."""
+"""How scorers agree: histograms, rank correlations, scatter plots, and rows they disagree on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,20 +13,20 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from ray_pipeline.core.text import plain, shortened
-from ray_pipeline.report.drawing.charts import Bins, histogram
-from ray_pipeline.report.drawing.scatter import Axis, scatter
-from ray_pipeline.report.reading import segments_with, some_units
-from ray_pipeline.rundir.reader import RunReader, SegmentFolder, text_columns
+from ray_pipeline.report.drawing import Axis, binned, histogram, scatter
+from ray_pipeline.report.reading import ReportReader, segments_with, some_units
+from ray_pipeline.report.section import Section
+from ray_pipeline.rundir.reader import SegmentFolder, text_columns
 from ray_pipeline.rundir.units import Unit
 
-#: Scores that say of themselves how good a row is; and the parts of the first one.
+#: Scores that rate a row as a whole; and the parts that the first one is made of.
 WHOLE = ("quality", "ifd", "judge_score", "novelty")
 PARTS = ("clarity", "response_quality", "diversity", "complexity")
-#: Stages that write them. A source may have a column of such a name that is something else.
+#: Stages that write them. Without one, a column of such a name comes from the source.
 STAGES = {"score-quality", "score-ifd", "score-novelty", "judge-quality", "weigh-scores"}
 #: Rows that are compared; units that are opened for them, and how many rows are looked at first.
 _ROWS, _MOST_UNITS, _FEW_UNITS, _LOOKED_AT = 20_000, 400, 48, 200_000
-#: Points of a scatter plot; bins of a histogram; fewest rows that a correlation is told of.
+#: Points of a scatter plot; bins of a histogram; fewest rows for a correlation.
 _POINTS, _BINS, _FEWEST = 300, 25, 3
 #: Rows shown on each side of a pair of scorers, and characters of a text.
 _SHOWN, _TEXT = 2, 400
@@ -54,14 +54,14 @@ class Pair:
     first: str
     second: str
     rows: int
-    #: Spearman's; None where it is not defined.
+    #: Spearman's rank correlation; None where it is not defined.
     correlation: float | None
     svg: Markup
 
 
 @dataclass(frozen=True)
-class Rated:
-    """What a score says of a row, and the share of rows that it rates lower."""
+class Rating:
+    """A row's score, and the share of rows that have a lower one."""
 
     name: str
     value: float
@@ -69,12 +69,12 @@ class Rated:
 
 
 @dataclass(frozen=True)
-class Parting:
-    """A row on which two scorers differ."""
+class Disagreement:
+    """A row that one scorer ranks high and another one low."""
 
     row_id: str
-    first: Rated
-    second: Rated
+    first: Rating
+    second: Rating
     texts: list[tuple[str, str]]
 
 
@@ -86,20 +86,20 @@ class Scorers:
     #: A line for each score but the first: its correlation with each one before it.
     matrix: list[tuple[str, list[Pair]]]
     pairs: list[Pair]
-    #: Pairs that a part of the quality is in.
+    #: Pairs with a part of the quality score.
     part_pairs: list[Pair]
-    partings: list[tuple[Pair, list[Parting]]]
+    disagreements: list[tuple[Pair, list[Disagreement]]]
     rows: int
     #: Rows that the stage with the scores had.
     of_rows: int
 
 
-def scorers(reader: RunReader) -> Scorers | None:
+def read(reader: ReportReader) -> Scorers | None:
     """Compare the scores of a run's rows; None where it has none."""
-    found = _segment(reader)
-    if found is None:
+    scored = _scored_segment(reader)
+    if scored is None:
         return None
-    segment, names = found
+    segment, names = scored
     units, table = _sampled(reader, segment, names)
     values = {name: _numbers(table[name]) for name in names}
     names = [name for name in names if np.isfinite(values[name]).any()]
@@ -113,7 +113,7 @@ def scorers(reader: RunReader) -> Scorers | None:
     is_shown = {key: set(key) <= set(shown) for key in pairs}
     if len(shown) < 2:  # nothing but the parts to compare
         is_shown = dict.fromkeys(pairs, True)
-    apart = [pair for key, pair in pairs.items() if is_shown[key]]
+    main_pairs = [pair for key, pair in pairs.items() if is_shown[key]]
     account = reader.entry(segment.stages[-1]).account
     return Scorers(
         scores=[_score(name, values[name]) for name in names],
@@ -122,16 +122,16 @@ def scorers(reader: RunReader) -> Scorers | None:
             for place, name in enumerate(names)
             if place
         ],
-        pairs=apart,
+        pairs=main_pairs,
         part_pairs=[pair for key, pair in pairs.items() if not is_shown[key]],
-        partings=list(_partings(reader, segment, table, units, values, apart)),
+        disagreements=_disagreements(reader, segment, table, units, values, main_pairs),
         rows=table.num_rows,
         of_rows=account.rows_in + account.created,
     )
 
 
-def _segment(reader: RunReader) -> tuple[SegmentFolder, list[str]] | None:
-    """The last of the segments that have most of the scores, and which it has."""
+def _scored_segment(reader: ReportReader) -> tuple[SegmentFolder, list[str]] | None:
+    """The segment with the most scores, the last one of several, and the names of its scores."""
     if not STAGES & {entry.account.name for entry in reader.ledger.entries}:
         return None
     best: tuple[SegmentFolder, list[str]] | None = None
@@ -148,11 +148,12 @@ def _segment(reader: RunReader) -> tuple[SegmentFolder, list[str]] | None:
 
 
 def _sampled(
-    reader: RunReader, segment: SegmentFolder, names: Sequence[str]
+    reader: ReportReader, segment: SegmentFolder, names: Sequence[str]
 ) -> tuple[list[Unit], pa.Table]:
-    """The rows with the smallest ids, which are hashes, of units drawn at random; their units.
+    """The rows with the smallest ids, which are hashes, of units drawn at random.
 
-    ``unit`` of a row is the place of its unit in the list.
+    Returns: the units, and the rows with their id, the scores, and in ``unit`` the place of their
+        unit in that list.
     """
     units: list[Unit] = []
     seen = 0
@@ -182,12 +183,9 @@ def _numbers(column: pa.ChunkedArray) -> Floats:
 def _score(name: str, values: Floats) -> Score:
     known = values[np.isfinite(values)]
     low, median, high = (float(value) for value in np.quantile(known, [0.05, 0.5, 0.95]))
-    axis = Axis.of(known)
-    ends = axis.labels()
-    ticks = [(axis.low, ends[0]), (axis.high, ends[1])]
-    bins = Bins(axis.low, axis.high, _BINS, ticks)
-    counts = bins.counts([(float(value), 1) for value in known])
-    svg = histogram(bins, [("plain", counts, len(known))], "")
+    axis = Axis.of_scores(known)
+    counts = binned(axis, _BINS, ((float(value), 1) for value in known))
+    svg = histogram(axis, axis.ends(), [("plain", counts, len(known))])
     return Score(name, len(known), median, low, high, svg)
 
 
@@ -196,90 +194,105 @@ def _pair(first: str, second: str, a: Floats, b: Floats) -> Pair:
     a, b = a[both], b[both]
     # Rows come in the order of their ids: the first ones are as good as drawn at random.
     points = [(float(x), float(y)) for x, y in zip(a[:_POINTS], b[:_POINTS], strict=True)]
-    svg = scatter(points, Axis.of(a), Axis.of(b)) if points else Markup("")
+    svg = scatter(points, Axis.of_scores(a), Axis.of_scores(b)) if points else Markup("")
     return Pair(first, second, len(a), spearman(a, b), svg)
 
 
 def spearman(a: Floats, b: Floats) -> float | None:
-    """Rank correlation, ties at their mean rank; None for too few rows or all of one rank."""
-    if len(a) < _FEWEST:
+    """Spearman's rank correlation; None for fewer than three rows, or where all values are equal.
+
+    Args:
+        a: finite scores of rows.
+        b: other scores of the same rows.
+    """
+    from scipy.stats import spearmanr
+
+    if len(a) < _FEWEST or not np.ptp(a) or not np.ptp(b):
         return None
-    x, y = (ranked(values) - (len(values) + 1) / 2 for values in (a, b))
-    spread = float(np.sqrt((x**2).sum() * (y**2).sum()))
-    return float((x * y).sum()) / spread if spread else None
+    return float(spearmanr(a, b).statistic)
 
 
-def ranked(values: Floats) -> Floats:
-    """Ranks from 1, equal values at the mean of theirs."""
-    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    mean: Floats = last - (counts - 1) / 2
-    return mean[where]
-
-
-def _partings(
-    reader: RunReader,
+def _disagreements(
+    reader: ReportReader,
     segment: SegmentFolder,
     table: pa.Table,
     units: Sequence[Unit],
     values: dict[str, Floats],
     pairs: Sequence[Pair],
-) -> Iterator[tuple[Pair, list[Parting]]]:
-    """For each pair the rows that one rates high and the other low, and the other way round."""
+) -> list[tuple[Pair, list[Disagreement]]]:
+    """For each pair the rows that one scorer ranks high and the other low, both ways round."""
+    extremes = {pair: _extremes(values[pair.first], values[pair.second]) for pair in pairs}
     row_ids = table["row_id"].to_pylist()
-    chosen: list[tuple[Pair, list[int], dict[str, Floats]]] = []
-    for pair in pairs:
-        both = np.flatnonzero(np.isfinite(values[pair.first]) & np.isfinite(values[pair.second]))
-        if len(both) < _FEWEST:
-            continue
-        above = {n: np.full(len(row_ids), np.nan) for n in (pair.first, pair.second)}
-        for name, shares in above.items():
-            shares[both] = (ranked(values[name][both]) - 1) / (len(both) - 1)
-        lead = above[pair.first] - above[pair.second]
-        # Sorting is stable, and rows come sorted by their ids.
-        order = both[np.argsort(-lead[both], kind="stable")]
-        ahead = [int(row) for row in order[:_SHOWN] if lead[row] > 0]
-        back = both[np.argsort(lead[both], kind="stable")]
-        behind = [int(row) for row in back[:_SHOWN] if lead[row] < 0]
-        if ahead or behind:
-            chosen.append((pair, [*ahead, *behind], above))
-    wanted = {row for _, rows, _ in chosen for row in rows}
+    wanted = {rating.row for ratings in extremes.values() for rating in ratings}
     texts = _texts(reader, segment, table, units, wanted)
+    return [
+        (pair, [_disagreement(pair, rating, row_ids, values, texts) for rating in ratings])
+        for pair, ratings in extremes.items()
+        if ratings
+    ]
 
-    def rated(name: str, row: int, above: dict[str, Floats]) -> Rated:
-        return Rated(name, float(values[name][row]), float(above[name][row]))
 
-    for pair, rows, above in chosen:
-        partings = [
-            Parting(
-                plain(row_ids[row]),
-                rated(pair.first, row, above),
-                rated(pair.second, row, above),
-                texts.get(row_ids[row], []),
-            )
-            for row in rows
-        ]
-        yield pair, partings
+@dataclass(frozen=True)
+class _Ranked:
+    """A row's place in the sample, and the share of rows below it by each of two scores."""
+
+    row: int
+    first_above: float
+    second_above: float
+
+
+def _extremes(first: Floats, second: Floats) -> list[_Ranked]:
+    """Rows whose ranks by two scores are furthest apart: higher by the first one, then lower."""
+    from scipy.stats import rankdata
+
+    both = np.flatnonzero(np.isfinite(first) & np.isfinite(second))
+    if len(both) < _FEWEST:
+        return []
+    a, b = ((rankdata(values[both]) - 1) / (len(both) - 1) for values in (first, second))
+    lead = a - b
+    # Sorting is stable, and rows come sorted by their ids.
+    ahead = [i for i in np.argsort(-lead, kind="stable")[:_SHOWN] if lead[i] > 0]
+    behind = [i for i in np.argsort(lead, kind="stable")[:_SHOWN] if lead[i] < 0]
+    return [_Ranked(int(both[i]), float(a[i]), float(b[i])) for i in [*ahead, *behind]]
+
+
+def _disagreement(
+    pair: Pair,
+    ranked: _Ranked,
+    row_ids: Sequence[str],
+    values: dict[str, Floats],
+    texts: dict[str, list[tuple[str, str]]],
+) -> Disagreement:
+    row, row_id = ranked.row, row_ids[ranked.row]
+    return Disagreement(
+        plain(row_id),
+        Rating(pair.first, float(values[pair.first][row]), ranked.first_above),
+        Rating(pair.second, float(values[pair.second][row]), ranked.second_above),
+        texts.get(row_id, []),
+    )
 
 
 def _texts(
-    reader: RunReader,
+    reader: ReportReader,
     segment: SegmentFolder,
     table: pa.Table,
     units: Sequence[Unit],
     wanted: set[int],
 ) -> dict[str, list[tuple[str, str]]]:
-    """The texts of some rows of the sample, by row id: their units are opened once more."""
+    """The texts of some rows of the sample, by row id."""
     schema = reader.schema(segment)
     names = [n for n in ("instruction", "response") if n in schema.names]
     names = names if len(names) == 2 else text_columns(reader, schema)
     row_ids, places = table["row_id"].to_pylist(), table["unit"].to_pylist() if wanted else []
-    found = {}
+    texts: dict[str, list[tuple[str, str]]] = {}
     for place in sorted({places[row] for row in wanted}):
         ids = pa.array([row_ids[row] for row in wanted if places[row] == place], pa.string())
         rows = reader.columns(segment, units[place], ["row_id", *names])
         if rows is None:
             continue
         for row in rows.filter(pc.is_in(rows["row_id"], ids)).to_pylist():
-            found[row["row_id"]] = [(name, shortened(plain(row[name]), _TEXT)) for name in names]
-    return found
+            texts[row["row_id"]] = [(name, shortened(plain(row[name]), _TEXT)) for name in names]
+    return texts
+
+
+SECTION = Section("scorers", "How the scorers agree", "scorers.html.j2", read)

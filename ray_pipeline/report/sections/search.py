@@ -10,18 +10,19 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.text import figure, plain, share, shortened
-from ray_pipeline.report.drawing.lines import Frame, Series, beyond, curve, level, line_chart
-from ray_pipeline.rundir.reader import RunReader
-from ray_pipeline.rundir.trainings import finite
+from ray_pipeline.report.drawing import Frame, arrow_up, curve, level, plot
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.section import Section
 
-#: The stage, named as in the ledger.
+#: The stage, named as in the ledger; `stages.training.search` writes its figures.
 STAGE = "search"
 #: What the history says of a trial besides its parameters.
-_FACTS = ("trial", "loss", "lowest", "status", "parameters")
+_FACTS = ("trial", "status", "loss", "lowest")
 #: Trials that are listed, the best ones; characters of a parameter's value.
 _LISTED, _VALUE = 30, 40
-#: How many times as far above the best loss as the upper quartile the axis reaches.
+#: The axis reaches this many times as far above the best loss as the upper quartile lies.
 _REACH = 4.0
 
 
@@ -30,15 +31,16 @@ class Trial:
     """One trial of the history."""
 
     number: int
-    #: The lowest validation loss; None: it has none, because it diverged or failed.
+    #: The lowest validation loss; None: the trial diverged.
     loss: float | None
+    #: ``finished``, ``pruned`` or ``diverged``.
     status: str
     parameters: Mapping[str, Any]
 
     @property
     def is_pruned(self) -> bool:
         """Whether it was stopped before its end, because others were better."""
-        return self.status.lower().startswith(("prun", "stop"))
+        return self.status == "pruned"
 
 
 @dataclass(frozen=True)
@@ -61,127 +63,100 @@ class Search:
     failed: int
     #: Trials whose loss lies above the axis.
     beyond: int
-    #: Whether the loss of the values that are configured is known.
-    has_default: bool
+    #: Whether the loss of the configured values is known.
+    has_configured: bool
     sentence: str
     parameters: list[str]
     #: The best trials, the best one first.
     ranked: list[TrialLine]
 
 
-def search(reader: RunReader) -> Search | None:
-    """Read the search of a run; None where nothing was searched, or no trial has a loss."""
+def read(reader: ReportReader) -> Search | None:
+    """Read the search of a run; None where nothing was searched, or every trial diverged."""
     figures = reader.made_by(STAGE) or {}
-    history = figures.get("history")
-    trials = _trials(history if isinstance(history, list) else [])
-    known = [one for one in trials if one.loss is not None]
-    if not known:
+    trials = _trials(figures.get("history") or [])
+    with_loss = [trial for trial in trials if trial.loss is not None]
+    if not with_loss:
         return None
-    default = default_loss(figures)
-    ceiling = _ceiling(trials, default)
+    configured = finite(figures["configured_loss"])
+    ceiling = _ceiling(trials, configured)
     return Search(
-        svg=_svg(trials, default, ceiling),
-        complete=sum(not one.is_pruned for one in known),
-        pruned=sum(one.is_pruned for one in known),
-        failed=len(trials) - len(known),
-        beyond=sum((one.loss or 0.0) > ceiling for one in known),
-        has_default=default is not None,
-        sentence=_sentence(figures, known, default),
+        svg=_svg(trials, configured, ceiling),
+        complete=sum(not trial.is_pruned for trial in with_loss),
+        pruned=sum(trial.is_pruned for trial in with_loss),
+        failed=len(trials) - len(with_loss),
+        beyond=sum((trial.loss or 0.0) > ceiling for trial in with_loss),
+        has_configured=configured is not None,
+        sentence=_sentence(figures["best_loss"], figures["best_parameters"], configured),
         parameters=(names := _parameters(trials)),
-        ranked=_ranked(trials, names),
+        ranked=_ranked(with_loss, names),
     )
 
 
-def default_loss(figures: Mapping[str, Any]) -> float | None:
-    """The loss of the values that are configured, which the search is to beat."""
-    found = (finite(figures.get(name)) for name in ("default_loss", "configured_loss"))
-    return next((loss for loss in found if loss is not None), None)
-
-
-def best_parameters(figures: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the search found; empty where it does not say."""
-    found = (figures.get(name) for name in ("best", "best_parameters"))
-    return next((values for values in found if isinstance(values, dict)), {})
-
-
-def _trials(history: Sequence[Any]) -> list[Trial]:
-    found = []
-    for place, one in enumerate(history):
-        if not isinstance(one, dict):
-            continue
-        nested = one.get("parameters")
-        parameters = nested if isinstance(nested, dict) else one
-        number = finite(one.get("trial"))
-        found.append(
-            Trial(
-                number=int(number) if number is not None else place,
-                loss=finite(one.get("loss")),
-                status=plain(one.get("status") or ""),
-                parameters={n: v for n, v in parameters.items() if n not in _FACTS},
-            )
+def _trials(history: Sequence[Mapping[str, Any]]) -> list[Trial]:
+    trials = [
+        Trial(
+            number=int(line["trial"]),
+            loss=finite(line["loss"]),
+            status=plain(line["status"]),
+            parameters={name: value for name, value in line.items() if name not in _FACTS},
         )
-    return sorted(found, key=lambda trial: trial.number)
+        for line in history
+    ]
+    return sorted(trials, key=lambda trial: trial.number)
 
 
 def _parameters(trials: Sequence[Trial]) -> list[str]:
     return list(dict.fromkeys(name for trial in trials for name in trial.parameters))
 
 
-def _ceiling(trials: Sequence[Trial], default: float | None) -> float:
+def _ceiling(trials: Sequence[Trial], configured: float | None) -> float:
     """The highest loss on the axis: one trial that diverged must not flatten all others."""
-    losses = sorted(one.loss for one in trials if one.loss is not None)
+    losses = sorted(trial.loss for trial in trials if trial.loss is not None)
     upper = quantiles(losses, n=4)[2] if len(losses) > 1 else losses[0]
     reach = losses[0] + _REACH * (upper - losses[0])
     within = [loss for loss in losses if loss <= reach]
-    return max([*within, losses[0] if default is None else default])
+    return max([*within, losses[0] if configured is None else configured])
 
 
-def _svg(trials: Sequence[Trial], default: float | None, ceiling: float) -> Markup:
-    known = [one for one in trials if one.loss is not None]
-    shown = [(float(one.number), min(one.loss or 0.0, ceiling)) for one in known]
-    defaults = [(0.0, default)] if default is not None else []
-    frame = Frame.around("trial", [Series("", [*shown, *defaults])])
-    complete, pruned = (
-        [(float(t.number), t.loss or 0.0) for t in known if t.is_pruned is wanted]
-        for wanted in (False, True)
-    )
-    lowest = list(accumulate(shown, lambda best, one: (one[0], min(best[1], one[1]))))
-    return line_chart(
+def _svg(trials: Sequence[Trial], configured: float | None, ceiling: float) -> Markup:
+    marks = [
+        ("pruned" if trial.is_pruned else "trial", float(trial.number), trial.loss)
+        for trial in sorted(trials, key=lambda trial: not trial.is_pruned)
+        if trial.loss is not None
+    ]
+    shown = sorted((x, min(loss, ceiling)) for _, x, loss in marks)
+    frame = Frame.around("trial", shown if configured is None else [*shown, (0.0, configured)])
+    lowest = list(accumulate(shown, lambda best, point: (point[0], min(best[1], point[1]))))
+    return plot(
         frame,
-        level(frame, "default", default) if default is not None else "",
-        curve(frame, Series("best", [*lowest, (frame.x[1], lowest[-1][1])], "stairs")),
+        level(frame, "default", configured) if configured is not None else "",
+        curve(frame, "best", [*lowest, (frame.x.high, lowest[-1][1])], "stairs"),
         *(
-            beyond(frame, kind, x) if loss > ceiling else curve(frame, Series(kind, [(x, loss)]))
-            for kind, points in (("pruned", pruned), ("trial", complete))
-            for x, loss in points
+            arrow_up(frame, kind, x) if loss > ceiling else curve(frame, kind, [(x, loss)])
+            for kind, x, loss in marks
         ),
     )
 
 
-def _sentence(figures: Mapping[str, Any], known: Sequence[Trial], default: float | None) -> str:
-    """What was found, and what it gained over what is configured."""
-    winner = min(known, key=lambda one: (one.loss or 0.0, one.number))
-    values = best_parameters(figures) or winner.parameters
-    loss = finite(figures.get("best_loss"))
-    loss = loss if loss is not None else winner.loss or 0.0
-    text = f"The lowest validation loss is {figure(loss)}"
-    if values:
-        text += f", with {', '.join(f'{plain(n)} {_value(v)}' for n, v in values.items())}"
-    if default is None:
+def _sentence(loss: float, parameters: Mapping[str, Any], configured: float | None) -> str:
+    """What was found, and what it gained over the configured values."""
+    values = ", ".join(f"{plain(name)} {_value(value)}" for name, value in parameters.items())
+    text = f"The lowest validation loss is {figure(loss)}, with {values}"
+    if configured is None:
         return f"{text}."
-    if figure(loss) == figure(default):
+    if figure(loss) == figure(configured):
         return f"{text}; the configured values give the same."
-    change = share(abs(default - loss), default)
-    which = "less" if loss < default else "more"
-    return f"{text}: {change} {which} than the {figure(default)} of the configured values."
+    change = share(abs(configured - loss), configured)
+    which = "less" if loss < configured else "more"
+    return f"{text}: {change} {which} than the {figure(configured)} of the configured values."
 
 
 def _ranked(trials: Sequence[Trial], names: Sequence[str]) -> list[TrialLine]:
-    known = [one for one in trials if one.loss is not None]
-    known.sort(key=lambda one: (one.loss, one.number))
+    ranked = sorted(trials, key=lambda trial: (trial.loss or 0.0, trial.number))
     return [
-        TrialLine(one, figure(one.loss), [_value(one.parameters.get(name)) for name in names])
-        for one in known[:_LISTED]
+        TrialLine(trial, figure(trial.loss), [_value(trial.parameters.get(name)) for name in names])
+        for trial in ranked[:_LISTED]
     ]
 
 
@@ -190,3 +165,6 @@ def _value(value: Any) -> str:
     if number is not None:
         return figure(number) if number != int(number) else f"{number:,.0f}"
     return shortened(plain(value), _VALUE)
+
+
+SECTION = Section("search", "Search for hyper-parameters", "search.html.j2", read)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.text import plain, shortened
-from ray_pipeline.rundir.reader import RunReader
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.section import Section
 
 STAGE = "write-subsets"
-#: Sources that are named of a subset, and characters of a name.
+#: Sources that are named for a subset, and characters of a name.
 _SOURCES, _NAME = 5, 60
 
 
@@ -31,11 +33,12 @@ class SubsetLine:
     other_sources: int
 
 
-def subset_lines(reader: RunReader) -> list[SubsetLine]:
-    """The subsets of ``metrics.json``, in its order; none where none was written."""
+def read(reader: ReportReader) -> list[SubsetLine] | None:
+    """The subsets of ``metrics.json``, in its order; None where none was written."""
     figures = (reader.made_by(STAGE) or {}).get("subsets")
     subsets = figures if isinstance(figures, dict) else {}
-    return [_line(str(name), one) for name, one in subsets.items() if isinstance(one, dict)]
+    lines = [_line(str(n), subset) for n, subset in subsets.items() if isinstance(subset, dict)]
+    return lines or None
 
 
 def _line(name: str, figures: dict[str, Any]) -> SubsetLine:
@@ -43,23 +46,21 @@ def _line(name: str, figures: dict[str, Any]) -> SubsetLine:
     by_source = [
         (shortened(plain(source), _NAME), rows)
         for source, number in (sources.items() if isinstance(sources, dict) else ())
-        if (rows := _number(number)) is not None
+        if (rows := finite(number)) is not None
     ]
-    tokens = (_number(figures.get(key)) for key in ("tokens", "quality_tokens"))
+    tokens = (finite(figures.get(key)) for key in ("tokens", "quality_tokens"))
     return SubsetLine(
         name=shortened(plain(name), _NAME),
         is_control=figures.get("control") is True,
-        rows=_number(figures.get("rows")),
+        rows=finite(figures.get("rows")),
         tokens=next((number for number in tokens if number is not None), None),
-        lowest=_number(figures.get("score_min")),
-        mean=_number(figures.get("score_mean")),
-        highest=_number(figures.get("score_max")),
+        lowest=finite(figures.get("score_min")),
+        mean=finite(figures.get("score_mean")),
+        highest=finite(figures.get("score_max")),
         is_smaller=figures.get("smaller_than_asked") is True,
         sources=by_source[:_SOURCES],
         other_sources=max(0, len(by_source) - _SOURCES),
     )
 
 
-def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and value == value else None
+SECTION = Section("subsets", "Subsets", "subsets.html.j2", read)

@@ -1,4 +1,4 @@
-"""Quality against quantity: what subsets of the data are worth, and what their models write."""
+"""Quality against quantity: how good the models trained on subsets of the data are."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from typing import Any
 import orjson
 from markupsafe import Markup
 
+from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.text import NONE, count, duration, figure, large, plain
-from ray_pipeline.report.drawing.lines import Frame, Series, curve, error_bar, level, line_chart
-from ray_pipeline.report.sections.completions import Completions, completions
-from ray_pipeline.rundir.reader import RunReader
-from ray_pipeline.rundir.trainings import finite
+from ray_pipeline.report.drawing import (
+    Frame,
+    Point,
+    Span,
+    curve,
+    ends_of,
+    error_bar,
+    level,
+    plot,
+)
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.section import Section
 
 #: The stage, named as in the ledger, and the file that it leaves.
 STAGE, ANALYSIS = "analyse", "experiment/analysis.json"
@@ -23,14 +32,14 @@ _TITLES = {
     "tokens": "One budget of tokens for all",
 }
 _COLOURS = 6
-#: How many times the lowest perplexity the axis of the learning curves reaches: what comes before
-#: would flatten all that matters.
+#: The axis of the learning curves reaches this multiple of the lowest perplexity: the beginnings
+#: of the curves would flatten the rest.
 _REACH = 3.0
 
 
 @dataclass(frozen=True)
 class Value:
-    """A figure and its interval, in small."""
+    """A figure and its confidence interval."""
 
     text: str
     interval: str = ""
@@ -104,65 +113,63 @@ class Tradeoff:
     confidence: str
     vocabulary: str
     excluded: int
-    completions: Completions | None
 
 
-def tradeoff(reader: RunReader) -> Tradeoff | None:
+def read(reader: ReportReader) -> Tradeoff | None:
     """Read the analysis of a run; None where there is none."""
     if reader.made_by(STAGE) is None:
         return None
     try:
         analysis = orjson.loads(reader.storage.read_bytes(ANALYSIS) or b"")
     except orjson.JSONDecodeError:
-        return None  # deleted, or cut: the stage makes it again
+        return None  # deleted or truncated: the stage writes it again
     modes = analysis.get("modes") if isinstance(analysis, dict) else None
     if not isinstance(modes, dict) or not modes:
         return None
     return Tradeoff(
-        modes=[_mode(name, found) for name, found in modes.items()],
+        modes=[_mode(name, mode) for name, mode in modes.items()],
         confidence=f"{100 * analysis['confidence']:g} %",
         vocabulary=count(analysis["vocabulary"]),
         excluded=len(analysis["excluded"]),
-        completions=completions(reader),
     )
 
 
-def _mode(name: str, found: Mapping[str, Any]) -> ModeSection:
-    subsets = found["subsets"]
+def _mode(name: str, mode: Mapping[str, Any]) -> ModeSection:
+    subsets = mode["subsets"]
     kinds = {of: f"s{n % _COLOURS}" for n, of in enumerate(dict.fromkeys(s["of"] for s in subsets))}
-    curves, is_cut = _curves(subsets, kinds, found["target"]["perplexity"])
-    target = finite(found["target"]["perplexity"])
+    target = finite(mode["target"]["perplexity"])
+    curves, is_cut = _curves(subsets, kinds, target)
     return ModeSection(
         title=_TITLES.get(name, plain(name)),
-        recommendation=[plain(one) for one in found["recommendation"]],
-        notes=[plain(one) for one in found["notes"]],
+        recommendation=[plain(sentence) for sentence in mode["recommendation"]],
+        notes=[plain(note) for note in mode["notes"]],
         sizes=_sizes(subsets),
         curves=curves,
         is_cut=is_cut,
         keys=[Key(kind, plain(of)) for of, kind in kinds.items()],
         target=figure(target),
-        is_configured=found["target"]["from"] == "configuration",
-        lines=[_line(one) for one in subsets],
-        controls=[_control(one) for one in found["controls"]],
-        scaling=[_law(which, law) for which, law in found["scaling"].items()],
+        is_configured=mode["target"]["from"] == "configuration",
+        lines=[_line(subset) for subset in subsets],
+        controls=[_control(control) for control in mode["controls"]],
+        scaling=[_law(which, law) for which, law in mode["scaling"].items()],
     )
 
 
-def _line(one: Mapping[str, Any]) -> SubsetLine:
-    arrival, lost = one["to_target"], len(one["diverged_seeds"])
+def _line(subset: Mapping[str, Any]) -> SubsetLine:
+    arrival, lost = subset["to_target"], len(subset["diverged_seeds"])
     return SubsetLine(
-        name=plain(one["subset"]),
-        control=bool(one["control"]),
-        rows=count(one["rows"]),
-        tokens_seen=large(one["tokens_seen"]),
-        seeds=count(len(one["seeds"])) + (f", {lost} diverged" if lost else ""),
-        loss=_value(one["loss"]),
-        perplexity=_value(one["perplexity"]),
-        gain_rows=figure(finite(one["gain_per_1000_rows"])),
-        gain_tokens=figure(finite(one["gain_per_million_tokens_seen"])),
-        seconds=_value(one["seconds"], _duration),
-        seconds_per_row=figure(finite(one["seconds_per_row"])),
-        tokens_per_second=figure(finite(one["tokens_per_second"]["mean"])),
+        name=plain(subset["subset"]),
+        control=bool(subset["control"]),
+        rows=count(subset["rows"]),
+        tokens_seen=large(subset["tokens_seen"]),
+        seeds=count(len(subset["seeds"])) + (f", {lost} diverged" if lost else ""),
+        loss=_value(subset["loss"]),
+        perplexity=_value(subset["perplexity"]),
+        gain_rows=figure(finite(subset["gain_per_1000_rows"])),
+        gain_tokens=figure(finite(subset["gain_per_million_tokens_seen"])),
+        seconds=_value(subset["seconds"], _duration),
+        seconds_per_row=figure(finite(subset["seconds_per_row"])),
+        tokens_per_second=figure(finite(subset["tokens_per_second"]["mean"])),
         time_to_target=_arrival(arrival, "seconds", _duration),
         tokens_to_target=_arrival(arrival, "tokens", _tokens),
     )
@@ -181,7 +188,7 @@ def _value(estimate: Mapping[str, Any] | None, text: Any = figure) -> Value:
 
 
 def _duration(seconds: float) -> str:
-    """An interval may go below nothing, a time does not."""
+    """The interval of a time may go below 0, a time cannot."""
     return duration(max(0.0, seconds))
 
 
@@ -193,24 +200,24 @@ def _arrival(arrival: Mapping[str, Any], name: str, text: Any) -> Value:
     if arrival[name] is None:
         reached, seeds = arrival["reached"], arrival["seeds"]
         return Value("not reached", f"{reached} of {seeds} seeds do" if reached else "")
-    found = _value(arrival[name], text)
-    return Value(f"≤ {found.text}", found.interval) if arrival["at_most"] else found
+    value = _value(arrival[name], text)
+    return Value(f"≤ {value.text}", value.interval) if arrival["at_most"] else value
 
 
-def _control(one: Mapping[str, Any]) -> ControlLine:
+def _control(control: Mapping[str, Any]) -> ControlLine:
     verdicts = {
         "helps": "quality helps",
         "hurts": "quality hurts",
-        "undecided": "cannot be told from chance",
-        "unknown": "not known",
+        "undecided": "no significant difference",
+        "unknown": "unknown",
     }
     return ControlLine(
-        name=plain(one["subset"]),
-        rows=count(one["rows"]),
-        difference=_signed(one["difference"]),
-        ratio=_value(one["perplexity_ratio"]),
-        verdict=verdicts.get(one["verdict"], plain(one["verdict"])),
-        worth=_worth(one["worth_random_rows"]),
+        name=plain(control["subset"]),
+        rows=count(control["rows"]),
+        difference=_signed(control["difference"]),
+        ratio=_value(control["perplexity_ratio"]),
+        verdict=verdicts.get(control["verdict"], plain(control["verdict"])),
+        worth=_worth(control["worth_random_rows"]),
     )
 
 
@@ -232,7 +239,7 @@ def _law(which: str, law: Mapping[str, Any]) -> str:
     ends = {
         key: f" ({figure(low)} to {figure(high)})" for key, (low, high) in law["intervals"].items()
     }
-    remarks = "".join(f" {one[:1].upper()}{one[1:]}." for one in law["remarks"])
+    remarks = "".join(f" {remark[:1].upper()}{remark[1:]}." for remark in law["remarks"])
     return (
         f"{name}: E {figure(law['e'])}{ends.get('e', '')}, B {figure(law['b'])}, "
         f"β {figure(law['beta'])}{ends.get('beta', '')}.{remarks}"
@@ -240,52 +247,55 @@ def _law(which: str, law: Mapping[str, Any]) -> str:
 
 
 def _sizes(subsets: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Perplexity against rows on a logarithmic axis, with intervals."""
-    shown: list[Series] = []
-    bars: list[tuple[str, float, float, float]] = []
-    for control, kind in ((False, "best"), (True, "control")):
-        points = []
-        for one in subsets:
-            mean, low, high = (finite(one["perplexity"][key]) for key in ("mean", "low", "high"))
-            if one["control"] is control and one["rows"] > 0 and mean is not None:
-                points.append((float(one["rows"]), mean))
-                if low is not None and high is not None:
-                    bars.append((kind, float(one["rows"]), low, high))
-        if points:
-            shown.append(Series(kind, points, "marked"))
-    if not shown:
+    """Perplexity against rows on a logarithmic axis, with confidence intervals."""
+    best = _by_size(subsets, control=False)
+    control = _by_size(subsets, control=True)
+    points, spans = [*best[0], *control[0]], [*best[1], *control[1]]
+    if not points:
         return None
-    ends = Series("", [(x, y) for _, x, *ys in bars for y in ys])
-    frame = Frame.around("", [*shown, ends], log=True)
-    drawn = [error_bar(frame, *bar) for bar in bars]
-    return line_chart(frame, *drawn, *(curve(frame, series) for series in shown))
+    frame = Frame.around("", [*points, *ends_of(spans)], log=True)
+    drawn = [("best", *best), ("control", *control)]
+    bars = [error_bar(frame, kind, span) for kind, _, ranges in drawn for span in ranges]
+    lines = [curve(frame, kind, series, "marked") for kind, series, _ in drawn if series]
+    return plot(frame, *bars, *lines)
+
+
+def _by_size(subsets: Sequence[Mapping[str, Any]], control: bool) -> tuple[list[Point], list[Span]]:
+    """Mean perplexities by rows, and their intervals where there are any."""
+    points: list[Point] = []
+    spans: list[Span] = []
+    for subset in subsets:
+        rows, perplexity = float(subset["rows"]), subset["perplexity"]
+        mean, low, high = (finite(perplexity[key]) for key in ("mean", "low", "high"))
+        if subset["control"] is control and rows > 0 and mean is not None:
+            points.append((rows, mean))
+            if low is not None and high is not None:
+                spans.append((rows, low, high))
+    return points, spans
 
 
 def _curves(
-    subsets: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], target: Any
+    subsets: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], target: float | None
 ) -> tuple[Markup | None, bool]:
     """Perplexity on the validation rows against tokens, and whether it is cut above."""
-    by_subset = {
-        one["subset"]: [
+    whole: list[tuple[str, list[Point]]] = []
+    for subset in subsets:
+        points = [
             (float(point["tokens"]), math.exp(min(point["loss"], 700.0)))
-            for point in one["curve"]
+            for point in subset["curve"]
             if point["tokens"] > 0
         ]
-        for one in subsets
-    }
-    lowest = min((y for points in by_subset.values() for _, y in points), default=0.0)
-    ceiling = _REACH * max([lowest, *(points[-1][1] for points in by_subset.values() if points)])
-    shown = []
-    for one in subsets:
-        points = [(x, y) for x, y in by_subset[one["subset"]] if y <= ceiling]
-        if points:
-            kind = f"{kinds[one['of']]}{' random' if one['control'] else ''}"
-            shown.append(Series(kind, points))
-    if not shown:
+        whole.append((f"{kinds[subset['of']]}{' random' if subset['control'] else ''}", points))
+    perplexities = [y for _, points in whole for _, y in points]
+    if not perplexities:
         return None, False
-    goal = finite(target)
-    frame = Frame.around("", shown, log=True)
-    within = goal is not None and frame.y[0] <= goal <= frame.y[1]
-    line = level(frame, "default", goal) if goal is not None and within else ""
-    cut = any(y > ceiling for points in by_subset.values() for _, y in points)
-    return line_chart(frame, line, *(curve(frame, series) for series in shown)), cut
+    ceiling = _REACH * max(min(perplexities), *(points[-1][1] for _, points in whole if points))
+    shown = [(kind, [(x, y) for x, y in points if y <= ceiling]) for kind, points in whole]
+    frame = Frame.around("", [point for _, points in shown for point in points], log=True)
+    is_within = target is not None and frame.y.low <= target <= frame.y.high
+    line = level(frame, "default", target) if target is not None and is_within else ""
+    drawn = plot(frame, line, *(curve(frame, kind, points) for kind, points in shown if points))
+    return drawn, max(perplexities) > ceiling
+
+
+SECTION = Section("tradeoff", "Quality against quantity", "tradeoff.html.j2", read)

@@ -8,15 +8,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ray_pipeline.report.drawing.lines import Frame, Series, band, curve, line_chart, ring, thinned
+from ray_pipeline.core.numbers import finite
+from ray_pipeline.report.drawing import Frame, band, curve, ends_of, plot, ring, thinned
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.section import Section
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.reader import RunReader
-from ray_pipeline.rundir.trainings import Points, Training, finite, trainings
+from ray_pipeline.rundir.trainings import Points, Training, trainings
 
 #: Stages, named as in the ledger: the students, whose losses can be compared, and their rows.
 DISTILLED, ALONE = "distil", "train-alone"
 TOKENISE, SPLIT = "tokenise", "split"
-#: Size of the figures that stand beside the learning curve.
+#: Size of the charts beside the learning curve.
 _SMALL: dict[str, Any] = {"width": 230.0, "height": 92.0}
 _BESIDE = (
     ("loss", "loss: α·CE + β·T²·KL"),
@@ -27,7 +29,7 @@ _BESIDE = (
 
 
 @dataclass(frozen=True)
-class Figure:
+class Chart:
     """A drawing and what it shows."""
 
     label: str
@@ -43,8 +45,8 @@ class LearningCurve:
     steps: int
     total_steps: int
     #: Cross-entropy in training and validation.
-    main: Figure
-    beside: list[Figure]
+    main: Chart
+    beside: list[Chart]
     has_validation: bool
     best: tuple[int, float] | None
     #: Steps whose mean is one point of the training curve.
@@ -58,13 +60,13 @@ class Comparison:
     svg: Markup
     distilled: float
     alone: float
-    #: The teacher's, as it ended; None: it was not trained here.
+    #: The teacher's at its end; None: it was not trained here.
     teacher: float | None
 
 
 @dataclass(frozen=True)
 class Truncation:
-    """Answers that lost their end to the limit of tokens."""
+    """Answers that were cut to keep their texts within the limit of tokens."""
 
     rows: int
     answers: int
@@ -74,7 +76,7 @@ class Truncation:
 
 
 @dataclass(frozen=True)
-class TrainingSection:
+class Trainings:
     """The section."""
 
     #: Stages that are finished, with their figures.
@@ -86,18 +88,21 @@ class TrainingSection:
     split: dict[str, int]
 
 
-def training_section(reader: RunReader) -> TrainingSection | None:
+def read(reader: ReportReader) -> Trainings | None:
     """Read the trainings of a run; None where nothing was trained."""
-    found = trainings(reader)
-    if not found:
+    trained = trainings(reader)
+    if not trained:
         return None
     accounts = {entry.account.name: entry.account for entry in reader.ledger.entries}
     split = accounts.get(SPLIT)
     counts = split.counts if split is not None else {}
-    return TrainingSection(
-        finished=[(one.stage, _figures(one)) for one in found if one.is_finished],
-        curves=[drawn for one in found if (drawn := _learning_curve(one)) is not None],
-        comparison=_comparison(found),
+    curves = [_learning_curve(training) for training in trained]
+    return Trainings(
+        finished=[
+            (training.stage, _figures(training)) for training in trained if training.is_finished
+        ],
+        curves=[curve for curve in curves if curve is not None],
+        comparison=_comparison(trained),
         truncation=_truncation(reader, accounts.get(TOKENISE)),
         split={name: counts[name] for name in ("train", "validation", "test") if name in counts},
     )
@@ -106,8 +111,8 @@ def training_section(reader: RunReader) -> TrainingSection | None:
 def _figures(training: Training) -> dict[str, Any]:
     """Numbers of the table's columns, None for what was not reported, and how it ended."""
     names = ("rows", "tokens", "answer_tokens", "real_token_share", "steps", "epochs", "best_step")
-    found = {name: finite(training.figures.get(name)) for name in (*names, "validation_loss")}
-    return {**found, "stopped": str(training.figures.get("stopped") or "")}
+    figures = {name: finite(training.figures.get(name)) for name in (*names, "validation_loss")}
+    return {**figures, "stopped": str(training.figures.get("stopped") or "")}
 
 
 def _learning_curve(training: Training) -> LearningCurve | None:
@@ -115,12 +120,12 @@ def _learning_curve(training: Training) -> LearningCurve | None:
     if not learned and not validated:
         return None
     points, spans, steps_a_point = thinned(learned)
-    frame = Frame.around("step", [Series("", [*points, *validated]), *_edges(spans)])
+    frame = Frame.around("step", [*points, *validated, *ends_of(spans)])
     best = min(validated, key=lambda point: (point[1], point[0]), default=None)
     shapes = [
         band(frame, "learned", spans),
-        curve(frame, Series("learned", points)),
-        curve(frame, Series("validated", validated, "marked")),
+        curve(frame, "learned", points),
+        curve(frame, "validated", validated, "marked"),
         ring(frame, "validated", best) if best is not None else "",
     ]
     return LearningCurve(
@@ -128,7 +133,7 @@ def _learning_curve(training: Training) -> LearningCurve | None:
         is_finished=training.is_finished,
         steps=training.steps,
         total_steps=training.total_steps,
-        main=Figure("cross-entropy, nats per answer token", line_chart(frame, *shapes)),
+        main=Chart("cross-entropy, nats per answer token", plot(frame, *shapes)),
         beside=list(_beside(training)),
         has_validation=bool(validated),
         best=best,
@@ -136,8 +141,8 @@ def _learning_curve(training: Training) -> LearningCurve | None:
     )
 
 
-def _beside(training: Training) -> Iterable[Figure]:
-    """Small figures of what else was measured at each step; none of what says nothing."""
+def _beside(training: Training) -> Iterable[Chart]:
+    """Small charts of what else was measured at each step, where it says anything."""
     is_distilled = any(value for _, value in training.points("kl"))
     for name, label in _BESIDE:
         points = training.points(name)
@@ -146,33 +151,31 @@ def _beside(training: Training) -> Iterable[Figure]:
             continue
         means, spans, _ = thinned(points)
         from_zero = name in ("gradient_norm", "learning_rate")
-        series = Series("plain", means)
-        frame = Frame.around("step", [series, *_edges(spans)], from_zero, **_SMALL)
-        yield Figure(label, line_chart(frame, band(frame, "plain", spans), curve(frame, series)))
+        frame = Frame.around("step", [*means, *ends_of(spans)], from_zero, **_SMALL)
+        shapes = band(frame, "plain", spans), curve(frame, "plain", means)
+        yield Chart(label, plot(frame, *shapes))
 
 
-def _edges(spans: Sequence[tuple[float, float, float]]) -> list[Series]:
-    """What lies behind means, for a frame that has room for it."""
-    return [Series("", [(x, y) for x, *ys in spans for y in ys])]
-
-
-def _comparison(found: Sequence[Training]) -> Comparison | None:
+def _comparison(trained: Sequence[Training]) -> Comparison | None:
     """Both students' validation losses on one axis.
 
     They are cross-entropies of the same rows, whatever the losses that are trained on.
     """
-    by_stage = {one.stage: one for one in found}
+    by_stage = {training.stage: training for training in trained}
     if not {DISTILLED, ALONE} <= set(by_stage):
         return None
     distilled, alone = (by_stage[name].points("validation_loss") for name in (DISTILLED, ALONE))
     # Two points say no more than the table.
     if not distilled or not alone or len(distilled) + len(alone) < 3:
         return None
-    series = [Series("control", alone, "marked"), Series("distilled", distilled, "marked")]
-    frame = Frame.around("step", series)
+    frame = Frame.around("step", [*distilled, *alone])
     teacher = by_stage.get("train-teacher")
     return Comparison(
-        svg=line_chart(frame, *(curve(frame, one) for one in series)),
+        svg=plot(
+            frame,
+            curve(frame, "control", alone, "marked"),
+            curve(frame, "distilled", distilled, "marked"),
+        ),
         distilled=_lowest(distilled),
         alone=_lowest(alone),
         teacher=finite(teacher.figures.get("validation_loss")) if teacher is not None else None,
@@ -183,17 +186,20 @@ def _lowest(points: Points) -> float:
     return min(value for _, value in points)
 
 
-def _truncation(reader: RunReader, account: StageAccount | None) -> Truncation | None:
+def _truncation(reader: ReportReader, account: StageAccount | None) -> Truncation | None:
     if account is None:
         return None
     stages = reader.config.get("stages")
     config: Any = stages.get(TOKENISE) if isinstance(stages, dict) else None
     text: Any = config.get("text") if isinstance(config, dict) else None
     limit = text.get("max_tokens") if isinstance(text, dict) else None
-    # A counter that stayed at nothing is not in the ledger.
+    # A counter that stayed at 0 is not in the ledger.
     return Truncation(
         rows=account.kept,
         answers=account.counts.get("answers_cut", 0),
         tokens=account.counts.get("tokens_cut", 0),
         limit=limit if isinstance(limit, int) else None,
     )
+
+
+SECTION = Section("training", "Training", "training.html.j2", read)

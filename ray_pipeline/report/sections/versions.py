@@ -1,4 +1,4 @@
-"""Augmentation: rows beside the versions that were made of them, and how many were accepted."""
+"""Augmentation: rows beside the versions made from them, and how many versions were accepted."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from markupsafe import Markup
 
 from ray_pipeline.core.rows import KEPT, reason_code
 from ray_pipeline.core.text import plain, shortened
-from ray_pipeline.report.drawing.charts import Bins, bar, histogram
-from ray_pipeline.report.reading import segments_with, some_units, told_columns
-from ray_pipeline.rundir.reader import RunReader, SegmentFolder, text_columns
+from ray_pipeline.report.drawing import Axis, binned, histogram, meter
+from ray_pipeline.report.reading import ReportReader, segments_with, some_units
+from ray_pipeline.report.section import Section
+from ray_pipeline.rundir.reader import SegmentFolder, text_columns
 from ray_pipeline.rundir.units import Unit
 
 ORIGINAL = "original"
 #: Originals that are shown with their versions, and units that are opened for them.
 _PARENTS, _PARTS = 12, 24
-#: Rows that are counted, at least where there are more.
+#: Stop counting after this many rows.
 _ROWS = 200_000
 #: Characters of a text.
 _TEXT = 360
-#: Versions that are told apart; a column `version` with more is something else.
+#: A column `version` with more values than this is something else.
 _MOST = 12
-_SIMILARITY = Bins(0.0, 1.0, 25, [(0.0, "0"), (0.5, "0.5"), (1.0, "1")])
+#: Of the histograms of similarities.
+_SIMILARITY, _BINS = Axis(0.0, 1.0), 25
+_TICKS = [(0.0, "0"), (0.5, "0.5"), (1.0, "1")]
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,18 @@ class Version:
     """One version of a row."""
 
     version: str
-    #: Those that differ from the original's.
+    #: Texts that differ from the original's, by column.
     texts: list[tuple[str, str]]
-    #: Columns whose text is the original's.
+    #: Columns whose text is the same as the original's.
     same: list[str]
-    #: Why it is not among the rows; None: it is.
+    #: Why it was dropped; None: it was kept.
     reason: str | None
     similarity: float | None
 
 
 @dataclass(frozen=True)
 class Family:
-    """An original and what was made of it."""
+    """An original and the versions made from it."""
 
     row_id: str
     original: list[tuple[str, str]]
@@ -60,7 +63,7 @@ class Style:
     #: Rows that left, by reason.
     reasons: dict[str, int]
     bar: Markup
-    #: Similarities to the original: those of accepted rows shaded, all of them outlined.
+    #: Histogram of similarities to the original: all versions, in front of them the accepted ones.
     similarity: Markup | None
 
 
@@ -77,8 +80,8 @@ class Versions:
     of_units: int
 
 
-def versions(reader: RunReader) -> Versions | None:
-    """Count and show versions; None where no rows were made with a version."""
+def read(reader: ReportReader) -> Versions | None:
+    """Count and read versions; None where no row has one."""
     segments = segments_with(reader, "version")
     if not segments:
         return None
@@ -122,7 +125,7 @@ class _Tally:
 
 
 def _count(
-    reader: RunReader, segments: list[SegmentFolder], units: list[Unit]
+    reader: ReportReader, segments: list[SegmentFolder], units: list[Unit]
 ) -> tuple[dict[str, _Tally], int]:
     """What became of every row with a version, by version in the order in which they were made."""
     tallies: dict[str, _Tally] = defaultdict(_Tally)
@@ -130,30 +133,30 @@ def _count(
     for unit in units:
         if rows >= _ROWS:
             break
-        here = _resting(reader, segments, unit)
+        here = _outcomes(reader, segments, unit)
         for row in here.values():
             tallies[str(row["version"])].add(row)
         counted, rows = counted + 1, rows + len(here)
     return {name: tallies[name] for name in _order(reader, tallies)}, counted
 
 
-def _resting(
-    reader: RunReader, segments: list[SegmentFolder], unit: Unit
+def _outcomes(
+    reader: ReportReader, segments: list[SegmentFolder], unit: Unit
 ) -> dict[str, dict[str, Any]]:
     """The rows of a unit that have a version, as the last segment that has them left them."""
-    found: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, dict[str, Any]] = {}
     names = ["row_id", "version", "status", "reason", "similarity"]
     for segment in segments:
-        rows = told_columns(reader, segment, unit, names)
+        rows = reader.columns(segment, unit, names)
         if rows is None:
             break
         for row in rows.to_pylist():
             if row["version"] is not None:
-                found[row["row_id"]] = row
-    return found
+                outcomes[row["row_id"]] = row
+    return outcomes
 
 
-def _order(reader: RunReader, tallies: dict[str, _Tally]) -> list[str]:
+def _order(reader: ReportReader, tallies: dict[str, _Tally]) -> list[str]:
     """Versions by the stages that made them (``augment-formal``), else by name."""
     stages = [entry.account.name for entry in reader.ledger.entries]
 
@@ -166,33 +169,35 @@ def _order(reader: RunReader, tallies: dict[str, _Tally]) -> list[str]:
 
 def _style(name: str, tally: _Tally, most: int) -> Style:
     accepted = tally.made - tally.reasons.total()
-    shares = bar(("kept", accepted / most), ("dropped", (tally.made - accepted) / most))
-    figure = None
+    shares = meter(("kept", accepted / most), ("dropped", (tally.made - accepted) / most))
+    chart = None
     if tally.similar:
-        of_all = _SIMILARITY.counts(list(tally.similar.items()))
-        of_accepted = _SIMILARITY.counts(list(tally.similar_accepted.items()))
+        of_all = binned(_SIMILARITY, _BINS, tally.similar.items())
+        of_accepted = binned(_SIMILARITY, _BINS, tally.similar_accepted.items())
         whole = tally.similar.total()
         series = [("dropped", of_all, whole), ("kept", of_accepted, whole)]
-        figure = histogram(_SIMILARITY, series, "similarity")
-    return Style(name, tally.made, accepted, dict(tally.reasons), shares, figure)
+        chart = histogram(_SIMILARITY, _TICKS, series, "similarity")
+    return Style(name, tally.made, accepted, dict(tally.reasons), shares, chart)
 
 
-def _families(reader: RunReader, segments: list[SegmentFolder], order: list[str]) -> list[Family]:
-    """Originals with all their versions, drawn by their ids; those with a rejected one first."""
+def _families(
+    reader: ReportReader, segments: list[SegmentFolder], order: list[str]
+) -> list[Family]:
+    """Originals with all their versions, chosen by their ids; those with a rejected one first."""
     texts = text_columns(reader, reader.schema(segments[-1]))
-    found: list[Family] = []
+    families: list[Family] = []
     for unit in some_units(reader, _PARTS):
-        found += _families_of(reader, segments, unit, texts, order)
-        if len(found) >= _PARENTS:
+        families += _families_of(reader, segments, unit, texts, order)
+        if len(families) >= _PARENTS:
             break
-    found = found[:_PARENTS]
-    # What was rejected says most: sorting is stable, so the rest stays as it was drawn.
-    found.sort(key=lambda family: all(version.reason is None for version in family.versions))
-    return found
+    families = families[:_PARENTS]
+    # Rejected versions are the most instructive. Sorting is stable: otherwise the order stays.
+    families.sort(key=lambda family: all(version.reason is None for version in family.versions))
+    return families
 
 
 def _families_of(
-    reader: RunReader,
+    reader: ReportReader,
     segments: list[SegmentFolder],
     unit: Unit,
     texts: list[str],
@@ -202,7 +207,7 @@ def _families_of(
     sources = [f"source_{name}" for name in texts]
     envelope = ["row_id", "parent_id", "status", "reason", "version", "similarity"]
     for segment in segments:
-        table = told_columns(reader, segment, unit, [*envelope, *texts, *sources])
+        table = reader.columns(segment, unit, [*envelope, *texts, *sources])
         for row in table.to_pylist() if table is not None else []:
             rows[row["row_id"]] = row
     children: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -223,7 +228,7 @@ def _family(
     order: list[str],
 ) -> Family:
     children.sort(key=lambda child: (order.index(child["version"]), child["row_id"]))
-    # What a version was made from stands in the version, too: the original may be elsewhere.
+    # A version carries the texts it was made from: the original itself may be in another unit.
     made_from = {name: children[0][f"source_{name}"] for name in texts}
     original = {n: made_from[n] if made_from[n] is not None else (row or {}).get(n) for n in texts}
     return Family(
@@ -244,3 +249,6 @@ def _family(
 
 def _shown(texts: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, shortened(plain(text), _TEXT)) for name, text in texts.items()]
+
+
+SECTION = Section("versions", "Versions and their originals", "versions.html.j2", read)

@@ -37,6 +37,8 @@ class Answer(AskStage):
     }
     Config: ClassVar[type[StageConfig]] = AnswerConfig
 
+    variables = ("question",)
+
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
         """Ask the question."""
         question = row["question"]

@@ -60,6 +60,8 @@ class Outliers(AskStage):
 
     config: OutliersConfig
 
+    variables = ("question", "answer")
+
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
         """Judge the row, where it needs a judge."""
         suspicion = self._suspicion(row)

@@ -60,6 +60,8 @@ class Augment(AskStage):
 
     config: AugmentConfig
 
+    variables = ("question", "answer", "kind", "text")
+
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
         """Ask for a paraphrase of the question, and of a long answer."""
         if row.get("version") not in (None, ORIGINAL):

@@ -46,6 +46,8 @@ class FillInBlank(AskStage):
 
     config: FillInBlankConfig
 
+    variables = ("question", "answer", "draft")
+
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
         """Ask for a question in place of the sentence with the blank."""
         question, answer = row["question"], row["answer"]

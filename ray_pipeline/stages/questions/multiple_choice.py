@@ -69,6 +69,8 @@ class MultipleChoice(AskStage):
 
     config: MultipleChoiceConfig
 
+    variables = ("question", "options", "answer", "draft")
+
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
         """Take or ask for a question that needs no options."""
         parsed = choices.parse(row["question"])

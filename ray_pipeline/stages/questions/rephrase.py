@@ -104,6 +104,8 @@ class Rephrase(AskStage):
 
     config: RephraseConfig
 
+    variables = ("question", "answer", "kind", "text", "draft")
+
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
         """Ask for other words where they are needed."""
         needs = found_needs(row, self.config.needs)

@@ -75,6 +75,8 @@ class JudgeQuality(AskStage):
         """Without a judge, or without rows for it, there is nothing to ask."""
         return config.llm is None or config.share == 0
 
+    variables = ("instruction", "response")
+
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
         """Have the row judged, if it is one of those that are."""
         instruction, response = row["instruction"] or "", row["response"] or ""

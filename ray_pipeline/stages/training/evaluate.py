@@ -36,12 +36,6 @@ RESULTS = "exports/validation_results.csv"
 #: The student as it is before its training.
 BEFORE = "student-before"
 
-_OF_EACH = {
-    "sentence_bleu": text_metrics.sentence_bleu,
-    "rouge_l": text_metrics.rouge_l,
-    "exact_match": text_metrics.exact_match,
-}
-
 
 class EvaluateConfig(StageConfig):
     """Configuration of `Evaluate`."""
@@ -160,7 +154,7 @@ class Evaluate(ArtifactStage):
         """What was measured on a model, by this attempt or an earlier one."""
         path = f"{place.folder}/{subject.name}.json"
         if (raw := place.storage.read_bytes(path)) is not None:
-            return ModelFigures.of_json(raw)
+            return ModelFigures.from_json(raw)
         place.say(f"  asking {subject.name}")
         figures = self._measured(subject, test, place.storage)
         place.storage.write_bytes(path, figures.to_json())
@@ -211,8 +205,8 @@ def _write(storage: Storage, test: _TestRows, answers: Mapping[str, list[str]]) 
     }
     for model, texts in answers.items():
         columns[f"{model}_answer"] = texts
-        for metric, score in _OF_EACH.items():
-            columns[f"{model}_{metric}"] = score(texts, test.references)
+        for metric, values in text_metrics.scores(texts, test.references).items():
+            columns[f"{model}_{metric}"] = values
     with storage.writer(RESULTS) as file:
         pacsv.write_csv(pa.table(columns), file)
 

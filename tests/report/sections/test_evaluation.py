@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.test_report import page
+from support.html_page import page
 from support.made_run import MadeRun
 from support.made_trained_run import QUALITY, made_trained_run, metrics
 
-from ray_pipeline.report.sections.evaluation import Evaluation, evaluation, verdict
-from ray_pipeline.rundir.reader import RunReader
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.sections.evaluation import Evaluation, read, verdict
 
 
 def with_models(path: Path, models: dict[str, Any], **more: Any) -> MadeRun:
@@ -17,7 +17,7 @@ def with_models(path: Path, models: dict[str, Any], **more: Any) -> MadeRun:
 
 
 def found(run: MadeRun) -> Evaluation:
-    section = evaluation(RunReader(run.storage.root))
+    section = read(ReportReader(run.storage.root))
     assert section is not None
     return section
 
@@ -43,7 +43,7 @@ def test_the_table_has_every_model_and_figure(tmp_path: Path) -> None:
 
 
 def test_the_page_says_what_was_measured_on_what(tmp_path: Path) -> None:
-    text = " ".join(page(with_models(tmp_path, MODELS, test_rows=40)).text.split())
+    text = page(with_models(tmp_path, MODELS, test_rows=40)).words
     assert "Answers to 16 rows, perplexity on 40." in text
     assert "perplexity ↓" in text and "ROUGE-L ↑" in text
     assert "nrefs:1|case:mixed|tok:13a" in text
@@ -121,8 +121,8 @@ def test_without_a_teacher_nothing_is_measured_by_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("models", [None, [], {}, {"student": 5}, "x"])
 def test_what_is_no_evaluation_has_no_section(tmp_path: Path, models: Any) -> None:
     run = with_models(tmp_path, models)
-    assert evaluation(RunReader(run.storage.root)) is None
-    ids = {attributes.get("id") for tag, attributes in page(run).tags if tag == "section"}
+    assert read(ReportReader(run.storage.root)) is None
+    ids = page(run).sections
     assert "evaluation" not in ids and "training" in ids
 
 
@@ -134,6 +134,6 @@ def test_hostile_model_names_stay_texts(tmp_path: Path) -> None:
     }
     run = with_models(tmp_path, models)
     assert found(run).models[0].label == "teacher"
-    read = page(run)
-    assert "script" not in {tag for tag, _ in read.tags} and "\x1b" not in read.text
-    assert "<script>alert(1)</script>" in read.text
+    shown = page(run)
+    assert "script" not in shown.names and "\x1b" not in shown.text
+    assert "<script>alert(1)</script>" in shown.text

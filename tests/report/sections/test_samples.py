@@ -3,20 +3,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from report.test_report import page
+from support.html_page import page
 from support.made_run import MadeRun
 from support.made_trained_run import answers, made_trained_run, write_answers
 
 from ray_pipeline.core.errors import RunError
+from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.sections import samples as module
-from ray_pipeline.report.sections.samples import Samples, samples
-from ray_pipeline.rundir.reader import RunReader
+from ray_pipeline.report.sections.samples import Samples
 
 HELPED, HURT, APART, DRAWN = (
     "Where distilling helped most",
     "Where distilling hurt most",
     "Where the models differ most",
-    "Drawn by their ids",
+    "Chosen at random",
 )
 
 
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> MadeRun:
 
 
 def read(run: MadeRun) -> Samples | None:
-    return samples(RunReader(run.storage.root))
+    return module.read(ReportReader(run.storage.root))
 
 
 def found(run: MadeRun) -> Samples:
@@ -38,18 +38,19 @@ def found(run: MadeRun) -> Samples:
 def test_rows_on_which_models_differ_come_first(run: MadeRun) -> None:
     groups = dict(found(run).groups)
     # Of the made answers, positions 2, 5, ... win by their number, and 0, 3, ... lose by it.
-    assert [one.question for one in groups[HELPED]] == [f"What is {n}?" for n in (14, 11, 8, 5)]
-    assert [one.question for one in groups[HURT]] == [f"What is {n}?" for n in (15, 12, 9, 6)]
-    assert [one.question for one in groups[APART]] == [f"What is {n}?" for n in (3, 2, 0)]
-    drawn = [one.row_id for one in groups[DRAWN]]
+    assert [sample.question for sample in groups[HELPED]] == [
+        f"What is {n}?" for n in (14, 11, 8, 5)
+    ]
+    assert [sample.question for sample in groups[HURT]] == [f"What is {n}?" for n in (15, 12, 9, 6)]
+    assert [sample.question for sample in groups[APART]] == [f"What is {n}?" for n in (3, 2, 0)]
+    drawn = [sample.row_id for sample in groups[DRAWN]]
     assert drawn == sorted(drawn) and len(drawn) == 4
     assert list(groups) == [HELPED, HURT, APART, DRAWN]
 
 
 def test_wins_are_counted_on_all_rows(run: MadeRun) -> None:
-    assert found(run).duel == (5, 6, 5)
-    text = " ".join(page(run).text.split())
-    assert "is above that of the student trained alone on 5 rows, below it on 6" in text
+    assert found(run).wins_losses_ties == (5, 6, 5)
+    assert "higher than that of the student trained alone on 5 rows, lower on 6" in page(run).words
 
 
 def test_every_models_answer_is_shown_as_it_is(run: MadeRun) -> None:
@@ -82,7 +83,7 @@ def test_without_both_students_the_spread_decides(run: MadeRun) -> None:
     rows = [{n: v for n, v in row.items() if "alone" not in n} for row in rows]
     write_answers(run, rows)
     section = found(run)
-    assert section.duel is None
+    assert section.wins_losses_ties is None
     assert [title for title, _ in section.groups] == [APART, DRAWN]
     assert section.groups[0][1][0].question == "What is 15?"
 
@@ -94,14 +95,14 @@ def test_scores_may_be_missing(run: MadeRun) -> None:
     assert [title for title, _ in section.groups] == [DRAWN]
     assert section.groups[0][1][0].answers[0].score is None
     write_answers(run, [answers(p) | {"student_sentence_bleu": "nan"} for p in range(3)])
-    assert found(run).duel is None
+    assert found(run).wins_losses_ties is None
 
 
 def test_a_large_file_is_read_in_part(run: MadeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ROWS", 10)
     section = found(run)
     assert (section.rows, section.is_whole) == (10, False)
-    assert "counted in the first 10 rows" in " ".join(page(run).text.split())
+    assert "counted in the first 10 rows" in page(run).words
 
 
 def test_long_texts_are_shortened(run: MadeRun) -> None:
@@ -113,7 +114,7 @@ def test_hostile_answers_stay_texts(run: MadeRun) -> None:
     hostile = "<script>alert(1)</script></p>\x1b[31m{{ 7 * 7 }}"
     write_answers(run, [answers(0, question=hostile, reference=hostile) | {"x_answer": hostile}])
     shown = page(run)
-    assert "script" not in {tag for tag, _ in shown.tags}
+    assert "script" not in shown.names
     assert shown.text.count("<script>alert(1)</script></p>") == 3
     assert "\x1b" not in shown.text and "{{ 7 * 7 }}" in shown.text
 

@@ -4,20 +4,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.test_report import page
+from support.html_page import page
 from support.made_run import MadeRun
 from support.made_trained_run import HISTORY, made_trained_run, metrics
 
-from ray_pipeline.report.sections.search import Search, search
-from ray_pipeline.rundir.reader import RunReader
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.sections.search import Search, read
+from ray_pipeline.stages.training.search import _figures
+from ray_pipeline.tune.trials import Parameters, TrialRecord
 
 
 def with_search(path: Path, **change: Any) -> MadeRun:
     return made_trained_run(str(path), change={"search": metrics(60)["search"] | change})
 
 
+def trial(number: int, loss: float) -> dict[str, Any]:
+    return {"trial": number, "status": "finished", "loss": loss, "lowest": loss}
+
+
 def found(run: MadeRun) -> Search:
-    section = search(RunReader(run.storage.root))
+    section = read(ReportReader(run.storage.root))
     assert section is not None
     return section
 
@@ -34,11 +40,8 @@ def test_every_trial_is_drawn_or_counted(tmp_path: Path) -> None:
 
 
 def test_the_best_so_far_only_falls(tmp_path: Path) -> None:
-    history = [
-        {"trial": n, "loss": loss, "status": "complete"}
-        for n, loss in enumerate([3.0, 3.2, 2.5, 2.8, 2.6, 2.0, 2.4])
-    ]
-    svg = found(with_search(tmp_path, history=history, default_loss=3.0)).svg
+    history = [trial(n, loss) for n, loss in enumerate([3.0, 3.2, 2.5, 2.8, 2.6, 2.0, 2.4])]
+    svg = found(with_search(tmp_path, history=history, configured_loss=3.0)).svg
     (line,) = [path for path in svg.split("<path ") if path.startswith('class="line best"')]
     line = line.split('"/>')[0]
     heights = [float(step.split(" ")[0]) for step in line.split("V")[1:]]
@@ -47,26 +50,9 @@ def test_the_best_so_far_only_falls(tmp_path: Path) -> None:
     assert float(ends) == 330.0  # it stays to the last trial
 
 
-def test_what_is_not_reported_is_taken_from_the_trials(tmp_path: Path) -> None:
-    section = found(with_search(tmp_path, best_loss=None, best=None))
-    assert section.sentence.startswith("The lowest validation loss is 2.300, with alpha 0.2500")
-
-
-def test_the_values_of_trial_0_are_those_that_are_configured(tmp_path: Path) -> None:
-    made = metrics(60)["search"]
-    figures = {
-        "best_parameters": made["best"],
-        "best_loss": made["best_loss"],
-        "configured_loss": made["default_loss"],
-        "history": [one | {"lowest": 2.3} for one in made["history"]],
-    }
-    run = made_trained_run(str(tmp_path / "a"), change={"search": figures})
-    assert found(run) == found(made_trained_run(str(tmp_path / "b")))
-
-
 def test_a_trial_that_diverged_does_not_flatten_the_others(tmp_path: Path) -> None:
     losses = [2.4, 2.3, 2.5, 2.35, 2.2, 4_000.0, 2.45, 2.31]
-    history = [{"trial": n, "loss": x, "status": "complete"} for n, x in enumerate(losses)]
+    history = [trial(n, x) for n, x in enumerate(losses)]
     run = with_search(tmp_path, history=history)
     section = found(run)
     assert section.beyond == 1
@@ -89,42 +75,40 @@ def test_a_trial_that_diverged_does_not_flatten_the_others(tmp_path: Path) -> No
 def test_the_sentence_compares_with_what_is_configured(
     tmp_path: Path, default: float | None, end: str
 ) -> None:
-    section = found(with_search(tmp_path, default_loss=default))
+    section = found(with_search(tmp_path, configured_loss=default))
     assert section.sentence.startswith(
         "The lowest validation loss is 2.300, with alpha 0.2500, beta 0.2000, temperature 0.7000"
     )
     assert section.sentence.endswith(end)
-    assert section.has_default is (default is not None)
+    assert section.has_configured is (default is not None)
 
 
 def test_a_first_trial_that_diverged_stays_in_the_drawing(tmp_path: Path) -> None:
     losses = [4_000.0, 2.4, 2.3, 2.5, 2.35, 2.2, 2.45, 2.31]
-    history = [{"trial": n, "loss": x, "status": "finished"} for n, x in enumerate(losses)]
+    history = [trial(n, x) for n, x in enumerate(losses)]
     svg = found(with_search(tmp_path, history=history)).svg
     path = svg.split('class="line best" d="M')[1].split('"')[0]
     assert 0 < float(path.split(" ")[0].split(",")[1]) < 170
 
 
-def test_parameters_may_stand_apart(tmp_path: Path) -> None:
-    nested = [
-        {
-            "trial": one["trial"],
-            "loss": one["loss"],
-            "status": one["status"],
-            "parameters": {"alpha": one["alpha"], "schedule": "cosine"},
-        }
-        for one in HISTORY
+def test_reads_what_the_search_writes(tmp_path: Path) -> None:
+    drawn = [
+        Parameters(alpha=0.5, beta=0.2, temperature=2.0, learning_rate=rate)
+        for rate in (1e-4, 2e-4)
     ]
-    section = found(with_search(tmp_path, history=nested))
-    assert section.parameters == ["alpha", "schedule"]
-    assert section.ranked[0].values == ["0.2500", "cosine"]
+    records = [
+        TrialRecord(0, "finished", drawn[0], ((10, 2.5), (20, 2.4)), 3.0),
+        TrialRecord(1, "diverged", drawn[1], (), 1.0),
+    ]
+    run = made_trained_run(str(tmp_path), change={"search": _figures(records, records[0])})
+    section = found(run)
+    assert (section.complete, section.pruned, section.failed) == (1, 0, 1)
+    assert section.has_configured and section.parameters == list(drawn[0].model_dump())
+    assert section.sentence.startswith("The lowest validation loss is 2.400, with ")
 
 
 def test_many_trials_make_no_large_page(tmp_path: Path) -> None:
-    history = [
-        {"trial": n, "loss": 2 + n % 17 / 10, "status": "complete", "alpha": n / 500}
-        for n in range(500)
-    ]
+    history = [trial(n, 2 + n % 17 / 10) | {"alpha": n / 500} for n in range(500)]
     run = with_search(tmp_path, history=history)
     assert len(found(run).ranked) == 30
     page(run)
@@ -132,22 +116,20 @@ def test_many_trials_make_no_large_page(tmp_path: Path) -> None:
 
 
 def test_one_trial_is_a_search_too(tmp_path: Path) -> None:
-    section = found(with_search(tmp_path, history=HISTORY[:1], default_loss=None))
+    section = found(with_search(tmp_path, history=HISTORY[:1], configured_loss=None))
     assert section.complete == 1 and section.svg.count('class="mark trial"') == 1
 
 
-@pytest.mark.parametrize(
-    "history", [None, {}, [], ["x"], [{"trial": 0}], [{"loss": None}], [HISTORY[3]]]
-)
+@pytest.mark.parametrize("history", [None, [], [HISTORY[3]]])
 def test_without_a_trial_that_has_a_loss_there_is_no_section(tmp_path: Path, history: Any) -> None:
     run = with_search(tmp_path, history=history)
-    assert search(RunReader(run.storage.root)) is None
+    assert read(ReportReader(run.storage.root)) is None
     assert page(run).tags
 
 
 def test_hostile_parameters_stay_texts(tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script>\x1b"
-    history = [{"trial": 0, "loss": 2.0, "status": hostile, hostile: hostile}]
-    shown = page(with_search(tmp_path, history=history, best={hostile: hostile}))
-    assert "script" not in {tag for tag, _ in shown.tags} and "\x1b" not in shown.text
+    history = [trial(0, 2.0) | {"status": hostile, hostile: hostile}]
+    shown = page(with_search(tmp_path, history=history, best_parameters={hostile: hostile}))
+    assert "script" not in shown.names and "\x1b" not in shown.text
     assert shown.text.count("<script>alert(1)</script>") == 5

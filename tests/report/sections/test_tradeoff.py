@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.test_report import page
+from support.html_page import page
 from support.made_cells import record, records
 from support.made_run import MadeRun, made_run
 from support.made_tradeoff_run import made_tradeoff_run
 
-from ray_pipeline.report.sections.tradeoff import Tradeoff, tradeoff
-from ray_pipeline.rundir.reader import RunReader
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.sections.tradeoff import Tradeoff, read
 
 
 def found(run: MadeRun) -> Tradeoff:
-    section = tradeoff(RunReader(run.storage.root))
+    section = read(ReportReader(run.storage.root))
     assert section is not None
     return section
 
@@ -56,7 +56,7 @@ def test_a_difference_around_nothing_keeps_its_lower_end(tmp_path: Path) -> None
     ]
     (mode,) = found(made_tradeoff_run(str(tmp_path), made)).modes
     (line,) = mode.controls
-    assert line.verdict == "cannot be told from chance"
+    assert line.verdict == "no significant difference"
     low, _, high = line.difference.interval.split()
     assert float(low) < 0 < float(high)
 
@@ -83,24 +83,10 @@ def test_a_training_that_diverged_is_told(tmp_path: Path) -> None:
     assert "1 training diverged and is left out" in page(run).text
 
 
-def test_completions_stand_side_by_side_and_hostile_ones_stay_texts(tmp_path: Path) -> None:
-    hostile = "<script>alert({n})</script>\x1b[31m"
-    run = made_tradeoff_run(str(tmp_path), completion=hostile)
-    made = found(run).completions
-    assert made is not None and (made.prompts, made.samples) == (3, 5)
-    assert not made.are_read and "reference model" not in page(run).text
-    assert len(made.lines) == 12 and len(made.shown) == 2
-    assert [len(one.texts) for one in made.shown[0].models] == [5] * 12
-    assert made.shown[0].models[0].texts[4] == ""
-    shown = page(run)
-    assert "script" not in {tag for tag, _ in shown.tags} and "\x1b" not in shown.text
-    assert "(empty)" in shown.text
-
-
 def test_without_an_analysis_there_is_no_section(tmp_path: Path) -> None:
-    assert tradeoff(RunReader(made_run(str(tmp_path / "a")).storage.root)) is None
+    assert read(ReportReader(made_run(str(tmp_path / "a")).storage.root)) is None
     run = made_tradeoff_run(str(tmp_path / "b"))
     for raw in (b"", b"{", b"[]", b"{}"):
         run.storage.write_bytes("experiment/analysis.json", raw)
-        assert tradeoff(RunReader(run.storage.root)) is None
+        assert read(ReportReader(run.storage.root)) is None
         assert "Quality against quantity" not in page(run).text

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import orjson
 import pytest
-from report.test_report import page
+from support.html_page import page
 from support.made_run import MadeRun, made_run
 from support.made_trained_run import (
     ENDS,
-    STAGES,
     TRAININGS,
     folder,
     made_trained_run,
@@ -16,10 +15,9 @@ from support.made_trained_run import (
     write_curve,
 )
 
-from ray_pipeline.report.content import Content, gather
-from ray_pipeline.report.sections.training import TrainingSection, training_section
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.sections.training import Trainings, read
 from ray_pipeline.rundir.ledger import Done
-from ray_pipeline.rundir.reader import RunReader
 
 SECTIONS = {"search", "training", "evaluation", "samples"}
 
@@ -29,19 +27,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
     return made_trained_run(str(tmp_path_factory.mktemp("trained")))
 
 
-@pytest.fixture(scope="module")
-def content(run: MadeRun) -> Content:
-    return gather(run.storage)
-
-
-def section(run: MadeRun) -> TrainingSection:
-    found = training_section(RunReader(run.storage.root))
+def section(run: MadeRun) -> Trainings:
+    found = read(ReportReader(run.storage.root))
     assert found is not None
     return found
 
 
 def sections(run: MadeRun) -> set[str | None]:
-    return {attributes.get("id") for tag, attributes in page(run).tags if tag == "section"}
+    return set(page(run).sections)
 
 
 def test_the_page_has_all_parts_and_stays_small(run: MadeRun) -> None:
@@ -53,20 +46,18 @@ def test_a_run_that_trains_nothing_has_none_of_them(tmp_path: Path) -> None:
     assert not sections(made_run(str(tmp_path))) & SECTIONS
 
 
-def test_the_figures_are_those_of_the_metrics(run: MadeRun, content: Content) -> None:
-    assert content.training is not None
-    finished = dict(content.training.finished)
+def test_the_figures_are_those_of_the_metrics(run: MadeRun) -> None:
+    finished = dict(section(run).finished)
     assert list(finished) == list(TRAININGS)
     for stage, figures in finished.items():
         assert figures == metrics(60)[stage]
-    text = " ".join(page(run).text.split())
+    text = page(run).words
     assert "train-alone 1,590 106,840 5,580 77.8 % 60 3 2.500 60 epochs" in text
     assert "gave 7 rows to train on, 1 to validate, 2 to test" in text
 
 
-def test_curves_have_every_step_and_evaluation(content: Content) -> None:
-    assert content.training is not None
-    by_stage = {curve.stage: curve for curve in content.training.curves}
+def test_curves_have_every_step_and_evaluation(run: MadeRun) -> None:
+    by_stage = {curve.stage: curve for curve in section(run).curves}
     assert list(by_stage) == list(TRAININGS)
     for stage, curve in by_stage.items():
         svg = curve.main.svg
@@ -77,19 +68,18 @@ def test_curves_have_every_step_and_evaluation(content: Content) -> None:
         assert (curve.steps, curve.total_steps, curve.steps_a_point) == (60, 60, 1)
 
 
-def test_only_the_distilled_student_has_a_loss_of_its_own(content: Content) -> None:
-    assert content.training is not None
+def test_only_the_distilled_student_has_a_loss_of_its_own(run: MadeRun) -> None:
     labels = {
-        curve.stage: [figure.label for figure in curve.beside] for curve in content.training.curves
+        curve.stage: [figure.label for figure in curve.beside] for curve in section(run).curves
     }
     assert labels["train-alone"] == ["gradient norm", "learning rate"]
     assert labels["distil"][:2] == ["loss: α·CE + β·T²·KL", "KL(teacher ‖ student)"]
     assert labels["distil"][2:] == labels["train-teacher"] == labels["train-alone"]
 
 
-def test_students_are_compared_on_one_axis(content: Content) -> None:
-    assert content.training is not None and content.training.comparison is not None
-    found = content.training.comparison
+def test_students_are_compared_on_one_axis(run: MadeRun) -> None:
+    found = section(run).comparison
+    assert found is not None
     assert (found.distilled, found.alone) == (pytest.approx(2.25), pytest.approx(2.5))
     assert found.teacher == ENDS["train-teacher"]
     assert found.svg.count("<svg") == 1
@@ -116,12 +106,12 @@ def test_long_trainings_are_drawn_as_means_and_short_ones_are_drawn(tmp_path: Pa
 def test_without_validation_there_is_no_ring(tmp_path: Path, steps: int) -> None:
     run = made_trained_run(str(tmp_path), steps=steps, every=10_000)
     assert all(curve.best is None for curve in section(run).curves)
-    assert "the ring" not in page(run).text
+    assert "the ring marks" not in page(run).text
 
 
 def test_truncated_answers_are_counted(run: MadeRun, tmp_path: Path) -> None:
     truncated = "3 of 10 answers were truncated to keep their texts within 128 tokens; 41 tokens"
-    assert truncated in " ".join(page(run).text.split())
+    assert truncated in page(run).words
     clean = made_trained_run(str(tmp_path))
     clean.accounts["tokenise"].counts = {}  # counters at nothing are not in a ledger
     assert "No answer was truncated: their texts keep within 128 tokens" in page(clean.save()).text
@@ -205,27 +195,8 @@ def test_hostile_figures_stay_texts(tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script>\x1b[31m"
     change = {name: {**metrics(60)[name], "stopped": hostile} for name in TRAININGS}
     found = page(made_trained_run(str(tmp_path), change=change))
-    assert "script" not in {tag for tag, _ in found.tags}
+    assert "script" not in found.names
     assert found.text.count("<script>alert(1)</script>") == 3 and "\x1b" not in found.text
-
-
-def test_stages_that_make_files_are_not_in_the_flow(run: MadeRun, content: Content) -> None:
-    drawn = [row.account.name for row in content.flow]
-    assert drawn == [*run.accounts][:4] + ["split", "tokenise", "teacher-log-probs"]
-    assert content.makers == [stage for stage in STAGES if stage not in drawn]
-    text = " ".join(page(run).text.split())
-    assert "train-alone, evaluate, which make files of the rows" in text
-    assert [line.account.name for line in content.lines] == list(run.accounts)
-    assert all(line.is_right for line in content.lines)
-
-
-def test_a_stage_that_changes_rows_stays_in_the_flow(tmp_path: Path) -> None:
-    run = made_trained_run(str(tmp_path))
-    account = run.accounts["evaluate"]
-    account.kept, account.dropped, account.reasons = account.kept - 1, 1, {"odd:one": 1}
-    content = gather(run.save().storage)
-    assert "evaluate" in {row.account.name for row in content.flow}
-    assert "evaluate" not in content.makers
 
 
 def test_a_ledger_entry_without_a_folder_does_no_harm(tmp_path: Path) -> None:
@@ -234,10 +205,3 @@ def test_a_ledger_entry_without_a_folder_does_no_harm(tmp_path: Path) -> None:
         run.storage.delete_folder(f"stages/{entry.index:02d}-{entry.account.name}")
     assert not section(run).curves
     assert page(run).tags
-
-
-def test_is_the_same_when_written_again(run: MadeRun) -> None:
-    page(run)
-    first = run.storage.read_bytes("report.html")
-    page(run)
-    assert run.storage.read_bytes("report.html") == first

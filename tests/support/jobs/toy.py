@@ -110,6 +110,8 @@ class Ask(AskStage):
     Config = AskStageConfig
     export = None
 
+    variables = ("text",)
+
     async def ask(self, row: Row, llm: Llm) -> Row:
         def check(text: str) -> str | None:
             return "it was asked to be bad" if "bad-answer" in row["text"] else None

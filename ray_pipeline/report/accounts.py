@@ -1,0 +1,135 @@
+"""The account of a run, checked: which rows came into each stage, and what became of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.rundir.account import LlmUsage, StageAccount
+from ray_pipeline.rundir.ledger import LedgerEntry
+
+
+@dataclass(frozen=True)
+class StageLine:
+    """One line of the account."""
+
+    entry: LedgerEntry
+    #: Rows that the stage before kept and this one has not read.
+    unread: int
+    #: Whether that is because the run has not come to its end.
+    may_wait: bool
+
+    @property
+    def account(self) -> StageAccount:
+        """The stage's rows."""
+        return self.entry.account
+
+    @property
+    def off_by(self) -> int:
+        """``rows_in + created - kept - dropped - failed``: 0 unless rows were lost or made up."""
+        account = self.account
+        return account.rows_in + account.created - account.kept - account.dropped - account.failed
+
+    @property
+    def is_right(self) -> bool:
+        """Whether each row is accounted for, and each row of the stage before was read."""
+        return self.off_by == 0 and (self.unread == 0 or (self.may_wait and self.unread > 0))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The run as one equation, and what it took."""
+
+    read: int
+    created: int
+    kept: int
+    dropped: int
+    failed: int
+    #: Kept by some stage and not yet read by the next one, because the run has not come so far.
+    waiting: int
+    llm: LlmUsage
+
+    @property
+    def balances(self) -> bool:
+        """Whether every row is accounted for."""
+        came = self.read + self.created
+        return came == self.kept + self.dropped + self.failed + self.waiting
+
+
+@dataclass(frozen=True)
+class LlmLine:
+    """What one stage's requests to a language model took."""
+
+    stage: str
+    model: str
+    usage: LlmUsage
+    rows_in: int
+    failed: int
+    #: Whether the configuration has prices for the model.
+    is_priced: bool
+
+    @property
+    def dollars_per_1000_rows(self) -> float | None:
+        """Price of the stage for a thousand rows that reach it."""
+        return (
+            1000 * self.usage.cost_usd / self.rows_in if self.is_priced and self.rows_in else None
+        )
+
+
+def stage_lines(reader: ReportReader) -> list[StageLine]:
+    """The account's lines in order."""
+    lines: list[StageLine] = []
+    may_wait = reader.ledger.status != "succeeded"
+    kept_before: int | None = None
+    for entry in reader.ledger.entries:
+        unread = 0 if kept_before is None else kept_before - entry.account.rows_in
+        lines.append(StageLine(entry, unread, may_wait))
+        kept_before = entry.account.kept
+    return lines
+
+
+def totals(reader: ReportReader) -> Totals:
+    """The sums over the account's lines."""
+    lines = reader.once(stage_lines)
+    accounts = [line.account for line in lines]
+    usage = LlmUsage()
+    for account in accounts:
+        if account.llm is not None:
+            usage.add(account.llm)
+    return Totals(
+        read=accounts[0].rows_in if accounts else 0,
+        created=sum(account.created for account in accounts),
+        kept=accounts[-1].kept if accounts else 0,
+        dropped=sum(account.dropped for account in accounts),
+        failed=sum(account.failed for account in accounts),
+        waiting=sum(line.unread for line in lines if line.may_wait and line.unread > 0),
+        llm=usage,
+    )
+
+
+def llm_lines(reader: ReportReader) -> list[LlmLine]:
+    """A line for each stage that asked a language model."""
+    stages, llms = _mapping(reader.config.get("stages")), _mapping(reader.config.get("llms"))
+    lines = []
+    for entry in reader.ledger.entries:
+        account = entry.account
+        if account.llm is None:
+            continue
+        config = _mapping(llms.get(str(_mapping(stages.get(account.name)).get("llm"))))
+        is_priced = config.get("usd_per_million") is not None or account.llm.cost_usd > 0
+        lines.append(
+            LlmLine(
+                stage=account.name,
+                model=str(config.get("model") or ""),
+                usage=account.llm,
+                rows_in=account.rows_in,
+                failed=account.failed,
+                is_priced=is_priced,
+            )
+        )
+    return lines
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.html_page import page
+from support.made_run import made_run
+
+from ray_pipeline.report.reading import ReportReader
+from ray_pipeline.report.sections.failures import read
+
+
+def test_failed_rows_are_shown_with_what_the_model_answered(tmp_path: Path) -> None:
+    run = made_run(str(tmp_path))
+    (line,) = read(ReportReader(run.storage.root)).lines
+    (row,) = line.examples
+    assert (line.stage, line.code, line.rows) == ("ask", "llm:unusable", 1)
+    assert (row.row_id, row.reason) == (run.row_id(3), "llm:unusable: too short")
+    assert [(answer.text, answer.rejected) for answer in row.answers] == [("!", True)]
+    words = page(run).words
+    assert "too short" in words  # the failure's detail
+    assert "tiny-writer, answer 1, judged unusable, finish reason: stop !" in words
+
+
+def test_long_answers_are_shortened(tmp_path: Path) -> None:
+    run = made_run(str(tmp_path))
+    path = next(path for path in run.storage.list("responses", recursive=True) if "ask" in path)
+    raw = run.storage.read_bytes(path) or b""
+    run.storage.write_bytes(path, raw.replace(b'"!"', b'"' + b"y" * 5_000 + b'"'))
+    assert page(run).text.count("y" * 1_900) == 1 and "y" * 2_000 not in page(run).text
+
+
+def test_without_failures_the_section_says_so(tmp_path: Path) -> None:
+    run = made_run(str(tmp_path), ["one", "two spam"])
+    assert read(ReportReader(run.storage.root)).lines == []
+    assert "No row failed." in page(run).words
