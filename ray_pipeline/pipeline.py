@@ -20,6 +20,7 @@ from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.run import Display, Job
 from ray_pipeline.engine.run import run as start_job
 from ray_pipeline.run import Run
+from ray_pipeline.sources.config import SourceConfig
 from ray_pipeline.stage import Stage
 
 #: A YAML file, or its content.
@@ -217,9 +218,13 @@ def load_job(
     pipeline = pipeline or _find_pipeline(raw, config_file)
     checked = pipeline.configure(raw, str(config_file))
     # Workers have another working directory: a relative path would name another folder there.
-    source = checked.source
-    source = source.model_copy(update={"path": _absolute_paths(source.path)})
-    checked = checked.model_copy(update={"run_dir": _absolute(checked.run_dir), "source": source})
+    checked = checked.model_copy(
+        update={
+            "run_dir": _absolute(checked.run_dir),
+            "source": checked.source and _with_absolute_path(checked.source),
+            "sources": {name: _with_absolute_path(s) for name, s in checked.sources.items()},
+        }
+    )
     return Job(checked, pipeline.stages, _prompt_folders(config_file, pipeline.name))
 
 
@@ -244,6 +249,10 @@ def _prompt_folders(config_file: Path, job: str) -> list[Path]:
     own = [folder for root in roots for folder in (root / job.replace("-", "_"), root)]
     others = [folder for root in roots for folder in sorted(root.glob("*/"))]
     return [folder for folder in dict.fromkeys(own + others) if folder.is_dir()]
+
+
+def _with_absolute_path(source: SourceConfig) -> SourceConfig:
+    return source.model_copy(update={"path": _absolute_paths(source.path)})
 
 
 def _absolute(path: str) -> str:

@@ -82,6 +82,9 @@ class Stage(ABC):
     removes: ClassVar[Collection[str]] = ()
     #: Data columns of `writes` that are for later stages alone: no exported file has them.
     internal: ClassVar[Collection[str]] = ()
+    #: Named sources of a run whose rows the stage works on; None: those of all. Rows of the others
+    #: go through as if the stage were off: unchanged, its columns null where they are new.
+    sources: tuple[str, ...] | None = None
     #: Name of the stage's file under ``exports/``; None: it has none. See `exported`.
     export: ClassVar[str | None] = None
     #: Whether the stage uses the run's sentence-embedding model.
@@ -94,6 +97,14 @@ class Stage(ABC):
     def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
         self.config: Any = config if config is not None else self.Config()
         self.settings = settings or Settings()
+
+    def reads_of(self, source: str) -> Mapping[str, pa.DataType]:
+        """Those of `reads` that the rows of a named source must have: all of them.
+
+        A stage that puts rows of several sources together, as queries and a corpus, says here
+        which column it takes from which.
+        """
+        return self.reads
 
     @classmethod
     def is_off(cls, config: Any, stages: Mapping[str, Any]) -> bool:
@@ -158,7 +169,7 @@ class Off(MapStage):
     and scores that a source brings with it.
     """
 
-    def __init__(self, stage: type[Stage]) -> None:
+    def __init__(self, stage: type[Stage] | Stage) -> None:
         super().__init__()
         # Of the instance: the class stands for any stage.
         self.__dict__.update(

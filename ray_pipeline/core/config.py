@@ -175,7 +175,8 @@ def _explain(error: dict[str, Any], schema: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return f"key {path!r} is missing"
     if error["type"] == "value_error":  # of our own checks: it says what was found
-        return f"{path}: {error['msg'].removeprefix('Value error, ')}"
+        said = str(error["msg"]).removeprefix("Value error, ")
+        return f"{path}: {said}" if path else said
     return f"{path}: {error['msg']}, found {error['input']!r}"
 
 

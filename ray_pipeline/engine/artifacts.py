@@ -59,10 +59,18 @@ class Artifact:
         """Make it of the rows in a segment's folder; returns what later stages depend on, hashed.
 
         What a killed attempt at the same artifact left stays for the stage to go on with; what was
-        left by one of other rows or another configuration is deleted first.
+        left by one of other rows or another configuration is deleted first. A stage that works on
+        the rows of some sources alone makes nothing anew while these are the same.
         """
         identity = fingerprint([self.segment.fingerprint, input_digest])
         folder, marker = work_folder(self.segment.folder), f"{self.segment.folder}/identity"
+        made = f"{self.segment.folder}/made"
+        if self.stage.sources is not None and self.is_there():
+            # Rows of other sources have changed, or else the whole segment would stand.
+            before, _, digest = (self.storage.read_bytes(made) or b"").decode().partition(" ")
+            if before == identity:
+                return digest
+        self.storage.delete(made)
         if self.storage.read_bytes(marker) != identity.encode():
             self.storage.delete_folder(folder)
             self.storage.write_bytes(marker, identity.encode())
@@ -73,7 +81,10 @@ class Artifact:
         figures = self.stage.make(rows, place)
         self._record(figures)
         outcome = self.stage.outcome(place)
-        return identity if outcome is None else fingerprint([identity, outcome])
+        digest = identity if outcome is None else fingerprint([identity, outcome])
+        if self.stage.sources is not None:
+            self.storage.write_bytes(made, f"{identity} {digest}".encode())
+        return digest
 
     def _record(self, figures: dict[str, object]) -> None:
         """Put the figures into ``metrics.json``, beside those of the other stages."""

@@ -26,12 +26,12 @@ from ray_pipeline.core.hashing import fingerprint, set_digest
 from ray_pipeline.core.rows import kept, set_column
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.core.tables import REF
-from ray_pipeline.engine.segments import checked, in_order
+from ray_pipeline.engine.segments import checked, in_order, works_on
 from ray_pipeline.engine.stored_tables import StoredTables, Task, Workshop, Written
 from ray_pipeline.engine.unit import FromSegment, SegmentJob, UnitState
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.layout import DONE, decisions_folder, decisions_path
-from ray_pipeline.rundir.lock import working
+from ray_pipeline.rundir.lock import hold_as_worker
 from ray_pipeline.rundir.parts import PartInfo
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.stage import DecideStage
@@ -55,13 +55,16 @@ def decide(
 
     Args:
         job: the segment.
-        units: all units.
+        units: all units; those of sources that the stage does not work on are left out.
         infos: the footers of the parts that it reads, one a unit.
         say: takes a line on the progress.
 
     Raises:
         RunError: the stage broke its contract, or storage failed.
     """
+    stage = _stage(job)
+    mine = [(u, i) for u, i in zip(units, infos, strict=True) if works_on(stage, u.source)]
+    units, infos = [unit for unit, _ in mine], [info for _, info in mine]
     identity = fingerprint(
         [
             job.segment.fingerprint,
@@ -77,7 +80,6 @@ def decide(
     job.storage.delete(marker)
     if not job.storage.exists(work_folder):
         job.storage.delete_folder(folder)
-    stage = _stage(job)
     source = _KeysOfUnits.of(job, units, infos)
     run = partial(run_tasks, say=lambda text: say(f"deciding {stage.name}, {text}"))
     first_units = tuple(chunk[0] for chunk in source.chunks)
@@ -250,5 +252,5 @@ def run_tasks(
 # A lost node or worker is Ray's to try again; an exception of ours is not.
 @ray.remote(num_cpus=1, max_retries=10, retry_exceptions=False)
 def _run_task(task: Task) -> Written:
-    with working(task.storage):
-        return task.run()
+    hold_as_worker(task.storage)
+    return task.run()

@@ -15,11 +15,12 @@ from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.segments import checked, in_order, run_maps, schema_after
 from ray_pipeline.engine.unit import SegmentJob
 from ray_pipeline.rundir.account import StageAccount, total
+from ray_pipeline.rundir.units import Unit
 from ray_pipeline.stage import AskStage, MapStage, ModelStage
 
 
 def run_isolated(
-    job: SegmentJob, coordinator: CoordinatorHandle, unit_id: str, rows: pa.Table, start: str | None
+    job: SegmentJob, coordinator: CoordinatorHandle, unit: Unit, rows: pa.Table, start: str | None
 ) -> tuple[pa.Table, list[StageAccount]]:
     """Like the segment's own work on these rows, with each row that kills a process failed."""
     names = [stage.name for stage in job.segment.stages]
@@ -29,7 +30,7 @@ def run_isolated(
     while waiting:
         some = waiting.pop()
         try:
-            out, account = ray.get(_work_apart.remote(job, coordinator, unit_id, some, start))
+            out, account = ray.get(_work_apart.remote(job, coordinator, unit, some, start))
         except (WorkerCrashedError, OutOfMemoryError):
             if some.num_rows > 1:
                 half = some.num_rows // 2
@@ -59,7 +60,7 @@ def _crashed(
 
 @ray.remote(num_cpus=0, max_retries=0, max_calls=1)
 def _work_apart(
-    job: SegmentJob, coordinator: CoordinatorHandle, unit_id: str, rows: pa.Table, start: str | None
+    job: SegmentJob, coordinator: CoordinatorHandle, unit: Unit, rows: pa.Table, start: str | None
 ) -> tuple[pa.Table, list[StageAccount]]:
     from ray_pipeline.engine.asking import AskingLoop
 
@@ -67,10 +68,10 @@ def _work_apart(
     for stage in job.segment.stages:
         if isinstance(stage, AskStage):
             asking = AskingLoop(job, coordinator, stage.config.llm)
-            out, account = asking.ask(stage, unit_id, rows, [])
+            out, account = asking.ask(stage, unit.unit_id, rows, [])
             return out, [account]
         if isinstance(stage, ModelStage):
             stage.load()
         assert isinstance(stage, MapStage)
         maps.append(stage)
-    return run_maps(maps, rows, start)
+    return run_maps(maps, rows, start, unit.source)

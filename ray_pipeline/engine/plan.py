@@ -19,7 +19,7 @@ from ray_pipeline.engine.cluster import check_resources, nodes_at
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.reuse import RunState, run_state
 from ray_pipeline.engine.run import Job
-from ray_pipeline.engine.segments import Segment, apply_map
+from ray_pipeline.engine.segments import Segment, apply_map, of_source, works_on
 from ray_pipeline.llm.asker import RequestTemplate
 from ray_pipeline.llm.asking import Answer
 from ray_pipeline.llm.prompt import Prompt
@@ -27,6 +27,7 @@ from ray_pipeline.llm.types import Request
 from ray_pipeline.rundir.layout import SOURCE, part_path
 from ray_pipeline.rundir.ledger import Done
 from ray_pipeline.rundir.parts import read_rows
+from ray_pipeline.rundir.units import Unit
 from ray_pipeline.sources.read import read_unit
 from ray_pipeline.stage import ArtifactStage, AskStage, MapStage, ModelStage, Stage
 
@@ -84,84 +85,122 @@ def make_plan(prepared: Prepared, storage: Storage, state: RunState) -> list[Sta
     plans = [StagePlan(account.name, "reused", account.rows_in) for account in accounts]
     if not plans:
         plans.append(StagePlan(SOURCE, "run", prepared.survey.rows))
-    rows, scale = _sample(prepared, storage, state.complete)
+    plans[0].note = _by_source(prepared)
+    samples = _samples(prepared, storage, state.complete)
     artifacts = False
-    there = set(rows.column_names)  # with their values
     for stage in prepared.stages[len(plans) - 1 :]:
-        plan = StagePlan(stage.name, "run", round(rows.num_rows * scale))
+        plan = StagePlan(stage.name, "run", round(sum(sample.estimate for sample in samples)))
         plans.append(plan)
+        mine = [sample for sample in samples if works_on(stage, sample.source)]
+        lacks = any(set(stage.needs) - sample.there for sample in mine)
         if isinstance(stage, AskStage):
-            _estimate_requests(prepared, stage, rows, scale, plan)
-            rows = _with_columns(rows, stage)
+            for sample in mine:
+                _estimate_requests(prepared, stage, sample, plan)
         elif isinstance(stage, ModelStage) and artifacts:
             plan.action = "unknown"  # its model may be one that is only made on the way
-            rows = _with_columns(rows, stage)
-        elif (isinstance(stage, ModelStage) and not stage.in_plan) or set(stage.needs) - there:
-            rows = _with_columns(rows, stage)
+        elif lacks or (isinstance(stage, ModelStage) and not stage.in_plan):
+            pass
         elif isinstance(stage, MapStage):
-            there |= set(stage.writes)
-            rows = kept(_apply(stage, rows))
+            if isinstance(stage, ModelStage):
+                stage.load()
+            for sample in mine:
+                sample.apply(stage)
         elif isinstance(stage, ArtifactStage):
             artifacts = True
-            plan.note = stage.estimate(rows, scale)
+            plan.note = _estimate_work(stage, mine)
         else:
             plan.action = "unknown"
-            rows = _with_columns(rows, stage)
+        for sample in samples:
+            sample.add_columns(stage)
     return plans
 
 
-def _with_columns(rows: pa.Table, stage: Stage) -> pa.Table:
-    """The rows with the columns that the stage would add, empty: later stages may read them."""
-    for name, kind in stage.writes.items():
-        if name not in rows.column_names:
-            rows = set_column(rows, name, pa.nulls(rows.num_rows, kind))
-    return rows
+def _by_source(prepared: Prepared) -> str | None:
+    rows = prepared.survey.rows_by_source
+    return None if "" in rows else ", ".join(f"{name} {n:,} rows" for name, n in rows.items())
 
 
-def _sample(
+@dataclass
+class _Sample:
+    """Some rows of a source that stand for all of them, as they come into a stage."""
+
+    source: str
+    rows: pa.Table
+    #: Rows that each of them stands for.
+    scale: float
+    #: Columns that have their values; those of stages that were not run have none.
+    there: set[str]
+
+    @property
+    def estimate(self) -> float:
+        """How many rows of the source come into the stage."""
+        return self.rows.num_rows * self.scale
+
+    def apply(self, stage: MapStage) -> None:
+        """Run a stage on the rows."""
+        self.there |= set(stage.writes)
+        self.rows = kept(of_source(apply_map(stage, self.rows, Counter()), self.source))
+
+    def add_columns(self, stage: Stage) -> None:
+        """Add those of a stage that was not run, empty: later stages may read them."""
+        for name, kind in stage.writes.items():
+            if name not in self.rows.column_names:
+                nulls = pa.nulls(self.rows.num_rows, kind)
+                self.rows = set_column(self.rows, name, nulls)
+
+
+def _samples(
     prepared: Prepared, storage: Storage, complete: Sequence[tuple[Segment, Done]]
-) -> tuple[pa.Table, float]:
-    """Rows that come into the first stage to run, and how many each of them stands for.
+) -> list[_Sample]:
+    """Rows of each source that come into the first stage to run.
 
     They are of units spread evenly over the source: as the last complete segment kept them, or
     from the source itself.
     """
-    units = prepared.survey.units
-    wanted = max(1, min(len(units), SAMPLE_ROWS // max(1, units[0].rows)))
-    chosen = [units[i * len(units) // wanted] for i in range(wanted)]
-    with_rows = [(segment, done) for segment, done in complete if segment.has_rows]
-    if with_rows:
-        segment, done = with_rows[-1]
-        paths = [part_path(segment.folder, unit.unit_id) for unit in chosen]
-        rows = pa.concat_tables([kept(read_rows(storage, path)) for path in paths])
-        of = done.accounts[-1].kept
-    else:
-        rows = pa.concat_tables([read_unit(unit, prepared.survey.spec) for unit in chosen])
-        of = prepared.survey.rows
-    rows = rows.slice(0, SAMPLE_ROWS)
-    return kept(rows), of / max(1, rows.num_rows)
+    by_source: dict[str, list[Unit]] = {}
+    for unit in prepared.survey.units:
+        by_source.setdefault(unit.source, []).append(unit)
+    with_rows = next((pair for pair in reversed(complete) if pair[0].has_rows), None)
+    samples = []
+    for source, units in by_source.items():
+        wanted = max(1, min(len(units), SAMPLE_ROWS // max(1, units[0].rows)))
+        chosen = [units[i * len(units) // wanted] for i in range(wanted)]
+        if with_rows:
+            segment, done = with_rows
+            paths = [part_path(segment.folder, unit.unit_id) for unit in chosen]
+            rows = pa.concat_tables([kept(read_rows(storage, path)) for path in paths])
+            last = done.accounts[-1]
+            of = last.sources[source]["kept"] if source else last.kept
+        else:
+            rows = pa.concat_tables([read_unit(unit, prepared.survey.spec) for unit in chosen])
+            of = sum(unit.rows for unit in units)
+        rows = rows.slice(0, SAMPLE_ROWS)
+        scale = of / max(1, rows.num_rows)
+        samples.append(_Sample(source, kept(rows), scale, set(rows.column_names)))
+    return samples
 
 
-def _apply(stage: MapStage, rows: pa.Table) -> pa.Table:
-    if isinstance(stage, ModelStage):
-        stage.load()
-    return apply_map(stage, rows, Counter())
+def _estimate_work(stage: ArtifactStage, samples: Sequence[_Sample]) -> str | None:
+    rows = pa.concat_tables([sample.rows for sample in samples], promote_options="default")
+    scale = sum(sample.estimate for sample in samples) / max(1, rows.num_rows)
+    return stage.estimate(rows, scale)
 
 
 def _estimate_requests(
-    prepared: Prepared, stage: AskStage, rows: pa.Table, scale: float, plan: StagePlan
+    prepared: Prepared, stage: AskStage, sample: _Sample, plan: StagePlan
 ) -> None:
+    """Add what the stage would ask about a source's rows."""
     name = stage.config.llm
     config = prepared.config.llms[name]
     template = RequestTemplate(stage.name, config, prepared.revisions[name], prepared.config.seed)
     tokens = [
         config.engine_type.request_tokens(config, request)
-        for row in rows.to_pylist()
+        for row in sample.rows.to_pylist()
         if (request := _first_request(stage, row, template))
     ]
-    plan.requests = round(len(tokens) * scale)
-    plan.prompt_tokens = round(sum(t.prompt for t in tokens) * scale)
-    plan.completion_tokens = round(sum(t.completion for t in tokens) * scale)
+    plan.requests += round(len(tokens) * sample.scale)
+    plan.prompt_tokens += round(sum(t.prompt for t in tokens) * sample.scale)
+    plan.completion_tokens += round(sum(t.completion for t in tokens) * sample.scale)
     if config.usd_per_million is not None:
         plan.max_cost_usd = config.usd_per_million.cost(plan.prompt_tokens, plan.completion_tokens)
 

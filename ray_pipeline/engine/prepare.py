@@ -14,10 +14,12 @@ from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import ENVELOPE
 from ray_pipeline.engine.config import RunConfig, stage_config
-from ray_pipeline.engine.segments import Segment, cut, schema_after
+from ray_pipeline.engine.segments import Segment, cut, schema_after, works_on
 from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.models import packaged as models
-from ray_pipeline.sources.survey import Survey, survey
+from ray_pipeline.rundir.layout import SOURCE_NAME
+from ray_pipeline.sources.config import SourceConfig
+from ray_pipeline.sources.survey import Survey, Wanted, survey_all
 from ray_pipeline.stage import AskStage, Off, Settings, Stage
 
 
@@ -87,9 +89,9 @@ def prepare(
         stage(configs[stage.name], settings) if stage in working else Off(stage) for stage in chosen
     ]
     _check_variables(stages, prompts, prompt_folders)
-    required = _required(stages)
-    hints = {name: _hint(name, stages) for name in required}
-    read = survey(config.source, required, config.unit_rows, scratch, hints=hints)
+    _check_sources(stages, list(config.all_sources))
+    wanted = {name: _wanted(name, source, stages) for name, source in config.all_sources.items()}
+    read = survey_all(wanted, config.unit_rows, scratch)
     _check_needs(stages, read.schema)
     segments = cut(stages, _source_identity(config, read.schema), config.save_every_stage)
     schemas = _input_schemas(segments, read.schema)
@@ -180,23 +182,59 @@ def _check_variables(
             raise UserError(f"prompt {path}: stages.{stage.name} passes no {name!r} to it{hint}")
 
 
-def _required(stages: Sequence[Stage]) -> dict[str, pa.DataType]:
-    """Columns that the source must have: read by a stage before any stage writes them."""
-    required: dict[str, pa.DataType] = {}
-    written: set[str] = set()
+def _check_sources(stages: Sequence[Stage], names: Sequence[str]) -> None:
+    """See that the sources that stages are limited to are there, and their column is left alone."""
     for stage in stages:
-        for name, kind in stage.reads.items():
+        for source in sorted(set(stage.sources or ()) - set(names)):
+            known = [name for name in names if name]
+            hint = nearest(source, known) if known else ": name it there, instead of 'source'"
+            raise UserError(
+                f"stages.{stage.name} works on the rows of the source {source!r}, which is not "
+                f"under sources{hint}"
+            )
+        if any(names) and SOURCE_NAME in {*stage.writes, *stage.removes}:
+            raise UserError(
+                f"stages.{stage.name} changes the column {SOURCE_NAME!r}, which says where a row "
+                "comes from: give the stage's column another name"
+            )
+
+
+def _wanted(name: str, source: SourceConfig, stages: Sequence[Stage]) -> Wanted:
+    """A source, with the columns that its files must have."""
+    required = _required(name, stages)
+    return Wanted(source, required, {column: _hint(column, name, stages) for column in required})
+
+
+def _required(source: str, stages: Sequence[Stage]) -> dict[str, pa.DataType]:
+    """Columns that a source must have: read by a stage before any stage writes them.
+
+    Stages that leave the rows of this source alone count for nothing.
+    """
+    required: dict[str, pa.DataType] = {}
+    written: set[str] = {SOURCE_NAME} if source else set()
+    for stage in stages:
+        if not works_on(stage, source):
+            continue
+        for name, kind in stage.reads_of(source).items():
             if name not in written:
                 required.setdefault(name, kind)
         written |= set(stage.writes) - set(required)
     return required
 
 
-def _hint(name: str, stages: Sequence[Stage]) -> str:
+def _hint(name: str, source: str, stages: Sequence[Stage]) -> str:
     """Who reads a column that the source must have, and which one may be meant instead."""
-    reader = next(i for i, stage in enumerate(stages) if name in stage.reads)
-    written = {column: stage.name for stage in stages[:reader] for column in stage.writes}
+    reader = next(
+        i
+        for i, stage in enumerate(stages)
+        if works_on(stage, source) and name in stage.reads_of(source)
+    )
+    before = stages[:reader]
     hint = f"; stages.{stages[reader].name} reads it"
+    for stage in before:
+        if name in stage.writes and not works_on(stage, source):
+            return f"{hint}, and stages.{stage.name} writes it for other sources only"
+    written = {column: stage.name for stage in before for column in stage.writes}
     close = difflib.get_close_matches(name, written, n=1, cutoff=0.6)
     return hint + (f": did you mean {close[0]!r}, of stages.{written[close[0]]}?" if close else "")
 
@@ -219,18 +257,22 @@ def _check_needs(stages: Sequence[Stage], source: pa.Schema) -> None:
 
 
 def _source_identity(config: RunConfig, schema: pa.Schema) -> dict[str, Any]:
-    """How the source is read. Its rows are in the units' ids; its columns are here.
+    """How the sources are read. Their rows are in the units' ids; their columns are here.
 
     An appended file that brings a new column makes every unit another table, so all run again
     (on the responses that are already there).
     """
-    source = config.source
-    return {
-        "columns": source.columns,
-        "delimiter": source.delimiter,
-        "encoding": source.encoding,
-        "schema": [[field.name, str(field.type)] for field in schema],
+    sources = {
+        name: {
+            "columns": source.columns,
+            "delimiter": source.delimiter,
+            "encoding": source.encoding,
+        }
+        for name, source in config.all_sources.items()
     }
+    # A source without a name has the identity that it had before there were named ones.
+    how = sources.get("", {"sources": sources})
+    return {**how, "schema": [[field.name, str(field.type)] for field in schema]}
 
 
 def _input_schemas(segments: Sequence[Segment], source: pa.Schema) -> list[pa.Schema]:

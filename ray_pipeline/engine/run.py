@@ -26,13 +26,19 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine import cluster
 from ray_pipeline.engine.artifacts import Artifact, check_artifacts
 from ray_pipeline.engine.config import RunConfig
-from ray_pipeline.engine.coordinator import CoordinatorHandle, Stop, StopKind, start_coordinator
+from ray_pipeline.engine.coordinator import (
+    CoordinatorHandle,
+    Stop,
+    StopKind,
+    end_coordinator,
+    start_coordinator,
+)
 from ray_pipeline.engine.decide import decide
 from ray_pipeline.engine.exports import export_dataset, export_stages
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.reuse import RunState, run_state
-from ray_pipeline.engine.segments import Segment, executions, stage_identity
+from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
 from ray_pipeline.engine.streaming import Execution
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.rundir.account import StageAccount, total
@@ -47,7 +53,7 @@ from ray_pipeline.rundir.layout import (
     rows_folder,
 )
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
-from ray_pipeline.rundir.lock import run_lock
+from ray_pipeline.rundir.lock import let_workers_go, run_lock
 from ray_pipeline.rundir.parts import PartInfo, existing_infos, read_infos
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 
@@ -98,7 +104,12 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
             )
         _describe(storage, prepared)
         with _log_file(storage) as log_file:
-            return _Runner(storage, prepared, display, ledger, retry, log_file).run()
+            runner = _Runner(storage, prepared, display, ledger, retry, log_file)
+            try:
+                return runner.run()
+            finally:
+                if runner.workers_ended:
+                    let_workers_go(storage)
 
 
 @contextlib.contextmanager
@@ -160,6 +171,8 @@ class _Runner:
         self._ledger = ledger
         self._began = time.monotonic()
         self._state = RunState(prepared.segments, self._unit_ids)
+        #: Whether no worker can write into the run directory any more.
+        self.workers_ended = True
         #: Footers of the parts of the last segment that was closed, by its folder.
         self._closed: dict[str, list[PartInfo]] = {}
         self._allowed = prepared.config.budget.failed_rows_allowed(prepared.survey.rows)
@@ -212,9 +225,13 @@ class _Runner:
             self._coordinator = start_coordinator(
                 self._storage, config.budget, config.llms, self._prepared.models
             )
-            for group in executions(remaining):
-                # Asked anew: an artifact that became complete changed the fingerprints behind it.
-                self._execute(self._state.remaining[: len(group)])
+            try:
+                for group in executions(remaining):
+                    # Asked anew: an artifact that became complete changed the fingerprints behind
+                    # it.
+                    self._execute(self._state.remaining[: len(group)])
+            finally:
+                end_coordinator(self._coordinator)
 
     def _job(self, segment: Segment) -> SegmentJob:
         prepared = self._prepared
@@ -240,6 +257,7 @@ class _Runner:
         if not segments[0].has_rows:
             self._make(segments[0])
             return
+        self.workers_ended = False
         jobs = [self._job(segment) for segment in segments]
         if jobs[0].segment.kind is DecideStage:
             self._display.say(f"deciding {jobs[0].segment.name}")
@@ -256,24 +274,33 @@ class _Runner:
             self._stop_workers(execution, error)
             self._account_partly(jobs)
             raise
+        self.workers_ended = True
         for job in jobs:
             self._close(job.segment, tally)
 
     def _make(self, segment: Segment) -> None:
         """Make an artifact of the rows that the last segment kept."""
-        rows_segment = self._state.upstream_of(segment)
-        kept = self._ledger.entries[-1].account.kept
-        account = StageAccount(segment.name, rows_in=kept, kept=kept)
+        artifact = Artifact(self._storage, segment)
+        account = StageAccount.untouched(segment.name, self._ledger.entries[-1].account)
         began = time.monotonic()
         with self._ledger.timed("artifacts"):
-            digest = Artifact(self._storage, segment).make(
-                rows_segment.folder, self._unit_ids, self._state.input_digest, self._display.say
+            unit_ids, rows_digest = self._unit_ids, self._state.input_digest
+            if artifact.stage.sources is not None:
+                unit_ids, rows_digest = self._rows_of(segment, artifact.stage)
+            digest = artifact.make(
+                self._state.upstream_of(segment).folder, unit_ids, rows_digest, self._display.say
             )
         account.seconds = time.monotonic() - began
         done = Done(
             segment.fingerprint, self._state.input_digest, digest, len(self._units), [account]
         )
         self._complete(segment, done, reused=False)
+
+    def _rows_of(self, segment: Segment, stage: Stage) -> tuple[list[str], str]:
+        """The units that a stage works on which is limited to some sources, and their identity."""
+        pairs = zip(self._units, self._committed_before(segment), strict=True)
+        digests = {u.unit_id: info.digest for u, info in pairs if works_on(stage, u.source)}
+        return list(digests), set_digest(f"{unit}:{digest}" for unit, digest in digests.items())
 
     def _watch(self, execution: Execution, tally: Tally, jobs: list[SegmentJob]) -> None:
         saved = time.monotonic()
@@ -321,7 +348,7 @@ class _Runner:
         kind: StopKind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
-            execution.wait(_GRACE)
+            self.workers_ended = execution.wait(_GRACE)
         except Exception as second:
             # The first error is the one to report to the user.
             self._display.say(f"while stopping: {second}")

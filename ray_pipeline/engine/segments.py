@@ -27,8 +27,16 @@ from ray_pipeline.core.rows import (
     set_column,
 )
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.layout import SOURCE, segment_folder
-from ray_pipeline.stage import ArtifactStage, AskStage, DecideStage, MapStage, ModelStage, Stage
+from ray_pipeline.rundir.layout import SOURCE, SOURCE_NAME, segment_folder
+from ray_pipeline.stage import (
+    ArtifactStage,
+    AskStage,
+    DecideStage,
+    MapStage,
+    ModelStage,
+    Off,
+    Stage,
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,13 @@ class Segment:
     def account_names(self) -> list[str]:
         """Names of its entries in the ledger, in order."""
         return [SOURCE] * self.reads_source + [stage.name for stage in self.stages]
+
+    def for_source(self, source: str) -> Segment:
+        """The same for the rows of a source: stages that do not work on them are off."""
+        if all(works_on(stage, source) for stage in self.stages):
+            return self
+        stages = tuple(s if works_on(s, source) else Off(s) for s in self.stages)
+        return replace(self, stages=stages)
 
     @property
     def has_rows(self) -> bool:
@@ -119,7 +134,10 @@ def cut(stages: Sequence[Stage], source_identity: object, save_every_stage: bool
 
 def stage_identity(stage: Stage) -> dict[str, Any]:
     """All that a stage's fingerprint covers but its input: plain data."""
-    return {"name": stage.name, "version": stage.version, **stage.identity()}
+    identity = {"name": stage.name, "version": stage.version, **stage.identity()}
+    if stage.sources is not None:
+        identity["sources"] = sorted(stage.sources)
+    return identity
 
 
 def executions(segments: Sequence[Segment]) -> list[list[Segment]]:
@@ -132,12 +150,17 @@ def executions(segments: Sequence[Segment]) -> list[list[Segment]]:
     return groups
 
 
+def works_on(stage: Stage, source: str) -> bool:
+    """Whether a stage works on the rows of a source."""
+    return stage.sources is None or source in stage.sources
+
+
 def _is_alone(stage: Stage) -> bool:
     return isinstance(stage, AskStage | ModelStage | DecideStage | ArtifactStage)
 
 
 def run_maps(
-    stages: Sequence[MapStage], rows: pa.Table, start: str | None = None
+    stages: Sequence[MapStage], rows: pa.Table, start: str | None = None, source: str = ""
 ) -> tuple[pa.Table, list[StageAccount]]:
     """Run map stages over the kept rows of one unit.
 
@@ -145,6 +168,7 @@ def run_maps(
         stages: in order.
         rows: kept rows with their envelope.
         start: name of the stage to begin with; None for the first.
+        source: name of the source that the unit is of; empty where it has none.
 
     Returns:
         All rows, the dropped and failed ones too, with created rows last; and the accounts.
@@ -156,7 +180,7 @@ def run_maps(
     for stage in stages[names.index(start) if start else 0 :]:
         began = time.perf_counter()
         counts: Counter[str] = Counter()
-        out = apply_map(stage, rows, counts)
+        out = of_source(apply_map(stage, rows, counts), source)
         account = StageAccount.of(stage.name, rows.num_rows, out)
         account.counts = {name: number for name, number in sorted(counts.items()) if number}
         account.seconds = time.perf_counter() - began
@@ -164,6 +188,13 @@ def run_maps(
         resting.append(out.filter(pc.not_equal(out["status"], KEPT)))
         rows = kept(out)
     return in_order([*resting, rows], order), accounts
+
+
+def of_source(rows: pa.Table, source: str) -> pa.Table:
+    """The rows of a unit, created ones too, with the name of their source, if it has one."""
+    if not source:
+        return rows
+    return set_column(rows, SOURCE_NAME, pa.array([source] * rows.num_rows, pa.string()))
 
 
 def apply_map(stage: MapStage, rows: pa.Table, counts: Counter[str]) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.hashing import fingerprint
 from ray_pipeline.core.rows import KEPT, failed, kept, kept_again
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.engine.segments import Segment, in_order, schema_before
+from ray_pipeline.engine.segments import Segment, in_order, of_source, schema_before
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.layout import SOURCE, decisions_path, part_path
@@ -83,6 +83,10 @@ class SegmentJob:
     unit_rows: int
     #: Run failed rows of committed units again.
     retry: bool = False
+
+    def for_source(self, source: str) -> SegmentJob:
+        """The same for the rows of a source: stages that do not work on them are off."""
+        return replace(self, segment=self.segment.for_source(source))
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,9 @@ def run_unit(state: UnitState, work: Work) -> Receipt:
     """
     part = state.standing
     rows, accounts = _fresh(state, work) if part is None else _again(state, part, work)
+    rows = of_source(rows, state.unit.source)
     for account in accounts:
+        account.belongs_to(state.unit.source)
         if not account.balances:
             raise RunError(f"the account of stage {account.name!r} does not balance: {account}")
     segment = state.job.segment

@@ -19,7 +19,7 @@ from ray_pipeline.engine.isolation import run_isolated
 from ray_pipeline.engine.segments import run_maps
 from ray_pipeline.engine.unit import SegmentJob, UnitState, Work, reusable, run_unit
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.lock import working
+from ray_pipeline.rundir.lock import hold_as_worker
 from ray_pipeline.rundir.units import Unit, units_of
 from ray_pipeline.stage import AskStage, DecideStage, MapStage, ModelStage
 
@@ -32,7 +32,7 @@ def map_units(block: pa.Table, job: SegmentJob, coordinator: CoordinatorHandle) 
     loop = _UnitLoop(job, coordinator)
     if job.segment.kind is DecideStage:
         return loop.run(block, lambda state, rows, _: apply_decisions(state, rows))
-    return loop.run(block, lambda _, rows, start: run_maps(_maps(job), rows, start))
+    return loop.run(block, _run_maps)
 
 
 class ModelWorker:
@@ -40,18 +40,20 @@ class ModelWorker:
 
     def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         self._loop = _UnitLoop(job, coordinator)
-        self._job = job
         for stage in job.segment.stages:
             assert isinstance(stage, ModelStage)
             stage.load()
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Work on the units of a block."""
-        return self._loop.run(block, lambda _, rows, start: run_maps(_maps(self._job), rows, start))
+        return self._loop.run(block, _run_maps)
 
 
-def _maps(job: SegmentJob) -> list[MapStage]:
-    return [stage for stage in job.segment.stages if isinstance(stage, MapStage)]
+def _run_maps(
+    state: UnitState, rows: pa.Table, start: str | None
+) -> tuple[pa.Table, list[StageAccount]]:
+    maps = [stage for stage in state.job.segment.stages if isinstance(stage, MapStage)]
+    return run_maps(maps, rows, start, state.unit.source)
 
 
 class AskWorker:
@@ -98,23 +100,23 @@ class _UnitLoop:
     def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         self._job = job
         self._coordinator = coordinator
+        hold_as_worker(job.storage)
 
     def run(self, block: pa.Table, work: Work) -> pa.Table:
         """Do every unit of a block; returns the units that are committed now."""
         done = 0
-        with working(self._job.storage):
-            for unit in units_of(block):
-                try:
-                    self._unit(unit, work)
-                    done += 1
-                except Stopping:
-                    break
-                except BudgetExhausted as error:
-                    ray.get(self._coordinator.stop.remote("budget_exhausted", str(error)))
-                    break
-                except (RunError, UserError) as error:
-                    ray.get(self._coordinator.stop.remote("failed", str(error)))
-                    break
+        for unit in units_of(block):
+            try:
+                self._unit(unit, work)
+                done += 1
+            except Stopping:
+                break
+            except BudgetExhausted as error:
+                ray.get(self._coordinator.stop.remote("budget_exhausted", str(error)))
+                break
+            except (RunError, UserError) as error:
+                ray.get(self._coordinator.stop.remote("failed", str(error)))
+                break
         return block.slice(0, done)
 
     def _unit(self, unit: Unit, work: Work) -> None:
@@ -122,11 +124,14 @@ class _UnitLoop:
         attempt, stop = ray.get(self._coordinator.begin.remote(segment, unit.unit_id))
         if stop:
             raise Stopping
-        state = UnitState(self._job, unit)
+        state = UnitState(self._job.for_source(unit.source), unit)
         receipt = reusable(state)
         if receipt is None:
+            kind = self._job.segment.kind
+            if state.job.segment.kind is not kind:
+                work = _run_maps  # its stage is off for these rows
             # Decisions are applied by Arrow alone: no row of theirs can be the guilty one.
-            if attempt > MAX_DEATHS and self._job.segment.kind is not DecideStage:
+            elif attempt > MAX_DEATHS and kind is not DecideStage:
                 work = self._in_isolation
             receipt = run_unit(state, work)
         self._coordinator.finished.remote(segment, receipt)
@@ -134,4 +139,4 @@ class _UnitLoop:
     def _in_isolation(
         self, state: UnitState, rows: pa.Table, start: str | None
     ) -> tuple[pa.Table, list[StageAccount]]:
-        return run_isolated(self._job, self._coordinator, state.unit.unit_id, rows, start)
+        return run_isolated(state.job, self._coordinator, state.unit, rows, start)

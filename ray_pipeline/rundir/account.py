@@ -12,6 +12,9 @@ import pyarrow.compute as pc
 
 from ray_pipeline.core.rows import DROPPED, FAILED, KEPT, reason_code
 
+#: What an account counts of rows.
+ROWS = ("rows_in", "created", "kept", "dropped", "failed")
+
 
 @dataclass
 class StageAccount:
@@ -29,6 +32,9 @@ class StageAccount:
     #: Seconds of work, added up over workers.
     seconds: float = 0.0
     llm: LlmUsage | None = None
+    #: The same numbers of rows for each named source: ``{"corpus": {"rows_in": 9, ...}}``. Empty
+    #: in a run whose source has no name.
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, rows_in: int, out: pa.Table) -> StageAccount:
@@ -46,15 +52,42 @@ class StageAccount:
             reasons=dict(sorted(reasons.items())),
         )
 
+    @classmethod
+    def untouched(cls, name: str, before: StageAccount) -> StageAccount:
+        """The account of a stage that left all rows as the stage before it kept them."""
+        account = cls(name, rows_in=before.kept, kept=before.kept)
+        for source, rows in before.sources.items():
+            same = {"rows_in": rows["kept"], "kept": rows["kept"]}
+            account.sources[source] = dict.fromkeys(ROWS, 0) | same
+        return account
+
     @property
     def balances(self) -> bool:
-        """Whether every row is accounted for."""
-        return self.rows_in + self.created == self.kept + self.dropped + self.failed
+        """Whether every row is accounted for, of each source and of all of them."""
+        accounts = list(self.sources.values())
+        if accounts and any(self.rows[key] != sum(a[key] for a in accounts) for key in ROWS):
+            return False
+        return all(
+            rows["rows_in"] + rows["created"] == rows["kept"] + rows["dropped"] + rows["failed"]
+            for rows in (self.rows, *accounts)
+        )
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """The numbers of rows alone: those of `ROWS`."""
+        return {key: getattr(self, key) for key in ROWS}
+
+    def belongs_to(self, source: str) -> None:
+        """Say that all rows are those of one source; empty: the run's source has no name."""
+        self.sources = {source: self.rows} if source else {}
 
     def add(self, other: StageAccount) -> None:
         """Add the account of another unit of the same stage."""
-        for name in ("rows_in", "created", "kept", "dropped", "failed", "seconds"):
+        for name in (*ROWS, "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        for source, rows in other.sources.items():
+            mine = self.sources.get(source, dict.fromkeys(ROWS, 0))
+            self.sources[source] = {key: mine[key] + rows[key] for key in ROWS}
         self.reasons = dict(sorted((Counter(self.reasons) + Counter(other.reasons)).items()))
         self.counts = dict(sorted((Counter(self.counts) + Counter(other.counts)).items()))
         if other.llm is not None:
@@ -69,8 +102,11 @@ class StageAccount:
         self.reasons = dict(Counter(self.reasons) - Counter(gone.reasons))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, as it stands in the ledger."""
-        return asdict(self)
+        """Plain data, as it stands in the ledger; without `sources` where it is empty."""
+        data = asdict(self)
+        if not self.sources:
+            del data["sources"]
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> StageAccount:

@@ -46,9 +46,9 @@ class Effects:
         top, _, rest = key.partition(".")
         if top in _EXECUTION:
             return "execution"
-        if key == "source.path":
+        if key == "source.path" or (key.startswith("sources.") and key.endswith(".path")):
             return None  # what the files hold counts, not where they lie
-        if top in ("seed", "source", "embedder"):
+        if top in ("seed", "source", "sources", "embedder"):
             return "identity"
         name, _, path = rest.partition(".")
         if top == "stages":

@@ -78,6 +78,8 @@ CONTROL = "-random"
 
 #: Name of the reading of the source in the ledger; its index is 0, the first stage's is 1.
 SOURCE = "source"
+#: The column with the name of the source that a row comes from, in a run with named sources.
+SOURCE_NAME = "source_name"
 
 #: Columns of token rows, and of what a cached teacher says about them.
 TOKENS = ("row_id", "input_ids", "answer_mask")

@@ -58,6 +58,23 @@ class Ledger:
             spent = time.monotonic() - began
             self.phases[phase] = round(self.phases.get(phase, 0.0) + spent, 3)
 
+    def by_source(self) -> dict[str, dict[str, int]]:
+        """What became of the rows of each named source, over all stages; empty without names.
+
+        ``rows_in`` are those that were read, ``kept`` those that came through the last stage, and
+        the account balances as that of a stage does.
+        """
+        accounts = [entry.account.sources for entry in self.entries]
+        totals = {}
+        for source in accounts[0] if accounts else ():
+            rows = [account[source] for account in accounts if source in account]
+            totals[source] = {
+                "rows_in": rows[0]["rows_in"],
+                **{key: sum(r[key] for r in rows) for key in ("created", "dropped", "failed")},
+                "kept": rows[-1]["kept"],
+            }
+        return totals
+
     def save(self, storage: Storage) -> None:
         """Write ``ledger.json``."""
         data = {
@@ -88,6 +105,12 @@ class Ledger:
                     f"{before.account.name!r} kept {before.account.kept} rows, but "
                     f"{after.account.name!r} read {after.account.rows_in}"
                 )
+            for source, rows in after.account.sources.items():
+                if rows["rows_in"] != (kept := before.account.sources[source]["kept"]):
+                    raise RunError(
+                        f"{before.account.name!r} kept {kept} rows of the source {source}, but "
+                        f"{after.account.name!r} read {rows['rows_in']}"
+                    )
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from ray_pipeline.rundir.layout import (
     LEDGER_FILE,
     METRICS_FILE,
     RUN_LOCK,
+    SOURCE_NAME,
     UNITS_FILE,
     part_path,
     responses_folder,
@@ -54,7 +55,7 @@ SHORTEST_PREFIX = 6
 #: Text columns that are shown when the configuration maps none.
 _TEXTS = 3
 #: Columns that hold text, but not the data's own.
-_NOT_DATA = {"source_raw", "version", "note", *ENVELOPE_COLUMNS}
+_NOT_DATA = {SOURCE_NAME, "source_raw", "version", "note", *ENVELOPE_COLUMNS}
 #: Parts that are looked into at a time.
 _THREADS = 16
 
@@ -156,7 +157,7 @@ class RunReader:
         except FileNotFoundError:
             return []
         names = {field.name for field in fields(Unit)}
-        return [Unit(**{name: row[name] for name in names}) for row in rows]
+        return [Unit(**{name: row[name] for name in names & row.keys()}) for row in rows]
 
     @cached_property
     def segments(self) -> list[SegmentFolder]:
@@ -440,9 +441,9 @@ def text_columns(reader: RunReader, schema: pa.Schema) -> list[str]:
     source, else the first ones that the source has.
     """
     strings = [field.name for field in schema if is_text(field.type)]
-    source = reader.config.get("source")
-    mapped = source.get("columns") if isinstance(source, dict) else None
-    wanted = [str(name) for name in mapped] if isinstance(mapped, dict) else []
+    sources = [reader.config.get("source"), *(reader.config.get("sources") or {}).values()]
+    mappings = [source.get("columns") for source in sources if isinstance(source, dict)]
+    wanted = list(dict.fromkeys(str(name) for mapped in mappings for name in mapped or ()))
     if found := [name for name in wanted if name in strings]:
         return found
     first = reader.schema(reader.segments[0]).names if reader.segments else []

@@ -31,6 +31,8 @@ class Unit:
     #: Position of the unit's first row in its file, from 0.
     first_row: int
     rows: int
+    #: Name of the source that the file belongs to; empty where the run has one without a name.
+    source: str = ""
 
 
 def unit_id(file_id: str, first_row: int, rows: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,7 @@ def choose_columns(
     required: Mapping[str, str],
     uri: str,
     how_read: str = "",
+    reserved: Collection[str] = ENVELOPE_COLUMNS,
 ) -> dict[str, str]:
     """The pipeline's names of a file's columns, with the file's names, in the file's order.
 
@@ -80,9 +81,10 @@ def choose_columns(
             message where it is not.
         uri: the file, for messages.
         how_read: how the names were found, for messages (the delimiter).
+        reserved: names that no column may have.
 
     Raises:
-        UserError: a column that is missing, there twice, or named like the envelope.
+        UserError: a column that is missing, there twice, or has a reserved name.
     """
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -98,7 +100,7 @@ def choose_columns(
     for own in names:
         pipeline_names = [name for name, source in wanted.items() if source == own]
         for name in pipeline_names or [own]:
-            _check_free(name, own, chosen, wanted, uri)
+            _check_free(name, own, chosen, wanted, uri, reserved)
             chosen[name] = own
     return chosen
 
@@ -118,13 +120,18 @@ def _missing(name: str, own: str, names: Sequence[str], uri: str) -> str:
 
 
 def _check_free(
-    name: str, own: str, chosen: Mapping[str, str], wanted: Mapping[str, str], uri: str
+    name: str,
+    own: str,
+    chosen: Mapping[str, str],
+    wanted: Mapping[str, str],
+    uri: str,
+    reserved: Collection[str],
 ) -> None:
-    if name in ENVELOPE_COLUMNS:
+    if name in reserved:
         raise UserError(
             f"source {uri}: column {own!r} has a name that the pipeline needs for itself "
-            f"({', '.join(ENVELOPE_COLUMNS)}): give it another with "
-            f"source.columns: {{source_{name}: {own}}}"
+            f"({', '.join(reserved)}): give it another with "
+            f"source.columns: {{{_other_name(name)}: {own}}}"
         )
     if name in chosen or wanted.get(name, own) != own:
         raise UserError(
@@ -134,13 +141,17 @@ def _check_free(
         )
 
 
+def _other_name(name: str) -> str:
+    return f"{name}_in_file" if name.startswith("source_") else f"source_{name}"
+
+
 def check_required(name: str, own: str, column: Column, expected: pa.DataType, uri: str) -> None:
     """Refuse a column that cannot be what a stage reads, whatever its single values.
 
     Raises:
         UserError: no value of the column has the expected type.
     """
-    if not column.kinds or _may_be(column, expected):
+    if not column.kinds or may_be(column, expected):
         return
     found = str(column.declared) if column.declared else " and ".join(sorted(column.kinds))
     mapped = f" (the file's {own!r})" if own != name else ""
@@ -150,7 +161,8 @@ def check_required(name: str, own: str, column: Column, expected: pa.DataType, u
     )
 
 
-def _may_be(column: Column, expected: pa.DataType) -> bool:
+def may_be(column: Column, expected: pa.DataType) -> bool:
+    """Whether some values of a column may be of a type."""
     if _is_text(expected):
         return "text" in column.kinds
     if column.declared is not None and column.declared.equals(expected):

@@ -8,13 +8,14 @@ A new format is one subclass of `Format` in a file of its own (of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 from ray_pipeline.rundir.units import Marks, Unit
 from ray_pipeline.sources.columns import Column, check_required, choose_columns
 from ray_pipeline.sources.config import SourceConfig
@@ -90,6 +91,8 @@ class ScanOptions:
     encoding: str
     #: What to add to the message about a required column that is missing, by its name.
     hints: Mapping[str, str]
+    #: Names that the pipeline needs for columns of its own.
+    reserved: Collection[str] = ENVELOPE_COLUMNS
 
     def own_names(self) -> list[str]:
         """The names that the files should have for the required columns."""
@@ -117,7 +120,7 @@ class ScanOptions:
                 there twice or taken.
         """
         required = {name: self.hints.get(name, "") + how_read for name in self.required}
-        chosen = choose_columns(names, self.config.columns, required, uri, how_read)
+        chosen = choose_columns(names, self.config.columns, required, uri, how_read, self.reserved)
         # Text may well write a number: each value is judged when it is read.
         for name, expected in self.required.items() if not format.values_are_text else ():
             own = chosen[name]

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ray_pipeline.core import rows as envelope
 from ray_pipeline.core.errors import RunError
-from ray_pipeline.rundir.layout import SOURCE
+from ray_pipeline.rundir.layout import SOURCE, SOURCE_NAME
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.sources.columns import RAW_COLUMN, as_json, typed_column
 from ray_pipeline.sources.format import Cells, FileSpec
@@ -50,7 +50,12 @@ def read_unit(unit: Unit, spec: ReadSpec) -> pa.Table:
         raise RunError(f"source {file.origin}: cannot be read any more: {error}") from error
     if cells.rows != unit.rows:
         raise file.changed(f"{cells.rows} rows where there were {unit.rows}")
-    columns = [_column(cells, name, file, spec) for name in spec.schema.names]
+    columns = [
+        pa.array([unit.source] * unit.rows, pa.string())
+        if unit.source and name == SOURCE_NAME
+        else _column(cells, name, file, spec)
+        for name in spec.schema.names
+    ]
     data = pa.Table.from_arrays(columns, schema=spec.schema)
     positions = range(unit.first_row, unit.first_row + unit.rows)
     ids = [envelope.source_row_id(unit.file_id, position) for position in positions]

@@ -7,10 +7,13 @@ import math
 import pytest
 
 from ray_pipeline.evaluate.text import (
+    COST,
+    QUALITY,
     corpus_bleu,
     exact_match,
     perplexity,
     rouge_l,
+    scores,
     sentence_bleu,
     summary,
 )
@@ -68,3 +71,15 @@ def test_lists_that_do_not_pair_are_refused() -> None:
             metric(["a"], ["a", "b"])
         with pytest.raises(ValueError, match="no answers"):
             metric([], [])
+
+
+def test_every_metric_of_answers_is_measured_and_named_once() -> None:
+    answers, references = ["a cat", "two dogs", ""], ["a cat", "a dog", "none"]
+    means, each = summary(answers, references), scores(answers, references)
+    assert set(each) == {metric.key for metric in QUALITY if metric.of_answers is not None}
+    for key, values in each.items():
+        assert len(values) == 3 and means[key] == pytest.approx(sum(values) / 3)
+    keys = [metric.key for metric in (*QUALITY, *COST)]
+    assert len(set(keys)) == len(keys)
+    assert all(metric.higher_is_better is None for metric in COST)
+    assert not any(metric.higher_is_better is None for metric in QUALITY)

@@ -34,6 +34,8 @@ def status(reader: RunReader) -> RenderableType:
     """The account of a run, stage by stage, why rows left it, and what was made of them."""
     ledger = reader.ledger
     parts: list[RenderableType] = [_headline(reader), _account(ledger)]
+    if sources := ledger.by_source():
+        parts += [Text(), _sources(sources)]
     if any(entry.account.reasons for entry in ledger.entries):
         parts += [Text(), _reasons(ledger)]
     if (artifacts := made(reader)) is not None:
@@ -91,6 +93,19 @@ def _account_cells(entry: LedgerEntry) -> dict[str, str]:
         "work": duration(account.seconds),
         "": "reused" if entry.reused else "",
     }
+
+
+def _sources(sources: Mapping[str, Mapping[str, int]]) -> Table:
+    """What became of the rows of each source, over all stages."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("source")
+    columns = ("rows_in", "created", "kept", "dropped", "failed")
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="right")
+    for source, rows in sources.items():
+        cells = [count(rows[name]) if rows[name] or name == "rows_in" else "" for name in columns]
+        table.add_row(source, *cells)
+    return table
 
 
 def _reasons(ledger: Ledger) -> Table:

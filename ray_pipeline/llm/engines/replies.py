@@ -1,4 +1,4 @@
-"""What an API's reply means: an answer, a reason to try again, or the end of it."""
+"""What a failed HTTP reply means: try again, fail the row, give up the key, or stop the run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Failure:
     verdict: Verdict
     code: str
     detail: str
-    #: The server asked to be left alone for this long.
+    #: The server asked for a pause of this length.
     pause_seconds: float | None = None
     #: The body of an unusable reply.
     raw: str | None = None
