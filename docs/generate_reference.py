@@ -231,11 +231,17 @@ def configuration_page() -> str:
         f"- [`{p.name}`]({p.name}.md) ([`jobs/{script}.py`](../../jobs/{script}.py))\n"
         for script, p in pipelines().items()
     )
+    seen: dict[type, str] = {}
     for section, rows in common_keys().items():
         model = _section_in(RunConfig.model_fields[section].annotation)[0] if section else RunConfig
         assert model is not None
         text += f"\n## {f'`{section}`' if section else 'The run'}\n\n"
-        text += _paragraphs(model) + "\n\n" + _table(rows, with_part=section == "llms")
+        if (first := seen.setdefault(model, section)) != section:
+            rows = rows[:1]
+            text += f"Each has the keys of [`{first}`](#{first}).\n\n"
+        else:
+            text += _paragraphs(model) + "\n\n"
+        text += _table(rows, with_part=section == "llms")
     return text
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from support.command import REPOSITORY, TESTS
+from support.mock_openai import MockServer
 from support.toy_run import Toy, make_toy
 
-from ray_pipeline import BudgetExhausted, Pipeline, RunError, UserError
+from ray_pipeline import BudgetExhausted, Pipeline, Run, RunError, UserError
 from ray_pipeline.engine import run as engine_run
 from ray_pipeline.engine.prepare import _find_prompt
 from ray_pipeline.engine.progress import Tally
@@ -179,3 +182,56 @@ def test_a_plan_says_what_would_run_and_writes_nothing(
         ("shout", "run", 4),
     ]
     assert not toy.run_dir.exists()
+
+
+class Progress:
+    """A display that remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.news: list[str] = []
+        self.updates = 0
+
+    def say(self, text: str) -> None:
+        self.news.append(text)
+
+    def update(self, tally: Tally, starting: Sequence[str]) -> None:
+        self.updates += 1
+
+
+def toy_ask(folder: Path, server: MockServer, **keys: Any) -> Toy:
+    llm = {"engine": "openai", "model": "m", "base_url": server.base_url, "api_keys_env": []}
+    return make_toy(
+        folder,
+        ["one", "two", "three bad-answer"],
+        pipeline="toy_ask",
+        llms={"mock": {**llm, "reasks": 0}},
+        stages={"ask": {"llm": "mock", "prompt": "ask"}},
+        **keys,
+    )
+
+
+def test_a_run_in_this_process_is_continued_reused_and_retried(
+    ray_cluster: str, tmp_path: Path
+) -> None:
+    handlers = list(logging.getLogger("ray_pipeline").handlers)
+    progress = Progress()
+    with MockServer() as server:
+        toy = toy_ask(tmp_path, server, budget={"max_failed_rows": 0})
+        pipeline = Pipeline.find(toy.config_file)
+        with pytest.raises(RunError, match="1 rows failed, 0 are allowed"):
+            pipeline.run(toy.config_file, display=progress)
+        run = pipeline.run(toy.config_file, {"budget.max_failed_rows": 1})
+        assert isinstance(run, Run) and run.status == "succeeded"
+        asked = server.stats()["arrivals"]
+        assert progress.updates and asked == 3
+        assert run.rows("whisper", columns=["answer"]).to_arrow().num_rows == 2
+        assert run.rows("ask", "failed", reason="llm:unusable").to_arrow().num_rows == 1
+
+        again = pipeline.run(toy.config_file, {"budget.max_failed_rows": 1})
+        assert all(entry.reused for entry in again.ledger.entries)
+        assert {plan.action for plan in pipeline.plan(toy.config_file)} == {"reused"}
+        assert server.stats()["arrivals"] == asked
+
+        assert pipeline.retry(run.uri).account("ask").failed == 1
+        assert server.stats()["arrivals"] == asked + 1
+    assert logging.getLogger("ray_pipeline").handlers == handlers

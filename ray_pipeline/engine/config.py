@@ -33,42 +33,75 @@ SourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-
 class EmbedderConfig(Section):
     """The sentence-embedding model that stages share."""
 
-    model: str = "all-minilm-l6-v2"
+    model: str = Field(
+        "all-minilm-l6-v2",
+        description="sentence-embedding model: a packaged name, a folder or a hub id",
+    )
 
 
 class ExportConfig(Section):
-    """The files of the rows that came through every stage, under ``exports/``."""
+    """Files with the rows that every stage kept, under ``exports/``."""
 
-    name: str = "dataset"
-    formats: list[typing.Literal["csv", "jsonl", "parquet", "hf"]] = ["csv", "jsonl"]
+    name: str = Field("dataset", description="name of the exported files, without suffix")
+    formats: list[typing.Literal["csv", "jsonl", "parquet", "hf"]] = Field(
+        ["csv", "jsonl"],
+        description="formats of the exported rows; hf is a folder for `datasets.load_from_disk`",
+    )
 
 
 class RunConfig(Section):
-    """What every job's configuration has; ``stages`` is typed by the job's own stages."""
+    """The configuration that every job has; the job's own stages define ``stages``."""
 
-    name: str
-    #: The job script: its name in ``jobs/``, or a path. By default found from `name`.
-    job: str | None = None
-    run_dir: str
-    seed: int = 0
-    unit_rows: int | None = Field(None, ge=1)
-    #: The last stage to run; None: all of them.
-    until: str | None = None
-    save_every_stage: bool = False
+    name: str = Field(
+        description="name of the run; it also names the job script, unless `job` is set"
+    )
+    job: str | None = Field(
+        None,
+        description="job script: its name in `jobs/`, or a path; null: found by `name`, or "
+        "by the folder of the configuration file",
+    )
+    run_dir: str = Field(
+        description="run directory: a local path or an object-storage URI such as s3://bucket/run"
+    )
+    seed: int = Field(
+        0,
+        description="seed of everything that is random: splits, samples, typing errors, "
+        "requests to models",
+    )
+    unit_rows: int | None = Field(
+        None,
+        ge=1,
+        description="rows per unit; null: 512, doubled until there are at most some 10,000 units",
+    )
+    until: str | None = Field(None, description="last stage to run; null: all of them")
+    save_every_stage: bool = Field(
+        False,
+        description="commit every stage on its own; false: consecutive map stages commit together",
+    )
     source: SourceConfig | None = Field(
-        None, description="where the rows come from: this, or several `sources` by name"
+        None, description="where the rows come from; for several sources, use `sources` instead"
     )
     sources: dict[SourceName, SourceConfig] = Field(
-        {}, description="several sources by name, instead of `source`; their rows carry the name"
+        {},
+        description="several sources by name, instead of `source`; each row carries the name of "
+        "its source",
     )
-    llms: dict[str, LlmConfig] = {}
+    llms: dict[str, LlmConfig] = Field(
+        {}, description="language models by the names that stages use"
+    )
     embedder: EmbedderConfig = EmbedderConfig()
     budget: Budget = Budget()
     export: ExportConfig = ExportConfig()
-    #: Ray cluster to join; None: the one that runs here, else a new one on this machine.
-    address: str | None = None
-    #: Whether the cluster adds nodes on demand: then needs beyond its present size are not refused.
-    autoscaling: bool = False
+    address: str | None = Field(
+        None,
+        description="address of a Ray cluster to join; null: the one running on this "
+        "machine, else a new one",
+    )
+    autoscaling: bool = Field(
+        False,
+        description="the cluster adds nodes on demand, so needs beyond its present size are "
+        "not refused",
+    )
     stages: Any = {}
 
     @model_validator(mode="after")
@@ -93,19 +126,20 @@ class RunConfig(Section):
         return dict(self.sources) if self.source is None else {"": self.source}
 
 
-def config_type(stages: Sequence[type[Stage]]) -> type[RunConfig]:
+def config_type(stages: Sequence[Stage]) -> type[RunConfig]:
     """The configuration type of a job: `RunConfig` with one key under ``stages`` per stage."""
     fields: dict[str, Any] = {}
     for stage in stages:
         # Stage names have dashes and may be words like "validate" that pydantic uses itself: the
         # YAML key is an alias.
-        default = None if _has_required(stage.Config) else stage.Config()
+        schema = stage.config_type
+        default = None if _has_required(schema) else schema()
         fields[_field_name(stage.name)] = (
-            stage.Config,
+            schema,
             Field(... if default is None else default, alias=stage.name),
         )
     section = create_model("Stages", __base__=Section, **fields)
-    needed = any(_has_required(stage.Config) for stage in stages)
+    needed = any(_has_required(stage.config_type) for stage in stages)
     default_section: Any = ... if needed else section()
     return create_model("Config", __base__=RunConfig, stages=(section, default_section))
 

@@ -9,6 +9,7 @@ storage, and what was spent is read from the journals again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -182,3 +183,13 @@ def start_coordinator(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1000
     )
     return cast(CoordinatorHandle, actor.remote(storage, budget, llms, models))
+
+
+def end_coordinator(coordinator: Any) -> None:
+    """End the coordinator and with it the pools of local models, also where this process lives on.
+
+    Args:
+        coordinator: its handle; it may have ended already.
+    """
+    with contextlib.suppress(Exception):  # what ended the run says more
+        ray.kill(coordinator)

@@ -24,9 +24,15 @@ from ray_pipeline.core.errors import RunError, UserError, first_line
 from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine import cluster
-from ray_pipeline.engine.artifacts import Artifact, check_artifacts
+from ray_pipeline.engine.artifacts import Artifact, check_stages
 from ray_pipeline.engine.config import RunConfig
-from ray_pipeline.engine.coordinator import CoordinatorHandle, Stop, StopKind, start_coordinator
+from ray_pipeline.engine.coordinator import (
+    CoordinatorHandle,
+    Stop,
+    StopKind,
+    end_coordinator,
+    start_coordinator,
+)
 from ray_pipeline.engine.decide import decide
 from ray_pipeline.engine.exports import export_dataset, export_stages
 from ray_pipeline.engine.prepare import Prepared, prepare
@@ -47,7 +53,7 @@ from ray_pipeline.rundir.layout import (
     rows_folder,
 )
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
-from ray_pipeline.rundir.lock import run_lock
+from ray_pipeline.rundir.lock import let_workers_go, run_lock
 from ray_pipeline.rundir.parts import PartInfo, existing_infos, read_infos
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 
@@ -75,7 +81,7 @@ class Job:
     """A pipeline with its configuration: what `run` runs."""
 
     config: RunConfig
-    stage_types: Sequence[type[Stage]]
+    stages: Sequence[Stage]
     prompt_folders: Sequence[Path]
 
 
@@ -93,12 +99,15 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
     ledger = Ledger(run=storage.uri())
     with run_lock(storage, display.say):
         with ledger.timed("prepare"):
-            prepared = prepare(
-                config, job.stage_types, job.prompt_folders, storage.uri("source"), until
-            )
+            prepared = prepare(config, job.stages, job.prompt_folders, storage.uri("source"), until)
         _describe(storage, prepared)
         with _log_file(storage) as log_file:
-            return _Runner(storage, prepared, display, ledger, retry, log_file).run()
+            runner = _Runner(storage, prepared, display, ledger, retry, log_file)
+            try:
+                return runner.run()
+            finally:
+                if runner.workers_ended:
+                    let_workers_go(storage)
 
 
 @contextlib.contextmanager
@@ -160,6 +169,8 @@ class _Runner:
         self._ledger = ledger
         self._began = time.monotonic()
         self._state = RunState(prepared.segments, self._unit_ids)
+        #: Whether no worker can write into the run directory any more.
+        self.workers_ended = True
         #: Footers of the parts of the last segment that was closed, by its folder.
         self._closed: dict[str, list[PartInfo]] = {}
         self._allowed = prepared.config.budget.failed_rows_allowed(prepared.survey.rows)
@@ -203,7 +214,7 @@ class _Runner:
         remaining = self._state.remaining
         if not remaining:
             return
-        check_artifacts(remaining)
+        check_stages(remaining)
         config = self._prepared.config
         with cluster.joined(config.address, self._log_file):
             cluster.check_resources(
@@ -212,9 +223,13 @@ class _Runner:
             self._coordinator = start_coordinator(
                 self._storage, config.budget, config.llms, self._prepared.models
             )
-            for group in executions(remaining):
-                # Asked anew: an artifact that became complete changed the fingerprints behind it.
-                self._execute(self._state.remaining[: len(group)])
+            try:
+                for group in executions(remaining):
+                    # Asked anew: an artifact that became complete changed the fingerprints behind
+                    # it.
+                    self._execute(self._state.remaining[: len(group)])
+            finally:
+                end_coordinator(self._coordinator)
 
     def _job(self, segment: Segment) -> SegmentJob:
         prepared = self._prepared
@@ -240,6 +255,7 @@ class _Runner:
         if not segments[0].has_rows:
             self._make(segments[0])
             return
+        self.workers_ended = False
         jobs = [self._job(segment) for segment in segments]
         if jobs[0].segment.kind is DecideStage:
             self._display.say(f"deciding {jobs[0].segment.name}")
@@ -256,6 +272,7 @@ class _Runner:
             self._stop_workers(execution, error)
             self._account_partly(jobs)
             raise
+        self.workers_ended = True
         for job in jobs:
             self._close(job.segment, tally)
 
@@ -329,7 +346,7 @@ class _Runner:
         kind: StopKind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
-            execution.wait(_GRACE)
+            self.workers_ended = execution.wait(_GRACE)
         except Exception as second:
             # The first error is the one to report to the user.
             self._display.say(f"while stopping: {second}")

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import orjson
@@ -28,6 +28,9 @@ from ray_pipeline.rundir.layout import RUN_LOCK, WORKERS_LOCK
 #: Object storage: seconds between heartbeats, and the age at which a lock is abandoned.
 _HEARTBEAT = 5.0
 _ABANDONED_AFTER = 30.0
+
+#: The workers' locks that this process shares, by run directory.
+_held: dict[str, IO[bytes]] = {}
 
 
 @contextlib.contextmanager
@@ -111,17 +114,37 @@ def _wait_for_workers(storage: Storage, say: Callable[[str], None]) -> None:
                 time.sleep(0.1)
 
 
-@functools.cache
-def hold_as_worker(storage: Storage) -> IO[bytes] | None:
-    """Share the workers' lock of a run for as long as this process lives.
+def hold_as_worker(storage: Storage) -> None:
+    """Share the workers' lock of a run directory for as long as this process lives.
 
-    Returns: the locked file, which the cache keeps open; None on object storage.
+    The lock counts until the driver calls `let_workers_go`.
     """
     if not storage.is_local:
-        return None
-    file = storage.local_path(WORKERS_LOCK).open("a+b")
+        return
+    path = storage.local_path(WORKERS_LOCK)
+    held = _held.get(storage.root)
+    if held is not None and _is_still(held, path):
+        return
+    file = path.open("a+b")
     fcntl.flock(file, fcntl.LOCK_SH)
-    return file
+    _held[storage.root] = file
+
+
+def _is_still(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file is the one at the path."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
+
+
+def let_workers_go(storage: Storage) -> None:
+    """Say that no worker of the run will write any more; the driver holds the run's lock.
+
+    Ray keeps idle processes for the next tasks of the same driver, and they keep their locks. So
+    the file is removed: the next run makes another one, which they do not hold.
+    """
+    if storage.is_local:
+        storage.local_path(WORKERS_LOCK).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
