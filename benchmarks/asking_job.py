@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import pyarrow as pa
 
 from ray_pipeline.llm.asking import Llm
@@ -16,11 +13,11 @@ class Ask(AskStage):
     """Asks about each row's text."""
 
     name = "ask"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"answer": pa.string()}
+    reads = {"text": pa.string()}
+    writes = {"answer": pa.string()}
 
     async def ask(self, row: Row, llm: Llm) -> Row:
         return {**row, "answer": (await llm(self.prompt, text=row["text"])).text}
 
 
-PIPELINE = Pipeline("asking", [Ask])
+PIPELINE = Pipeline("asking", [Ask()])

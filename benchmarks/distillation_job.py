@@ -6,4 +6,6 @@ from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.stages.training.tokenise import Tokenise
 
-PIPELINE = Pipeline("distillation", [Split, Tokenise, TrainTeacher, TeacherLogProbs])
+PIPELINE = Pipeline(
+    "distillation", [Split(), Tokenise("question", "answer"), TrainTeacher(), TeacherLogProbs()]
+)

@@ -4,4 +4,4 @@ from ray_pipeline.pipeline import Pipeline
 from ray_pipeline.stages.embed import Embed
 from ray_pipeline.stages.outliers.clusters import OutlierClusters
 
-PIPELINE = Pipeline("outliers", [Embed, OutlierClusters])
+PIPELINE = Pipeline("outliers", [Embed("question", "answer"), OutlierClusters()])

@@ -25,9 +25,9 @@ from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.models.packaged import resolve
 from ray_pipeline.report.sections.scorers import spearman
 from ray_pipeline.stage import ModelStage, Settings
-from ray_pipeline.stages.embed import vectors_of
-from ray_pipeline.stages.scoring.ifd import ScoreIfd, ScoreIfdConfig
-from ray_pipeline.stages.scoring.novelty import EmbedInstructions, novelty
+from ray_pipeline.stages.embed import Embed, vectors_of
+from ray_pipeline.stages.scoring.ifd import ScoreIfd
+from ray_pipeline.stages.scoring.novelty import novelty
 
 MODEL = "smollm2-135m-instruct"
 #: Rows that novelty is timed on, against a sample of this size.
@@ -76,13 +76,17 @@ def main() -> None:
     models = Settings(models={MODEL: resolve(MODEL)}, embedder=resolve("all-minilm-l6-v2"))
     scores: dict[str, Any] = {}
     for bfloat16 in (False, True):
-        config = ScoreIfdConfig(model=MODEL, max_tokens=256, bfloat16=bfloat16)
-        made = timed(f"ifd, bfloat16 {bfloat16}", ScoreIfd(config, models), rows)
+        config = ScoreIfd.Config(model=MODEL, max_tokens=256, bfloat16=bfloat16)
+        made = timed(f"ifd, bfloat16 {bfloat16}", ScoreIfd().bound(config, models), rows)
         found = made["ifd"].to_numpy()
         scores.setdefault("ifd", found)
     moved = np.nanmax(np.abs(found - scores["ifd"]))
     print(f"bfloat16 moves a score by up to {moved:.4f}")
-    embedded = timed("embedding", EmbedInstructions(EmbedInstructions.Config(), models), rows)
+    embedded = timed(
+        "embedding",
+        Embed("instruction", "response").bound(settings=models),
+        rows,
+    )
     vectors = vectors_of(embedded["embedding"]).astype(np.float64)
     scores["novelty"] = novelty(vectors, vectors, np.eye(len(vectors), dtype=bool), NEIGHBOURS)
     time_novelty(vectors.shape[1])

@@ -69,7 +69,7 @@ def write_rows(folder: Path, rows: int) -> None:
 def stage(quota: float | None) -> SelectSubsets:
     share = None if quota is None else {"column": "source", "max_share": quota}
     config = SelectSubsets.Config.model_validate({"subsets": SUBSETS, "quota": share})
-    return SelectSubsets(config, Settings(seed=7))
+    return SelectSubsets().bound(config, Settings(seed=7))
 
 
 class Keys:

@@ -6,7 +6,7 @@ Run it with ``ray-pipeline run configs/answer_questions/local.yaml``.
 from ray_pipeline.pipeline import Pipeline
 from ray_pipeline.stages.asking.answer import Answer
 
-PIPELINE = Pipeline("answer-questions", [Answer])
+PIPELINE = Pipeline("answer-questions", [Answer()])
 
 if __name__ == "__main__":
     from ray_pipeline.cli.app import job_main

@@ -5,39 +5,50 @@ on a cluster with ``ray job submit -- python jobs/quality_tradeoff.py --config C
 """
 
 from ray_pipeline.pipeline import Pipeline
-from ray_pipeline.stages.cleaning.validate import ValidateInstructions
-from ray_pipeline.stages.duplicates.near import NearDuplicateInstructions
+from ray_pipeline.stages.cleaning.validate import Validate
+from ray_pipeline.stages.duplicates.near import NearDuplicates
+from ray_pipeline.stages.embed import Embed
 from ray_pipeline.stages.experiment.analyse import AnalyseTradeoff
 from ray_pipeline.stages.experiment.generations import SubsetGenerations
 from ray_pipeline.stages.experiment.train import TrainSubsets
 from ray_pipeline.stages.scoring.heuristics import ScoreQuality
 from ray_pipeline.stages.scoring.ifd import ScoreIfd
 from ray_pipeline.stages.scoring.judge import JudgeQuality
-from ray_pipeline.stages.scoring.novelty import EmbedInstructions, ScoreNovelty
+from ray_pipeline.stages.scoring.novelty import ScoreNovelty
 from ray_pipeline.stages.scoring.weigh import WeighScores
 from ray_pipeline.stages.subsets.select import SelectSubsets
 from ray_pipeline.stages.subsets.write import WriteSubsets
-from ray_pipeline.stages.training.split import HoldOut
-from ray_pipeline.stages.training.tokenise import TokeniseInstructions
+from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.tokenise import Tokenise
+
+TEXTS = ("instruction", "response")
 
 PIPELINE = Pipeline(
     "quality-tradeoff",
     [
-        ValidateInstructions,  # instruction and response are there and hold text
-        NearDuplicateInstructions,  # off by default
-        ScoreQuality,  # clarity, response quality, diversity, complexity, by rules
-        ScoreIfd,  # how much the instruction helps a small model; off by default
-        EmbedInstructions,
-        ScoreNovelty,  # how far a row lies from the others; off by default
-        JudgeQuality,  # the four dimensions as a model sees them; off by default
-        WeighScores,  # one quality of several scores
-        HoldOut,  # rows to validate and to test on, which no subset sees
-        TokeniseInstructions,
-        SelectSubsets,  # the best 10k, 100k, 1M, each with a random control of its size
-        WriteSubsets,  # as Parquet, as Hugging Face datasets, with their scores
-        TrainSubsets,  # one model from scratch for each subset, control and seed
-        SubsetGenerations,  # what these models write
-        AnalyseTradeoff,  # is less enough, and from which quality on?
+        Validate(*TEXTS),  # instruction and response are there and hold text
+        NearDuplicates(*TEXTS, enabled=False, ngram=5, must_equal=()),  # off by default
+        ScoreQuality(),  # clarity, response quality, diversity, complexity, by rules
+        ScoreIfd(),  # how much the instruction helps a small model; off by default
+        Embed(*TEXTS, name="embed-instructions", only_for=ScoreNovelty),
+        ScoreNovelty(),  # how far a row lies from the others; off by default
+        JudgeQuality(),  # the four dimensions as a model sees them; off by default
+        WeighScores(),  # one quality of several scores
+        Split(by=TEXTS),  # rows to validate and to test on, which no subset sees
+        Tokenise(
+            *TEXTS,
+            model="gpt2-tokenizer",
+            text={
+                "style": "plain",
+                "prompt": "Instruction: {question}\nResponse:",
+                "learn": "all",
+            },
+        ),
+        SelectSubsets(),  # the best 10k, 100k, 1M, each with a random control of its size
+        WriteSubsets(),  # as Parquet, as Hugging Face datasets, with their scores
+        TrainSubsets(),  # one model from scratch for each subset, control and seed
+        SubsetGenerations(),  # what these models write
+        AnalyseTradeoff(),  # is less enough, and from which quality on?
     ],
 )
 

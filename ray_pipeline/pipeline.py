@@ -36,13 +36,13 @@ class Pipeline:
 
     Args:
         name: the job's name, with dashes: ``qa-distillation``.
-        stages: the stages' classes, in order; their configurations come from YAML.
+        stages: the stages, in order; their configurations come from YAML.
 
     Raises:
         ValueError: two stages have one name.
     """
 
-    def __init__(self, name: str, stages: Sequence[type[Stage]]) -> None:
+    def __init__(self, name: str, stages: Sequence[Stage]) -> None:
         names = [stage.name for stage in stages]
         if doubled := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"stages with the same name: {sorted(doubled)}")

@@ -15,25 +15,32 @@ every other one is part of the stage's identity: changing it re-runs the stage.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from ray_pipeline.core.config import Execution, Section
+from ray_pipeline.core.config import Execution, Section, varied
+from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.rows import set_column
 
 if TYPE_CHECKING:
     from ray_pipeline.core.storage import Storage
     from ray_pipeline.core.tables import Tables
-    from ray_pipeline.llm.asking import Llm
+    from ray_pipeline.llm.asking import AnswerError, Llm
     from ray_pipeline.llm.prompt import Prompt
     from ray_pipeline.rundir.stored_rows import StoredRows
+
+#: A class of stages, or one that stages inherit from.
+_Kind = TypeVar("_Kind")
 
 #: A row as an `AskStage` sees it: its data columns by name.
 Row = dict[str, Any]
@@ -58,45 +65,89 @@ class Settings:
     #: What the models that `Stage.models` names resolve to, and the identity of their weights.
     models: Mapping[str, str] = field(default_factory=dict)
     revisions: Mapping[str, str] = field(default_factory=dict)
-    #: Configurations of the job's stages by name. A stage may read those before it, on which its
-    #: fingerprint depends in any case; what it reads of later ones belongs into its identity.
-    stages: Mapping[str, Any] = field(default_factory=dict)
+    #: The job's stages in order, each with its configuration; see `Stage.find_stage`.
+    stages: Sequence[Stage] = ()
     #: The run directory, where `ArtifactStage`s leave what later stages load.
     run_dir: str = ""
 
 
 class Stage(ABC):
-    """Base of the five kinds. Subclass one of those, not this."""
+    """Base of the five kinds. Subclass one of those, not this.
+
+    A stage that a job lists is a description: its class, its name, and defaults of its
+    configuration. `bound` gives it the configuration and the settings of a run.
+
+    Args:
+        name: in the ledger, the configuration and the run directory, where it is not the class's:
+            two stages of one class in a job need two names.
+        sources: named sources whose rows it works on, where it is not all of them.
+        defaults: of the configuration, where they are not the class's, by the names of its fields.
+
+    Raises:
+        TypeError: the configuration has no such field.
+    """
 
     #: Name in the ledger, the configuration and the run directory.
-    name: ClassVar[str]
+    name: str
     #: Raised when the code changes what the stage makes, so that old results are not reused.
-    version: ClassVar[int] = 1
-    #: Data columns that must be there, with their Arrow types.
-    reads: ClassVar[Mapping[str, pa.DataType]] = {}
-    #: Those of `reads` without whose values no row comes through: what writes them must be on.
-    needs: ClassVar[Collection[str]] = ()
-    #: Data columns that the stage adds or overwrites, with their Arrow types.
-    writes: ClassVar[Mapping[str, pa.DataType]] = {}
-    #: Data columns that go no further than this stage.
-    removes: ClassVar[Collection[str]] = ()
-    #: Data columns of `writes` that are for later stages alone: no exported file has them.
-    internal: ClassVar[Collection[str]] = ()
+    version: int = 1
     #: Named sources of a run whose rows the stage works on; None: those of all. Rows of the others
     #: go through as if the stage were off: unchanged, its columns null where they are new.
     sources: tuple[str, ...] | None = None
     #: Name of the stage's file under ``exports/``; None: it has none. See `exported`.
-    export: ClassVar[str | None] = None
+    export: str | None = None
     #: Whether the stage uses the run's sentence-embedding model.
-    uses_embedder: ClassVar[bool] = False
+    uses_embedder: bool = False
     #: Whether the run's seed changes what the stage makes.
-    uses_seed: ClassVar[bool] = False
+    uses_seed: bool = False
 
+    #: The type of the configuration. Stages define it inside, and annotate `config` with it.
     Config: ClassVar[type[StageConfig]] = StageConfig
+    config: Any
+    settings: Settings
 
-    def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
-        self.config: Any = config if config is not None else self.Config()
-        self.settings = settings or Settings()
+    _defaults: Mapping[str, Any] = MappingProxyType({})
+
+    def __init__(
+        self, *, name: str | None = None, sources: Sequence[str] | None = None, **defaults: Any
+    ) -> None:
+        if name is not None:
+            self.name = name
+        if sources is not None:
+            self.sources = tuple(sources)
+        if defaults:
+            self._defaults = defaults
+            varied(self.Config, defaults)  # an unknown field is an error here
+
+    @property
+    def config_type(self) -> type[StageConfig]:
+        """`Config` with the defaults of this stage: the type of its section in the YAML."""
+        return varied(self.Config, self._defaults)
+
+    def bound(
+        self,
+        config: StageConfig | Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
+    ) -> Self:
+        """A copy with a configuration and with settings, which can work.
+
+        Args:
+            config: the configuration, or the fields of it that are not the defaults.
+            settings: what else it may use of the run's.
+        """
+        stage = copy.copy(self)
+        if not isinstance(config, StageConfig):
+            config = self.config_type.model_validate(config or {})
+        stage.config, stage.settings = config, settings or Settings()
+        return stage
+
+    # What columns a stage has may depend on its configuration: these are attributes of the class
+    # in most stages, and properties in the others.
+
+    @property
+    def reads(self) -> Mapping[str, pa.DataType]:
+        """Data columns that must be there, with their Arrow types."""
+        return {}
 
     def reads_of(self, source: str) -> Mapping[str, pa.DataType]:
         """Those of `reads` that the rows of a named source must have: all of them.
@@ -106,29 +157,89 @@ class Stage(ABC):
         """
         return self.reads
 
-    @classmethod
-    def is_off(cls, config: Any, stages: Mapping[str, Any]) -> bool:
-        """Whether a configuration turns the stage off. Then `Off` stands in its place.
+    @property
+    def needs(self) -> Collection[str]:
+        """Those of `reads` without which no row comes through: what writes them must be on."""
+        return ()
 
-        Args:
-            config: the stage's.
-            stages: the configurations of all of the job's stages, by name.
-        """
+    @property
+    def writes(self) -> Mapping[str, pa.DataType]:
+        """Data columns that the stage adds or overwrites, with their Arrow types."""
+        return {}
+
+    @property
+    def removes(self) -> Collection[str]:
+        """Data columns that go no further than this stage."""
+        return ()
+
+    @property
+    def internal(self) -> Collection[str]:
+        """Data columns of `writes` that are for later stages alone: no exported file has them."""
+        return ()
+
+    @property
+    def needs_stages(self) -> tuple[type[Stage], ...]:
+        """Stages that must be before this one, and on: it uses their configuration or files."""
+        return ()
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the configuration turns the stage off. Then `Off` stands in its place."""
         return False
 
-    @classmethod
-    def models(cls, config: Any) -> Mapping[str, str]:
-        """Models that a configuration names, to be looked up: key in the configuration → name."""
+    @property
+    def models(self) -> Mapping[str, str]:
+        """Models that the configuration names, to be looked up: key in the configuration → name."""
         return {}
 
     def model(self, key: str) -> str:
         """Folder or hub id of a model of `models`, by its key in the configuration."""
-        return self.settings.models[self.models(self.config)[key]]
+        return self.settings.models[self.models[key]]
+
+    def revision(self, key: str) -> str:
+        """Identity of the weights of a model of `models`, by its key in the configuration."""
+        return self.settings.revisions[self.models[key]]
+
+    def find_stage(self, kind: type[_Kind]) -> _Kind | None:
+        """The job's stage of a class, with this one's settings; None: the job has none.
+
+        Of several the last one before this one, else the first one after it. What a stage uses of
+        a later one belongs into its identity; on those before it its fingerprint depends anyway.
+        """
+        names = [stage.name for stage in self.settings.stages]
+        own = names.index(self.name) if self.name in names else len(names)
+        stages = [*self.settings.stages[:own][::-1], *self.settings.stages[own:]]
+        stage = next((stage for stage in stages if isinstance(stage, kind)), None)
+        bound: Any = None if stage is None else stage.bound(stage.config, self.settings)
+        found: _Kind | None = bound
+        return found
+
+    def stage_of(self, kind: type[_Kind]) -> _Kind:
+        """The same where the job must have one.
+
+        Raises:
+            UserError: it has none.
+        """
+        stage = self.find_stage(kind)
+        if stage is None:
+            raise UserError(f"stages.{self.name} needs a stage {kind.__name__}, the job has none")
+        return stage
+
+    def check(self) -> None:  # noqa: B027 most stages have nothing to look at
+        """Look at what the configuration names before anything is run or paid for.
+
+        Raises:
+            UserError: the stage could not work.
+        """
+
+    def resources(self) -> Resources | None:
+        """Processes of its own that run at the same time; None: it needs none."""
+        return None
 
     def identity(self) -> dict[str, Any]:
         """Everything besides name and version that changes what the stage makes."""
         identity: dict[str, Any] = {"config": self.config.identity()}
-        if names := sorted(self.models(self.config).values()):
+        if names := sorted(self.models.values()):
             identity["models"] = [self.settings.revisions[name] for name in names]
         if self.uses_embedder:
             identity["embedder"] = self.settings.embedder_revision
@@ -169,15 +280,24 @@ class Off(MapStage):
     and scores that a source brings with it.
     """
 
-    def __init__(self, stage: type[Stage] | Stage) -> None:
-        super().__init__()
-        # Of the instance: the class stands for any stage.
-        self.__dict__.update(
-            name=stage.name,
-            writes=stage.writes,
-            removes=stage.removes,
-            internal=stage.internal,
-        )
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(name=stage.name)
+        self._columns = (stage.writes, stage.removes, stage.internal)
+
+    @property
+    def writes(self) -> Mapping[str, pa.DataType]:
+        """Those of the stage."""
+        return self._columns[0]
+
+    @property
+    def removes(self) -> Collection[str]:
+        """Those of the stage."""
+        return self._columns[1]
+
+    @property
+    def internal(self) -> Collection[str]:
+        """Those of the stage."""
+        return self._columns[2]
 
     def identity(self) -> dict[str, Any]:
         """Nothing of its configuration matters but that it is off."""
@@ -198,16 +318,27 @@ class ModelStageConfig(StageConfig):
     num_cpus: Annotated[float | None, Execution] = Field(None, ge=0, description="CPUs a worker")
     num_gpus: Annotated[float, Execution] = Field(0, ge=0, description="GPUs a worker")
 
+    def resources(self) -> Resources:
+        """The pool's workers."""
+        return Resources(self.actors, self.num_cpus or 0, self.num_gpus)
+
 
 class ModelStage(MapStage):
     """A map with a local model: `load` runs once in each worker, before the first `apply`."""
 
+    Config = ModelStageConfig
+
     #: Whether `plan` runs it on its sample of rows. Not where that takes minutes and drops nothing:
     #: its columns are then empty there.
-    in_plan: ClassVar[bool] = True
+    in_plan: bool = True
     #: Whether it takes thousands of rows a second. Then its tasks are as large as those of a map;
     #: those of other models are small, so that all workers end at about the same time.
-    is_quick: ClassVar[bool] = False
+    is_quick: bool = False
+
+    def resources(self) -> Resources:
+        """The pool's workers, as configured."""
+        resources: Resources = self.config.resources()
+        return resources
 
     @abstractmethod
     def load(self) -> None:
@@ -240,7 +371,7 @@ class AskStageConfig(StageConfig):
 class AskStage(Stage):
     """Asks a language model about a row. Written as if there were one row and one answer."""
 
-    Config: ClassVar[type[StageConfig]] = AskStageConfig
+    Config = AskStageConfig
 
     #: Names that `ask` passes to its prompt. A prompt that uses another one is refused before a
     #: run; None: it shows when a row fails.
@@ -261,6 +392,23 @@ class AskStage(Stage):
             "llm": self.settings.llms[llm],
             "seed": self.settings.seed,
         }
+
+    def keep(self, row: Row, what: str, error: AnswerError) -> Row:
+        """The row that goes on without a usable answer, where ``if_unusable`` says ``keep``.
+
+        Args:
+            row: as it goes on but for its `note`, which says what became of it.
+            what: what the stage did instead, such as "kept the old question".
+            error: why there is no usable answer.
+
+        Raises:
+            AnswerError: the row is to fail. Where no answer came at all, it does in any case: a
+                retry may bring one.
+        """
+        if getattr(self.config, "if_unusable", "keep") == "fail" or error.answer is None:
+            raise error
+        notes = filter(None, (row.get("note"), f"{self.name}: {what}: {error}"))
+        return {**row, "note": "; ".join(notes)}
 
     @abstractmethod
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
@@ -302,15 +450,6 @@ class DecideStage(Stage):
 
 
 @dataclass(frozen=True)
-class Workers:
-    """Processes that an `ArtifactStage` runs at the same time, on the cluster."""
-
-    number: int
-    cpus: float
-    gpus: float = 0
-
-
-@dataclass(frozen=True)
 class Workplace:
     """Where an `ArtifactStage` works.
 
@@ -331,19 +470,10 @@ class ArtifactStage(Stage):
     Stages after it run anew when it ran anew, so they may read what it made.
     """
 
-    #: Files that it makes, relative to the run directory: while one is missing it is not done.
-    makes: ClassVar[Sequence[str]] = ()
-
-    def check(self) -> None:
-        """Look at what the configuration names before anything is run or paid for.
-
-        Raises:
-            UserError: the stage could not work.
-        """
-
-    def workers(self) -> Workers | None:
-        """Processes on the cluster that run at the same time; None: it works in the run's own."""
-        return None
+    @property
+    def makes(self) -> Sequence[str]:
+        """Files that it makes, by their paths in the run: while one is missing it is not done."""
+        return ()
 
     def estimate(self, rows: pa.Table, scale: float) -> str | None:
         """A line for `plan` on what the work costs; None: there is nothing to say.

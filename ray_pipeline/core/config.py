@@ -8,15 +8,16 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from ray_pipeline.core.errors import UserError
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
+_Section = TypeVar("_Section", bound="Section")
 
 
 class _ExecutionMark:
@@ -48,6 +49,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    #: What `varied` made this type of: its arguments.
+    _varies: ClassVar[tuple[type[Section], dict[str, Any], dict[str, Any]] | None] = None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A varied type cannot be imported where an instance is unpickled: it is made again."""
+        if self._varies is None:
+            return super().__reduce_ex__(protocol)
+        return _restored, (self._varies, self.__getstate__())
+
     def identity(self) -> dict[str, Any]:
         """The fields that change results, as plain data: those of nested sections likewise.
 
@@ -55,6 +65,67 @@ class Section(BaseModel):
         """
         data: dict[str, Any] = self.model_dump(mode="json", exclude=_not_identity(self))
         return data
+
+
+#: Fields by name, each with its type and its `Field`.
+Fields = Mapping[str, tuple[Any, Any]]
+
+
+def varied(
+    schema: type[_Section], defaults: Mapping[str, Any], added: Fields = types.MappingProxyType({})
+) -> type[_Section]:
+    """A type like ``schema`` in which some fields have other defaults. Equal ones are the same.
+
+    Args:
+        schema: the type to vary.
+        defaults: by the field's name. Of a field that is a section itself, a mapping changes the
+            defaults of its fields, and leaves the others.
+        added: further fields.
+
+    Raises:
+        TypeError: there is no such field, or the default is not allowed in it.
+    """
+    if not defaults and not added:
+        return schema
+    key = (schema, repr(sorted(defaults.items())), repr(sorted(added)))
+    if key not in _VARIED:
+        _VARIED[key] = _vary(schema, defaults, added)
+    return _VARIED[key]
+
+
+_VARIED: dict[Any, Any] = {}
+
+
+def _vary(schema: type[_Section], defaults: Mapping[str, Any], added: Fields) -> type[_Section]:
+    fields: dict[str, Any] = {}
+    for name, value in defaults.items():
+        if name not in schema.model_fields:
+            known = nearest(name, list(schema.model_fields))
+            raise TypeError(f"{schema.__qualname__} has no field {name!r}{known}")
+        info = schema.model_fields[name]
+        kind: Any = info.annotation
+        if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, Section):
+            kind = varied(kind, value)
+            value = kind()
+        marked = Annotated[(kind, *info.metadata)] if info.metadata else kind
+        fields[name] = (marked, Field(value, description=info.description, validate_default=True))
+    fields |= added
+    made = create_model(schema.__name__, __base__=schema, __module__=schema.__module__, **fields)
+    made._varies = (schema, dict(defaults), dict(added))
+    try:
+        if not any(info.is_required() for info in made.model_fields.values()):
+            made()
+    except ValidationError as error:
+        raise TypeError(f"{schema.__qualname__}: {error}") from None
+    return made
+
+
+def _restored(varies: tuple[type[Section], Any, Any], state: Any) -> Section:
+    """An instance of a varied type, in another process."""
+    made = varied(*varies)
+    section = made.__new__(made)
+    section.__setstate__(state)
+    return section
 
 
 def _not_identity(section: Section) -> dict[str, Any]:

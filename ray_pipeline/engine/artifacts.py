@@ -16,19 +16,18 @@ from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, Workplace
 
 
-def check_artifacts(segments: Sequence[Segment]) -> None:
-    """Let the artifact stages among what is to run look at their configuration.
+def check_stages(segments: Sequence[Segment]) -> None:
+    """Let the stages that are to run look at their configuration.
 
     Raises:
         UserError: one could not work; the message names it.
     """
     for segment in segments:
         for stage in segment.stages:
-            if isinstance(stage, ArtifactStage):
-                try:
-                    stage.check()
-                except UserError as error:
-                    raise UserError(f"stages.{stage.name}: {error}") from None
+            try:
+                stage.check()
+            except UserError as error:
+                raise UserError(f"stages.{stage.name}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,9 +16,10 @@ import ray.cloudpickle
 import ray.data
 
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.engine.segments import Segment, executions
 from ray_pipeline.llm.config import LlmConfig
-from ray_pipeline.stage import ArtifactStage, AskStage, DecideStage, MapStage, ModelStage, Workers
+from ray_pipeline.stage import AskStage, DecideStage, MapStage
 
 
 @contextlib.contextmanager
@@ -146,19 +146,8 @@ class _Machine(dict[str, float]):
         return torch.cuda.device_count() if resource == "GPU" else 0
 
 
-@dataclass(frozen=True)
-class _Need:
-    """Workers that run at the same time as others."""
-
-    #: Where they are configured.
-    who: str
-    workers: int
-    #: Of one worker.
-    cpus: float
-    gpus: float = 0
-
-    def of(self, resource: str) -> float:
-        return self.cpus if resource == "CPU" else self.gpus
+#: What is wanted, by where it is configured.
+Needs = Mapping[str, Resources]
 
 
 def check_resources(
@@ -185,9 +174,11 @@ def check_resources(
     for position, group in enumerate(groups):
         # A model's pool lives from the first stage that asks it to the last.
         before, after = set().union(*asked[: position + 1]), set().union(*asked[position:])
-        needs = _needs(group) + [_llm_need(n, llms[n], nodes) for n in sorted(before & after)]
+        asked_here = {f"llms.{n}": _of_llm(llms[n], nodes) for n in sorted(before & after)}
+        needs = _of_stages(group) | asked_here
         for resource in ("CPU", "GPU"):
-            _check_fit(resource, [need for need in needs if need.of(resource)], nodes)
+            wanted = {who: need for who, need in needs.items() if need.of_each(resource)}
+            _check_fit(resource, wanted, nodes)
 
 
 def _local_llms(group: Sequence[Segment], llms: Mapping[str, LlmConfig]) -> set[str]:
@@ -196,33 +187,20 @@ def _local_llms(group: Sequence[Segment], llms: Mapping[str, LlmConfig]) -> set[
     return {name for name in names if llms[name].engine_type.is_local}
 
 
-def _needs(group: Sequence[Segment]) -> list[_Need]:
-    needs = []
+def _of_stages(group: Sequence[Segment]) -> dict[str, Resources]:
+    needs = {}
     if any(segment.kind in (MapStage, DecideStage) for segment in group):
-        needs.append(_Need("map and decide stages", 1, 1))
+        needs["map and decide stages"] = Resources(workers=1, cpus=1)
     for segment in group:
-        if segment.kind is ArtifactStage and (workers := _artifact_workers(segment)) is not None:
-            where = f"stages.{segment.name}"
-            needs.append(_Need(where, workers.number, workers.cpus, workers.gpus))
-        if segment.kind is ModelStage:
-            stage = segment.stages[-1]
-            config = stage.config
-            where = f"stages.{stage.name}"
-            needs.append(_Need(where, config.actors, config.num_cpus or 0, config.num_gpus))
+        for stage in segment.stages:
+            if (resources := stage.resources()) is not None:
+                needs[f"stages.{stage.name}"] = resources
     return needs
 
 
-def _artifact_workers(segment: Segment) -> Workers | None:
-    (stage,) = segment.stages
-    assert isinstance(stage, ArtifactStage)
-    return stage.workers()
-
-
-def _llm_need(name: str, config: LlmConfig, nodes: Sequence[Node]) -> _Need:
+def _of_llm(config: LlmConfig, nodes: Sequence[Node]) -> Resources:
     # The number of GPUs is only asked for where it matters.
-    there = _sum("GPU", nodes) if config.num_gpus is None else 0
-    gpus = config.engine_type.gpus(config, there)
-    return _Need(f"llms.{name}", config.actors, config.num_cpus or 0, gpus)
+    return config.resources(_sum("GPU", nodes) if config.num_gpus is None else 0)
 
 
 def _sum(resource: str, nodes: Sequence[Node]) -> float:
@@ -236,21 +214,22 @@ def _amount(node: Node, resource: str) -> float:
         return 0
 
 
-def _check_fit(resource: str, needs: Sequence[_Need], nodes: Sequence[Node]) -> None:
+def _check_fit(resource: str, needs: Needs, nodes: Sequence[Node]) -> None:
     if not needs:
         return
     advice = "lower actors, num_cpus or num_gpus, or take a larger cluster"
-    total, have = sum(need.workers * need.of(resource) for need in needs), _sum(resource, nodes)
+    totals = {who: need.in_total(resource) for who, need in needs.items()}
+    total, have = sum(totals.values()), _sum(resource, nodes)
     if total > have:
-        listed = ", ".join(f"{need.who} {need.workers * need.of(resource):g}" for need in needs)
+        listed = ", ".join(f"{who} {number:g}" for who, number in totals.items())
         raise UserError(
             f"the run needs {total:g} {resource}s at the same time ({listed}), the cluster has "
             f"{have:g}; {advice}"
         )
     largest = max(_amount(node, resource) for node in nodes)
-    for need in needs:
-        if need.of(resource) > largest:
+    for who, need in needs.items():
+        if need.of_each(resource) > largest:
             raise UserError(
-                f"a worker of {need.who} needs {need.of(resource):g} {resource}s on one node, the "
+                f"a worker of {who} needs {need.of_each(resource):g} {resource}s on one node, the "
                 f"largest node has {largest:g}; {advice}"
             )

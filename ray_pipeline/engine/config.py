@@ -126,19 +126,20 @@ class RunConfig(Section):
         return dict(self.sources) if self.source is None else {"": self.source}
 
 
-def config_type(stages: Sequence[type[Stage]]) -> type[RunConfig]:
+def config_type(stages: Sequence[Stage]) -> type[RunConfig]:
     """The configuration type of a job: `RunConfig` with one key under ``stages`` per stage."""
     fields: dict[str, Any] = {}
     for stage in stages:
         # Stage names have dashes and may be words like "validate" that pydantic uses itself: the
         # YAML key is an alias.
-        default = None if _has_required(stage.Config) else stage.Config()
+        schema = stage.config_type
+        default = None if _has_required(schema) else schema()
         fields[_field_name(stage.name)] = (
-            stage.Config,
+            schema,
             Field(... if default is None else default, alias=stage.name),
         )
     section = create_model("Stages", __base__=Section, **fields)
-    needed = any(_has_required(stage.Config) for stage in stages)
+    needed = any(_has_required(stage.config_type) for stage in stages)
     default_section: Any = ... if needed else section()
     return create_model("Config", __base__=RunConfig, stages=(section, default_section))
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS, kept, set_column
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.engine.artifacts import check_artifacts
+from ray_pipeline.engine.artifacts import check_stages
 from ray_pipeline.engine.cluster import check_resources, nodes_at
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.reuse import RunState, run_state
@@ -63,11 +63,11 @@ def plan(job: Job, until: str | None = None) -> list[StagePlan]:
         UserError: what would stop the run: the configuration, the input, or a cluster too small.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        prepared = prepare(job.config, job.stage_types, job.prompt_folders, scratch, until)
+        prepared = prepare(job.config, job.stages, job.prompt_folders, scratch, until)
         storage = Storage(job.config.run_dir)
         state = run_state(storage, prepared)
         if state.remaining:
-            check_artifacts(state.remaining)
+            check_stages(state.remaining)
             nodes = nodes_at(job.config.address, Path(scratch) / "ray.log")
             check_resources(state.remaining, job.config.llms, nodes, job.config.autoscaling)
         return make_plan(prepared, storage, state)

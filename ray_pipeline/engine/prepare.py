@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Prepared:
 
 def prepare(
     config: RunConfig,
-    stage_types: Sequence[type[Stage]],
+    stages: Sequence[Stage],
     prompt_folders: Sequence[Path],
     scratch: str,
     until: str | None = None,
@@ -50,7 +50,7 @@ def prepare(
 
     Args:
         config: the checked configuration.
-        stage_types: the job's stages, in order.
+        stages: the job's stages, in order, as the job lists them.
         prompt_folders: where prompts are looked for, in order.
         scratch: folder or URI for copies of sources that can't be entered in the middle.
         until: the last stage to run; None: what the configuration says.
@@ -58,47 +58,47 @@ def prepare(
     Raises:
         UserError: anything that would stop the run later.
     """
-    chosen = _until(stage_types, until or config.until)
-    of_job = {t.name: stage_config(config, t.name) for t in stage_types}
-    configs = {t.name: of_job[t.name] for t in chosen}
+    of_job = [stage.bound(stage_config(config, stage.name)) for stage in stages]
+    settings = Settings(seed=config.seed, stages=of_job, run_dir=config.run_dir)
+    chosen = [
+        stage.bound(stage.config, settings) for stage in _until(of_job, until or config.until)
+    ]
+    _check_stages_needed(chosen)
     # What is turned off needs no model, no prompt and no key.
-    working = [t for t in chosen if not t.is_off(configs[t.name], of_job)]
-    asking = [configs[t.name] for t in working if issubclass(t, AskStage)]
-    used = _llms_used(config, asking, working)
+    working = [stage for stage in chosen if not stage.is_off]
+    used = _llms_used(config, working)
     resolved, revisions = _resolve_llms(config, used)
     embedder = embedder_revision = None
     if any(stage.uses_embedder for stage in working):
         embedder, embedder_revision = _resolve_model(config.embedder.model, "embedder.model")
     prompts = {
         name: Prompt.load(_find_prompt(name, prompt_folders, where))
-        for where, name in _prompts_used(working, configs)
+        for where, name in _prompts_used(working)
     }
-    stage_models, stage_revisions = _resolve_stage_models(working, configs)
-    settings = Settings(
-        seed=config.seed,
+    stage_models, stage_revisions = _resolve_stage_models(working)
+    settings = replace(
+        settings,
         embedder=embedder,
         embedder_revision=embedder_revision,
         prompts=prompts,
         llms={name: config.llms[name].identity_with(revisions[name]) for name in used},
         models=stage_models,
-        stages=of_job,
         revisions=stage_revisions,
-        run_dir=config.run_dir,
     )
-    stages = [
-        stage(configs[stage.name], settings) if stage in working else Off(stage) for stage in chosen
+    to_run = [
+        Off(stage) if stage.is_off else stage.bound(stage.config, settings) for stage in chosen
     ]
-    _check_variables(stages, prompts, prompt_folders)
-    _check_sources(stages, list(config.all_sources))
-    wanted = {name: _wanted(name, source, stages) for name, source in config.all_sources.items()}
+    _check_variables(to_run, prompts, prompt_folders)
+    _check_sources(to_run, list(config.all_sources))
+    wanted = {name: _wanted(name, source, to_run) for name, source in config.all_sources.items()}
     read = survey_all(wanted, config.unit_rows, scratch)
-    _check_needs(stages, read.schema)
-    segments = cut(stages, _source_identity(config, read.schema), config.save_every_stage)
+    _check_needs(to_run, read.schema)
+    segments = cut(to_run, _source_identity(config, read.schema), config.save_every_stage)
     schemas = _input_schemas(segments, read.schema)
-    return Prepared(config, stages, segments, schemas, read, prompts, resolved, revisions)
+    return Prepared(config, to_run, segments, schemas, read, prompts, resolved, revisions)
 
 
-def _until(stages: Sequence[type[Stage]], until: str | None) -> list[type[Stage]]:
+def _until(stages: Sequence[Stage], until: str | None) -> list[Stage]:
     if until is None:
         return list(stages)
     names = [stage.name for stage in stages]
@@ -107,15 +107,30 @@ def _until(stages: Sequence[type[Stage]], until: str | None) -> list[type[Stage]
     return list(stages[: names.index(until) + 1])
 
 
-def _llms_used(
-    config: RunConfig, ask_configs: Sequence[Any], stages: Sequence[type[Stage]]
-) -> list[str]:
-    names = [stage.name for stage in stages if issubclass(stage, AskStage)]
-    for stage, ask in zip(names, ask_configs, strict=True):
-        if ask.llm not in config.llms:
-            hint = nearest(ask.llm, list(config.llms))
-            raise UserError(f"stages.{stage}.llm: no model {ask.llm!r} under llms{hint}")
-    return sorted({ask.llm for ask in ask_configs})
+def _check_stages_needed(stages: Sequence[Stage]) -> None:
+    """See that the stages that each one needs come before it and are turned on."""
+    for position, stage in enumerate(stages):
+        for kind in () if stage.is_off else stage.needs_stages:
+            before = [other for other in stages[:position] if isinstance(other, kind)]
+            if not before:
+                raise UserError(
+                    f"stages.{stage.name} needs a stage {kind.__name__} before it: put one there, "
+                    "in the job's list of stages"
+                )
+            if before[-1].is_off:
+                raise UserError(
+                    f"stages.{stage.name} needs stages.{before[-1].name}, and that is turned off: "
+                    "turn it on"
+                )
+
+
+def _llms_used(config: RunConfig, stages: Sequence[Stage]) -> list[str]:
+    asking = [stage for stage in stages if isinstance(stage, AskStage)]
+    for stage in asking:
+        if (llm := stage.config.llm) not in config.llms:
+            hint = nearest(llm, list(config.llms))
+            raise UserError(f"stages.{stage.name}.llm: no model {llm!r} under llms{hint}")
+    return sorted({stage.config.llm for stage in asking})
 
 
 def _resolve_llms(config: RunConfig, used: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -130,13 +145,11 @@ def _resolve_llms(config: RunConfig, used: Sequence[str]) -> tuple[dict[str, str
     return resolved, revisions
 
 
-def _resolve_stage_models(
-    stages: Sequence[type[Stage]], configs: dict[str, Any]
-) -> tuple[dict[str, str], dict[str, str]]:
+def _resolve_stage_models(stages: Sequence[Stage]) -> tuple[dict[str, str], dict[str, str]]:
     """The models that stages name themselves: by name, where they are and their identity."""
     resolved, revisions = {}, {}
     for stage in stages:
-        for key, name in stage.models(configs[stage.name]).items():
+        for key, name in stage.models.items():
             if name not in resolved:
                 where = f"stages.{stage.name}.{key}"
                 resolved[name], revisions[name] = _resolve_model(name, where)
@@ -150,11 +163,11 @@ def _resolve_model(model: str, where: str) -> tuple[str, str]:
         raise UserError(f"{where}: {error}") from None
 
 
-def _prompts_used(stages: Sequence[type[Stage]], configs: dict[str, Any]) -> list[tuple[str, str]]:
+def _prompts_used(stages: Sequence[Stage]) -> list[tuple[str, str]]:
     return [
-        (f"stages.{stage.name}.prompt", configs[stage.name].prompt)
+        (f"stages.{stage.name}.prompt", stage.config.prompt)
         for stage in stages
-        if issubclass(stage, AskStage)
+        if isinstance(stage, AskStage)
     ]
 
 

@@ -24,7 +24,7 @@ from ray_pipeline.core.errors import RunError, UserError, first_line
 from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine import cluster
-from ray_pipeline.engine.artifacts import Artifact, check_artifacts
+from ray_pipeline.engine.artifacts import Artifact, check_stages
 from ray_pipeline.engine.config import RunConfig
 from ray_pipeline.engine.coordinator import (
     CoordinatorHandle,
@@ -81,7 +81,7 @@ class Job:
     """A pipeline with its configuration: what `run` runs."""
 
     config: RunConfig
-    stage_types: Sequence[type[Stage]]
+    stages: Sequence[Stage]
     prompt_folders: Sequence[Path]
 
 
@@ -99,9 +99,7 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
     ledger = Ledger(run=storage.uri())
     with run_lock(storage, display.say):
         with ledger.timed("prepare"):
-            prepared = prepare(
-                config, job.stage_types, job.prompt_folders, storage.uri("source"), until
-            )
+            prepared = prepare(config, job.stages, job.prompt_folders, storage.uri("source"), until)
         _describe(storage, prepared)
         with _log_file(storage) as log_file:
             runner = _Runner(storage, prepared, display, ledger, retry, log_file)
@@ -216,7 +214,7 @@ class _Runner:
         remaining = self._state.remaining
         if not remaining:
             return
-        check_artifacts(remaining)
+        check_stages(remaining)
         config = self._prepared.config
         with cluster.joined(config.address, self._log_file):
             cluster.check_resources(

@@ -112,13 +112,14 @@ def _operator(dataset: Dataset, job: SegmentJob, coordinator: CoordinatorHandle)
             AskWorker, fn_constructor_kwargs=arguments, compute=pool, num_cpus=0, **common
         )
     if job.segment.kind is ModelStage:
-        config = job.segment.stages[-1].config
+        resources = job.segment.stages[-1].resources()
+        assert resources is not None
         return dataset.map_batches(
             ModelWorker,
             fn_constructor_kwargs=arguments,
-            compute=ActorPoolStrategy(size=config.actors),
-            num_cpus=config.num_cpus or 0,
-            num_gpus=config.num_gpus or None,
+            compute=ActorPoolStrategy(size=resources.workers),
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus or None,
             **common,
         )
     return dataset.map_batches(partial(map_units, job=job, coordinator=coordinator), **common)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from ray_pipeline.core.config import AddedWith, Execution, Section
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.llm.engines import ENGINES, engine_type, kind_of
 from ray_pipeline.llm.types import Sampling
 from ray_pipeline.models.vllm import changing
@@ -186,6 +187,15 @@ class LlmConfig(Section):
     def identity_with(self, weights: str) -> dict[str, Any]:
         """What changes this model's answers; ``weights`` tells its weights apart."""
         return {**self.identity(), "weights": weights}
+
+    def resources(self, gpus_there: float) -> Resources:
+        """What the actors of a local model need.
+
+        Args:
+            gpus_there: of the cluster, for engines that take one where there is one.
+        """
+        gpus = self.engine_type.gpus(self, gpus_there)
+        return Resources(self.actors, self.num_cpus or 0, gpus)
 
     def sampling(self) -> Sampling:
         """The model's defaults; a prompt may override them."""

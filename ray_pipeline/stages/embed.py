@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,37 +15,64 @@ from pydantic import Field
 from ray_pipeline.core.config import Execution
 from ray_pipeline.core.rows import fail, set_column
 from ray_pipeline.models.embedder import Embedder, Vectors, is_usable
-from ray_pipeline.stage import ModelStage, ModelStageConfig, StageConfig
+from ray_pipeline.stage import ModelStage, ModelStageConfig, Stage
 
 #: Half precision is plenty for a direction in a few hundred dimensions, and half the storage.
 EMBEDDING = pa.list_(pa.float16())
 
 
-class EmbedConfig(ModelStageConfig):
-    """Configuration of `Embed`."""
-
-    max_tokens: int | None = Field(
-        256, ge=8, description="longest text that is read, in tokens; null: the model's own limit"
-    )
-    bfloat16: bool = Field(
-        False, description="multiply in bfloat16: faster on processors with instructions for it"
-    )
-    batch_size: Annotated[int, Execution] = Field(64, ge=1, description="texts a forward pass")
-
-
 class Embed(ModelStage):
-    """Writes the embedding of question and answer together, of length 1.
+    """Writes the embedding of a row's texts together, of length 1.
 
     A row for which the model gives no numbers (NaN) fails: `ray-pipeline retry` tries it again.
+
+    Args:
+        columns: whose texts are embedded, joined by a line break.
+        only_for: the stage that alone uses the embeddings. Where it is off or not in the job, this
+            one is off too.
+        options: name and defaults of the configuration.
     """
 
-    name: ClassVar[str] = "embed"
-    #: Columns whose texts are embedded, joined by a line break.
-    columns: ClassVar[Sequence[str]] = ("question", "answer")
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"embedding": EMBEDDING}
-    uses_embedder: ClassVar[bool] = True
-    Config: ClassVar[type[StageConfig]] = EmbedConfig
+    name = "embed"
+    writes = {"embedding": EMBEDDING}
+    uses_embedder = True
+
+    class Config(ModelStageConfig):
+        max_tokens: int | None = Field(
+            256,
+            ge=8,
+            description="longest text that is read, in tokens; null: the model's own limit",
+        )
+        bfloat16: bool = Field(
+            False, description="multiply in bfloat16: faster on processors with instructions for it"
+        )
+        batch_size: Annotated[int, Execution] = Field(64, ge=1, description="texts a forward pass")
+
+    config: Config
+
+    def __init__(self, *columns: str, only_for: type[Stage] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.columns, self._only_for = columns, only_for
+        if only_for is not None:
+            self.in_plan = False
+
+    @property
+    def reads(self) -> Mapping[str, pa.DataType]:
+        """The columns whose texts are embedded."""
+        return dict.fromkeys(self.columns, pa.string())
+
+    @property
+    def internal(self) -> Collection[str]:
+        """The embeddings, where one stage alone uses them."""
+        return () if self._only_for is None else ("embedding",)
+
+    @property
+    def is_off(self) -> bool:
+        """It is where nothing uses the embeddings."""
+        if self._only_for is None:
+            return False
+        user = self.find_stage(self._only_for)
+        return user is None or user.is_off
 
     def load(self) -> None:
         """Load the run's embedding model."""

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from ray_pipeline.core.config import Section
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig
 from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
@@ -73,6 +74,10 @@ class WorkersConfig(Section):
     def in_process(self) -> bool:
         """Whether the run's own process trains, without Ray Train."""
         return self.number == 1 and (not self.uses_gpu or torch.cuda.is_available())
+
+    def resources(self) -> Resources:
+        """What the processes need."""
+        return Resources(self.number, self.cpus, int(self.uses_gpu))
 
     @model_validator(mode="after")
     def _sharded_among_several(self) -> WorkersConfig:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import cloudpickle
 import pyarrow as pa
@@ -16,17 +14,17 @@ from ray_pipeline.stage import DecideStage, MapStage, Off
 
 
 class Before(MapStage):
-    name: ClassVar[str] = "before"
+    name = "before"
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         return rows
 
 
 class Score(DecideStage):
-    name: ClassVar[str] = "score"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string(), "missing": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string(), "score": pa.float64()}
-    removes: ClassVar[Any] = ("vector",)
+    name = "score"
+    reads = {"text": pa.string(), "missing": pa.string()}
+    writes = {"text": pa.string(), "score": pa.float64()}
+    removes = ("vector",)
 
     def keys(self, rows: pa.Table) -> pa.Table:
         raise NotImplementedError
@@ -37,7 +35,7 @@ class Score(DecideStage):
 
 def applied(**columns: pa.Array) -> pa.Table:
     rows = with_envelope(pa.table(columns), ["a", "b"])
-    return apply_map(Off(Score), rows, Counter())
+    return apply_map(Off(Score().bound()), rows, Counter())
 
 
 def test_columns_are_there_and_null() -> None:
@@ -52,8 +50,8 @@ def test_what_the_source_brings_stays_where_it_fits() -> None:
 
 
 def test_it_shares_the_segment_of_the_maps_and_needs_nothing() -> None:
-    off = cloudpickle.loads(cloudpickle.dumps(Off(Score)))
+    off = cloudpickle.loads(cloudpickle.dumps(Off(Score().bound())))
     assert (off.name, off.reads, off.uses_seed) == ("score", {}, False)
-    (segment,) = cut([Before(), off, Before()], "source", save_every_stage=False)
+    (segment,) = cut([Before().bound(), off, Before().bound()], "source", save_every_stage=False)
     assert [stage.name for stage in segment.stages] == ["before", "score", "before"]
     assert off.identity() == {"off": True}

@@ -40,5 +40,5 @@ def test_a_model_of_the_plain_style_answers_as_it_was_taught(
 
 def test_the_shipped_configuration_is_one_of_its_job() -> None:
     job = load_job(REPOSITORY / "configs" / "answer_questions" / "local.yaml")
-    assert [stage.name for stage in job.stage_types] == ["answer"]
+    assert [stage.name for stage in job.stages] == ["answer"]
     assert job.config.llms["student"].temperature == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.instruction_stages import InstructionText
 from support.tiny_models import fetched, qa_table, word_tokenizer
 from transformers import AutoTokenizer
 
@@ -10,7 +11,6 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import DROPPED
 from ray_pipeline.models import text as tokens
 from ray_pipeline.models.text import TextConfig, Tokeniser
-from ray_pipeline.stages.training.tokenise import InstructionText
 from ray_pipeline.train.batches import TokenRows
 
 

@@ -10,15 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from support.instruction_stages import STAGES
 from support.local_tables import decisions
 from support.stage_tables import reasons
 
 from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.stage import Settings
-from ray_pipeline.stages.cleaning.validate import ValidateInstructions
-from ray_pipeline.stages.duplicates.near import NearDuplicateInstructions
 from ray_pipeline.stages.scoring.weigh import WeighScores
-from ray_pipeline.stages.training.split import HoldOut
 
 
 def table(pairs: Sequence[tuple[str | None, str | None]], **columns: Sequence[Any]) -> pa.Table:
@@ -34,8 +32,8 @@ def test_validation_by_its_own_limits() -> None:
     rows = table(
         [("Say it", "yes"), ("S" * 9, "yes"), ("Say it", "y" * 5), (None, "yes"), ("", "")]
     )
-    config = ValidateInstructions.Config(max_instruction_chars=8, max_response_chars=4)
-    assert reasons(ValidateInstructions(config).apply(rows, Counter())) == [
+    stage = STAGES["validate"].bound({"max_instruction_chars": 8, "max_response_chars": 4})
+    assert reasons(stage.apply(rows, Counter())) == [
         None,
         "invalid:too_long: instruction has 9 characters, at most 8",
         "invalid:too_long: response has 5 characters, at most 4",
@@ -47,15 +45,14 @@ def test_validation_by_its_own_limits() -> None:
 def test_near_duplicates_are_off_by_default(tmp_path: Path) -> None:
     words = " ".join(f"word{i}" for i in range(60))
     rows = table([(words, words), (words, f"{words} more"), ("Other", "text")])
-    Config = NearDuplicateInstructions.Config
-    assert NearDuplicateInstructions.is_off(Config(), {})
-    assert not NearDuplicateInstructions.is_off(Config(enabled=True), {})
-    on = NearDuplicateInstructions(Config(enabled=True), Settings(seed=7))
+    stage = STAGES["near-duplicates"]
+    assert stage.bound().is_off
+    on = stage.bound({"enabled": True}, Settings(seed=7))
+    assert not on.is_off
     made = decisions(on, rows, tmp_path / "on", units=2)
     assert {row["reason"] for row in made.values()} == {"duplicate:near"}
     assert len(made) == 1
-    also = Config(enabled=True, must_equal=("source",))
-    assert "source" in NearDuplicateInstructions(also).reads
+    assert "source" in stage.bound({"enabled": True, "must_equal": ["source"]}).reads
 
 
 def test_weights_as_the_seed_has_them() -> None:
@@ -68,7 +65,7 @@ def test_weights_as_the_seed_has_them() -> None:
     rows = table([("a", "b")] * 2, **scores)
     weights = {"clarity": 0.25, "response_quality": 0.35, "diversity": 0.2, "complexity": 0.2}
     expected = [sum(scores[name][i] * weights[name] for name in scores) for i in range(2)]
-    assert WeighScores().apply(rows, Counter())["quality"].to_pylist() == expected
+    assert WeighScores().bound().apply(rows, Counter())["quality"].to_pylist() == expected
 
 
 def test_scores_that_are_no_numbers() -> None:
@@ -79,7 +76,7 @@ def test_scores_that_are_no_numbers() -> None:
         clarity=[None] * 5,
     )
     config = WeighScores.Config(weights={"ifd": 3.0, "novelty": -2.0, "clarity": 0.0})
-    stage = WeighScores(config)
+    stage = WeighScores().bound(config)
     assert set(stage.reads) == {"ifd", "novelty"}
     made = stage.apply(rows, Counter())
     assert reasons(made) == [
@@ -90,14 +87,8 @@ def test_scores_that_are_no_numbers() -> None:
         "score:not_a_number: quality is inf",
     ]
     assert made["quality"][0].as_py() == 0.5
-    assert (
-        WeighScores()
-        .apply(table([], clarity=[], response_quality=[], diversity=[], complexity=[]), Counter())[
-            "quality"
-        ]
-        .to_pylist()
-        == []
-    )
+    nothing = table([], clarity=[], response_quality=[], diversity=[], complexity=[])
+    assert WeighScores().bound().apply(nothing, Counter())["quality"].to_pylist() == []
 
 
 @pytest.mark.parametrize(
@@ -112,12 +103,12 @@ def test_weights_that_do_not_sum_to_one(weights: dict[str, float]) -> None:
 def test_the_same_text_is_on_the_same_side() -> None:
     texts = [(f"What is {i}?", f"It is {i}.") for i in range(400)]
     twins = [(f"what  is {i}", f"IT IS {i}") for i in range(400)]
-    stage = HoldOut(HoldOut.Config(validation=0.2, test=0.1), Settings(seed=1))
+    stage = STAGES["split"].bound({"validation": 0.2, "test": 0.1}, Settings(seed=1))
     sides = stage.apply(table([*texts, *twins]), Counter())["split"].to_pylist()
     assert sides[:400] == sides[400:]
     assert 40 < sides[:400].count("validation") < 120
     assert 15 < sides[:400].count("test") < 70
     backwards = stage.apply(table(texts[::-1]), Counter())["split"].to_pylist()
     assert backwards == sides[:400][::-1]
-    other = HoldOut(stage.config, Settings(seed=2)).apply(table(texts), Counter())
+    other = stage.bound(stage.config, Settings(seed=2)).apply(table(texts), Counter())
     assert other["split"].to_pylist() != sides[:400]

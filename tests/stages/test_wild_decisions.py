@@ -15,9 +15,9 @@ from support.local_tables import decisions
 from support.stage_tables import table
 
 from ray_pipeline.stage import Settings
-from ray_pipeline.stages.duplicates.exact import ExactDuplicates, SameAnswer, SameQuestion
+from ray_pipeline.stages.duplicates.exact import ExactDuplicates, SameText
 from ray_pipeline.stages.duplicates.near import NearDuplicates
-from ray_pipeline.stages.outliers.clusters import OutlierClusters, OutlierClustersConfig
+from ray_pipeline.stages.outliers.clusters import OutlierClusters
 
 sys.path.append(str(TESTS / "support" / "jobs"))
 from deciding import BagOfWords
@@ -37,12 +37,20 @@ WILD = {
 def decided(pairs: list[tuple[str, str]], folder: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     """How many rows come through, and what the clustering said of each."""
     rows = BagOfWords().apply(table(pairs), Counter())
-    clusters = OutlierClusters(
-        OutlierClustersConfig(exact_rows=100, part_rows=100, dimensions=8), Settings(seed=7)
+    clusters = OutlierClusters().bound(
+        OutlierClusters.Config(exact_rows=100, part_rows=100, dimensions=8), Settings(seed=7)
     )
-    near = NearDuplicates(NearDuplicates.Config(must_equal=[], ngram=2), Settings(seed=7))
+    near = NearDuplicates("question", "answer").bound(
+        NearDuplicates.Config(must_equal=[], ngram=2), Settings(seed=7)
+    )
     first: dict[str, dict[str, Any]] = {}
-    for stage in (clusters, ExactDuplicates(), SameQuestion(), SameAnswer(), near):
+    for stage in (
+        clusters,
+        ExactDuplicates("question", "answer").bound(),
+        SameText("question").bound(),
+        SameText("answer", ignore=("true", "false")).bound(),
+        near,
+    ):
         found = decisions(stage, rows, folder / stage.name, units=3)
         first = found if stage is clusters else first
         gone = [row_id for row_id, one in found.items() if one["status"] is not None]

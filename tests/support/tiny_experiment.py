@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from support.instruction_stages import STAGES
 from support.tiny_models import token_table, word_tokenizer
 
 from ray_pipeline.core.storage import Storage
@@ -15,8 +15,6 @@ from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import Settings, Workplace
 from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
 from ray_pipeline.stages.experiment.train import TrainSubsets
-from ray_pipeline.stages.training.split import SplitConfig
-from ray_pipeline.stages.training.tokenise import InstructionText, TokeniseInstructionsConfig
 
 MODEL = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 32}
 #: best of the 40 training rows: 8 ⊂ 24.
@@ -47,16 +45,12 @@ def stage(folder: Path, select: Any = None, split: Any = None, text: Any = None,
     tokenizer = folder / "tokenizer"
     if not tokenizer.exists():
         word_tokenizer().save_pretrained(tokenizer)
-    sizes = {
-        name: SimpleNamespace(rows=size, share=None, quantile=None, min_score=None)
-        for name, size in SIZES.items()
-    }
-    text = InstructionText(**{"max_tokens": 32} | (text or {}))
-    stages = {
-        "tokenise": TokeniseInstructionsConfig(model="words", text=text),
-        "select-subsets": select or SimpleNamespace(subsets=sizes, controls=True),
-        "split": split or SplitConfig(),
-    }
+    sizes = {name: {"rows": size} for name, size in SIZES.items()}
+    stages = [
+        STAGES["split"].bound(split),
+        STAGES["tokenise"].bound({"model": "words", "text": {"max_tokens": 32} | (text or {})}),
+        STAGES["select-subsets"].bound(select or {"subsets": sizes}),
+    ]
     made = {
         "model": MODEL,
         "seeds": [1, 2],
@@ -67,7 +61,7 @@ def stage(folder: Path, select: Any = None, split: Any = None, text: Any = None,
         "num_gpus": 0,
     }
     settings = Settings(stages=stages, models={"words": str(tokenizer)}, revisions={"words": "one"})
-    return TrainSubsets(TrainSubsetsConfig(**made | config), settings)
+    return TrainSubsets().bound(TrainSubsetsConfig(**made | config), settings)
 
 
 def place(folder: Path, say: Any = print) -> Workplace:

@@ -23,7 +23,7 @@ from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
 from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
-from ray_pipeline.stages.training.split import SplitConfig
+from ray_pipeline.stages.training.split import Split
 from ray_pipeline.train.census import take_census
 from ray_pipeline.train.job import WorkersConfig, train
 from ray_pipeline.train.loop import World
@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_refused(tmp_path) -> None:
         ({"batches": {"batch_tokens": 16}}, r"batches\.batch_tokens is 16, and one text"),
         ({"settings": {"fewer": {}}}, r"settings\.fewer: there is no such subset"),
         ({"settings": {"few-random": {}}}, "a control has its subset's"),
-        ({"split": SplitConfig(test=0)}, r"stages\.split\.test is 0"),
+        ({"split": Split.Config(test=0)}, r"stages\.split\.test is 0"),
     ):
         with pytest.raises(UserError, match=words):
             stage(tmp_path, **config).check()

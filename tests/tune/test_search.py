@@ -23,11 +23,11 @@ from support.tiny_study import model_folder, qa_rows, tiny_job
 
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.stage import Settings
-from ray_pipeline.stages.training.distil import DistilConfig, parameters_of
-from ray_pipeline.stages.training.search import Search, SearchConfig
-from ray_pipeline.stages.training.split import SplitConfig
-from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbsConfig
+from ray_pipeline.stage import Settings, Stage
+from ray_pipeline.stages.training.distil import Distil
+from ray_pipeline.stages.training.search import Search
+from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.train.loop import LoopConfig
 from ray_pipeline.train.losses import Objective
 from ray_pipeline.tune import runner as runner_module
@@ -168,12 +168,13 @@ def test_ranges() -> None:
 
 
 def stage(trials: int = 1, validation: float = 0.1, **changed: Any) -> Search:
-    configs = {
-        "split": SplitConfig(validation=validation),
-        "teacher-log-probs": TeacherLogProbsConfig(),
-        "distil": DistilConfig(**changed),
-    }
-    return Search(SearchConfig(trials=trials), Settings(stages=configs))
+    stages = [
+        Split().bound({"validation": validation}),
+        TeacherLogProbs().bound(),
+        Search().bound({"trials": trials}),
+        Distil().bound(changed),
+    ]
+    return Search().bound({"trials": trials}, Settings(stages=stages))
 
 
 def test_what_cannot_be_searched_is_refused() -> None:
@@ -186,7 +187,7 @@ def test_what_cannot_be_searched_is_refused() -> None:
         stage(validation=0).check()
     off = stage(trials=0, alpha=2, validation=0)
     off.check()
-    assert off.makes == () and off.workers() is None
+    assert off.makes == () and off.resources() is None
 
 
 def test_its_identity_has_that_of_the_distillation_where_it_searches() -> None:
@@ -203,22 +204,28 @@ def test_a_student_that_a_later_stage_names_is_looked_up(tmp_path) -> None:
 
 
 def test_distillation_takes_what_the_search_found(tmp_path) -> None:
-    run, configured = Storage(str(tmp_path)), DistilConfig()
-    searched = {"search": SearchConfig(trials=1)}
-    assert parameters_of(configured, {}, run) == SEEDS
-    assert parameters_of(configured, {"search": SearchConfig()}, run) == SEEDS
+    run = Storage(str(tmp_path))
+
+    def parameters(*others: Stage) -> Parameters:
+        return Distil().bound(settings=Settings(stages=others)).chosen_parameters(run)
+
+    searched = Search().bound({"trials": 1})
+    assert parameters() == SEEDS
+    assert parameters(Search().bound()) == SEEDS
     with pytest.raises(RunError, match="left no parameters"):
-        parameters_of(configured, searched, run)
+        parameters(searched)
     found = SEEDS.model_copy(update={"alpha": 0.9, "learning_rate": 1e-3})
     put_best(run, found)
-    assert parameters_of(configured, searched, run) == found
+    assert parameters(searched) == found
     assert found.objective == Objective(0.9, 0.2081, 0.7)
     assert found.loop(LoopConfig(epochs=9)) == LoopConfig(epochs=9, learning_rate=1e-3)
 
 
 def test_the_old_name_of_the_stall_timeout_is_read() -> None:
-    assert SearchConfig(silence=7).stall_timeout == SearchConfig(stall_timeout=7).stall_timeout == 7
-    assert SearchConfig(silence=7).identity() == SearchConfig().identity()
+    assert (
+        Search.Config(silence=7).stall_timeout == Search.Config(stall_timeout=7).stall_timeout == 7
+    )
+    assert Search.Config(silence=7).identity() == Search.Config().identity()
 
 
 def test_as_many_trials_as_nodes_hold() -> None:

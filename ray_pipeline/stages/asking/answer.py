@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import pyarrow as pa
 from pydantic import Field
 
 from ray_pipeline.llm.asking import AnswerError, Llm
-from ray_pipeline.stage import AskStage, AskStageConfig, Drop, Expand, Row, StageConfig
-
-
-class AnswerConfig(AskStageConfig):
-    """Configuration of `Answer`."""
-
-    llm: str = Field("student", description="the model that answers: a name under `llms`")
-    prompt: str = Field("answer", description="prompt file, under `configs/prompts/`")
+from ray_pipeline.stage import AskStage, AskStageConfig, Drop, Expand, Row
 
 
 class Answer(AskStage):
@@ -29,13 +19,18 @@ class Answer(AskStage):
     The prompt gets ``question``.
     """
 
-    name: ClassVar[str] = "answer"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "answer"
+    reads = {"question": pa.string()}
+    writes = {
         "model_answer": pa.string(),
         "model_answer_error": pa.string(),
     }
-    Config: ClassVar[type[StageConfig]] = AnswerConfig
+
+    class Config(AskStageConfig):
+        llm: str = Field("student", description="the model that answers: a name under `llms`")
+        prompt: str = Field("answer", description="prompt file, under `configs/prompts/`")
+
+    config: Config
 
     variables = ("question",)
 

@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import ftfy
 import pyarrow as pa
@@ -190,47 +190,57 @@ def _kind_of_repair(action: str, parameter: str) -> str:
     return "mojibake" if action in _MOJIBAKE_STEPS else "unicode"
 
 
-class CleanTextConfig(StageConfig):
-    """Configuration of `CleanText`."""
-
-    columns: tuple[str, ...] = Field(
-        ("question", "answer"), description="text columns that are cleaned"
-    )
-    form: Form = Field("NFKC", description="Unicode normal form")
-    allowed_symbols: str = Field(
-        DEFAULT_SYMBOLS,
-        description="symbols that stay, besides letters, digits, underscore and white space; "
-        "a non-ASCII symbol named here stays even when `keep_non_ascii` is false",
-    )
-    keep_non_ascii: bool = Field(
-        False, description="keep non-ASCII characters; false: é becomes e, and so on"
-    )
-    keep_newlines: bool = Field(
-        False, description="keep line ends, at most one blank line in a row; false: one line"
-    )
-    max_lost_letters: float = Field(
-        0.25,
-        ge=0,
-        le=1,
-        description="share of a text's letters that may be lost for want of an ASCII form; "
-        "beyond it the row is dropped instead of being garbled",
-    )
-
-
 class CleanText(MapStage):
     """Cleans the text columns, and drops rows of which cleaning leaves nothing or too little.
 
     Reasons: ``clean:empty_after_cleaning``, ``clean:letters_lost``. Counts texts by what was done
     to them (`Cleaned.kinds`), ``characters_lost`` and ``rows_changed``.
+
+    Args:
+        columns: the texts of a row.
+        defaults: of the configuration.
     """
 
-    name: ClassVar[str] = "clean-text"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    export: ClassVar[str | None] = "cleaned_qa.csv"
-    Config: ClassVar[type[StageConfig]] = CleanTextConfig
+    name = "clean-text"
+    export = "cleaned_qa.csv"
 
-    config: CleanTextConfig
+    class Config(StageConfig):
+        columns: tuple[str, ...] = Field((), description="text columns that are cleaned")
+        form: Form = Field("NFKC", description="Unicode normal form")
+        allowed_symbols: str = Field(
+            DEFAULT_SYMBOLS,
+            description="symbols that stay, besides letters, digits, underscore and white space; "
+            "a non-ASCII symbol named here stays even when `keep_non_ascii` is false",
+        )
+        keep_non_ascii: bool = Field(
+            False, description="keep non-ASCII characters; false: é becomes e, and so on"
+        )
+        keep_newlines: bool = Field(
+            False, description="keep line ends, at most one blank line in a row; false: one line"
+        )
+        max_lost_letters: float = Field(
+            0.25,
+            ge=0,
+            le=1,
+            description="share of a text's letters that may be lost for want of an ASCII form; "
+            "beyond it the row is dropped instead of being garbled",
+        )
+
+    config: Config
+
+    def __init__(self, *columns: str, **defaults: Any) -> None:
+        super().__init__(columns=columns, **defaults)
+        self.columns = columns
+
+    @property
+    def reads(self) -> Mapping[str, pa.DataType]:
+        """The columns that the job names; the configuration may leave some of them out."""
+        return dict.fromkeys(self.columns, pa.string())
+
+    @property
+    def writes(self) -> Mapping[str, pa.DataType]:
+        """The same."""
+        return self.reads
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Clean every configured column."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,39 +15,37 @@ from ray_pipeline.core.rows import data_columns, drop
 from ray_pipeline.stage import MapStage, StageConfig
 
 
-class DropInvalidConfig(StageConfig):
-    """Configuration of `DropInvalid`."""
-
-    marks: dict[str, tuple[str, ...]] = Field(
-        {"Classification": ("no",), "Correction_Question": ("invalid",)},
-        description="review column -> the values that mark a row as invalid; "
-        "surrounding white space and case do not matter",
-    )
-    require: bool = Field(
-        False, description="whether a review column that is not there is an error, or ignored"
-    )
-
-    @field_validator("marks", mode="before")
-    @classmethod
-    def _unread_yaml_booleans(cls, marks: Any) -> Any:
-        # YAML reads an unquoted `no` as false: `Classification: [no]` means the word.
-        if not isinstance(marks, dict):
-            return marks
-        words = {True: "yes", False: "no"}
-        return {
-            column: [words[v] if isinstance(v, bool) else v for v in values]
-            if isinstance(values, list | tuple)
-            else values
-            for column, values in marks.items()
-        }
-
-
 class DropInvalid(MapStage):
     """Drops rows that carry a mark of the review. Reason: ``review:COLUMN=VALUE``."""
 
-    name: ClassVar[str] = "drop-invalid"
-    export: ClassVar[str | None] = "dropped_in_review.csv"
-    Config: ClassVar[type[StageConfig]] = DropInvalidConfig
+    name = "drop-invalid"
+    export = "dropped_in_review.csv"
+
+    class Config(StageConfig):
+        marks: dict[str, tuple[str, ...]] = Field(
+            {"Classification": ("no",), "Correction_Question": ("invalid",)},
+            description="review column -> the values that mark a row as invalid; "
+            "surrounding white space and case do not matter",
+        )
+        require: bool = Field(
+            False, description="whether a review column that is not there is an error, or ignored"
+        )
+
+        @field_validator("marks", mode="before")
+        @classmethod
+        def _unread_yaml_booleans(cls, marks: Any) -> Any:
+            # YAML reads an unquoted `no` as false: `Classification: [no]` means the word.
+            if not isinstance(marks, dict):
+                return marks
+            words = {True: "yes", False: "no"}
+            return {
+                column: [words[v] if isinstance(v, bool) else v for v in values]
+                if isinstance(values, list | tuple)
+                else values
+                for column, values in marks.items()
+            }
+
+    config: Config
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Mark the rows whose review columns hold one of the configured values.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from ray_pipeline.core.config import varied
 from ray_pipeline.core.rows import drop, set_column
 from ray_pipeline.stage import MapStage, StageConfig
 
@@ -18,42 +19,52 @@ from ray_pipeline.stage import MapStage, StageConfig
 _UNDECODABLE = "[\ufffd\x01-\x08\x0b\x0c\x0e-\x1f\x7f\\x00]"
 
 
-class _TextsConfig(StageConfig):
-    """What `Validate` and its kin have in common.
-
-    The longest text of a column is at ``max_<column>_chars``; without such a field, any length is
-    right.
-    """
-
-    columns: tuple[str, ...]
-    max_undecodable_share: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="largest share of control and replacement characters (U+FFFD) in a text",
-    )
-
-
-class ValidateConfig(_TextsConfig):
-    """Configuration of `Validate`."""
-
-    columns: tuple[str, ...] = Field(
-        ("question", "answer"), description="text columns that must be there and not be empty"
-    )
-    max_question_chars: int = Field(20_000, ge=1, description="longest question, in characters")
-    max_answer_chars: int = Field(20_000, ge=1, description="longest answer, in characters")
-
-
 class Validate(MapStage):
     """Drops rows whose texts are null, empty, over-long or not decodable.
 
     Reasons: ``invalid:null``, ``invalid:empty``, ``invalid:too_long``, ``invalid:undecodable``.
+
+    Args:
+        columns: the texts of a row.
+        defaults: of the configuration.
     """
 
-    name: ClassVar[str] = "validate"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    export: ClassVar[str | None] = "invalid_rows.csv"
-    Config: ClassVar[type[StageConfig]] = ValidateConfig
+    name = "validate"
+    export = "invalid_rows.csv"
+
+    class Config(StageConfig):
+        columns: tuple[str, ...] = Field(
+            (), description="text columns that must be there and not be empty"
+        )
+        max_undecodable_share: float = Field(
+            0.05,
+            ge=0,
+            le=1,
+            description="largest share of control and replacement characters (U+FFFD) in a text",
+        )
+
+    config: Config
+
+    def __init__(self, *columns: str, **defaults: Any) -> None:
+        super().__init__(columns=columns, **defaults)
+        self.columns = columns
+
+    @property
+    def config_type(self) -> type[StageConfig]:
+        """With a key ``max_COLUMN_chars`` for each column; of others, any length is right."""
+        longest = {
+            f"max_{name}_chars": (
+                int,
+                Field(20_000, ge=1, description=f"longest {name}, in characters"),
+            )
+            for name in self.columns
+        }
+        return varied(self.Config, self._defaults, longest)
+
+    @property
+    def reads(self) -> Mapping[str, pa.DataType]:
+        """The columns that the job names; the configuration may name others besides."""
+        return dict.fromkeys(self.columns, pa.string())
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Mark the rows that are not valid; the first reason found stays."""
@@ -82,28 +93,6 @@ class Validate(MapStage):
             null_handling="replace",
         )
         return drop(rows, pc.greater(pc.cast(found, pa.float64()), allowed), reason)
-
-
-class ValidateInstructionsConfig(_TextsConfig):
-    """Configuration of `ValidateInstructions`."""
-
-    columns: tuple[str, ...] = Field(
-        ("instruction", "response"), description="text columns that must be there and not be empty"
-    )
-    max_instruction_chars: int = Field(
-        20_000, ge=1, description="longest instruction, in characters"
-    )
-    max_response_chars: int = Field(20_000, ge=1, description="longest response, in characters")
-
-
-class ValidateInstructions(Validate):
-    """The same for rows of instructions and responses."""
-
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
-        "instruction": pa.string(),
-        "response": pa.string(),
-    }
-    Config: ClassVar[type[StageConfig]] = ValidateInstructionsConfig
 
 
 def _drop_too_long(rows: pa.Table, column: str, limit: int) -> pa.Table:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,17 +21,26 @@ class ExactDuplicates(DecideStage):
 
     Equal means equal without case, punctuation and white space. Ties go to the smaller hash of
     content and row id, so that the winner never depends on the order of rows or files.
+
+    Args:
+        columns: that must all be equal.
     """
 
-    name: ClassVar[str] = "exact-duplicates"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "exact-duplicates"
+    writes = {
         "duplicate_of": pa.string(),
         "duplicate_similarity": pa.float32(),
     }
-    export: ClassVar[str | None] = "exact_duplicate_qa_pairs.csv"
-    #: Columns that must all be equal.
-    columns: ClassVar[Sequence[str]] = ("question", "answer")
+    export = "exact_duplicate_qa_pairs.csv"
+
+    def __init__(self, *columns: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.columns = columns
+
+    @property
+    def reads(self) -> Mapping[str, pa.DataType]:
+        """The columns that must be equal."""
+        return dict.fromkeys(self.columns, pa.string())
 
     def keys(self, rows: pa.Table) -> pa.Table:
         """Two halves of a 128-bit key, and the rank among equals."""
@@ -64,25 +73,46 @@ def _losers(groups: pa.Table) -> pa.Table:
     )
 
 
-class SharedTextConfig(StageConfig):
-    """Configuration of `SameQuestion` and `SameAnswer`."""
+class SameText(DecideStage):
+    """Marks rows that agree in one column and differ in the other: ``same_COLUMN_group``.
 
-    keep: Literal["all", "best", "none"] = Field(
-        "all",
-        description="which rows of a group stay: all, marked with their group; the one with the "
-        "longest text; or none, since nobody knows which one is right",
-    )
-    ignore: tuple[str, ...] = Field((), description="texts that many rows share by nature")
+    The mark is the row id of the group's best row, null outside of groups. Exact duplicates are
+    gone by now.
 
+    Args:
+        column: that agrees. The stage's name is ``same-COLUMN``.
+        pair: the two columns of a row.
+        defaults: of the configuration.
+    """
 
-class _SharedText(DecideStage):
-    """Rows that agree in one column and differ in the other. Exact duplicates are gone by now."""
+    class Config(StageConfig):
+        keep: Literal["all", "best", "none"] = Field(
+            "all",
+            description="which rows of a group stay: all, marked with their group; the one with "
+            "the longest text; or none, since nobody knows which one is right",
+        )
+        ignore: tuple[str, ...] = Field((), description="texts that many rows share by nature")
 
-    #: The column that agrees.
-    column: ClassVar[str]
-    #: Name of the evidence: the row id of the group's best row, null outside of groups.
-    evidence: ClassVar[str]
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
+    config: Config
+
+    def __init__(
+        self, column: str, pair: tuple[str, str] = ("question", "answer"), **defaults: Any
+    ) -> None:
+        super().__init__(**{"name": f"same-{column}", **defaults})
+        self.column, self.pair = column, pair
+        self.evidence = f"same_{column}_group"
+        other = pair[1] if column == pair[0] else pair[0]
+        self.export = f"same_{column}_diff_{other}s.csv"
+
+    @property
+    def reads(self) -> Mapping[str, pa.DataType]:
+        """Both columns."""
+        return dict.fromkeys(self.pair, pa.string())
+
+    @property
+    def writes(self) -> Mapping[str, pa.DataType]:
+        """The mark."""
+        return {self.evidence: pa.string()}
 
     def keys(self, rows: pa.Table) -> pa.Table:
         """The key of the shared text, of the rows that have one."""
@@ -91,7 +121,7 @@ class _SharedText(DecideStage):
         rows = rows.append_column("text", pa.array(texts, pa.string()))
         rows = rows.filter(pc.invert(pc.is_in(rows["text"], pa.array(sorted(ignored)))))
         key, check = pair_keys([rows["text"].to_pylist()])
-        both = [rows["question"].to_pylist(), rows["answer"].to_pylist()]
+        both = [rows[name].to_pylist() for name in self.pair]
         rank = ranks(both, rows["row_id"].to_pylist())
         return pa.table(
             {REF: rows[REF], "row_id": rows["row_id"], "key": key, "check": check, "rank": rank}
@@ -121,36 +151,5 @@ class _SharedText(DecideStage):
     def exported(self, rows: pa.Table) -> pa.Table:
         """The rows of groups, group by group as far as they lie in one unit."""
         grouped = rows.filter(pc.is_valid(rows[self.evidence]))
-        columns = [self.evidence, "row_id", "question", "answer", "status"]
+        columns = [self.evidence, "row_id", *self.pair, "status"]
         return grouped.select(columns).sort_by([(name, "ascending") for name in columns[:2]])
-
-
-class SameQuestion(_SharedText):
-    """Marks questions that come with different answers."""
-
-    name: ClassVar[str] = "same-question"
-    column: ClassVar[str] = "question"
-    evidence: ClassVar[str] = "same_question_group"
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"same_question_group": pa.string()}
-    export: ClassVar[str | None] = "same_question_diff_answers.csv"
-    Config: ClassVar[type[StageConfig]] = SharedTextConfig
-
-
-class SameAnswerConfig(SharedTextConfig):
-    """Configuration of `SameAnswer`."""
-
-    ignore: tuple[str, ...] = Field(
-        ("true", "false", "yes", "no", "all of the above", "none of the above"),
-        description="answers that many questions share by nature",
-    )
-
-
-class SameAnswer(_SharedText):
-    """Marks answers that come with different questions."""
-
-    name: ClassVar[str] = "same-answer"
-    column: ClassVar[str] = "answer"
-    evidence: ClassVar[str] = "same_answer_group"
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"same_answer_group": pa.string()}
-    export: ClassVar[str | None] = "same_answer_diff_questions.csv"
-    Config: ClassVar[type[StageConfig]] = SameAnswerConfig

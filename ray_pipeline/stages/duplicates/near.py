@@ -8,8 +8,8 @@ component have lost whole sources: A is like B, B like C, ..., and Z is nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from ray_pipeline.core.config import AddedWith
 from ray_pipeline.core.rows import DROPPED
 from ray_pipeline.core.tables import REF, Tables
-from ray_pipeline.stage import DecideStage, Settings, StageConfig
+from ray_pipeline.stage import DecideStage, StageConfig
 from ray_pipeline.stages.components import components
 from ray_pipeline.stages.duplicates.minhash import band_keys, jaccard, shingles
 from ray_pipeline.stages.text.keys import normalised, ranks, run_starts, text_hash
@@ -30,47 +31,60 @@ _NEIGHBOURS = 16
 _PAIRS_AT_ONCE = 20_000
 
 
-class NearDuplicatesConfig(StageConfig):
-    """Configuration of `NearDuplicates`.
+class NearDuplicates(DecideStage):
+    """Of rows with nearly the same text one stays: the one with the longest text.
 
     With 20 bands of 6 hashes, a pair of similarity 0.8 becomes a candidate with a chance of 99.8%.
+
+    Args:
+        columns: whose text is compared.
+        defaults: of the configuration.
     """
 
-    threshold: float = Field(0.8, gt=0, le=1, description="least Jaccard similarity of shingles")
-    ngram: int = Field(
-        2, ge=1, le=50, description="words a shingle: 2 suits questions, 5 long documents"
-    )
-    bands: int = Field(20, ge=1, le=512)
-    band_rows: int = Field(6, ge=1, le=64, description="hashes a band")
-    must_equal: tuple[str, ...] = Field(
-        ("answer",),
-        description="columns that must be equal besides: the same question about another year has "
-        "another answer. Empty for long answers",
-    )
-
-
-class NearDuplicates(DecideStage):
-    """Of rows with nearly the same text one stays: the one with the longest text."""
-
-    name: ClassVar[str] = "near-duplicates"
-    #: Columns whose text is compared.
-    columns: ClassVar[Sequence[str]] = ("question", "answer")
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "near-duplicates"
+    writes = {
         "duplicate_of": pa.string(),
         "duplicate_similarity": pa.float32(),
     }
-    export: ClassVar[str | None] = "near_duplicates.csv"
-    uses_seed: ClassVar[bool] = True
-    Config: ClassVar[type[StageConfig]] = NearDuplicatesConfig
+    export = "near_duplicates.csv"
+    uses_seed = True
+
+    class Config(StageConfig):
+        enabled: Annotated[bool, AddedWith(True)] = Field(
+            True, description="without it nothing is read, compared or dropped"
+        )
+        threshold: float = Field(
+            0.8, gt=0, le=1, description="least Jaccard similarity of shingles"
+        )
+        ngram: int = Field(
+            2, ge=1, le=50, description="words a shingle: 2 suits questions, 5 long documents"
+        )
+        bands: int = Field(20, ge=1, le=512)
+        band_rows: int = Field(6, ge=1, le=64, description="hashes a band")
+        must_equal: tuple[str, ...] = Field(
+            ("answer",),
+            description="columns that must be equal besides: the same question about another year "
+            "has another answer. Empty for long answers",
+        )
+
+    config: Config
     #: Similar pairs that are decided on in one process (about 60 bytes each); beyond, each
     #: connected component is decided on by itself.
-    pairs_in_memory: ClassVar[int] = 5_000_000
+    pairs_in_memory = 5_000_000
 
-    def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
-        super().__init__(config, settings)
-        equal = dict.fromkeys(self.config.must_equal, pa.string())
-        self.reads = {**equal, **self.reads}  # type: ignore[misc]
+    def __init__(self, *columns: str, **defaults: Any) -> None:
+        super().__init__(**defaults)
+        self.columns = columns
+
+    @property
+    def reads(self) -> Mapping[str, pa.DataType]:
+        """The columns that are compared, and those that must be equal."""
+        return dict.fromkeys((*self.config.must_equal, *self.columns), pa.string())
+
+    @property
+    def is_off(self) -> bool:
+        """It is where it is not enabled."""
+        return not self.config.enabled
 
     def keys(self, rows: pa.Table) -> pa.Table:
         """The shingles of the text, the rank among similar rows, a hash of what must be equal."""
@@ -130,30 +144,6 @@ class NearDuplicates(DecideStage):
         pairs = pairs.drop_columns(["better_shingles"])
         pairs = pairs.append_column("similarity", pa.array(similarity))
         return pairs.filter(pa.array(similarity >= np.float32(self.config.threshold)))
-
-
-class NearDuplicateInstructionsConfig(NearDuplicatesConfig):
-    """Configuration of `NearDuplicateInstructions`."""
-
-    enabled: bool = Field(False, description="without it nothing is read, compared or dropped")
-    ngram: int = Field(5, ge=1, le=50, description="words a shingle: 5 suits whole responses")
-    must_equal: tuple[str, ...] = Field((), description="columns that must be equal besides")
-
-
-class NearDuplicateInstructions(NearDuplicates):
-    """The same for rows of instructions and responses. Off by default."""
-
-    columns: ClassVar[Sequence[str]] = ("instruction", "response")
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
-        "instruction": pa.string(),
-        "response": pa.string(),
-    }
-    Config: ClassVar[type[StageConfig]] = NearDuplicateInstructionsConfig
-
-    @classmethod
-    def is_off(cls, config: Any, stages: Mapping[str, Any]) -> bool:
-        """It is off until it is turned on."""
-        return not config.enabled
 
 
 def _candidates(groups: pa.Table) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import orjson
 import pyarrow as pa
@@ -28,38 +28,37 @@ _OF_CELL = ("cell", "subset", "of", "control", "mode", "seed", "learning_rate", 
 _OF_TRAINING = ("tokens_seen", "steps", "seconds", "parameters", "validation_loss", "test_loss")
 
 
-class AnalyseConfig(StageConfig):
-    """Configuration of `AnalyseTradeoff`."""
-
-    target_perplexity: float | None = Field(
-        None,
-        gt=1,
-        description="whose time and tokens are read from the curves; the seed's is 20; null: the "
-        "lowest that every training of a mode reaches",
-    )
-    better_by: float = Field(
-        0.1, gt=0, lt=1, description="share by which a perplexity must be lower: the seed's 10%"
-    )
-    confidence: float = Field(0.95, gt=0, lt=1, description="of all intervals")
-    bootstrap: int = Field(200, ge=0, description="resamples of seeds for the scaling law")
-    vocabulary: int | None = Field(
-        None, ge=2, description="tokens an untrained model chooses from; null: the tokenizer's"
-    )
-    dpi: Annotated[int, AddedWith(300)] = Field(
-        300, ge=30, description="of the PNG files; the seed's"
-    )
-
-
 class AnalyseTradeoff(ArtifactStage):
     """Writes the tables, the analysis and the figures of an experiment from its records."""
 
-    name: ClassVar[str] = "analyse"
-    version: ClassVar[int] = 2
-    uses_seed: ClassVar[bool] = True
-    Config: ClassVar[type[StageConfig]] = AnalyseConfig
+    name = "analyse"
+    version = 2
+    uses_seed = True
+
+    class Config(StageConfig):
+        target_perplexity: float | None = Field(
+            None,
+            gt=1,
+            description="whose time and tokens are read from the curves; the seed's is 20; null: "
+            "the "
+            "lowest that every training of a mode reaches",
+        )
+        better_by: float = Field(
+            0.1, gt=0, lt=1, description="share by which a perplexity must be lower: the seed's 10%"
+        )
+        confidence: float = Field(0.95, gt=0, lt=1, description="of all intervals")
+        bootstrap: int = Field(200, ge=0, description="resamples of seeds for the scaling law")
+        vocabulary: int | None = Field(
+            None, ge=2, description="tokens an untrained model chooses from; null: the tokenizer's"
+        )
+        dpi: Annotated[int, AddedWith(300)] = Field(
+            300, ge=30, description="of the PNG files; the seed's"
+        )
+
+    config: Config
 
     @property
-    def makes(self) -> Sequence[str]:  # type: ignore[override]  # the figures' names stand there
+    def makes(self) -> Sequence[str]:
         """Tables, analysis and figures."""
         from ray_pipeline.evaluate.experiment.figures import FIGURES
 
@@ -96,8 +95,7 @@ class AnalyseTradeoff(ArtifactStage):
         return _figures(analysis)
 
     def _vocabulary(self) -> int:
-        folder = self.settings.models[self.settings.stages[Tokenise.name].model]
-        return vocabulary_size(load_tokenizer(folder))
+        return vocabulary_size(load_tokenizer(self.stage_of(Tokenise).tokenizer))
 
 
 def _write_results(storage: Storage, cells: Sequence[Cell]) -> None:

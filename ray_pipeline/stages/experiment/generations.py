@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 import pyarrow as pa
@@ -44,25 +44,6 @@ _SCHEMA = pa.schema(
 )
 
 
-class GenerationsConfig(StageConfig):
-    """Configuration of `SubsetGenerations`."""
-
-    prompts: int = Field(20, ge=1, description="test rows whose instructions are completed")
-    samples: int = Field(5, ge=1, description="completions of each; the seed's 5")
-    temperature: float = Field(0.8, gt=0, description="the seed's 0.8")
-    top_p: float = Field(0.9, gt=0, le=1, description="the seed's 0.9")
-    max_tokens: int = Field(200, ge=1, description="tokens of a completion, at most")
-    reference_model: str | None = Field(
-        None, description="model that reads the completions: its perplexity tells how they read"
-    )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
-    # What is drawn depends on what is drawn beside it, so this is not only a matter of speed.
-    batch_rows: int = Field(50, ge=1, description="completions that are made together")
-    gpu: Annotated[bool | None, Execution] = Field(
-        None, description="whether models are on a GPU; null: where this machine has one"
-    )
-
-
 @dataclass(frozen=True)
 class _Prompts:
     """The instructions, in the order of the source."""
@@ -80,20 +61,37 @@ class SubsetGenerations(ArtifactStage):
     Each model's completions are on storage as soon as they are there: a later attempt reads them.
     """
 
-    name: ClassVar[str] = "generations"
-    makes: ClassVar[Sequence[str]] = (RESULTS,)
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "generations"
+    makes = (RESULTS,)
+    reads = {
         "instruction": pa.string(),
         "response": pa.string(),
         "split": pa.string(),
     }
-    uses_seed: ClassVar[bool] = True
-    Config: ClassVar[type[StageConfig]] = GenerationsConfig
+    uses_seed = True
 
-    @classmethod
-    def models(cls, config: Any) -> Mapping[str, str]:
+    class Config(StageConfig):
+        prompts: int = Field(20, ge=1, description="test rows whose instructions are completed")
+        samples: int = Field(5, ge=1, description="completions of each; the seed's 5")
+        temperature: float = Field(0.8, gt=0, description="the seed's 0.8")
+        top_p: float = Field(0.9, gt=0, le=1, description="the seed's 0.9")
+        max_tokens: int = Field(200, ge=1, description="tokens of a completion, at most")
+        reference_model: str | None = Field(
+            None, description="model that reads the completions: its perplexity tells how they read"
+        )
+        dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
+        # What is drawn depends on what is drawn beside it, so this is not only a matter of speed.
+        batch_rows: int = Field(50, ge=1, description="completions that are made together")
+        gpu: Annotated[bool | None, Execution] = Field(
+            None, description="whether models are on a GPU; null: where this machine has one"
+        )
+
+    config: Config
+
+    @property
+    def models(self) -> Mapping[str, str]:
         """The one that reads, where there is one."""
-        name = config.reference_model
+        name = self.config.reference_model
         return {} if name is None else {"reference_model": name}
 
     def check(self) -> None:
@@ -178,7 +176,7 @@ class SubsetGenerations(ArtifactStage):
         folder = get_model(storage, str(cell.model).removeprefix("models/"))
         tokenizer = load_tokenizer(folder)
         model = load(folder).to(device(self.config.gpu), getattr(torch, config.dtype))
-        text = text_config(folder) or self.settings.stages[Tokenise.name].text
+        text = text_config(folder) or self.stage_of(Tokenise).config.text
         decoding = Decoding(config.max_tokens, config.temperature, self.settings.seed, config.top_p)
         asked = [one for one in prompts.instructions for _ in range(config.samples)]
         made = TextGenerator(model, tokenizer, text)(asked, decoding, config.batch_rows)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.evaluate.experiment.cells import CellPlan
 from ray_pipeline.models.text import TextConfig
 from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
 from ray_pipeline.rundir.layout import CELLS, CONTROL, INDEX
 from ray_pipeline.rundir.stored_rows import StoredRows
-from ray_pipeline.stage import ArtifactStage, StageConfig, Workers, Workplace
+from ray_pipeline.stage import ArtifactStage, Workplace
 from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
 from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
+from ray_pipeline.stages.subsets.config import SelectSubsetsConfig
 from ray_pipeline.stages.subsets.select import SelectSubsets
 from ray_pipeline.stages.training.split import Split
 from ray_pipeline.stages.training.tokenise import Tokenise
@@ -26,9 +28,6 @@ from ray_pipeline.train.census import Census, PartOfRows, take_census
 from ray_pipeline.train.job import ModelSource, Pace, TrainingJob
 from ray_pipeline.train.loop import LoopConfig
 from ray_pipeline.tune.cells import CellTraining, forget_others
-
-#: The stage that chooses the subsets.
-SELECT = SelectSubsets.name
 
 
 class TrainSubsets(ArtifactStage):
@@ -39,38 +38,44 @@ class TrainSubsets(ArtifactStage):
     lowest validation loss would be chosen by rows that the comparison then calls unseen.
     """
 
-    name: ClassVar[str] = "train-subsets"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "train-subsets"
+    needs_stages = (SelectSubsets, Tokenise)
+    reads = {
         "input_ids": pa.list_(pa.int32()),
         "answer_mask": pa.list_(pa.bool_()),
         "split": pa.string(),
         "subsets": pa.list_(pa.string()),
     }
-    makes: ClassVar[Sequence[str]] = (INDEX,)
-    Config: ClassVar[type[StageConfig]] = TrainSubsetsConfig
+    makes = (INDEX,)
+    Config = TrainSubsetsConfig
+
+    config: TrainSubsetsConfig
 
     @property
     def text(self) -> TextConfig:
         """How rows became tokens."""
-        text: TextConfig = self.settings.stages[Tokenise.name].text
-        return text
+        return self.stage_of(Tokenise).config.text
+
+    @property
+    def _selection(self) -> SelectSubsetsConfig:
+        return self.stage_of(SelectSubsets).config
 
     @property
     def subsets(self) -> list[str]:
         """Names of the subsets, without their controls."""
-        return list(self.settings.stages[SELECT].subsets)
+        return list(self._selection.subsets)
 
     @property
     def names(self) -> list[str]:
         """Names of all that is trained on, a control behind its subset."""
-        if not self.settings.stages[SELECT].controls:
+        if not self._selection.controls:
             return self.subsets
         return [name for one in self.subsets for name in (one, one + CONTROL)]
 
     def check(self) -> None:
         """See that model, batches, held-out rows and the names of the settings fit."""
         longest, config = self.text.max_tokens, self.config
-        where = f"stages.{Tokenise.name}.text.max_tokens"
+        where = f"stages.{self.stage_of(Tokenise).name}.text.max_tokens"
         if longest > config.model.n_positions:
             raise UserError(
                 f"model.n_positions is {config.model.n_positions}, and texts have up to {longest} "
@@ -87,24 +92,22 @@ class TrainSubsets(ArtifactStage):
                 f"settings.{name}: there is no such subset{mend}. Subsets: "
                 f"{', '.join(self.subsets)}"
             )
-        split = self.settings.stages.get(Split.name)
+        split = self.find_stage(Split)
         for side in ("validation", "test"):
-            if getattr(split, side, None) == 0:
+            if split is not None and getattr(split.config, side) == 0:
                 raise UserError(
-                    f"stages.{Split.name}.{side} is 0, and the trainings are compared on such rows:"
+                    f"stages.{split.name}.{side} is 0, and the trainings are compared on such rows:"
                     " set it, as to 0.05"
                 )
 
-    def workers(self) -> Workers | None:
+    def resources(self) -> Resources:
         """One cell must fit; more are trained where there is room."""
         config = self.config
-        if config.workers.number > 1:
-            return Workers(config.workers.number, config.workers.cpus, int(config.workers.uses_gpu))
-        return Workers(1, config.num_cpus, config.gpus)
+        return config.workers.resources() if config.workers.number > 1 else config.resources()
 
     def estimate(self, rows: pa.Table, scale: float) -> str | None:
         """What the trainings cost, of a sample of the rows, each of which stands for ``scale``."""
-        sizes = subset_rows(self.settings.stages[SELECT], rows, scale)
+        sizes = subset_rows(self._selection, rows, scale)
         mean = _mean_tokens(rows)
         if not sizes or not mean:
             return None
@@ -203,12 +206,12 @@ class TrainSubsets(ArtifactStage):
     @property
     def _tokenizer(self) -> str:
         """Folder or hub id of the tokenizer that the rows' tokens are of."""
-        return self.settings.models[self.settings.stages[Tokenise.name].model]
+        return self.stage_of(Tokenise).tokenizer
 
     def _identity(self, census: Census, part: PartOfRows) -> list[Any]:
         """What cells depend on besides their own configuration."""
         rows = [part.digest, census.validation.digest, census.test.digest]
-        tokenizer = self.settings.revisions[self.settings.stages[Tokenise.name].model]
+        tokenizer = self.stage_of(Tokenise).revision("model")
         return [self.version, *rows, tokenizer, self.text.identity()]
 
     def _check_rows(self, census: Census) -> None:
@@ -216,13 +219,13 @@ class TrainSubsets(ArtifactStage):
             if part.rows == 0:
                 raise UserError(
                     f"subset '{name}' has no rows to train on: lower the threshold that it sets in "
-                    f"stages.{SELECT}.subsets, or bring more rows"
+                    f"stages.{self.stage_of(SelectSubsets).name}.subsets, or bring more rows"
                 )
         for side, part in (("validation", census.validation), ("test", census.test)):
             if part.rows == 0:
                 raise UserError(
                     f"there are no {side} rows, on which the trainings are compared: raise "
-                    f"stages.{Split.name}.{side}, or bring more rows"
+                    f"stages.split.{side}, or bring more rows"
                 )
 
     def _train(self, cells: Sequence[CellTraining], place: Workplace) -> None:

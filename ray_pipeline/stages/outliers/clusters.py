@@ -16,9 +16,9 @@ belongs together and calls most of a part outside of clusters.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,42 +36,44 @@ from ray_pipeline.stages.text.keys import text_hash
 _PART_DIMENSIONS = 32
 
 
-class OutlierClustersConfig(StageConfig):
-    """Configuration of `OutlierClusters`."""
-
-    min_cluster_size: int = Field(6, ge=2, description="rows that make a cluster")
-    min_samples: int | None = Field(
-        None, ge=1, description="neighbours that make a place dense; null: min_cluster_size"
-    )
-    exact_rows: int = Field(
-        10_000, ge=100, description="up to so many rows are clustered together, in all dimensions"
-    )
-    part_rows: int = Field(4_000, ge=100, description="rows of a part, beyond exact_rows; roughly")
-    dimensions: int | None = Field(
-        None, ge=2, description="to reduce a part's embeddings to, beyond exact_rows; null: not"
-    )
-    sample_rows: int = Field(
-        20_000, ge=100, description="rows that the reduction and the parts are fitted to"
-    )
-
-
 class OutlierClusters(DecideStage):
     """Writes each row's cluster (-1: none) and its GLOSH score. Drops nothing.
 
     Both are null for rows without a usable embedding, and where there are too few rows to cluster.
     """
 
-    name: ClassVar[str] = "outlier-clusters"
-    version: ClassVar[int] = 2
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"embedding": EMBEDDING}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "outlier-clusters"
+    version = 2
+    reads = {"embedding": EMBEDDING}
+    writes = {
         "outlier_cluster": pa.int64(),
         "outlier_score": pa.float32(),
     }
     #: Kilobytes a row, which the stages after this one would carry along and copy.
-    removes: ClassVar[Collection[str]] = ("embedding",)
-    uses_seed: ClassVar[bool] = True
-    Config: ClassVar[type[StageConfig]] = OutlierClustersConfig
+    removes = ("embedding",)
+    uses_seed = True
+
+    class Config(StageConfig):
+        min_cluster_size: int = Field(6, ge=2, description="rows that make a cluster")
+        min_samples: int | None = Field(
+            None, ge=1, description="neighbours that make a place dense; null: min_cluster_size"
+        )
+        exact_rows: int = Field(
+            10_000,
+            ge=100,
+            description="up to so many rows are clustered together, in all dimensions",
+        )
+        part_rows: int = Field(
+            4_000, ge=100, description="rows of a part, beyond exact_rows; roughly"
+        )
+        dimensions: int | None = Field(
+            None, ge=2, description="to reduce a part's embeddings to, beyond exact_rows; null: not"
+        )
+        sample_rows: int = Field(
+            20_000, ge=100, description="rows that the reduction and the parts are fitted to"
+        )
+
+    config: Config
 
     def keys(self, rows: pa.Table) -> pa.Table:
         """The usable embeddings, and an order of rows that depends on neither place nor unit."""
@@ -157,7 +159,7 @@ def _cluster(
     return labels.astype(np.int64), np.clip(scores, 0, 1).astype(np.float32)
 
 
-def _fit(config: OutlierClustersConfig, seed: int, parts: int, sample: pa.Table) -> pa.Table:
+def _fit(config: OutlierClusters.Config, seed: int, parts: int, sample: pa.Table) -> pa.Table:
     """Mean, principal axes and centres of a sample, as rows of a small table."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA

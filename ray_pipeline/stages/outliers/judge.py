@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import pyarrow as pa
 from pydantic import Field
 
 from ray_pipeline.core.rows import kept
 from ray_pipeline.llm.asking import AnswerError, Llm
-from ray_pipeline.stage import AskStage, AskStageConfig, Drop, Expand, Row, StageConfig
-from ray_pipeline.stages.text.notes import add_note
-
-
-class OutliersConfig(AskStageConfig):
-    """Configuration of `Outliers`."""
-
-    llm: str = Field("judge", description="the model that judges: a name under `llms`")
-    prompt: str = Field("outlier_judge", description="prompt file with a label as its answer")
-    max_score: float = Field(
-        0.3, ge=0, le=1, description="GLOSH score above which a row outside of clusters is suspect"
-    )
-    judge: Literal["suspects", "all", "never"] = Field(
-        "suspects",
-        description="whom the model judges; never: every suspect is dropped without a judge",
-    )
-    trusted_rules: tuple[str, ...] = Field(
-        (), description="rules whose word is enough: what they name is dropped without a judge"
-    )
-    keep_label: str = Field("question", description="the judge's label that keeps a row")
-    if_unusable: Literal["fail", "keep"] = Field(
-        "fail", description="what becomes of a row that the judge gives no usable label for"
-    )
+from ray_pipeline.stage import AskStage, AskStageConfig, Drop, Expand, Row
 
 
 class Outliers(AskStage):
@@ -43,22 +21,42 @@ class Outliers(AskStage):
     said stays with the row: `outlier_rule`, `outlier_cluster`, `outlier_score`, `outlier_verdict`.
     """
 
-    name: ClassVar[str] = "outliers"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "outliers"
+    reads = {
         "question": pa.string(),
         "answer": pa.string(),
         "outlier_rule": pa.string(),
         "outlier_cluster": pa.int64(),
         "outlier_score": pa.float32(),
     }
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    writes = {
         "outlier_verdict": pa.string(),
         "note": pa.string(),
     }
-    export: ClassVar[str | None] = "discarded_rows.csv"
-    Config: ClassVar[type[StageConfig]] = OutliersConfig
+    export = "discarded_rows.csv"
 
-    config: OutliersConfig
+    class Config(AskStageConfig):
+        llm: str = Field("judge", description="the model that judges: a name under `llms`")
+        prompt: str = Field("outlier_judge", description="prompt file with a label as its answer")
+        max_score: float = Field(
+            0.3,
+            ge=0,
+            le=1,
+            description="GLOSH score above which a row outside of clusters is suspect",
+        )
+        judge: Literal["suspects", "all", "never"] = Field(
+            "suspects",
+            description="whom the model judges; never: every suspect is dropped without a judge",
+        )
+        trusted_rules: tuple[str, ...] = Field(
+            (), description="rules whose word is enough: what they name is dropped without a judge"
+        )
+        keep_label: str = Field("question", description="the judge's label that keeps a row")
+        if_unusable: Literal["fail", "keep"] = Field(
+            "fail", description="what becomes of a row that the judge gives no usable label for"
+        )
+
+    config: Config
 
     variables = ("question", "answer")
 
@@ -73,9 +71,7 @@ class Outliers(AskStage):
         try:
             found = await llm(self.prompt, question=row["question"], answer=row["answer"])
         except AnswerError as error:
-            if self.config.if_unusable == "fail" or error.answer is None:
-                raise
-            return {**row, "note": add_note(row, self.name, "kept without a verdict", error)}
+            return self.keep(row, "kept without a verdict", error)
         judged = {**row, "outlier_verdict": str(found.value)}
         if judged["outlier_verdict"] != self.config.keep_label:
             return Drop(suspicion or "outlier:judge", judged)

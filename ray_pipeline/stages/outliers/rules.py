@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 from pydantic import Field, field_validator
@@ -32,41 +31,6 @@ _PATTERNS = {
 }
 
 
-class OutlierRulesConfig(StageConfig):
-    """Configuration of `OutlierRules`."""
-
-    patterns: dict[str, str] = Field(
-        default_factory=lambda: dict(_PATTERNS),
-        description="regular expressions by the name of their rule; the first that matches counts",
-    )
-    language: str | None = Field(
-        "en", description="ISO 639-1 code of the rows' language; null: any language"
-    )
-    min_language_confidence: float = Field(
-        0.8, ge=0, le=1, description="how sure of another language the rule must be"
-    )
-    min_language_chars: int = Field(
-        20, ge=1, description="shorter texts are too short to know their language"
-    )
-
-    @field_validator("patterns")
-    @classmethod
-    def _compile(cls, patterns: dict[str, str]) -> dict[str, str]:
-        for name, pattern in patterns.items():
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{name}: not a regular expression: {error}") from None
-        return patterns
-
-    @field_validator("language")
-    @classmethod
-    def _known(cls, language: str | None) -> str | None:
-        if language is not None and language not in (known := _identifier().labels):
-            raise ValueError(f"{language!r} is not one of the languages {', '.join(sorted(known))}")
-        return language
-
-
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -80,12 +44,46 @@ class OutlierRules(MapStage):
     texts when it is sure: it named none of 2,000 English quiz questions wrongly above 0.8.
     """
 
-    name: ClassVar[str] = "outlier-rules"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"outlier_rule": pa.string()}
-    Config: ClassVar[type[StageConfig]] = OutlierRulesConfig
+    name = "outlier-rules"
+    reads = {"question": pa.string(), "answer": pa.string()}
+    writes = {"outlier_rule": pa.string()}
 
-    config: OutlierRulesConfig
+    class Config(StageConfig):
+        patterns: dict[str, str] = Field(
+            default_factory=lambda: dict(_PATTERNS),
+            description="regular expressions by the name of their rule; the first that matches "
+            "counts",
+        )
+        language: str | None = Field(
+            "en", description="ISO 639-1 code of the rows' language; null: any language"
+        )
+        min_language_confidence: float = Field(
+            0.8, ge=0, le=1, description="how sure of another language the rule must be"
+        )
+        min_language_chars: int = Field(
+            20, ge=1, description="shorter texts are too short to know their language"
+        )
+
+        @field_validator("patterns")
+        @classmethod
+        def _compile(cls, patterns: dict[str, str]) -> dict[str, str]:
+            for name, pattern in patterns.items():
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(f"{name}: not a regular expression: {error}") from None
+            return patterns
+
+        @field_validator("language")
+        @classmethod
+        def _known(cls, language: str | None) -> str | None:
+            if language is not None and language not in (known := _identifier().labels):
+                raise ValueError(
+                    f"{language!r} is not one of the languages {', '.join(sorted(known))}"
+                )
+            return language
+
+    config: Config
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Mark each row with the first rule that it breaks."""

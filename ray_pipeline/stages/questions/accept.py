@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,33 +16,6 @@ from ray_pipeline.stages.text.paraphrases import ORIGINAL, asks, bare, same_numb
 
 TYPOS = "typos"
 _TRUTH = frozenset({"yes", "no", "true", "false"})
-
-
-class AcceptConfig(StageConfig):
-    """Configuration of `AcceptParaphrases`."""
-
-    min_similarity: float = Field(
-        0.75, ge=-1, le=1, description="smallest `similarity` of a paraphrase"
-    )
-    min_similarity_typos: float = Field(
-        0.3,
-        ge=-1,
-        le=1,
-        description="the same for the version with typing errors, which hide words from the "
-        "embedding model but change no meaning",
-    )
-    max_growth: float = Field(
-        2.0,
-        ge=1,
-        description="longest paraphrase, as a multiple of its source's characters (but 40 "
-        "characters more are always allowed)",
-    )
-    min_length: float = Field(
-        0.4, ge=0, le=1, description="shortest paraphrase, as a share of its source's characters"
-    )
-    same_numbers: bool = Field(
-        True, description="whether a paraphrase must hold the numbers of its source, and no others"
-    )
 
 
 class AcceptParaphrases(MapStage):
@@ -60,8 +32,8 @@ class AcceptParaphrases(MapStage):
     Counts, for each version: ``VERSION accepted`` and ``VERSION CODE``.
     """
 
-    name: ClassVar[str] = "accept-paraphrases"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "accept-paraphrases"
+    reads = {
         "question": pa.string(),
         "answer": pa.string(),
         "version": pa.string(),
@@ -69,10 +41,37 @@ class AcceptParaphrases(MapStage):
         "source_answer": pa.string(),
         "similarity": pa.float32(),
     }
-    export: ClassVar[str | None] = "augmented_qa.csv"
-    Config: ClassVar[type[StageConfig]] = AcceptConfig
+    export = "augmented_qa.csv"
 
-    config: AcceptConfig
+    class Config(StageConfig):
+        min_similarity: float = Field(
+            0.75, ge=-1, le=1, description="smallest `similarity` of a paraphrase"
+        )
+        min_similarity_typos: float = Field(
+            0.3,
+            ge=-1,
+            le=1,
+            description="the same for the version with typing errors, which hide words from the "
+            "embedding model but change no meaning",
+        )
+        max_growth: float = Field(
+            2.0,
+            ge=1,
+            description="longest paraphrase, as a multiple of its source's characters (but 40 "
+            "characters more are always allowed)",
+        )
+        min_length: float = Field(
+            0.4,
+            ge=0,
+            le=1,
+            description="shortest paraphrase, as a share of its source's characters",
+        )
+        same_numbers: bool = Field(
+            True,
+            description="whether a paraphrase must hold the numbers of its source, and no others",
+        )
+
+    config: Config
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Judge the versions of one unit; versions of one row are always in one unit."""

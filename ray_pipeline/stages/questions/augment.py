@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any
 
 import pyarrow as pa
 from pydantic import Field
 
 from ray_pipeline.llm.asking import AnswerError, Llm
-from ray_pipeline.stage import AskStage, AskStageConfig, Drop, Expand, Row, StageConfig
+from ray_pipeline.stage import AskStage, AskStageConfig, Drop, Expand, Row
 from ray_pipeline.stages.text.answers import Check, is_chatter, is_refusal
-from ray_pipeline.stages.text.notes import add_note
 from ray_pipeline.stages.text.paraphrases import ORIGINAL, asks, same_words, tidy, word_count
-
-
-class AugmentConfig(AskStageConfig):
-    """Configuration of an `Augment` stage."""
-
-    answer_min_words: int = Field(
-        12,
-        ge=1,
-        description="words from which an answer is paraphrased too: shorter ones are facts",
-    )
-    ask_again: bool = Field(
-        False,
-        description="put a refusal, a copy or a text that asks nothing to the model again, as "
-        "often as its `reasks` says; a small model rarely does better the second time",
-    )
 
 
 class Augment(AskStage):
@@ -41,13 +24,15 @@ class Augment(AskStage):
 
     The prompt gets ``text``, what it is (``kind``: ``question`` or ``answer``), and the row's
     ``question`` and ``answer``.
+
+    Args:
+        style: ``version`` of the rows that it makes. The stage's name is ``augment-STYLE``, its
+            model by default the one of that name, its prompt ``augment_STYLE``.
+        defaults: of the configuration.
     """
 
-    #: ``version`` of the rows that it makes.
-    style: ClassVar[str]
-
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    reads = {"question": pa.string(), "answer": pa.string()}
+    writes = {
         "question": pa.string(),
         "answer": pa.string(),
         "version": pa.string(),
@@ -56,9 +41,27 @@ class Augment(AskStage):
         "paraphrase_error": pa.string(),
         "note": pa.string(),
     }
-    Config: ClassVar[type[StageConfig]] = AugmentConfig
 
-    config: AugmentConfig
+    class Config(AskStageConfig):
+        llm: str = Field(description="the model that paraphrases: a name under `llms`")
+        prompt: str = Field(description="prompt file, under `configs/prompts/`")
+        answer_min_words: int = Field(
+            12,
+            ge=1,
+            description="words from which an answer is paraphrased too: shorter ones are facts",
+        )
+        ask_again: bool = Field(
+            False,
+            description="put a refusal, a copy or a text that asks nothing to the model again, as "
+            "often as its `reasks` says; a small model rarely does better the second time",
+        )
+
+    config: Config
+
+    def __init__(self, style: str, **defaults: Any) -> None:
+        own = {"name": f"augment-{style}", "llm": style, "prompt": f"augment_{style}"}
+        super().__init__(**own | defaults)
+        self.style = style
 
     variables = ("question", "answer", "kind", "text")
 
@@ -86,12 +89,10 @@ class Augment(AskStage):
         try:
             found = await llm(self.prompt, check=check, **values)
         except AnswerError as error:
-            if error.answer is None:
-                raise
-            made[kind] = tidy(error.answer, one_line=kind == "question")
+            made |= self.keep(made, f"{kind} as it came", error)
+            made[kind] = tidy(error.answer or "", one_line=kind == "question")
             # Refusals and copies are for accept-paraphrases to find: its rules may change.
             made["paraphrase_error"] = error.code if error.code != "unusable" else None
-            made["note"] = add_note(made, self.name, f"{kind} as it came", error)
         else:
             made[kind] = tidy(found.text, one_line=kind == "question")
 
@@ -112,48 +113,3 @@ def _check(source: str, kind: str) -> Check:
         return None
 
     return check
-
-
-class AugmentFormalConfig(AugmentConfig):
-    """Configuration of `AugmentFormal`."""
-
-    llm: str = Field("formal", description="the model that paraphrases: a name under `llms`")
-    prompt: str = Field("augment_formal", description="prompt file, under `configs/prompts/`")
-
-
-class AugmentFormal(Augment):
-    """The question in a formal, professional tone."""
-
-    name: ClassVar[str] = "augment-formal"
-    style: ClassVar[str] = "formal"
-    Config: ClassVar[type[StageConfig]] = AugmentFormalConfig
-
-
-class AugmentCasualConfig(AugmentConfig):
-    """Configuration of `AugmentCasual`."""
-
-    llm: str = Field("casual", description="the model that paraphrases: a name under `llms`")
-    prompt: str = Field("augment_casual", description="prompt file, under `configs/prompts/`")
-
-
-class AugmentCasual(Augment):
-    """The question as one would ask a friend."""
-
-    name: ClassVar[str] = "augment-casual"
-    style: ClassVar[str] = "casual"
-    Config: ClassVar[type[StageConfig]] = AugmentCasualConfig
-
-
-class AugmentGeneralConfig(AugmentConfig):
-    """Configuration of `AugmentGeneral`."""
-
-    llm: str = Field("general", description="the model that paraphrases: a name under `llms`")
-    prompt: str = Field("augment_general", description="prompt file, under `configs/prompts/`")
-
-
-class AugmentGeneral(Augment):
-    """The question in other words, in no particular tone."""
-
-    name: ClassVar[str] = "augment-general"
-    style: ClassVar[str] = "general"
-    Config: ClassVar[type[StageConfig]] = AugmentGeneralConfig

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import pyarrow as pa
 from pydantic import Field
 
 from ray_pipeline.llm.asking import AnswerError, Llm
-from ray_pipeline.stage import AskStage, Drop, Expand, Row, StageConfig
+from ray_pipeline.stage import AskStage, Drop, Expand, Row
 from ray_pipeline.stages.questions import choices
 from ray_pipeline.stages.questions.rewriting import (
     RewriteConfig,
@@ -18,13 +15,6 @@ from ray_pipeline.stages.questions.rewriting import (
     unasked,
 )
 from ray_pipeline.stages.text.answers import has_blank, tidy_question
-from ray_pipeline.stages.text.notes import add_note
-
-
-class FillInBlankConfig(RewriteConfig):
-    """Configuration of `FillInBlank`."""
-
-    prompt: str = Field("fill_in_blank", description="prompt file, under `configs/prompts/`")
 
 
 class FillInBlank(AskStage):
@@ -34,17 +24,19 @@ class FillInBlank(AskStage):
     are not shown to the model and stay behind the new question.
     """
 
-    name: ClassVar[str] = "fill-in-blank"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "fill-in-blank"
+    reads = {"question": pa.string(), "answer": pa.string()}
+    writes = {
         "question": pa.string(),
         "original_question": pa.string(),
         "note": pa.string(),
     }
-    export: ClassVar[str | None] = "fitb_rephrased.csv"
-    Config: ClassVar[type[StageConfig]] = FillInBlankConfig
+    export = "fitb_rephrased.csv"
 
-    config: FillInBlankConfig
+    class Config(RewriteConfig):
+        prompt: str = Field("fill_in_blank", description="prompt file, under `configs/prompts/`")
+
+    config: Config
 
     variables = ("question", "answer", "draft")
 
@@ -62,13 +54,11 @@ class FillInBlank(AskStage):
         try:
             found = await llm(self.prompt, check=check, question=stem, answer=answer, draft=draft)
         except AnswerError as error:
-            if self.config.if_unusable == "fail" or error.answer is None:
-                raise
             by_rule = unasked(draft, check)
             if by_rule is None:
-                return {**row, "note": add_note(row, self.name, "kept the old question", error)}
-            note = add_note(row, self.name, "converted by rule", error)
-            return {**converted, "question": by_rule + options, "note": note}
+                return self.keep(row, "kept the old question", error)
+            converted = self.keep(converted, "converted by rule", error)
+            return {**converted, "question": by_rule + options}
         return {**converted, "question": tidy_question(found.text) + options}
 
     def exported(self, rows: pa.Table) -> pa.Table:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,41 +15,6 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import drop, set_column
 from ray_pipeline.stage import ModelStage, ModelStageConfig
 from ray_pipeline.stages.questions import choices
-
-
-class MatchChoicesConfig(ModelStageConfig):
-    """Configuration of `MatchChoices`."""
-
-    min_fuzzy_ratio: float = Field(
-        90.0,
-        ge=0,
-        le=100,
-        description="smallest token_sort_ratio (rapidfuzz) of answer and option to take them "
-        "for two spellings of the same; numbers must be equal in any case",
-    )
-    min_similarity: float = Field(
-        0.6,
-        ge=-1,
-        le=1,
-        description="smallest cosine of the embeddings of answer and option",
-    )
-    min_margin: float = Field(
-        0.05,
-        ge=0,
-        description="how much closer the best option must be than the second; else the row is "
-        "ambiguous",
-    )
-    if_no_option: Literal["drop", "keep"] = Field(
-        "drop",
-        description="what becomes of a row whose answer fits no option, or several: keep leaves "
-        "the row as it is and out of the conversion",
-    )
-    spell_out: bool = Field(
-        True,
-        description='answer with what "All of these" or "Both A and B" stand for, and treat '
-        '"None of these" as fitting no option: without the options they answer nothing',
-    )
-    batch_size: Annotated[int, Execution] = Field(64, ge=1, description="texts embedded at a time")
 
 
 @dataclass
@@ -84,20 +48,54 @@ class MatchChoices(ModelStage):
     ``none_of_these``, ``malformed``, ``spelled_out``.
     """
 
-    name: ClassVar[str] = "match-choices"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "match-choices"
+    reads = {"question": pa.string(), "answer": pa.string()}
+    writes = {
         "answer": pa.string(),
         "original_answer": pa.string(),
         "choices": pa.list_(pa.string()),
         "choice_match": pa.string(),
         "choice_score": pa.float64(),
     }
-    export: ClassVar[str | None] = "unmatched_choices.csv"
-    uses_embedder: ClassVar[bool] = True
-    Config: ClassVar[type[ModelStageConfig]] = MatchChoicesConfig
+    export = "unmatched_choices.csv"
+    uses_embedder = True
 
-    config: MatchChoicesConfig
+    class Config(ModelStageConfig):
+        min_fuzzy_ratio: float = Field(
+            90.0,
+            ge=0,
+            le=100,
+            description="smallest token_sort_ratio (rapidfuzz) of answer and option to take them "
+            "for two spellings of the same; numbers must be equal in any case",
+        )
+        min_similarity: float = Field(
+            0.6,
+            ge=-1,
+            le=1,
+            description="smallest cosine of the embeddings of answer and option",
+        )
+        min_margin: float = Field(
+            0.05,
+            ge=0,
+            description="how much closer the best option must be than the second; else the row is "
+            "ambiguous",
+        )
+        if_no_option: Literal["drop", "keep"] = Field(
+            "drop",
+            description="what becomes of a row whose answer fits no option, or several: keep "
+            "leaves "
+            "the row as it is and out of the conversion",
+        )
+        spell_out: bool = Field(
+            True,
+            description='answer with what "All of these" or "Both A and B" stand for, and treat '
+            '"None of these" as fitting no option: without the options they answer nothing',
+        )
+        batch_size: Annotated[int, Execution] = Field(
+            64, ge=1, description="texts embedded at a time"
+        )
+
+    config: Config
 
     def load(self) -> None:
         """Nothing yet: most units have no answer left to embed and need no model."""

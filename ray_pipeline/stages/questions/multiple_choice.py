@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from ray_pipeline.llm.asking import AnswerError, Llm
-from ray_pipeline.stage import AskStage, Drop, Expand, Row, StageConfig
+from ray_pipeline.stage import AskStage, Drop, Expand, Row
 from ray_pipeline.stages.questions import choices
 from ray_pipeline.stages.questions.rewriting import (
     RewriteConfig,
@@ -19,31 +18,6 @@ from ray_pipeline.stages.questions.rewriting import (
     unasked,
 )
 from ray_pipeline.stages.text.answers import Check, tidy_question
-from ray_pipeline.stages.text.notes import add_note
-
-
-class MultipleChoiceConfig(RewriteConfig):
-    """Configuration of `MultipleChoice`."""
-
-    prompt: str = Field("multiple_choice", description="prompt file, under `configs/prompts/`")
-    rewrite: Literal["all", "when_needed"] = Field(
-        "all",
-        description="when_needed takes a stem as it is, without a request, when it ends with a "
-        "question mark and does not refer to the options",
-    )
-    true_false: str = Field(
-        "True or false: {stem}",
-        description="question made of a statement whose options are True and False; no model is "
-        "asked, since a rewrite could only turn the statement's truth round",
-    )
-    yes_no: str = Field("Yes or no: {stem}", description="the same for a statement with Yes and No")
-
-    @field_validator("true_false", "yes_no")
-    @classmethod
-    def _has_stem(cls, template: str) -> str:
-        if "{stem}" not in template:
-            raise ValueError("must contain {stem}")
-        return template
 
 
 class MultipleChoice(AskStage):
@@ -53,21 +27,44 @@ class MultipleChoice(AskStage):
     fill-in-blank just turned into a question is taken as it is: it is not paid for twice.
     """
 
-    name: ClassVar[str] = "multiple-choice"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "multiple-choice"
+    reads = {
         "question": pa.string(),
         "answer": pa.string(),
         "choices": pa.list_(pa.string()),
     }
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    writes = {
         "question": pa.string(),
         "original_question": pa.string(),
         "note": pa.string(),
     }
-    export: ClassVar[str | None] = "converted_mcq.csv"
-    Config: ClassVar[type[StageConfig]] = MultipleChoiceConfig
+    export = "converted_mcq.csv"
 
-    config: MultipleChoiceConfig
+    class Config(RewriteConfig):
+        prompt: str = Field("multiple_choice", description="prompt file, under `configs/prompts/`")
+        rewrite: Literal["all", "when_needed"] = Field(
+            "all",
+            description="when_needed takes a stem as it is, without a request, when it ends with a "
+            "question mark and does not refer to the options",
+        )
+        true_false: str = Field(
+            "True or false: {stem}",
+            description="question made of a statement whose options are True and False; no model "
+            "is "
+            "asked, since a rewrite could only turn the statement's truth round",
+        )
+        yes_no: str = Field(
+            "Yes or no: {stem}", description="the same for a statement with Yes and No"
+        )
+
+        @field_validator("true_false", "yes_no")
+        @classmethod
+        def _has_stem(cls, template: str) -> str:
+            if "{stem}" not in template:
+                raise ValueError("must contain {stem}")
+            return template
+
+    config: Config
 
     variables = ("question", "options", "answer", "draft")
 
@@ -86,12 +83,9 @@ class MultipleChoice(AskStage):
         try:
             found = await llm(self.prompt, check=check, draft=draft, **values)
         except AnswerError as error:
-            if self.config.if_unusable == "fail" or error.answer is None:
-                raise
             by_rule = unasked(draft, check)
             what = "kept the stem" if by_rule in (None, stem) else "converted by rule"
-            note = add_note(row, self.name, what, error)
-            return {**changed, "question": by_rule or stem, "note": note}
+            return {**self.keep(changed, what, error), "question": by_rule or stem}
         return {**changed, "question": tidy_question(found.text)}
 
     def _without_asking(self, row: Row, parsed: choices.MultipleChoice) -> str | None:

@@ -3,73 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import Field
 
 from ray_pipeline.core.rows import data_columns, kept
 from ray_pipeline.llm.asking import AnswerError, Llm
-from ray_pipeline.stage import AskStage, Drop, Expand, Row, StageConfig
+from ray_pipeline.stage import AskStage, Drop, Expand, Row
 from ray_pipeline.stages.questions import choices
 from ray_pipeline.stages.questions.rewriting import RewriteConfig, draft_without_options
 from ray_pipeline.stages.text.answers import Check, has_blank, is_chatter, is_refusal, shared_words
-from ray_pipeline.stages.text.notes import add_note
 from ray_pipeline.stages.text.paraphrases import asks, same_numbers, same_words, tidy, word_count
-
-
-class RephraseConfig(RewriteConfig):
-    """Configuration of a `Rephrase` stage."""
-
-    prompt: str = Field("rephrase", description="prompt file, under `configs/prompts/`")
-    needs: tuple[Need, ...] = Field(
-        (
-            "not_a_question",
-            "no_question_word",
-            "made_by_rule",
-            "has_blank",
-            "refers_to_options",
-            "shares_question",
-        ),
-        description="conditions of which one must hold for a row to be rephrased; "
-        "`shares_answer` and `rephrased` (by the stage before) are the others",
-    )
-    if_unusable: Literal["fail", "keep"] = Field(
-        "keep",
-        description="what becomes of a row for which no usable rephrasing came: it keeps its old "
-        "text and says so in `note`, or it fails",
-    )
-    answer_min_words: int = Field(
-        12, ge=1, description="words from which an answer is rephrased too: shorter ones are facts"
-    )
-
-    def question_check(self, question: str, answer: str) -> Check:
-        """What makes a question that replaces ``question`` unusable."""
-        usable = self.check(question, answer)
-
-        def check(text: str) -> str | None:
-            text = tidy(text, one_line=True)
-            if choices.refers_to_options(text):
-                return "The question must not mention options: ask it without them."
-            return usable(text) or _lost(question, text)
-
-        return check
-
-    def answer_check(self, answer: str) -> Check:
-        """What makes a text that replaces ``answer`` unusable."""
-
-        def check(text: str) -> str | None:
-            text = tidy(text, one_line=False)
-            if not text or is_refusal(text) or is_chatter(text):
-                return "Write only the answer itself."
-            if not 0.5 * len(answer) <= len(text) <= self.max_growth * len(answer):
-                return "The answer must be about as long as the original."
-            if shared_words(answer, text) < self.min_shared_words:
-                return "The answer must keep the facts and names of the original."
-            return _lost(answer, text)
-
-        return check
 
 
 def _lost(old: str, new: str) -> str | None:
@@ -88,10 +34,16 @@ class Rephrase(AskStage):
 
     The prompt gets ``text``, what it is (``kind``: ``question`` or ``answer``), ``draft`` (made
     by rule from a statement, else the text), and the row's ``question`` and ``answer``.
+
+    Args:
+        turn: the stage's name is ``rephrase-TURN``, its model by default ``rephraser_TURN``. A
+            second turn sees what the first one left in need, or made (`rephrased`).
+        export: name of the file of all rows as they go on.
+        defaults: of the configuration.
     """
 
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    reads = {"question": pa.string(), "answer": pa.string()}
+    writes = {
         "question": pa.string(),
         "answer": pa.string(),
         "question_before_rephrasing": pa.string(),
@@ -100,9 +52,66 @@ class Rephrase(AskStage):
         "rephrase_needs": pa.string(),
         "note": pa.string(),
     }
-    Config: ClassVar[type[StageConfig]] = RephraseConfig
 
-    config: RephraseConfig
+    class Config(RewriteConfig):
+        llm: str = Field(description="the model that rephrases: a name in `llms`")
+        prompt: str = Field("rephrase", description="prompt file, under `configs/prompts/`")
+        needs: tuple[Need, ...] = Field(
+            (
+                "not_a_question",
+                "no_question_word",
+                "made_by_rule",
+                "has_blank",
+                "refers_to_options",
+                "shares_question",
+            ),
+            description="conditions of which one must hold for a row to be rephrased; "
+            "`shares_answer` and `rephrased` (by the stage before) are the others",
+        )
+        if_unusable: Literal["fail", "keep"] = Field(
+            "keep",
+            description="what becomes of a row for which no usable rephrasing came: it keeps its "
+            "old "
+            "text and says so in `note`, or it fails",
+        )
+        answer_min_words: int = Field(
+            12,
+            ge=1,
+            description="words from which an answer is rephrased too: shorter ones are facts",
+        )
+
+        def question_check(self, question: str, answer: str) -> Check:
+            """What makes a question that replaces ``question`` unusable."""
+            usable = self.check(question, answer)
+
+            def check(text: str) -> str | None:
+                text = tidy(text, one_line=True)
+                if choices.refers_to_options(text):
+                    return "The question must not mention options: ask it without them."
+                return usable(text) or _lost(question, text)
+
+            return check
+
+        def answer_check(self, answer: str) -> Check:
+            """What makes a text that replaces ``answer`` unusable."""
+
+            def check(text: str) -> str | None:
+                text = tidy(text, one_line=False)
+                if not text or is_refusal(text) or is_chatter(text):
+                    return "Write only the answer itself."
+                if not 0.5 * len(answer) <= len(text) <= self.max_growth * len(answer):
+                    return "The answer must be about as long as the original."
+                if shared_words(answer, text) < self.min_shared_words:
+                    return "The answer must keep the facts and names of the original."
+                return _lost(answer, text)
+
+            return check
+
+    config: Config
+
+    def __init__(self, turn: str, *, export: str | None = None, **defaults: Any) -> None:
+        super().__init__(**{"name": f"rephrase-{turn}", "llm": f"rephraser_{turn}", **defaults})
+        self.export = export
 
     variables = ("question", "answer", "kind", "text", "draft")
 
@@ -132,40 +141,10 @@ class Rephrase(AskStage):
         try:
             found = await llm(self.prompt, check=check, question=question, answer=answer, **values)
         except AnswerError as error:
-            # Where no answer came at all, a retry may bring one.
-            if self.config.if_unusable == "fail" or error.answer is None:
-                raise
-            return {**row, "note": add_note(row, self.name, f"kept the {kind}", error)}
+            return self.keep(row, f"kept the {kind}", error)
         before = f"{kind}_before_rephrasing"
         old = row[kind] if row.get(before) is None else row[before]
         return {**row, kind: tidy(found.text, one_line=kind == "question"), before: old}
-
-
-class RephraseFirstConfig(RephraseConfig):
-    """Configuration of `RephraseFirst`."""
-
-    llm: str = Field("rephraser_first", description="the model that rephrases: a name in `llms`")
-
-
-class RephraseFirst(Rephrase):
-    """The first model's turn."""
-
-    name: ClassVar[str] = "rephrase-first"
-    Config: ClassVar[type[StageConfig]] = RephraseFirstConfig
-
-
-class RephraseSecondConfig(RephraseConfig):
-    """Configuration of `RephraseSecond`."""
-
-    llm: str = Field("rephraser_second", description="the model that rephrases: a name in `llms`")
-
-
-class RephraseSecond(Rephrase):
-    """The second model's turn: on what the first one left in need, or made (`rephrased`)."""
-
-    name: ClassVar[str] = "rephrase-second"
-    export: ClassVar[str | None] = "deduplication_rephrasing.csv"
-    Config: ClassVar[type[StageConfig]] = RephraseSecondConfig
 
     def exported(self, rows: pa.Table) -> pa.Table:
         """The kept rows as they go on, those that were rephrased with their texts from before."""

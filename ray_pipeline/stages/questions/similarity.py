@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,17 +16,6 @@ from ray_pipeline.models.embedder import Embedder
 from ray_pipeline.stage import ModelStage, ModelStageConfig
 
 
-class SimilarityConfig(ModelStageConfig):
-    """Configuration of `ParaphraseSimilarity`."""
-
-    batch_size: Annotated[int, Execution] = Field(64, ge=1, description="texts embedded at a time")
-    bfloat16: bool = Field(
-        False,
-        description="compute in bfloat16: about three times faster on a processor with "
-        "instructions for it; a similarity differs in the third digit",
-    )
-
-
 class ParaphraseSimilarity(ModelStage):
     """Writes the cosine of a version and its source; null on originals.
 
@@ -37,18 +25,27 @@ class ParaphraseSimilarity(ModelStage):
     its row: ``embedding:not_finite``.
     """
 
-    name: ClassVar[str] = "paraphrase-similarity"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "paraphrase-similarity"
+    reads = {
         "question": pa.string(),
         "answer": pa.string(),
         "source_question": pa.string(),
         "source_answer": pa.string(),
     }
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"similarity": pa.float32()}
-    uses_embedder: ClassVar[bool] = True
-    Config: ClassVar[type[ModelStageConfig]] = SimilarityConfig
+    writes = {"similarity": pa.float32()}
+    uses_embedder = True
 
-    config: SimilarityConfig
+    class Config(ModelStageConfig):
+        batch_size: Annotated[int, Execution] = Field(
+            64, ge=1, description="texts embedded at a time"
+        )
+        bfloat16: bool = Field(
+            False,
+            description="compute in bfloat16: about three times faster on a processor with "
+            "instructions for it; a similarity differs in the third digit",
+        )
+
+    config: Config
 
     def load(self) -> None:
         """Make the embedder, which loads its model when there is something to embed."""

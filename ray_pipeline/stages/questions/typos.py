@@ -6,7 +6,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,37 +41,6 @@ def _neighbours() -> dict[str, str]:
 NEIGHBOURS = _neighbours()
 
 
-class TyposConfig(StageConfig):
-    """Configuration of `Typos`."""
-
-    columns: tuple[Literal["question", "answer"], ...] = Field(
-        ("question",), min_length=1, description="texts that get typing errors"
-    )
-    words_per_typo: int = Field(4, ge=1, description="one error for so many words, at least one")
-    min_letters: int = Field(3, ge=2, description="shortest word that gets an error")
-    weights: dict[Kind, float] = Field(
-        {
-            "omission": 0.30,
-            "neighbour": 0.25,
-            "transposition": 0.20,
-            "doubling": 0.15,
-            "apostrophe": 0.05,
-            "space": 0.05,
-        },
-        description="how often each kind of error is made, relative to the others that are "
-        "possible in a word",
-    )
-
-    @field_validator("weights")
-    @classmethod
-    def _some_weight(cls, weights: dict[Kind, float]) -> dict[Kind, float]:
-        if any(weight < 0 for weight in weights.values()) or not any(
-            weights.get(kind, 0) > 0 for kind in ("omission", "doubling")
-        ):
-            raise ValueError("none may be negative, and omission or doubling must be above 0")
-        return weights
-
-
 class Typos(MapStage):
     """Makes a version with typing errors of every original row, as a new row beside it.
 
@@ -81,19 +50,48 @@ class Typos(MapStage):
     as a copy. Counts: the errors by kind.
     """
 
-    name: ClassVar[str] = "augment-typos"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "augment-typos"
+    reads = {"question": pa.string(), "answer": pa.string()}
+    writes = {
         "question": pa.string(),
         "answer": pa.string(),
         "version": pa.string(),
         "source_question": pa.string(),
         "source_answer": pa.string(),
     }
-    uses_seed: ClassVar[bool] = True
-    Config: ClassVar[type[StageConfig]] = TyposConfig
+    uses_seed = True
 
-    config: TyposConfig
+    class Config(StageConfig):
+        columns: tuple[Literal["question", "answer"], ...] = Field(
+            ("question",), min_length=1, description="texts that get typing errors"
+        )
+        words_per_typo: int = Field(
+            4, ge=1, description="one error for so many words, at least one"
+        )
+        min_letters: int = Field(3, ge=2, description="shortest word that gets an error")
+        weights: dict[Kind, float] = Field(
+            {
+                "omission": 0.30,
+                "neighbour": 0.25,
+                "transposition": 0.20,
+                "doubling": 0.15,
+                "apostrophe": 0.05,
+                "space": 0.05,
+            },
+            description="how often each kind of error is made, relative to the others that are "
+            "possible in a word",
+        )
+
+        @field_validator("weights")
+        @classmethod
+        def _some_weight(cls, weights: dict[Kind, float]) -> dict[Kind, float]:
+            if any(weight < 0 for weight in weights.values()) or not any(
+                weights.get(kind, 0) > 0 for kind in ("omission", "doubling")
+            ):
+                raise ValueError("none may be negative, and omission or doubling must be above 0")
+            return weights
+
+    config: Config
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Append one row for each original."""

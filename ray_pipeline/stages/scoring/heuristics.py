@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,16 +13,8 @@ from pydantic import Field
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import set_column
 from ray_pipeline.models.tokenizer import load_tokenizer
-from ray_pipeline.stage import ModelStage, ModelStageConfig, StageConfig
+from ray_pipeline.stage import ModelStage, ModelStageConfig
 from ray_pipeline.stages.scoring._heuristics.scorer import QualityScorer
-
-
-class ScoreQualityConfig(ModelStageConfig):
-    """Configuration of `ScoreQuality`."""
-
-    tokenizer: str = Field(
-        "gpt2-tokenizer", description="whose tokens are counted; a packaged model, folder or hub id"
-    )
 
 
 class ScoreQuality(ModelStage):
@@ -34,27 +25,32 @@ class ScoreQuality(ModelStage):
     by one, for characters about which libraries differ (see `quality.characters`).
     """
 
-    name: ClassVar[str] = "score-quality"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "score-quality"
+    reads = {
         "instruction": pa.string(),
         "response": pa.string(),
     }
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    writes = {
         "clarity": pa.float64(),
         "response_quality": pa.float64(),
         "diversity": pa.float64(),
         "complexity": pa.float64(),
         "quality_tokens": pa.int32(),
     }
-    is_quick: ClassVar[bool] = True
-    Config: ClassVar[type[StageConfig]] = ScoreQualityConfig
+    is_quick = True
 
-    config: ScoreQualityConfig
+    class Config(ModelStageConfig):
+        tokenizer: str = Field(
+            "gpt2-tokenizer",
+            description="whose tokens are counted; a packaged model, folder or hub id",
+        )
 
-    @classmethod
-    def models(cls, config: Any) -> Mapping[str, str]:
+    config: Config
+
+    @property
+    def models(self) -> Mapping[str, str]:
         """The tokenizer."""
-        return {"tokenizer": config.tokenizer}
+        return {"tokenizer": self.config.tokenizer}
 
     def load(self) -> None:
         """Load the tokenizer."""
@@ -62,7 +58,7 @@ class ScoreQuality(ModelStage):
         tokenizer = load_tokenizer(self.model("tokenizer"))
         if not tokenizer.is_fast:
             raise UserError(
-                f"stages.score-quality.tokenizer: '{self.config.tokenizer}' has only a slow "
+                f"stages.{self.name}.tokenizer: '{self.config.tokenizer}' has only a slow "
                 "tokenizer, written in Python; name one with a tokenizer.json."
             )
         self._scorer = QualityScorer(tokenizer)

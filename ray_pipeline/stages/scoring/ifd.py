@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from pydantic import Field
 
 from ray_pipeline.core.config import Execution
 from ray_pipeline.core.rows import KEPT, set_column
-from ray_pipeline.stage import ModelStage, ModelStageConfig, StageConfig
+from ray_pipeline.stage import ModelStage, ModelStageConfig
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,37 +33,6 @@ _WHY = {
 }
 #: Decimals that are kept: the last ones depend on what else was in a batch.
 _DECIMALS = 6
-
-
-class ScoreIfdConfig(ModelStageConfig):
-    """Configuration of `ScoreIfd`."""
-
-    model: str | None = Field(
-        None,
-        description="a small causal language model, such as smollm2-135m-instruct; null: no scores",
-    )
-    ratio: Literal["loss", "perplexity"] = Field(
-        "loss",
-        description="of mean losses, as in the paper of 2023; or of their exponentials, as "
-        "Superfiltering has it, which ranks by the difference of the losses",
-    )
-    max_tokens: int = Field(512, ge=2, description="tokens of an answer that are looked at")
-    min_tokens: int = Field(2, ge=2, description="an answer with fewer gets no score")
-    max_instruction_tokens: int = Field(
-        1024, ge=1, description="a row with a longer instruction, format included, gets no score"
-    )
-    style: Literal["auto", "chat", "plain"] = Field(
-        "auto", description="chat: the tokenizer's template; auto: chat where it has one"
-    )
-    prompt: str = Field(
-        "### Instruction:\n{question}\n\n### Response:\n", description="the plain style's prompt"
-    )
-    bfloat16: bool = Field(
-        False, description="weights in bfloat16: faster, and scores move by hundredths at most"
-    )
-    batch_tokens: Annotated[int, Execution] = Field(
-        4096, ge=1, description="tokens a forward pass, padding included"
-    )
 
 
 class ScoreIfd(ModelStage):
@@ -79,28 +48,61 @@ class ScoreIfd(ModelStage):
     without its instruction. Each of these is counted.
     """
 
-    name: ClassVar[str] = "score-ifd"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "score-ifd"
+    reads = {
         "instruction": pa.string(),
         "response": pa.string(),
     }
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    writes = {
         "ifd": pa.float64(),
         "loss_given_instruction": pa.float64(),
         "loss_alone": pa.float64(),
     }
-    in_plan: ClassVar[bool] = False
-    Config: ClassVar[type[StageConfig]] = ScoreIfdConfig
+    in_plan = False
 
-    @classmethod
-    def is_off(cls, config: Any, stages: Mapping[str, Any]) -> bool:
+    class Config(ModelStageConfig):
+        model: str | None = Field(
+            None,
+            description="a small causal language model, such as smollm2-135m-instruct; null: no "
+            "scores",
+        )
+        ratio: Literal["loss", "perplexity"] = Field(
+            "loss",
+            description="of mean losses, as in the paper of 2023; or of their exponentials, as "
+            "Superfiltering has it, which ranks by the difference of the losses",
+        )
+        max_tokens: int = Field(512, ge=2, description="tokens of an answer that are looked at")
+        min_tokens: int = Field(2, ge=2, description="an answer with fewer gets no score")
+        max_instruction_tokens: int = Field(
+            1024,
+            ge=1,
+            description="a row with a longer instruction, format included, gets no score",
+        )
+        style: Literal["auto", "chat", "plain"] = Field(
+            "auto", description="chat: the tokenizer's template; auto: chat where it has one"
+        )
+        prompt: str = Field(
+            "### Instruction:\n{question}\n\n### Response:\n",
+            description="the plain style's prompt",
+        )
+        bfloat16: bool = Field(
+            False, description="weights in bfloat16: faster, and scores move by hundredths at most"
+        )
+        batch_tokens: Annotated[int, Execution] = Field(
+            4096, ge=1, description="tokens a forward pass, padding included"
+        )
+
+    config: Config
+
+    @property
+    def is_off(self) -> bool:
         """Without a model there is nothing to score with."""
-        return config.model is None
+        return self.config.model is None
 
-    @classmethod
-    def models(cls, config: Any) -> Mapping[str, str]:
+    @property
+    def models(self) -> Mapping[str, str]:
         """The model that reads the answers."""
-        return {"model": config.model}
+        return {} if self.config.model is None else {"model": self.config.model}
 
     def load(self) -> None:
         """Load the model and its tokenizer."""

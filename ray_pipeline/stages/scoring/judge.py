@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import Field
@@ -17,31 +18,12 @@ from pydantic import Field
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.llm.asking import AnswerError, Llm
 from ray_pipeline.llm.prompt import Prompt
-from ray_pipeline.stage import AskStage, Drop, Expand, Row, Settings, StageConfig
+from ray_pipeline.stage import AskStage, Drop, Expand, Row, StageConfig
 from ray_pipeline.stages.text.keys import text_hash
-from ray_pipeline.stages.text.notes import add_note
 
 #: What is judged, and what each counts for in `judge_score`.
 WEIGHTS = {"clarity": 0.25, "response_quality": 0.35, "diversity": 0.2, "complexity": 0.2}
 _CUT = " [cut]"
-
-
-class JudgeQualityConfig(StageConfig):
-    """Configuration of `JudgeQuality`."""
-
-    llm: str | None = Field(
-        None, description="the model that judges: a name under `llms`; null: nothing is judged"
-    )
-    prompt: str = Field("judge_quality", description="prompt file, under `configs/prompts/`")
-    share: float = Field(1.0, ge=0, le=1, description="share of the rows that are judged")
-    max_chars: int = Field(
-        8_000, ge=16, description="characters of the instruction, and of the response, it is shown"
-    )
-    if_unusable: Literal["keep", "fail"] = Field(
-        "keep",
-        description="what becomes of a row that the judge gives no usable answer for: it has no "
-        "scores, and says so in `note`; or it fails. Where no answer came at all, it fails",
-    )
 
 
 class JudgeQuality(AskStage):
@@ -54,26 +36,49 @@ class JudgeQuality(AskStage):
     The prompt gets ``instruction`` and ``response``.
     """
 
-    name: ClassVar[str] = "judge-quality"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "judge-quality"
+    reads = {
         "instruction": pa.string(),
         "response": pa.string(),
     }
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    writes = {
         **{f"judge_{dimension}": pa.float64() for dimension in WEIGHTS},
         "judge_score": pa.float64(),
         "note": pa.string(),
     }
-    Config: ClassVar[type[StageConfig]] = JudgeQualityConfig
 
-    def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
-        super().__init__(config, settings)
-        self._ranges = ranges(self.prompt)
+    class Config(StageConfig):
+        llm: str | None = Field(
+            None, description="the model that judges: a name under `llms`; null: nothing is judged"
+        )
+        prompt: str = Field("judge_quality", description="prompt file, under `configs/prompts/`")
+        share: float = Field(1.0, ge=0, le=1, description="share of the rows that are judged")
+        max_chars: int = Field(
+            8_000,
+            ge=16,
+            description="characters of the instruction, and of the response, it is shown",
+        )
+        if_unusable: Literal["keep", "fail"] = Field(
+            "keep",
+            description="what becomes of a row that the judge gives no usable answer for: it has "
+            "no "
+            "scores, and says so in `note`; or it fails. Where no answer came at all, it fails",
+        )
 
-    @classmethod
-    def is_off(cls, config: Any, stages: Mapping[str, Any]) -> bool:
+    config: Config
+
+    @property
+    def is_off(self) -> bool:
         """Without a judge, or without rows for it, there is nothing to ask."""
-        return config.llm is None or config.share == 0
+        return self.config.llm is None or self.config.share == 0
+
+    def check(self) -> None:
+        """See that the prompt says what a score is."""
+        ranges(self.prompt)
+
+    @cached_property
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        return ranges(self.prompt)
 
     variables = ("instruction", "response")
 
@@ -88,9 +93,7 @@ class JudgeQuality(AskStage):
         try:
             found = await llm(self.prompt, instruction=instruction, response=response)
         except AnswerError as error:
-            if self.config.if_unusable == "fail" or error.answer is None:
-                raise
-            return {**row, "note": add_note(row, self.name, "kept without scores", error)}
+            return self.keep(row, "kept without scores", error)
         return {**row, **self._scores(found.value)}
 
     def _is_chosen(self, instruction: str, response: str) -> bool:

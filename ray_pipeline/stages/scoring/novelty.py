@@ -10,9 +10,6 @@ score with nothing but its text and the sample.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -20,44 +17,15 @@ from pydantic import Field
 
 from ray_pipeline.core.tables import REF, Tables
 from ray_pipeline.stage import DecideStage, StageConfig
-from ray_pipeline.stages.embed import EMBEDDING, Embed, vectors_of
+from ray_pipeline.stages.embed import EMBEDDING, vectors_of
 from ray_pipeline.stages.text.keys import run_starts, text_hash
 
-_SCORE = "score-novelty"
 #: Products of a block of rows with the sample that exist at once: 64 MiB.
 _BLOCK_ELEMENTS = 2**23
 #: Decimals that are kept. Products are exact to many more: no order of summing shows.
 _DECIMALS = 6
 
 Floats = npt.NDArray[np.float64]
-
-
-class EmbedInstructions(Embed):
-    """Writes the embedding of instruction and response together, where novelty is scored."""
-
-    name: ClassVar[str] = "embed-instructions"
-    columns: ClassVar[Sequence[str]] = ("instruction", "response")
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
-        "instruction": pa.string(),
-        "response": pa.string(),
-    }
-    internal: ClassVar[Collection[str]] = ("embedding",)
-    in_plan: ClassVar[bool] = False
-
-    @classmethod
-    def is_off(cls, config: Any, stages: Mapping[str, Any]) -> bool:
-        """Nothing else uses these embeddings."""
-        return _SCORE not in stages or not stages[_SCORE].enabled
-
-
-class ScoreNoveltyConfig(StageConfig):
-    """Configuration of `ScoreNovelty`."""
-
-    enabled: bool = Field(False, description="false: no embeddings and no scores")
-    reference_rows: int = Field(
-        4_096, ge=2, description="rows with different texts that every row is compared with"
-    )
-    neighbours: int = Field(10, ge=1, description="nearest of them whose mean distance is taken")
 
 
 class ScoreNovelty(DecideStage):
@@ -70,22 +38,32 @@ class ScoreNovelty(DecideStage):
     Null for a row without an embedding, and where the sample has no other text.
     """
 
-    name: ClassVar[str] = _SCORE
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "score-novelty"
+    reads = {
         "instruction": pa.string(),
         "response": pa.string(),
         "embedding": EMBEDDING,
     }
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"novelty": pa.float64()}
+    writes = {"novelty": pa.float64()}
     #: Kilobytes a row, which the stages after this one would carry along and copy.
-    removes: ClassVar[Collection[str]] = ("embedding",)
-    uses_seed: ClassVar[bool] = True
-    Config: ClassVar[type[StageConfig]] = ScoreNoveltyConfig
+    removes = ("embedding",)
+    uses_seed = True
 
-    @classmethod
-    def is_off(cls, config: Any, stages: Mapping[str, Any]) -> bool:
+    class Config(StageConfig):
+        enabled: bool = Field(False, description="false: no embeddings and no scores")
+        reference_rows: int = Field(
+            4_096, ge=2, description="rows with different texts that every row is compared with"
+        )
+        neighbours: int = Field(
+            10, ge=1, description="nearest of them whose mean distance is taken"
+        )
+
+    config: Config
+
+    @property
+    def is_off(self) -> bool:
         """It is off until it is turned on."""
-        return not config.enabled
+        return not self.config.enabled
 
     def keys(self, rows: pa.Table) -> pa.Table:
         """The usable embeddings, and hashes of their texts."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,27 +13,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from ray_pipeline.core.rows import drop, set_column
-from ray_pipeline.stage import MapStage, Settings, StageConfig
-
-
-class WeighScoresConfig(StageConfig):
-    """Configuration of `WeighScores`."""
-
-    weights: dict[str, float] = Field(
-        {"clarity": 0.25, "response_quality": 0.35, "diversity": 0.2, "complexity": 0.2},
-        description="score columns and their weights, which sum to 1; one of weight 0 is not read",
-    )
-
-    @field_validator("weights")
-    @classmethod
-    def _sum_to_one(cls, weights: dict[str, float]) -> dict[str, float]:
-        total = math.fsum(weights.values())
-        if not abs(total - 1) <= 1e-6:  # NaN and infinity too
-            raise ValueError(
-                f"the weights sum to {total:g}, not to 1: "
-                + (" + ".join(f"{name} {value:g}" for name, value in weights.items()) or "none")
-            )
-        return weights
+from ray_pipeline.stage import MapStage, StageConfig
 
 
 class WeighScores(MapStage):
@@ -42,16 +22,43 @@ class WeighScores(MapStage):
     Rows with a score that is missing or no finite number are dropped: ``score:not_a_number``.
     """
 
-    name: ClassVar[str] = "weigh-scores"
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"quality": pa.float64()}
-    export: ClassVar[str | None] = "rows_without_score.csv"
-    Config: ClassVar[type[StageConfig]] = WeighScoresConfig
+    name = "weigh-scores"
+    writes = {"quality": pa.float64()}
+    export = "rows_without_score.csv"
 
-    def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
-        super().__init__(config, settings)
-        self._weights = {name: w for name, w in self.config.weights.items() if w}
-        self.reads = dict.fromkeys(self._weights, pa.float64())  # type: ignore[misc]
-        self.needs = set(self._weights)  # type: ignore[misc]
+    class Config(StageConfig):
+        weights: dict[str, float] = Field(
+            {"clarity": 0.25, "response_quality": 0.35, "diversity": 0.2, "complexity": 0.2},
+            description="score columns and their weights, which sum to 1; one of weight 0 is not "
+            "read",
+        )
+
+        @field_validator("weights")
+        @classmethod
+        def _sum_to_one(cls, weights: dict[str, float]) -> dict[str, float]:
+            total = math.fsum(weights.values())
+            if not abs(total - 1) <= 1e-6:  # NaN and infinity too
+                raise ValueError(
+                    f"the weights sum to {total:g}, not to 1: "
+                    + (" + ".join(f"{name} {value:g}" for name, value in weights.items()) or "none")
+                )
+            return weights
+
+    config: Config
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        return {name: weight for name, weight in self.config.weights.items() if weight}
+
+    @property
+    def reads(self) -> Mapping[str, pa.DataType]:
+        """The scores that are weighed."""
+        return dict.fromkeys(self._weights, pa.float64())
+
+    @property
+    def needs(self) -> Collection[str]:
+        """All of them."""
+        return set(self._weights)
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Weigh the scores of every row."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.tables import REF, Tables
 from ray_pipeline.rundir.layout import CONTROL
-from ray_pipeline.stage import DecideStage, Settings, StageConfig
+from ray_pipeline.stage import DecideStage
 from ray_pipeline.stages.subsets.config import SelectSubsetsConfig
 from ray_pipeline.stages.subsets.order import (
     RANGE,
@@ -59,20 +59,22 @@ class SelectSubsets(DecideStage):
     keeps out.
     """
 
-    name: ClassVar[str] = "select-subsets"
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "select-subsets"
+    writes = {
         "quality_rank": pa.int64(),
         "subsets": pa.list_(pa.string()),
     }
-    uses_seed: ClassVar[bool] = True
-    Config: ClassVar[type[StageConfig]] = SelectSubsetsConfig
+    uses_seed = True
+    Config = SelectSubsetsConfig
 
-    def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
-        super().__init__(config, settings)
-        texts = dict.fromkeys((*TEXTS, "split"), pa.string())
-        self.reads = {**texts, "quality": pa.float64()}  # type: ignore[misc]
-        if self.config.quota is not None:
-            self.reads = {self.config.quota.column: pa.string(), **self.reads}  # type: ignore[misc]
+    config: SelectSubsetsConfig
+
+    @property
+    def reads(self) -> Mapping[str, pa.DataType]:
+        """The score, the texts that break its ties, and the column of the quota."""
+        of_quota = [] if self.config.quota is None else [self.config.quota.column]
+        texts = dict.fromkeys((*of_quota, *TEXTS, "split"), pa.string())
+        return {**texts, "quality": pa.float64()}
 
     def keys(self, rows: pa.Table) -> pa.Table:
         """Of the rows to train on: two keys that order them, one that draws them, their source."""

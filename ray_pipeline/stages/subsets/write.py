@@ -6,9 +6,9 @@ import contextlib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +19,7 @@ from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.stored_rows import StoredRows
-from ray_pipeline.stage import ArtifactStage, Settings, StageConfig, Workplace
+from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
 from ray_pipeline.stages.scoring.weigh import WeighScores
 from ray_pipeline.stages.subsets.config import SelectSubsetsConfig
 from ray_pipeline.stages.subsets.files import (
@@ -41,12 +41,6 @@ _NOT_WRITTEN = {*ENVELOPE_COLUMNS, "input_ids", "answer_mask", "embedding"} - {"
 _DIMENSIONS = ("clarity", "response_quality", "diversity", "complexity")
 
 
-class WriteSubsetsConfig(StageConfig):
-    """Configuration of `WriteSubsets`."""
-
-    shard_rows: int = Field(250_000, ge=1, description="rows of a Parquet file")
-
-
 class WriteSubsets(ArtifactStage):
     """Writes each subset and control, the best row first, with the common validation rows.
 
@@ -55,28 +49,32 @@ class WriteSubsets(ArtifactStage):
     not in memory.
     """
 
-    name: ClassVar[str] = "write-subsets"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "write-subsets"
+    needs_stages = (SelectSubsets,)
+    reads = {
         "quality": pa.float64(),
         "split": pa.string(),
         "quality_rank": pa.int64(),
         "subsets": pa.list_(pa.string()),
     }
-    Config: ClassVar[type[StageConfig]] = WriteSubsetsConfig
 
-    def __init__(self, config: Any = None, settings: Settings | None = None) -> None:
-        super().__init__(config, settings)
-        names = [name for name, _, _ in self._selection.names()]
-        self.makes = [  # type: ignore[misc]
+    class Config(StageConfig):
+        shard_rows: int = Field(250_000, ge=1, description="rows of a Parquet file")
+
+    config: Config
+
+    @property
+    def makes(self) -> Sequence[str]:
+        """Scores and dataset of each subset and control."""
+        return [
             f"{FOLDER}/{name}{end}"
-            for name in names
+            for name, _, _ in self._selection.names()
             for end in ("_scores.csv", "/dataset/dataset_dict.json")
         ]
 
     @property
     def _selection(self) -> SelectSubsetsConfig:
-        found = self.settings.stages.get(SelectSubsets.name)
-        return found if isinstance(found, SelectSubsetsConfig) else SelectSubsetsConfig()
+        return self.stage_of(SelectSubsets).config
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
         """Write them all; an earlier attempt's files are not looked at."""
@@ -90,8 +88,8 @@ class WriteSubsets(ArtifactStage):
 
     def score_columns(self, there: list[str]) -> dict[str, str]:
         """Columns of a file of scores: its name for them → the run's."""
-        weigh = self.settings.stages.get(WeighScores.name)
-        weighed = () if weigh is None else weigh.weights
+        weigh = self.find_stage(WeighScores)
+        weighed = () if weigh is None else weigh.config.weights
         scores = [name for name in dict.fromkeys([*_DIMENSIONS, *weighed]) if name in there]
         return {"idx": "row_id", "score": "quality", **{name: name for name in scores}}
 

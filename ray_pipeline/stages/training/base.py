@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import pyarrow as pa
 
 from ray_pipeline.core.config import Execution
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.models.text import TextConfig
 from ray_pipeline.models.tokenizer import load_tokenizer, tokenizer_hash
 from ray_pipeline.rundir.stored_rows import StoredRows
-from ray_pipeline.stage import ArtifactStage, StageConfig, Workers, Workplace
+from ray_pipeline.stage import ArtifactStage, Stage, StageConfig, Workplace
 from ray_pipeline.stages.training.tokenise import Tokenise
 from ray_pipeline.train.batches import BatchConfig
 from ray_pipeline.train.job import TrainingJob, WorkersConfig
@@ -31,39 +32,41 @@ class TrainingConfig(StageConfig):
 class TrainingStage(ArtifactStage):
     """Trains a model on the token rows of the training split, and keeps it in the run."""
 
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    reads = {
         "input_ids": pa.list_(pa.int32()),
         "answer_mask": pa.list_(pa.bool_()),
         "split": pa.string(),
     }
-    Config: ClassVar[type[StageConfig]] = TrainingConfig
 
     @property
-    def training(self) -> Any:
-        """The configuration (a `TrainingConfig`) that the training follows."""
-        return self.config
+    def needs_stages(self) -> tuple[type[Stage], ...]:
+        """The rows as tokens."""
+        return (Tokenise,)
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The configuration that the training follows."""
+        config: TrainingConfig = self.config
+        return config
 
     @property
     def text(self) -> TextConfig:
         """How rows became tokens."""
-        text: TextConfig = self.settings.stages[Tokenise.name].text
-        return text
+        return self.stage_of(Tokenise).config.text
 
     @property
     def tokenizer(self) -> str:
         """Folder or hub id of the tokenizer that the rows' tokens are of."""
-        return self.settings.models[self.settings.stages[Tokenise.name].model]
+        return self.stage_of(Tokenise).tokenizer
 
     @abstractmethod
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
         """The training."""
 
-    def workers(self) -> Workers | None:
-        """Those of Ray Train; None where the run's own process trains."""
-        config: WorkersConfig = self.training.workers
-        if config.in_process:
-            return None
-        return Workers(config.number, config.cpus, int(config.uses_gpu))
+    def resources(self) -> Resources | None:
+        """Those of Ray Train's workers; None where the run's own process trains."""
+        config = self.training.workers
+        return None if config.in_process else config.resources()
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
         """Train the model."""

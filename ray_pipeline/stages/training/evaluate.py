@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -24,7 +24,7 @@ from ray_pipeline.models.tokenizer import load_tokenizer
 from ray_pipeline.rundir.layout import SPLIT, TOKENS
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
-from ray_pipeline.stages.training.distil import Distil, TrainAlone, student_source
+from ray_pipeline.stages.training.distil import Distil, TrainAlone
 from ray_pipeline.stages.training.split import Split
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.tokenise import Tokenise
@@ -35,25 +35,6 @@ from ray_pipeline.train.job import ModelSource
 RESULTS = "exports/validation_results.csv"
 #: The student as it is before its training.
 BEFORE = "student-before"
-
-
-class EvaluateConfig(StageConfig):
-    """Configuration of `Evaluate`."""
-
-    rows: int = Field(
-        200, ge=1, description="test rows that are answered, at most; perplexity is of all of them"
-    )
-    max_new_tokens: int = Field(64, ge=1, description="tokens of an answer, at most")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the weights while they are measured"
-    )
-    batch_rows: Annotated[int, Execution] = Field(32, ge=1, description="rows answered together")
-    batch_tokens: Annotated[int, Execution] = Field(
-        8192, ge=1, description="tokens a forward pass for the perplexity, padding included"
-    )
-    gpu: Annotated[bool | None, Execution] = Field(
-        None, description="whether models are on a GPU; null: where this machine has one"
-    )
 
 
 @dataclass(frozen=True)
@@ -86,23 +67,47 @@ class Evaluate(ArtifactStage):
     Each one's answers are on storage as soon as they are there: a later attempt reads them.
     """
 
-    name: ClassVar[str] = "evaluate"
-    makes: ClassVar[Sequence[str]] = (RESULTS,)
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "evaluate"
+    needs_stages = (Tokenise,)
+    makes = (RESULTS,)
+    reads = {
         "question": pa.string(),
         "answer": pa.string(),
         "input_ids": pa.list_(pa.int32()),
         "answer_mask": pa.list_(pa.bool_()),
         SPLIT: pa.string(),
     }
-    uses_seed: ClassVar[bool] = True
-    Config: ClassVar[type[StageConfig]] = EvaluateConfig
+    uses_seed = True
+
+    class Config(StageConfig):
+        rows: int = Field(
+            200,
+            ge=1,
+            description="test rows that are answered, at most; perplexity is of all of them",
+        )
+        max_new_tokens: int = Field(64, ge=1, description="tokens of an answer, at most")
+        dtype: Literal["float32", "bfloat16"] = Field(
+            "float32", description="of the weights while they are measured"
+        )
+        batch_rows: Annotated[int, Execution] = Field(
+            32, ge=1, description="rows answered together"
+        )
+        batch_tokens: Annotated[int, Execution] = Field(
+            8192, ge=1, description="tokens a forward pass for the perplexity, padding included"
+        )
+        gpu: Annotated[bool | None, Execution] = Field(
+            None, description="whether models are on a GPU; null: where this machine has one"
+        )
+
+    config: Config
 
     def check(self) -> None:
         """See that there will be rows, and that the GPU that is asked for is there."""
-        split = self.settings.stages.get(Split.name)
-        if split is not None and split.test == 0:
-            raise UserError("stages.split.test is 0, so no row is kept aside: set it, as to 0.05")
+        split = self.find_stage(Split)
+        if split is not None and split.config.test == 0:
+            raise UserError(
+                f"stages.{split.name}.test is 0, so no row is kept aside: set it, as to 0.05"
+            )
         check_gpu(self.config.gpu)
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
@@ -121,7 +126,7 @@ class Evaluate(ArtifactStage):
         return {"models": models, "rows": len(test.row_ids), "test_rows": len(test.tokens)}
 
     def _test_rows(self, rows: StoredRows) -> _TestRows:
-        text = self.settings.stages[Tokenise.name].text
+        text = self.stage_of(Tokenise).config.text
         columns = dict.fromkeys([*TOKENS, text.question_column, text.answer_column])
         table = rows.mapped(list(columns), **{SPLIT: "test"})
         if not table.num_rows:
@@ -139,15 +144,12 @@ class Evaluate(ArtifactStage):
         )
 
     def _subjects(self) -> Iterator[_Subject]:
-        stages = self.settings.stages
-        if TrainTeacher.name in stages:
+        if self.find_stage(TrainTeacher) is not None:
             yield _Subject("teacher", ModelSource("teacher", of_run=True))
-        if Distil.name in stages:
-            student = stages[Distil.name].student
-            other = self.settings.models[student.model] if student.model else None
-            yield _Subject(BEFORE, student_source(student, other))
+        if (distil := self.find_stage(Distil)) is not None:
+            yield _Subject(BEFORE, distil.source)
             yield _Subject("student", ModelSource("student", of_run=True))
-        if TrainAlone.name in stages:
+        if self.find_stage(TrainAlone) is not None:
             yield _Subject("student-alone", ModelSource("student-alone", of_run=True))
 
     def _figures(self, subject: _Subject, test: _TestRows, place: Workplace) -> ModelFigures:
@@ -183,8 +185,8 @@ class Evaluate(ArtifactStage):
 
     def _student_seed(self) -> int:
         """The seed with which `Distil` makes its student, so that this one begins as that did."""
-        distil = self.settings.stages.get(Distil.name)
-        return 0 if distil is None else distil.loop.seed
+        distil = self.find_stage(Distil)
+        return 0 if distil is None else distil.config.loop.seed
 
 
 def chosen(row_ids: Sequence[str], number: int, seed: int) -> list[int]:

@@ -5,29 +5,31 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from pydantic import Field
 
 from ray_pipeline.core.config import Section
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models import packaged as models
 from ray_pipeline.rundir.models import get_model
 from ray_pipeline.rundir.stored_rows import StoredRows
-from ray_pipeline.stage import Settings, StageConfig, Workers, Workplace
+from ray_pipeline.stage import Settings, Stage, Workplace
 from ray_pipeline.stages.training.base import TrainingStage
-from ray_pipeline.stages.training.distil import SEARCH, Distil
+from ray_pipeline.stages.training.distil import Distil, ParameterSearch
 from ray_pipeline.stages.training.split import Split
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
 from ray_pipeline.train.job import TrainingJob
 from ray_pipeline.train.losses import Objective
 from ray_pipeline.tune.trials import (
     BEST,
+    Parameters,
     PruningConfig,
     Space,
     TrialRecord,
@@ -50,41 +52,44 @@ class TrialLoopConfig(Section):
     evaluate_every: int | None = Field(None, ge=1, description="steps; pruning needs evaluations")
 
 
-class SearchConfig(TrialWorkersConfig):
-    """Configuration of `Search`."""
-
-    trials: int = Field(0, ge=0, description="0: no search")
-    space: Space = Space()
-    loop: TrialLoopConfig = TrialLoopConfig()
-    pruning: PruningConfig | None = Field(
-        PruningConfig(), description="null: every trial is trained to its end"
-    )
-
-
-class Search(TrainingStage):
+class Search(TrainingStage, ParameterSearch):
     """Looks for better α, β, temperature and learning rate than those under ``stages.distil``.
 
     It stands before `Distil`, which then takes the best ones. Trials train `Distil`'s student on
     its rows and with its teacher, and are compared by the cross-entropy of the validation rows.
     """
 
-    name: ClassVar[str] = SEARCH
-    uses_seed: ClassVar[bool] = True
-    Config: ClassVar[type[StageConfig]] = SearchConfig
+    name = "search"
+    uses_seed = True
+
+    class Config(TrialWorkersConfig):
+        trials: int = Field(0, ge=0, description="0: no search")
+        space: Space = Space()
+        loop: TrialLoopConfig = TrialLoopConfig()
+        pruning: PruningConfig | None = Field(
+            PruningConfig(), description="null: every trial is trained to its end"
+        )
+
+    config: Config
 
     @property
-    def makes(self) -> Sequence[str]:  # type: ignore[override]  # it depends on the configuration
+    def needs_stages(self) -> tuple[type[Stage], ...]:
+        """Those of `Distil`, whose trainings it runs."""
+        return self.stage_of(Distil).needs_stages if self.config.trials else ()
+
+    @property
+    def makes(self) -> Sequence[str]:
         """The best parameters, alone and as a configuration, and the table of all trials."""
         return (BEST, BEST_CONFIG, TABLE) if self.config.trials else ()
 
     @cached_property
     def distil(self) -> Distil:
         """The stage whose parameters are sought."""
-        config = self.settings.stages[Distil.name]
-        return Distil(config, _with_models(self.settings, Distil.models(config)))
+        distil = self.stage_of(Distil)
+        return distil.bound(distil.config, _with_models(self.settings, distil))
 
     @property
-    def training(self) -> Any:
+    def training(self) -> Distil.Config:
         """That of `Distil`."""
         return self.distil.config
 
@@ -106,15 +111,20 @@ class Search(TrainingStage):
                 f"stages.distil.{where} is {getattr(parameters, name):g}, outside of space.{name}, "
                 f"{getattr(space, name)}: it is what is tried first, so widen the range"
             )
-        split = self.settings.stages.get(Split.name)
-        if split is not None and split.validation == 0:
+        split = self.find_stage(Split)
+        if split is not None and split.config.validation == 0:
             raise UserError(
-                "trials are compared by their validation loss, and stages.split.validation is 0"
+                f"trials are compared by their validation loss, and stages.{split.name}.validation "
+                "is 0"
             )
 
-    def workers(self) -> Workers | None:
+    def resources(self) -> Resources | None:
         """One trial must fit; more run where there is room."""
-        return Workers(1, self.config.num_cpus, self.config.gpus) if self.config.trials else None
+        return self.config.resources() if self.config.trials else None
+
+    def best_parameters(self, run: Storage) -> Parameters | None:
+        """Those of the best trial."""
+        return get_best(run) if self.config.trials else None
 
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
         """The training that all trials share."""
@@ -139,7 +149,7 @@ class Search(TrainingStage):
                 "stages.distil.loop.warmup"
             )
         place.storage.write_bytes(TABLE, _table(records))
-        place.storage.write_bytes(BEST_CONFIG, _best_config(place.storage, chosen))
+        place.storage.write_bytes(BEST_CONFIG, self._best_config(place.storage, chosen))
         put_best(place.storage, chosen.parameters)
         return _figures(records, chosen)
 
@@ -166,20 +176,33 @@ class Search(TrainingStage):
         trials = Trials(place.storage, TRIALS, study.digest)
         return search(study, config.trials, trials, workers, place.say)
 
+    def _best_config(self, run: Storage, chosen: TrialRecord) -> bytes:
+        """The run's configuration with the best parameters, and without the search."""
+        config = yaml.safe_load(run.read_bytes("config.yaml") or b"")
+        found = chosen.parameters.model_dump()
+        distil = config["stages"][self.distil.name]
+        distil["loop"]["learning_rate"] = found.pop("learning_rate")
+        distil.update(found)
+        config["stages"][self.name]["trials"] = 0
+        about = (
+            f"# With the parameters of trial {chosen.number}: validation loss {chosen.loss:.4f}.\n"
+        )
+        return (about + yaml.safe_dump(config, sort_keys=False)).encode()
 
-def _with_models(settings: Settings, names: Mapping[str, str]) -> Settings:
+
+def _with_models(settings: Settings, distil: Distil) -> Settings:
     """Settings that know a later stage's models: a run that ends before it has not looked them up.
 
     Raises:
         UserError: there is no such model.
     """
     resolved, revisions = dict(settings.models), dict(settings.revisions)
-    for key, name in names.items():
+    for key, name in distil.models.items():
         if name not in resolved:
             try:
                 resolved[name], revisions[name] = models.resolve(name), models.revision(name)
             except models.ModelError as error:
-                raise UserError(f"stages.{Distil.name}.{key}: {error}") from None
+                raise UserError(f"stages.{distil.name}.{key}: {error}") from None
     return replace(settings, models=resolved, revisions=revisions)
 
 
@@ -194,18 +217,6 @@ def _table(records: Sequence[TrialRecord]) -> bytes:
         values = one.parameters.model_dump().values()
         writer.writerow([one.number, one.status, one.loss, *values, steps, one.seconds])
     return text.getvalue().encode()
-
-
-def _best_config(run: Storage, chosen: TrialRecord) -> bytes:
-    """The run's configuration with the best parameters, and without the search."""
-    config = yaml.safe_load(run.read_bytes("config.yaml") or b"")
-    found = chosen.parameters.model_dump()
-    distil = config["stages"][Distil.name]
-    distil["loop"]["learning_rate"] = found.pop("learning_rate")
-    distil.update(found)
-    config["stages"][SEARCH]["trials"] = 0
-    about = f"# With the parameters of trial {chosen.number}: validation loss {chosen.loss:.4f}.\n"
-    return (about + yaml.safe_dump(config, sort_keys=False)).encode()
 
 
 def _figures(records: Sequence[TrialRecord], chosen: TrialRecord) -> dict[str, Any]:

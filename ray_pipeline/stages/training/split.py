@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,30 +16,45 @@ from ray_pipeline.stage import MapStage, StageConfig
 from ray_pipeline.stages.text.keys import normalised
 
 
-class SplitConfig(StageConfig):
-    """Configuration of `Split`."""
-
-    validation: float = Field(0.05, ge=0, lt=1, description="share of the source rows")
-    test: float = Field(0.05, ge=0, lt=1, description="likewise")
-
-    @model_validator(mode="after")
-    def _leaves_some(self) -> SplitConfig:
-        if self.validation + self.test >= 1:
-            raise ValueError("validation and test take all rows: nothing is left to train on")
-        return self
-
-
 class Split(MapStage):
     """Writes ``split``: ``train``, ``validation`` or ``test``.
 
-    Drawn by a hash of the source row's id and the seed: all versions of a row are on one side, and
-    a row's side depends on no other row.
+    A row's side is drawn with the seed and depends on no other row.
+
+    Args:
+        by: what it is drawn by. ``parent``: the id of the source row, so that all versions of a row
+            are on one side. Names of columns: their texts, so that rows with the same texts, but
+            for case, punctuation and white space, are on one side, and no duplicate of a row that
+            is tested on is trained on.
+        defaults: of the configuration.
     """
 
-    name: ClassVar[str] = "split"
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"split": pa.string()}
-    uses_seed: ClassVar[bool] = True
-    Config: ClassVar[type[StageConfig]] = SplitConfig
+    name = "split"
+    writes = {"split": pa.string()}
+    uses_seed = True
+
+    class Config(StageConfig):
+        validation: float = Field(0.05, ge=0, lt=1, description="share of the source rows")
+        test: float = Field(0.05, ge=0, lt=1, description="likewise")
+
+        @model_validator(mode="after")
+        def _leaves_some(self) -> Self:
+            if self.validation + self.test >= 1:
+                raise ValueError("validation and test take all rows: nothing is left to train on")
+            return self
+
+    config: Config
+
+    def __init__(
+        self, *, by: Literal["parent"] | tuple[str, ...] = "parent", **defaults: Any
+    ) -> None:
+        super().__init__(**defaults)
+        self._texts = () if by == "parent" else tuple(by)
+
+    @property
+    def reads(self) -> Mapping[str, pa.DataType]:
+        """The columns by whose texts it is drawn."""
+        return dict.fromkeys(self._texts, pa.string())
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Choose a side for every row."""
@@ -49,6 +64,9 @@ class Split(MapStage):
 
     def _roots(self, rows: pa.Table) -> Iterable[str]:
         """What draws each row's side: rows with one root are on one side."""
+        if self._texts:
+            columns = [rows[name].to_pylist() for name in self._texts]
+            return ["\x1f".join(map(normalised, texts)) for texts in zip(*columns, strict=True)]
         roots: list[str] = pc.coalesce(rows["parent_id"], rows["row_id"]).to_pylist()
         return roots
 
@@ -58,21 +76,3 @@ class Split(MapStage):
         if share < self.config.test:
             return "test"
         return "validation" if share < self.config.test + self.config.validation else "train"
-
-
-class HoldOut(Split):
-    """Writes ``split`` like `Split`, drawn by the row's text instead of its id.
-
-    Rows with the same instruction and response, but for case, punctuation and white space, are on
-    one side: a duplicate of a row that is tested on is never trained on.
-    """
-
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
-        "instruction": pa.string(),
-        "response": pa.string(),
-    }
-
-    def _roots(self, rows: pa.Table) -> Iterable[str]:
-        texts = (rows[name].to_pylist() for name in ("instruction", "response"))
-        for instruction, response in zip(*texts, strict=True):
-            yield f"{normalised(instruction)}\x1f{normalised(response)}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.models.tokenizer import load_tokenizer
 from ray_pipeline.rundir.stored_rows import StoredRows
-from ray_pipeline.stage import StageConfig, Workplace
+from ray_pipeline.stage import Workplace
 from ray_pipeline.stages.training.base import TrainingConfig, TrainingStage, same_tokenizer
 from ray_pipeline.train.adapters import AdapterConfig
 from ray_pipeline.train.job import ModelSource, TrainingJob
@@ -18,27 +18,25 @@ from ray_pipeline.train.store import put_model
 from ray_pipeline.train.student import load
 
 
-class TrainTeacherConfig(TrainingConfig):
-    """Configuration of `TrainTeacher`."""
-
-    model: str = Field("smollm2-135m-instruct", description="the model to fine-tune")
-    method: Literal["full", "lora", "none"] = Field(
-        "full", description="all weights; an adapter, merged at the end; or the model as it is"
-    )
-    adapter: AdapterConfig = AdapterConfig()
-
-
 class TrainTeacher(TrainingStage):
     """Makes ``models/teacher``."""
 
-    name: ClassVar[str] = "train-teacher"
-    makes: ClassVar[Sequence[str]] = ("models/teacher/config.json",)
-    Config: ClassVar[type[StageConfig]] = TrainTeacherConfig
+    name = "train-teacher"
+    makes = ("models/teacher/config.json",)
 
-    @classmethod
-    def models(cls, config: Any) -> Mapping[str, str]:
+    class Config(TrainingConfig):
+        model: str = Field("smollm2-135m-instruct", description="the model to fine-tune")
+        method: Literal["full", "lora", "none"] = Field(
+            "full", description="all weights; an adapter, merged at the end; or the model as it is"
+        )
+        adapter: AdapterConfig = AdapterConfig()
+
+    config: Config
+
+    @property
+    def models(self) -> Mapping[str, str]:
         """The model to start from."""
-        return {"model": config.model}
+        return {"model": self.config.model}
 
     def check(self) -> None:
         """See that the model is one, and that its tokenizer is that of the rows."""

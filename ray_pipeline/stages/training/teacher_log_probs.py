@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +15,9 @@ from ray_pipeline.core.rows import set_column
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.device import Precision
 from ray_pipeline.models.vllm import changing
-from ray_pipeline.stage import ModelStage, ModelStageConfig, StageConfig
+from ray_pipeline.stage import ModelStage, ModelStageConfig
+from ray_pipeline.stages.training.teacher import TrainTeacher
+from ray_pipeline.stages.training.tokenise import Tokenise
 
 if TYPE_CHECKING:
     from ray_pipeline.train.teacher_cache import CacheWriter
@@ -28,36 +30,6 @@ _LISTS: Mapping[str, pa.DataType] = {
 }
 
 
-class TeacherLogProbsConfig(ModelStageConfig):
-    """Configuration of `TeacherLogProbs`."""
-
-    k: int = Field(
-        64, ge=0, description="tokens kept at each position, the rest is their tail; 0: none at all"
-    )
-    engine: Literal["transformers", "vllm"] = Field(
-        "transformers",
-        description="vllm: for a teacher that one process does not hold; as fast on a CPU",
-    )
-    engine_args: Annotated[dict[str, Any], AddedWith({})] = Field(
-        {}, description="of vLLM, such as tensor_parallel_size"
-    )
-    precision: Precision = Field(
-        "auto",
-        description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. The "
-        "softmax is in float32 in any case",
-    )
-    batch_tokens: Annotated[int, Execution] = Field(
-        8192, ge=1, description="tokens a forward pass, padding included"
-    )
-
-    def identity(self) -> dict[str, Any]:
-        """Without the arguments of vLLM that change only its speed."""
-        data = super().identity()
-        if arguments := changing(data.pop("engine_args", {})):
-            data["engine_args"] = arguments
-        return data
-
-
 class TeacherLogProbs(ModelStage):
     """Writes the run's teacher's top-k log-probabilities at answer tokens (`train.teacher_cache`).
 
@@ -65,19 +37,50 @@ class TeacherLogProbs(ModelStage):
     a training with another tokenizer, vocabulary or text is refused.
     """
 
-    name: ClassVar[str] = "teacher-log-probs"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    name = "teacher-log-probs"
+    needs_stages = (Tokenise, TrainTeacher)
+    reads = {
         "input_ids": pa.list_(pa.int32()),
         "answer_mask": pa.list_(pa.bool_()),
         "split": pa.string(),
     }
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    writes = {
         **_LISTS,
         "tokens_hash": pa.uint64(),
         "teacher": pa.string(),
     }
-    internal: ClassVar[Collection[str]] = (*_LISTS, "tokens_hash", "teacher")
-    Config: ClassVar[type[StageConfig]] = TeacherLogProbsConfig
+    internal = (*_LISTS, "tokens_hash", "teacher")
+
+    class Config(ModelStageConfig):
+        k: int = Field(
+            64,
+            ge=0,
+            description="tokens kept at each position, the rest is their tail; 0: none at all",
+        )
+        engine: Literal["transformers", "vllm"] = Field(
+            "transformers",
+            description="vllm: for a teacher that one process does not hold; as fast on a CPU",
+        )
+        engine_args: Annotated[dict[str, Any], AddedWith({})] = Field(
+            {}, description="of vLLM, such as tensor_parallel_size"
+        )
+        precision: Precision = Field(
+            "auto",
+            description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. "
+            "The softmax is in float32 in any case",
+        )
+        batch_tokens: Annotated[int, Execution] = Field(
+            8192, ge=1, description="tokens a forward pass, padding included"
+        )
+
+        def identity(self) -> dict[str, Any]:
+            """Without the arguments of vLLM that change only its speed."""
+            data = super().identity()
+            if arguments := changing(data.pop("engine_args", {})):
+                data["engine_args"] = arguments
+            return data
+
+    config: Config
 
     def load(self) -> None:
         """Load the teacher from the run."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AliasChoices, Field
 
 from ray_pipeline.core.config import Execution
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.stage import StageConfig
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class TrialWorkersConfig(StageConfig):
         validation_alias=AliasChoices("stall_timeout", "silence"),  # the old name of the key
         description="fail if no trial reports for this long (seconds)",
     )
+
+    def resources(self) -> Resources:
+        """Those of one training."""
+        return Resources(1, self.num_cpus, self.gpus)
 
     @property
     def gpus(self) -> float:

@@ -7,9 +7,9 @@ from support.stage_tables import ScriptedLlm, ask, settings
 
 from ray_pipeline.llm.asking import AnswerError
 from ray_pipeline.stage import Drop
-from ray_pipeline.stages.asking.answer import Answer, AnswerConfig
+from ray_pipeline.stages.asking.answer import Answer
 
-STAGE = Answer(AnswerConfig(), settings("answer"))
+STAGE = Answer().bound(Answer.Config(), settings("answer"))
 ROW = {"question": "Who wrote Emma?", "answer": "Jane Austen"}
 
 

@@ -8,8 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.stage_tables import reasons, table
 
-from ray_pipeline.stages.cleaning.clean_text import CleanText, CleanTextConfig, TextCleaner
+from ray_pipeline.stages.cleaning.clean_text import CleanText, TextCleaner
 
+STAGE = CleanText("question", "answer").bound()
 CLEANERS = [
     TextCleaner(),
     TextCleaner(keep_non_ascii=True),
@@ -64,7 +65,7 @@ def test_the_shortcut_skips_only_texts_that_cleaning_would_not_change(cleaner, t
 def test_the_stage_equals_the_cleaner_on_every_text(pairs):
     cleaner = TextCleaner()
     counts: Counter[str] = Counter()
-    result = CleanText().apply(table(pairs), counts)
+    result = STAGE.apply(table(pairs), counts)
     expected = [
         (q if q is None else cleaner.clean(q).text, cleaner.clean(a).text) for q, a in pairs
     ]
@@ -118,7 +119,7 @@ def test_letters_of_other_scripts_and_line_ends_can_be_kept():
 def test_counts_say_what_was_done():
     counts: Counter[str] = Counter()
     rows = table([("cafÃ©  &amp; tea", "fine"), ("fine", "“q” ~ 東x and so on")])
-    CleanText().apply(rows, counts)
+    STAGE.apply(rows, counts)
     assert counts == {
         "mojibake": 1,
         "html_entities": 1,
@@ -136,7 +137,7 @@ def test_rows_of_which_nothing_is_left_are_dropped_with_a_reason():
         [("Кто?", "a"), ("\u200b", "a"), ("Что такое DNA?", "a"), ("What is π exactly?", "a")]
         + [("What sign is it?", "+")]
     )
-    assert reasons(CleanText().apply(rows, Counter())) == [
+    assert reasons(STAGE.apply(rows, Counter())) == [
         "clean:empty_after_cleaning: question",
         "clean:empty_after_cleaning: question",
         "clean:letters_lost: 73% of the letters of question have no ASCII form",
@@ -146,14 +147,14 @@ def test_rows_of_which_nothing_is_left_are_dropped_with_a_reason():
 
 
 def test_the_export_holds_the_rows_that_go_on():
-    result = CleanText().apply(table([("a  b", "c"), ("Кто?", "d")], extra=["x", "y"]), Counter())
-    exported = CleanText().exported(result)
+    result = STAGE.apply(table([("a  b", "c"), ("Кто?", "d")], extra=["x", "y"]), Counter())
+    exported = STAGE.exported(result)
     assert exported.to_pylist() == [
         {"row_id": "row0", "question": "a b", "answer": "c", "extra": "x"}
     ]
 
 
 def test_configuration_names_the_columns():
-    stage = CleanText(CleanTextConfig(columns=("question",)))
+    stage = CleanText("question", "answer").bound({"columns": ("question",)})
     result = stage.apply(table([("a  b", "c  d")]), Counter())
     assert result["answer"].to_pylist() == ["c  d"]

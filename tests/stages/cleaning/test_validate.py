@@ -5,8 +5,10 @@ import pytest
 from support.stage_tables import reasons, table
 
 from ray_pipeline.core.rows import set_column
-from ray_pipeline.stages.cleaning.drop_invalid import DropInvalid, DropInvalidConfig
-from ray_pipeline.stages.cleaning.validate import Validate, ValidateConfig
+from ray_pipeline.stages.cleaning.drop_invalid import DropInvalid
+from ray_pipeline.stages.cleaning.validate import Validate
+
+STAGE = Validate("question", "answer").bound()
 
 
 def test_what_is_wrong_is_named_and_neighbours_go_on():
@@ -23,7 +25,9 @@ def test_what_is_wrong_is_named_and_neighbours_go_on():
             (None, None),
         ]
     )
-    stage = Validate(ValidateConfig(max_question_chars=20, max_undecodable_share=0.2))
+    stage = Validate("question", "answer").bound(
+        {"max_question_chars": 20, "max_undecodable_share": 0.2}
+    )
     result = stage.apply(rows, Counter())
     assert reasons(result) == [
         None,
@@ -41,7 +45,7 @@ def test_what_is_wrong_is_named_and_neighbours_go_on():
 
 @pytest.mark.parametrize("text", ["a\x00b", "\x1b[31mred", "\x7fx"])
 def test_control_characters(text):
-    result = Validate().apply(table([(text, "fine")]), Counter())
+    result = STAGE.apply(table([(text, "fine")]), Counter())
     assert reasons(result)[0].startswith("invalid:undecodable: question")
 
 
@@ -49,14 +53,14 @@ def test_bytes_that_are_not_utf8_are_dropped_and_can_still_be_read():
     raw = pa.array([b"fine", b"\xff\xfe\xed\xa0\x80"], pa.binary())
     broken = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
     rows = set_column(table([("", "a"), ("", "b")]), "question", broken)
-    result = Validate().apply(rows, Counter())
+    result = STAGE.apply(rows, Counter())
     assert reasons(result)[0] is None
     assert reasons(result)[1].startswith("invalid:undecodable")
     assert result["question"].to_pylist()[1].startswith("\ufffd")
 
 
 def test_no_rows():
-    assert Validate().apply(table([]), Counter()).num_rows == 0
+    assert STAGE.apply(table([]), Counter()).num_rows == 0
 
 
 def test_review_marks_ignore_case_and_space():
@@ -65,7 +69,7 @@ def test_review_marks_ignore_case_and_space():
         Classification=["yes", "no", " No ", None, "none", "yes"],
         Correction_Question=["", "", "", "", "", "INVALID"],
     )
-    assert reasons(DropInvalid().apply(rows, Counter())) == [
+    assert reasons(DropInvalid().bound().apply(rows, Counter())) == [
         None,
         "review:Classification=no",
         "review:Classification=no",
@@ -77,12 +81,12 @@ def test_review_marks_ignore_case_and_space():
 
 def test_review_columns_that_are_not_there_are_ignored_unless_required():
     rows = table([("q", "a")], Clasification=["no"])
-    assert reasons(DropInvalid().apply(rows, Counter())) == [None]
-    required = DropInvalid(DropInvalidConfig(require=True))
+    assert reasons(DropInvalid().bound().apply(rows, Counter())) == [None]
+    required = DropInvalid().bound(DropInvalid.Config(require=True))
     with pytest.raises(Exception, match="did you mean 'Clasification'"):
         required.apply(rows, Counter())
 
 
 def test_unquoted_no_of_yaml_means_the_word():
-    config = DropInvalidConfig.model_validate({"marks": {"ok": [False, "maybe"]}})
+    config = DropInvalid.Config.model_validate({"marks": {"ok": [False, "maybe"]}})
     assert config.marks == {"ok": ("no", "maybe")}

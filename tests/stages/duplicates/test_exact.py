@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.local_tables import decisions
 
-from ray_pipeline.stages.duplicates.exact import ExactDuplicates, SameAnswer, SameQuestion
+from ray_pipeline.stages.duplicates.exact import ExactDuplicates, SameText
 from ray_pipeline.stages.text.keys import normalised
 
 
@@ -75,8 +75,8 @@ def test_the_longest_of_equal_rows_stays(tmp_path: Path) -> None:
     rows = rows_of(
         ("Who is it", "He"), ("Who is it?", "He."), ("Who is it?", "she"), ("who is it", "he")
     )
-    assert losers(ExactDuplicates(), rows, tmp_path) == {0: 1, 3: 1}
-    made = decisions(ExactDuplicates(), rows, tmp_path / "again")
+    assert losers(ExactDuplicates("question", "answer").bound(), rows, tmp_path) == {0: 1, 3: 1}
+    made = decisions(ExactDuplicates("question", "answer").bound(), rows, tmp_path / "again")
     assert {row["reason"] for row in made.values()} == {"duplicate:exact"}
     assert {row["status"] for row in made.values()} == {"dropped"}
 
@@ -88,7 +88,11 @@ def test_the_tidiest_of_equally_long_rows_stays(tmp_path: Path) -> None:
         ("WHO WROTE IT?", "He"),
         ("Who  wrote it?", "He"),
     )
-    assert losers(ExactDuplicates(), rows, tmp_path) == {0: 1, 2: 1, 3: 1}
+    assert losers(ExactDuplicates("question", "answer").bound(), rows, tmp_path) == {
+        0: 1,
+        2: 1,
+        3: 1,
+    }
 
 
 @settings(max_examples=30, deadline=None)
@@ -104,7 +108,11 @@ def test_winners_do_not_depend_on_order_or_layout(
     rows = rows_of(*pairs)
     order = list(range(len(pairs)))
     random.shuffle(order)  # type: ignore[attr-defined]
-    for stage in (ExactDuplicates(), SameQuestion(), SameAnswer()):
+    for stage in (
+        ExactDuplicates("question", "answer").bound(),
+        SameText("question").bound(),
+        SameText("answer", ignore=("true", "false")).bound(),
+    ):
         folder = tmp_path_factory.mktemp("tables")
         first = decisions(stage, rows, folder / "1", units=1)
         assert decisions(stage, rows, folder / "3", units=3) == first
@@ -113,7 +121,7 @@ def test_winners_do_not_depend_on_order_or_layout(
 
 def test_all_rows_equal(tmp_path: Path) -> None:
     rows = rows_of(*[("same", "same")] * 500)
-    made = decisions(ExactDuplicates(), rows, tmp_path, units=7)
+    made = decisions(ExactDuplicates("question", "answer").bound(), rows, tmp_path, units=7)
     assert len(made) == 499
     (winner,) = {row["duplicate_of"] for row in made.values()}
     assert winner not in made
@@ -121,7 +129,7 @@ def test_all_rows_equal(tmp_path: Path) -> None:
 
 def test_shared_questions_are_marked_and_stay(tmp_path: Path) -> None:
     rows = rows_of(("Q?", "one"), ("q", "two"), ("Other?", "one"), ("", "x"), (None, "y"))
-    made = decisions(SameQuestion(), rows, tmp_path)
+    made = decisions(SameText("question").bound(), rows, tmp_path)
     assert set(made) == set(rows["row_id"].to_pylist()[:2])
     assert len({row["same_question_group"] for row in made.values()}) == 1
     assert all(row["status"] is None for row in made.values())
@@ -130,7 +138,7 @@ def test_shared_questions_are_marked_and_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("keep", "dropped"), [("best", 1), ("none", 2)])
 def test_shared_questions_may_be_dropped(tmp_path: Path, keep: str, dropped: int) -> None:
     rows = rows_of(("Q?", "one"), ("q", "two"), ("Other?", "one"))
-    stage = SameQuestion(SameQuestion.Config(keep=keep))
+    stage = SameText("question").bound(SameText.Config(keep=keep))
     made = decisions(stage, rows, tmp_path)
     reasons = [row["reason"] for row in made.values() if row["status"] == "dropped"]
     assert reasons == ["duplicate:same_question"] * dropped
@@ -138,5 +146,5 @@ def test_shared_questions_may_be_dropped(tmp_path: Path, keep: str, dropped: int
 
 def test_answers_that_many_questions_share_by_nature(tmp_path: Path) -> None:
     rows = rows_of(("A?", "True"), ("B?", "true."), ("C?", "Rome"), ("D?", "rome"))
-    made = decisions(SameAnswer(), rows, tmp_path)
+    made = decisions(SameText("answer", ignore=("true", "false")).bound(), rows, tmp_path)
     assert set(made) == set(rows["row_id"].to_pylist()[2:])

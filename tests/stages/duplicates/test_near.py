@@ -20,14 +20,14 @@ from support.local_tables import all_rows, decisions, tables
 from ray_pipeline.stage import Settings
 from ray_pipeline.stages.components import components
 from ray_pipeline.stages.duplicates.minhash import jaccard, shingles
-from ray_pipeline.stages.duplicates.near import NearDuplicates, NearDuplicatesConfig
+from ray_pipeline.stages.duplicates.near import NearDuplicates
 
 WORDS = [f"w{i}" for i in range(400)]
 
 
 def stage(**config: object) -> NearDuplicates:
     chosen: dict[str, Any] = {"must_equal": (), "ngram": 3, **config}
-    return NearDuplicates(NearDuplicatesConfig(**chosen), Settings(seed=7))
+    return NearDuplicates("question", "answer").bound(chosen, Settings(seed=7))
 
 
 def naive_shingles(text: str, size: int) -> set[str]:

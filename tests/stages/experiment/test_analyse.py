@@ -20,11 +20,10 @@ from ray_pipeline.stages.experiment.analyse import (
     ANALYSIS,
     RESULTS,
     SUMMARY,
-    AnalyseConfig,
     AnalyseTradeoff,
 )
 
-CONFIG = AnalyseConfig(vocabulary=VOCABULARY, bootstrap=5, dpi=40)
+CONFIG = AnalyseTradeoff.Config(vocabulary=VOCABULARY, bootstrap=5, dpi=40)
 PNG = b"\x89PNG"
 
 
@@ -40,9 +39,13 @@ class Run:
             self.storage.write_bytes(f"experiment/cells/{one['cell']}.json", orjson.dumps(one))
         return self
 
-    def analyse(self, config: AnalyseConfig = CONFIG) -> dict[str, Any]:
+    def analyse(self, config: AnalyseTradeoff.Config = CONFIG) -> dict[str, Any]:
         place = Workplace(self.storage, "stages/12-analyse/work", self.told.append)
-        return AnalyseTradeoff(config, Settings()).make(StoredRows(self.storage, (), "d"), place)
+        return (
+            AnalyseTradeoff()
+            .bound(config, Settings())
+            .make(StoredRows(self.storage, (), "d"), place)
+        )
 
     def table(self, path: str) -> list[dict[str, str]]:
         with self.storage.local_path(path).open(newline="") as file:
@@ -57,7 +60,7 @@ def run(tmp_path: Path) -> Run:
 def test_all_that_it_promises_is_there(run: Run) -> None:
     made = records(modes=("epochs", "tokens"))
     figures = run.write(made).analyse()
-    stage = AnalyseTradeoff(CONFIG)
+    stage = AnalyseTradeoff().bound(CONFIG)
     assert set(stage.makes) == {RESULTS, SUMMARY, ANALYSIS, *FIGURES}
     assert all(run.storage.exists(path) for path in stage.makes)
     for path in FIGURES:
@@ -145,7 +148,7 @@ def test_cells_that_cannot_be_compared_are_refused(run: Run) -> None:
 
 def test_a_configured_resolution_is_part_of_its_identity() -> None:
     def identity(**fields: Any) -> dict[str, Any]:
-        return AnalyseTradeoff(AnalyseConfig(**fields)).identity()
+        return AnalyseTradeoff().bound(AnalyseTradeoff.Config(**fields)).identity()
 
     assert identity() == identity(dpi=300) != identity(dpi=72)
     assert identity() != identity(better_by=0.2)

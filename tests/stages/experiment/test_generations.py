@@ -26,16 +26,18 @@ from ray_pipeline.stages.experiment.generations import (
     OF_ALL,
     OF_EACH,
     RESULTS,
-    GenerationsConfig,
     SubsetGenerations,
     with_models,
 )
-from ray_pipeline.stages.training.tokenise import TokeniseConfig
+from ray_pipeline.stages.training.tokenise import Tokenise
 from ray_pipeline.train.store import put_model
 
-CONFIG = GenerationsConfig(prompts=4, samples=3, max_tokens=6, batch_rows=5, gpu=False)
+CONFIG = SubsetGenerations.Config(prompts=4, samples=3, max_tokens=6, batch_rows=5, gpu=False)
 WORDS = "abcdef"
 MODELS = {"few": 0, "few-random": 1}
+
+
+TOKENISE = Tokenise("question", "answer").bound({"model": "some"})
 
 
 @dataclass
@@ -46,10 +48,10 @@ class Run:
     rows: StoredRows
     told: list[str] = field(default_factory=list)
 
-    def make(self, config: GenerationsConfig = CONFIG, seed: int = 5) -> dict[str, Any]:
-        settings = Settings(seed=seed, stages={"tokenise": TokeniseConfig(model="some")})
+    def make(self, config: SubsetGenerations.Config = CONFIG, seed: int = 5) -> dict[str, Any]:
+        settings = Settings(seed=seed, stages=[TOKENISE])
         place = Workplace(self.storage, "stages/11-generations/work", self.told.append)
-        return SubsetGenerations(config, settings).make(self.rows, place)
+        return SubsetGenerations().bound(config, settings).make(self.rows, place)
 
     def results(self) -> list[dict[str, str]]:
         with self.storage.local_path(RESULTS).open(newline="") as file:
@@ -158,11 +160,10 @@ def test_a_reference_model_reads_what_is_not_empty(run: Run) -> None:
     run.storage.delete_folder("stages")
     folder = str(run.storage.local_path("models/few-random"))
     config = CONFIG.model_copy(update={"reference_model": "reader"})
-    settings = Settings(
-        seed=5, stages={"tokenise": TokeniseConfig(model="some")}, models={"reader": folder}
-    )
-    stage = SubsetGenerations(config, settings)
-    assert stage.models(config) == {"reference_model": "reader"} and stage.models(CONFIG) == {}
+    settings = Settings(seed=5, stages=[TOKENISE], models={"reader": folder})
+    stage = SubsetGenerations().bound(config, settings)
+    assert stage.models == {"reference_model": "reader"}
+    assert SubsetGenerations().bound(CONFIG).models == {}
     place = Workplace(run.storage, "stages/11-generations/work", run.told.append)
     by_subset = {one["subset"]: one for one in stage.make(run.rows, place)["cells"].values()}
     # What it wrote itself reads better to it than what another one wrote.

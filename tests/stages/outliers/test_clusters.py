@@ -12,7 +12,7 @@ from support.local_tables import decisions
 from ray_pipeline.engine import stored_tables
 from ray_pipeline.stage import Settings
 from ray_pipeline.stages.embed import embedding_column
-from ray_pipeline.stages.outliers.clusters import OutlierClusters, OutlierClustersConfig
+from ray_pipeline.stages.outliers.clusters import OutlierClusters
 
 
 def embedded(number: int, seed: int = 1) -> pa.Table:
@@ -36,8 +36,8 @@ def test_in_parts_whatever_the_exchange(
     monkeypatch.setattr(stored_tables, "_ONE_PART_ROWS", 100)
     found = {}
     for units in (1, 16):
-        config = OutlierClustersConfig(exact_rows=500, part_rows=400, dimensions=dimensions)
-        stage = OutlierClusters(config, Settings(seed=7))
+        config = OutlierClusters.Config(exact_rows=500, part_rows=400, dimensions=dimensions)
+        stage = OutlierClusters().bound(config, Settings(seed=7))
         folder = tmp_path / str(units)
         found[units] = decisions(stage, rows, folder, units)
     assert found[1] == found[16]

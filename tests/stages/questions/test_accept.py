@@ -9,7 +9,7 @@ from support.stage_tables import reasons, table
 
 from ray_pipeline.core.rows import set_column
 from ray_pipeline.engine.segments import apply_map
-from ray_pipeline.stages.questions.accept import AcceptConfig, AcceptParaphrases
+from ray_pipeline.stages.questions.accept import AcceptParaphrases
 from ray_pipeline.stages.questions.similarity import ParaphraseSimilarity
 
 SOURCE = ("Who wrote the novel Emma in 1815?", "Jane Austen")
@@ -33,7 +33,9 @@ def family(*versions, source=SOURCE, similarity=0.9, **columns):
 
 
 def judged(*versions, config=None, **options):
-    found = reasons(AcceptParaphrases(config).apply(family(*versions, **options), Counter()))
+    found = reasons(
+        AcceptParaphrases().bound(config).apply(family(*versions, **options), Counter())
+    )
     assert found[0] is None
     return found[1:]
 
@@ -80,7 +82,9 @@ def test_answers_that_only_say_yes_give_nothing_away():
 def test_meaning_is_a_threshold():
     version = ("formal", "Which author wrote the novel Emma in 1815?")
     assert judged(version, similarity=0.6) == ["paraphrase:meaning: 0.60 < 0.75"]
-    assert judged(version, similarity=0.6, config=AcceptConfig(min_similarity=0.5)) == [None]
+    assert judged(version, similarity=0.6, config=AcceptParaphrases.Config(min_similarity=0.5)) == [
+        None
+    ]
     assert judged(version, similarity=[None]) == ["paraphrase:meaning: unknown"]
 
 
@@ -107,7 +111,7 @@ def test_what_the_model_left_unusable_is_dropped_by_its_code():
 def test_counts_tell_versions_apart():
     counts: Counter[str] = Counter()
     rows = family(("formal", "Which author wrote the novel Emma in 1815?"), ("casual", ""))
-    AcceptParaphrases().apply(rows, counts)
+    AcceptParaphrases().bound().apply(rows, counts)
     assert counts == {"original": 1, "formal accepted": 1, "casual empty": 1}
 
 
@@ -120,7 +124,7 @@ def test_the_export_keeps_families_together():
     )
     other = set_column(other, "row_id", pa.array(["other"]))
     mixed = pa.concat_tables([rows.slice(0, 1), other, rows.slice(1)], promote_options="default")
-    stage = AcceptParaphrases()
+    stage = AcceptParaphrases().bound()
     exported = stage.exported(stage.apply(mixed, Counter()))
     assert exported.column_names == ["original_id", "version", "question", "answer", "similarity"]
     assert exported["original_id"].to_pylist() == ["row0", "row0", "other"]
@@ -136,7 +140,7 @@ class FakeEmbedder:
 
 
 def test_similarity_is_of_the_question_and_of_the_worse_half():
-    stage = ParaphraseSimilarity()
+    stage = ParaphraseSimilarity().bound()
     stage._embedder = FakeEmbedder()
     rows = family(
         ("formal", "60"), ("casual", "0", "90"), ("general", "60", "0"), ("typos", "nan"),

@@ -6,7 +6,7 @@ from support.stage_tables import ScriptedLlm, ask, expand, settings
 
 from ray_pipeline.llm.asking import AnswerError
 from ray_pipeline.llm.prompt import Prompt
-from ray_pipeline.stages.questions.augment import AugmentCasual, AugmentFormal, AugmentFormalConfig
+from ray_pipeline.stages.questions.augment import Augment
 from ray_pipeline.stages.text.paraphrases import asks, same_numbers, same_words, tidy
 
 PROMPTS = REPOSITORY / "configs" / "prompts" / "qa_distillation"
@@ -15,7 +15,7 @@ LONG = "Because warm air rises over the land by day and cool air from the sea ta
 
 
 def formal(**config):
-    return AugmentFormal(AugmentFormalConfig(**config), settings("augment_formal"))
+    return Augment("formal").bound(config, settings("augment_formal"))
 
 
 class Filtered(ScriptedLlm):
@@ -59,7 +59,7 @@ def test_long_answers_are_paraphrased_too():
 def test_versions_pass_without_a_request():
     llm = ScriptedLlm()
     row = {**ROW, "version": "formal"}
-    stage = AugmentCasual(settings=settings("augment_casual"))
+    stage = Augment("casual").bound(settings=settings("augment_casual"))
     assert ask(stage, row, llm) is row
     assert not llm.asked
 

@@ -12,8 +12,8 @@ from ray_pipeline.engine.segments import apply_map
 from ray_pipeline.llm.asking import AnswerError
 from ray_pipeline.rundir.account import LlmUsage
 from ray_pipeline.stages.questions.accept import AcceptParaphrases
-from ray_pipeline.stages.questions.augment import AugmentCasual, AugmentFormal, AugmentGeneral
-from ray_pipeline.stages.questions.rephrase import RephraseFirst, RephraseSecond
+from ray_pipeline.stages.questions.augment import Augment
+from ray_pipeline.stages.questions.rephrase import Rephrase
 from ray_pipeline.stages.questions.similarity import ParaphraseSimilarity
 from ray_pipeline.stages.questions.typos import Typos
 
@@ -54,25 +54,26 @@ def test_from_a_statement_to_its_accepted_versions():
     question = "Which city is the capital of France?"
     rows = table([("This city is the capital of France.", "Paris"), ("What is unanswered?", "x")])
     rows, requests = asked(
-        RephraseFirst(settings=SETTINGS), rows, {rows["question"][0].as_py(): question}
+        Rephrase("first").bound(settings=SETTINGS), rows, {rows["question"][0].as_py(): question}
     )
     assert requests == 1
-    rows, requests = asked(RephraseSecond(settings=SETTINGS), rows, {})
+    rows, requests = asked(Rephrase("second").bound(settings=SETTINGS), rows, {})
     assert requests == 0
     said = {
-        AugmentFormal: "Which town serves as the capital of France?",
-        AugmentCasual: "I'm sorry, I cannot help with that.",
-        AugmentGeneral: question,
+        "formal": "Which town serves as the capital of France?",
+        "casual": "I'm sorry, I cannot help with that.",
+        "general": question,
     }
-    for stage, answer in said.items():
-        rows, requests = asked(stage(settings=SETTINGS), kept(rows), {question: answer})
-        assert requests == (2 if stage is AugmentFormal else 1)
-    rows = apply_map(Typos(settings=SETTINGS), rows, Counter())
-    similar = ParaphraseSimilarity(settings=SETTINGS)
+    for style, answer in said.items():
+        stage = Augment(style).bound(settings=SETTINGS)
+        rows, requests = asked(stage, kept(rows), {question: answer})
+        assert requests == (2 if style == "formal" else 1)
+    rows = apply_map(Typos().bound(settings=SETTINGS), rows, Counter())
+    similar = ParaphraseSimilarity().bound(settings=SETTINGS)
     similar._embedder = OneVector()
     rows = apply_map(similar, rows, Counter())
     counts: Counter[str] = Counter()
-    accept = AcceptParaphrases()
+    accept = AcceptParaphrases().bound()
     rows = apply_map(accept, rows, counts)
     assert rows["row_id"].to_pylist() == ["row0"] + [
         created_row_id("row0", f"augment-{style}", 0)
@@ -97,6 +98,6 @@ def test_from_a_statement_to_its_accepted_versions():
 
 def test_only_a_request_without_an_answer_fails_its_row():
     rows = table([("What is it?", "x")])
-    out, _ = asked(AugmentFormal(settings=SETTINGS), rows, {})
+    out, _ = asked(Augment("formal").bound(settings=SETTINGS), rows, {})
     assert out["status"].to_pylist() == ["failed"]
     assert out["reason"].to_pylist() == ["llm:timeout: no answer"]

@@ -5,7 +5,7 @@ import pytest
 from support.stage_tables import reasons, table
 
 from ray_pipeline.stage import Settings
-from ray_pipeline.stages.questions.match_choices import MatchChoices, MatchChoicesConfig
+from ray_pipeline.stages.questions.match_choices import MatchChoices
 
 CITIES = "Which city? (A) London (B) Paris (C) Rome"
 
@@ -43,7 +43,7 @@ def apply(stage, pairs):
 
 def test_letters_texts_and_spellings_need_no_embedder():
     result, counts = apply(
-        NoEmbedder(),
+        NoEmbedder().bound(),
         [
             (CITIES, "B"),
             (CITIES, "paris."),
@@ -70,7 +70,7 @@ def test_letters_texts_and_spellings_need_no_embedder():
 
 def test_the_rest_is_matched_by_meaning():
     result, counts = apply(
-        TableEmbedder(),
+        TableEmbedder().bound(),
         [(CITIES, "the French capital"), (CITIES, "somewhere between"), (CITIES, "a cheese")]
         + [(CITIES, "no")],
     )
@@ -87,7 +87,7 @@ def test_the_rest_is_matched_by_meaning():
 
 
 def test_rows_without_an_option_can_be_kept_as_plain_rows():
-    stage = TableEmbedder(MatchChoicesConfig(if_no_option="keep"))
+    stage = TableEmbedder().bound(MatchChoices.Config(if_no_option="keep"))
     result, counts = apply(stage, [(CITIES, "no")])
     assert reasons(result) == [None]
     assert result["choices"].to_pylist() == [None]
@@ -98,7 +98,7 @@ def test_rows_without_an_option_can_be_kept_as_plain_rows():
 def test_options_about_other_options():
     question = "Which? (A) cats (B) dogs (C) {} (D) bats"
     result, counts = apply(
-        NoEmbedder(),
+        NoEmbedder().bound(),
         [
             (question.format("All of these"), "C"),
             (question.format("None of these"), "None of these"),
@@ -116,7 +116,7 @@ def test_options_about_other_options():
 
 def test_a_letter_that_is_also_another_options_text_is_ambiguous():
     boron = "Which symbol has boron? (A) Bo (B) Bn (C) Br (D) B"
-    result, _ = apply(NoEmbedder(), [(boron, "B"), (boron, "(D)"), (boron, "D. B")])
+    result, _ = apply(NoEmbedder().bound(), [(boron, "B"), (boron, "(D)"), (boron, "D. B")])
     assert reasons(result) == [
         "multiple-choice:ambiguous: 'B' is the text of option D and the letter of option B",
         None,
@@ -126,31 +126,31 @@ def test_a_letter_that_is_also_another_options_text_is_ambiguous():
 
 
 def test_malformed_options_are_dropped():
-    result, counts = apply(NoEmbedder(), [("Which? (A)  (B) y (C) z", "y")])
+    result, counts = apply(NoEmbedder().bound(), [("Which? (A)  (B) y (C) z", "y")])
     assert reasons(result) == ["multiple-choice:malformed: an option is missing"]
     assert counts == {"malformed": 1}
 
 
 def test_twice_the_same_option_is_one_answer():
     result, _ = apply(
-        NoEmbedder(), [("Which? (A) x (B) x (C) y", "x"), ("Which? (A) x (B) y", "A")]
+        NoEmbedder().bound(), [("Which? (A) x (B) x (C) y", "x"), ("Which? (A) x (B) y", "A")]
     )
     assert result["answer"].to_pylist() == ["x", "x"]
     assert reasons(result) == [None, None]
 
 
 def test_no_rows():
-    result, _ = apply(NoEmbedder(), [])
+    result, _ = apply(NoEmbedder().bound(), [])
     assert result.num_rows == 0
     assert set(MatchChoices.writes) <= set(result.column_names)
 
 
 def test_the_embedders_weights_are_part_of_the_identity():
-    one = MatchChoices(settings=Settings(embedder_revision="1")).identity()
-    other = MatchChoices(settings=Settings(embedder_revision="2")).identity()
+    one = MatchChoices().bound(settings=Settings(embedder_revision="1")).identity()
+    other = MatchChoices().bound(settings=Settings(embedder_revision="2")).identity()
     assert one != other
-    faster = MatchChoicesConfig(batch_size=8, actors=4)
-    assert MatchChoices(faster, Settings(embedder_revision="1")).identity() == one
+    faster = MatchChoices.Config(batch_size=8, actors=4)
+    assert MatchChoices().bound(faster, Settings(embedder_revision="1")).identity() == one
 
 
 def test_with_the_real_embedder():
@@ -159,7 +159,7 @@ def test_with_the_real_embedder():
         folder = models.resolve("all-minilm-l6-v2")
     except Exception as error:  # not fetched on this machine
         pytest.skip(str(error))
-    stage = MatchChoices(settings=Settings(embedder=str(getattr(folder, "path", folder))))
+    stage = MatchChoices().bound(settings=Settings(embedder=str(getattr(folder, "path", folder))))
     ocean = "Coldest ocean? (A) Atlantic Ocean (B) Arctic Ocean (C) Indian Ocean"
     result, counts = apply(stage, [(ocean, "the Arctic"), (ocean, "Violin")])
     assert result["answer"].to_pylist() == ["Arctic Ocean", "Violin"]

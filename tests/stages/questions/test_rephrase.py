@@ -10,10 +10,7 @@ from ray_pipeline.llm.asking import AnswerError
 from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.stages.questions.rephrase import (
     NEEDS,
-    RephraseFirst,
-    RephraseFirstConfig,
-    RephraseSecond,
-    RephraseSecondConfig,
+    Rephrase,
     found_needs,
 )
 
@@ -23,11 +20,11 @@ LONG = "Because warm air rises over the land by day and cool air from the sea ta
 
 
 def first(**config):
-    return RephraseFirst(RephraseFirstConfig(**config), settings("rephrase"))
+    return Rephrase("first").bound(config, settings("rephrase"))
 
 
 def second(**config):
-    return RephraseSecond(RephraseSecondConfig(**config), settings("rephrase"))
+    return Rephrase("second").bound(config, settings("rephrase"))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +155,7 @@ def test_no_usable_text_can_fail_the_row_and_no_answer_always_does():
 
 def test_the_export_has_the_kept_rows_before_and_after():
     rows = table([("q", "a"), ("r", "b")], extra=["x", "y"])
-    for name in RephraseSecond.writes:
+    for name in Rephrase.writes:
         if name not in rows.column_names:
             rows = set_column(rows, name, pa.nulls(2, pa.string()))
     rows = set_column(rows, "status", pa.array(["kept", "failed"]))

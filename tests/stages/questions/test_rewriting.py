@@ -7,8 +7,8 @@ from support.stage_tables import ScriptedLlm, ask, settings, table
 from ray_pipeline.llm.asking import AnswerError
 from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.stages.questions import rewriting as drafts
-from ray_pipeline.stages.questions.fill_in_blank import FillInBlank, FillInBlankConfig
-from ray_pipeline.stages.questions.multiple_choice import MultipleChoice, MultipleChoiceConfig
+from ray_pipeline.stages.questions.fill_in_blank import FillInBlank
+from ray_pipeline.stages.questions.multiple_choice import MultipleChoice
 from ray_pipeline.stages.text import answers as answer_checks
 
 PROMPTS = REPOSITORY / "configs" / "prompts" / "qa_distillation"
@@ -21,11 +21,11 @@ ROW = {
 
 
 def fill(**config):
-    return FillInBlank(FillInBlankConfig(**config), settings("fill_in_blank"))
+    return FillInBlank().bound(FillInBlank.Config(**config), settings("fill_in_blank"))
 
 
 def convert(**config):
-    return MultipleChoice(MultipleChoiceConfig(**config), settings("multiple_choice"))
+    return MultipleChoice().bound(MultipleChoice.Config(**config), settings("multiple_choice"))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_exports_show_before_and_after():
     rows = table(
         [("new", "a"), ("same", "b")], original_question=["old", None], choices=["x", None]
     )
-    exported = MultipleChoice(settings=settings("multiple_choice")).exported(rows)
+    exported = MultipleChoice().bound(settings=settings("multiple_choice")).exported(rows)
     assert exported.to_pylist() == [
         {
             "row_id": "row0",

@@ -11,10 +11,10 @@ from support.stage_tables import table
 from ray_pipeline.core.rows import created_row_id, set_column
 from ray_pipeline.engine.segments import apply_map
 from ray_pipeline.stage import Settings
-from ray_pipeline.stages.questions.typos import NEIGHBOURS, Typos, TyposConfig, _word_of, add_typos
+from ray_pipeline.stages.questions.typos import NEIGHBOURS, Typos, _word_of, add_typos
 
 QUESTION = "Which river doesn't flow through the 7 largest cities of NASA's B12 country?"
-WEIGHTS = TyposConfig().weights
+WEIGHTS = Typos.Config().weights
 words = st.sampled_from(
     ["river", "the", "of", "don't", "1945", "B12", "NASA", "U.S.A.", "a@b.org", "Zürich", "été"]
     + ["東京都", "नमस्ते", "x_y", "ﬁne", "Ⅷabc", "'quoted'", "well-known", "ß", "ITALIC", "½cup"]
@@ -85,7 +85,7 @@ def test_neighbours_are_mutual():
 
 
 def stage(seed=7, **config):
-    return Typos(TyposConfig(**config), Settings(seed=seed))
+    return Typos().bound(Typos.Config(**config), Settings(seed=seed))
 
 
 def test_a_row_is_made_for_each_original_and_for_no_version():
@@ -131,4 +131,4 @@ def test_no_rows_and_answers_too():
 
 def test_weights_must_leave_an_error_that_every_word_can_take():
     with pytest.raises(ValueError, match="omission or doubling"):
-        TyposConfig(weights={"space": 1.0})
+        Typos.Config(weights={"space": 1.0})

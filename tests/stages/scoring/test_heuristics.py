@@ -315,7 +315,7 @@ def test_a_bounded_memory_of_words(tokenizer, monkeypatch):
 
 def stage_of(tokenizer="gpt2-tokenizer"):
     folder = str(fetch(tokenizer))
-    stage = ScoreQuality(
+    stage = ScoreQuality().bound(
         ScoreQuality.Config(tokenizer=tokenizer),
         Settings(models={tokenizer: folder}, revisions={tokenizer: "1"}),
     )

@@ -15,7 +15,7 @@ from support.tiny_models import tiny_model, word_tokenizer
 
 from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.engine.segments import apply_map
-from ray_pipeline.stages.scoring.ifd import ScoreIfd, ScoreIfdConfig
+from ray_pipeline.stages.scoring.ifd import ScoreIfd
 
 ROWS = [
     ("what is a ?", "b c d e"),
@@ -35,7 +35,7 @@ def table(pairs: list[tuple[str | None, str | None]]) -> pa.Table:
 
 
 def scorer(chat: bool = False, kind: str = "llama", model: Any = None, **config: Any) -> ScoreIfd:
-    stage = ScoreIfd(ScoreIfdConfig(model="tiny", **config))
+    stage = ScoreIfd().bound(ScoreIfd.Config(model="tiny", **config))
     tokenizer = word_tokenizer(chat)
     stage.use(model or tiny_model(kind, vocabulary=len(tokenizer)).eval(), tokenizer)
     return stage
@@ -158,5 +158,5 @@ def test_any_text_is_scored_or_null(pairs: Any) -> None:
 
 
 def test_it_is_off_without_a_model() -> None:
-    assert ScoreIfd.is_off(ScoreIfdConfig(), {})
-    assert not ScoreIfd.is_off(ScoreIfdConfig(model="smollm2-135m-instruct"), {})
+    assert ScoreIfd().bound().is_off
+    assert not ScoreIfd().bound({"model": "smollm2-135m-instruct"}).is_off

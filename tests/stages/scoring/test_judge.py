@@ -16,7 +16,7 @@ from ray_pipeline.llm.asking import Answer, AnswerError
 from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.rundir.responses import Response
 from ray_pipeline.stage import Row, Settings
-from ray_pipeline.stages.scoring.judge import WEIGHTS, JudgeQuality, JudgeQualityConfig, ranges
+from ray_pipeline.stages.scoring.judge import WEIGHTS, JudgeQuality, ranges
 
 PROMPT = Prompt.load(REPOSITORY / "configs" / "prompts" / "quality_tradeoff" / "judge_quality.yaml")
 GOOD = {"clarity": 10, "response_quality": 1, "diversity": 4, "complexity": 7}
@@ -44,7 +44,7 @@ class Model:
 
 def stage(seed: int = 7, prompt: Prompt = PROMPT, **config: Any) -> JudgeQuality:
     settings = Settings(seed=seed, prompts={"judge_quality": prompt}, llms={"judge": {}})
-    return JudgeQuality(JudgeQualityConfig(llm="judge", **config), settings)
+    return JudgeQuality().bound(JudgeQuality.Config(llm="judge", **config), settings)
 
 
 def judged(model: Model, row: Row = ROW, **config: Any) -> Row:
@@ -123,9 +123,9 @@ def test_long_texts_are_cut_and_say_so() -> None:
 
 
 def test_it_is_off_without_a_judge_or_a_share() -> None:
-    assert JudgeQuality.is_off(JudgeQualityConfig(), {})
-    assert JudgeQuality.is_off(JudgeQualityConfig(llm="judge", share=0), {})
-    assert not JudgeQuality.is_off(JudgeQualityConfig(llm="judge"), {})
+    assert JudgeQuality().bound().is_off
+    assert JudgeQuality().bound({"llm": "judge", "share": 0}).is_off
+    assert not JudgeQuality().bound({"llm": "judge"}).is_off
 
 
 def custom(folder: Path, field: str) -> Prompt:
@@ -156,4 +156,4 @@ def test_a_prompt_that_does_not_say_what_a_score_is_is_refused(tmp_path: Path, f
     with pytest.raises(
         UserError, match=r"prompt mine: answer: .*'clarity' as an integer or number"
     ):
-        stage(prompt=custom(tmp_path, field))
+        stage(prompt=custom(tmp_path, field)).check()

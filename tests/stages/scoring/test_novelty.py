@@ -12,14 +12,9 @@ from support.local_tables import decisions
 
 from ray_pipeline.engine import stored_tables
 from ray_pipeline.stage import Settings
-from ray_pipeline.stages.embed import embedding_column
+from ray_pipeline.stages.embed import Embed, embedding_column
 from ray_pipeline.stages.scoring import novelty as score_novelty
-from ray_pipeline.stages.scoring.novelty import (
-    EmbedInstructions,
-    ScoreNovelty,
-    ScoreNoveltyConfig,
-    novelty,
-)
+from ray_pipeline.stages.scoring.novelty import ScoreNovelty, novelty
 
 
 def embedded(vectors: Any, texts: list[str] | None = None) -> pa.Table:
@@ -34,7 +29,7 @@ def embedded(vectors: Any, texts: list[str] | None = None) -> pa.Table:
 
 
 def scores(rows: pa.Table, folder: Path, units: int = 1, seed: int = 7, **config: Any) -> list[Any]:
-    stage = ScoreNovelty(ScoreNoveltyConfig(enabled=True, **config), Settings(seed=seed))
+    stage = ScoreNovelty().bound(ScoreNovelty.Config(enabled=True, **config), Settings(seed=seed))
     found = decisions(stage, rows, folder, units)
     assert {row["status"] for row in found.values()} <= {None}
     return [found.get(name, {"novelty": None})["novelty"] for name in rows["row_id"].to_pylist()]
@@ -120,9 +115,10 @@ def test_vectors_of_length_zero_are_far_from_all() -> None:
 
 
 def test_one_switch_turns_embedding_and_scores_on() -> None:
-    off, on = ScoreNoveltyConfig(), ScoreNoveltyConfig(enabled=True)
-    assert ScoreNovelty.is_off(off, {}) and not ScoreNovelty.is_off(on, {})
-    config = EmbedInstructions.Config()
-    assert EmbedInstructions.is_off(config, {})
-    assert EmbedInstructions.is_off(config, {"score-novelty": off})
-    assert not EmbedInstructions.is_off(config, {"score-novelty": on})
+    off, on = ScoreNovelty().bound(), ScoreNovelty().bound({"enabled": True})
+    assert off.is_off and not on.is_off
+    embed = Embed("instruction", "response", only_for=ScoreNovelty)
+    assert embed.bound().is_off
+    assert embed.bound(settings=Settings(stages=[embed.bound(), off])).is_off
+    assert not embed.bound(settings=Settings(stages=[embed.bound(), on])).is_off
+    assert not Embed("instruction").bound().is_off

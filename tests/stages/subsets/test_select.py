@@ -37,7 +37,7 @@ def small_ranges() -> Iterator[None]:
 
 def stage(subsets: dict[str, Any], seed: int = 7, **config: Any) -> SelectSubsets:
     raw = {"subsets": subsets, **config}
-    return SelectSubsets(SelectSubsets.Config.model_validate(raw), Settings(seed=seed))
+    return SelectSubsets().bound(SelectSubsets.Config.model_validate(raw), Settings(seed=seed))
 
 
 Made = tuple[float, str, str | None, str]

@@ -19,13 +19,12 @@ from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import Settings, Workplace
 from ray_pipeline.stages.subsets import files as subset_files
 from ray_pipeline.stages.subsets.select import SelectSubsets
-from ray_pipeline.stages.subsets.write import WriteSubsets, WriteSubsetsConfig
+from ray_pipeline.stages.subsets.write import WriteSubsets
 
 
 def stage(**subsets: Any) -> WriteSubsets:
-    config = SelectSubsets.Config.model_validate({"subsets": subsets})
-    settings = Settings(stages={"select-subsets": config})
-    return WriteSubsets(WriteSubsetsConfig(shard_rows=100), settings)
+    settings = Settings(stages=[SelectSubsets().bound({"subsets": subsets})])
+    return WriteSubsets().bound({"shard_rows": 100}, settings)
 
 
 def stored(storage: Storage, number: int, held: int = 150, aside: int = 20) -> StoredRows:

@@ -24,19 +24,19 @@ from ray_pipeline.evaluate.text import corpus_bleu, exact_match, rouge_l, senten
 from ray_pipeline.models.decoding import Decoding
 from ray_pipeline.models.text import TextConfig, Tokeniser
 from ray_pipeline.rundir.stored_rows import StoredRows
-from ray_pipeline.stage import Settings, StageConfig, Workplace
-from ray_pipeline.stages.training.distil import DistilConfig
-from ray_pipeline.stages.training.evaluate import RESULTS, Evaluate, EvaluateConfig, chosen
-from ray_pipeline.stages.training.split import SplitConfig
-from ray_pipeline.stages.training.teacher import TrainTeacherConfig
-from ray_pipeline.stages.training.tokenise import TokeniseConfig
+from ray_pipeline.stage import Settings, Workplace
+from ray_pipeline.stages.training.distil import Distil, TrainAlone
+from ray_pipeline.stages.training.evaluate import RESULTS, Evaluate, chosen
+from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.teacher import TrainTeacher
+from ray_pipeline.stages.training.tokenise import Tokenise
 from ray_pipeline.train.store import put_model
 from ray_pipeline.train.student import StudentConfig, cut, load
 
 MODELS = ["teacher", "student-before", "student", "student-alone"]
 WORDS = ["a", "b", "c", "d", "e", "f", "the", "of", "capital"]
 TEST = 12
-CONFIG = EvaluateConfig(rows=8, max_new_tokens=6, batch_rows=3, batch_tokens=64)
+CONFIG = Evaluate.Config(rows=8, max_new_tokens=6, batch_rows=3, batch_tokens=64)
 
 
 @dataclass
@@ -47,9 +47,9 @@ class Run:
     rows: StoredRows
     settings: Settings
 
-    def make(self, config: EvaluateConfig = CONFIG, **more: Any) -> dict[str, Any]:
+    def make(self, config: Evaluate.Config = CONFIG, **more: Any) -> dict[str, Any]:
         self.told: list[str] = []
-        stage = Evaluate(config, Settings(**{**self.settings.__dict__, **more}))
+        stage = Evaluate().bound(config, Settings(**{**self.settings.__dict__, **more}))
         place = Workplace(self.storage, "stages/06-evaluate/work", self.told.append)
         return stage.make(self.rows, place)
 
@@ -87,13 +87,13 @@ def run(tmp_path: Path) -> Run:
     for seed, (name, layers) in enumerate({"teacher": 2, "student": 1, "student-alone": 1}.items()):
         put_model(storage, name, tiny_model("gpt2", seed=seed, layers=layers), tokenizer,
                   TextConfig(), torch.float32)  # fmt: skip
-    stages: dict[str, Any] = {
-        "split": SplitConfig(),
-        "tokenise": TokeniseConfig(model="some"),
-        "train-teacher": TrainTeacherConfig(model="some"),
-        "distil": DistilConfig(student=StudentConfig(layers=[1])),
-        "train-alone": StageConfig(),
-    }
+    stages = [
+        Split().bound(),
+        Tokenise("question", "answer").bound({"model": "some"}),
+        TrainTeacher().bound({"model": "some"}),
+        Distil().bound({"student": StudentConfig(layers=[1])}),
+        TrainAlone().bound(),
+    ]
     splits = ["test" if i % 3 == 0 else "train" for i in range(3 * TEST)]
     return Run(storage, stored_rows(storage, splits), Settings(seed=5, stages=stages))
 
@@ -199,7 +199,8 @@ def test_a_killed_evaluation_goes_on_with_the_model_it_was_at(
 
 
 def test_only_models_of_the_runs_stages_are_measured(run: Run) -> None:
-    stages = {k: v for k, v in run.settings.stages.items() if k not in ("train-alone", "distil")}
+    others = ("train-alone", "distil")
+    stages = [stage for stage in run.settings.stages if stage.name not in others]
     assert list(run.make(stages=stages)["models"]) == ["teacher"]
 
 
@@ -218,7 +219,7 @@ def test_rows_are_drawn_by_their_ids_and_the_seed(run: Run) -> None:
 
 def test_what_only_changes_the_speed_is_not_of_its_identity() -> None:
     def identity(seed: int = 0, **fields: Any) -> dict[str, Any]:
-        return Evaluate(EvaluateConfig(**fields), Settings(seed=seed)).identity()
+        return Evaluate().bound(Evaluate.Config(**fields), Settings(seed=seed)).identity()
 
     assert identity() == identity(batch_rows=1, batch_tokens=9, gpu=False)
     assert identity() not in (identity(rows=3), identity(max_new_tokens=3), identity(seed=1))
@@ -228,13 +229,13 @@ def test_without_test_rows_it_says_what_to_do(run: Run) -> None:
     run.rows = stored_rows(run.storage, ["train"] * 5)
     with pytest.raises(UserError, match=r"no test rows.*raise stages\.split\.test"):
         run.make()
-    stages = run.settings.stages | {"split": SplitConfig(test=0)}
+    stages = [Split().bound({"test": 0}), *run.settings.stages[1:]]
     with pytest.raises(UserError, match=r"stages\.split\.test is 0"):
-        Evaluate(CONFIG, Settings(stages=stages)).check()
-    Evaluate(CONFIG, run.settings).check()
+        Evaluate().bound(CONFIG, Settings(stages=stages)).check()
+    Evaluate().bound(CONFIG, run.settings).check()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused_before_the_run(run: Run) -> None:
     with pytest.raises(UserError, match="gpu is true, and this machine has none"):
-        Evaluate(EvaluateConfig(gpu=True), run.settings).check()
+        Evaluate().bound(Evaluate.Config(gpu=True), run.settings).check()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +11,7 @@ import xxhash
 from ray_pipeline.core.rows import set_column
 from ray_pipeline.pipeline import Pipeline
 from ray_pipeline.stage import MapStage
-from ray_pipeline.stages.duplicates.exact import ExactDuplicates, SameAnswer, SameQuestion
+from ray_pipeline.stages.duplicates.exact import ExactDuplicates, SameText
 from ray_pipeline.stages.duplicates.near import NearDuplicates
 from ray_pipeline.stages.embed import EMBEDDING, embedding_column
 from ray_pipeline.stages.outliers.clusters import OutlierClusters
@@ -23,8 +21,8 @@ class BagOfWords(MapStage):
     """The sum of a random direction for each word."""
 
     name = "bag-of-words"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"question": pa.string(), "answer": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"embedding": EMBEDDING}
+    reads = {"question": pa.string(), "answer": pa.string()}
+    writes = {"embedding": EMBEDDING}
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         vectors = np.array([_vector(text) for text in rows["question"].to_pylist()], np.float32)
@@ -47,5 +45,12 @@ def _vector(text: str | None) -> np.ndarray:
 
 PIPELINE = Pipeline(
     "deciding",
-    [BagOfWords, OutlierClusters, ExactDuplicates, SameQuestion, SameAnswer, NearDuplicates],
+    [
+        BagOfWords(),
+        OutlierClusters(),
+        ExactDuplicates("question", "answer"),
+        SameText("question"),
+        SameText("answer", ignore=("true", "false")),
+        NearDuplicates("question", "answer"),
+    ],
 )

@@ -3,6 +3,14 @@
 from ray_pipeline.pipeline import Pipeline
 from ray_pipeline.stages.scoring.ifd import ScoreIfd
 from ray_pipeline.stages.scoring.judge import JudgeQuality
-from ray_pipeline.stages.scoring.novelty import EmbedInstructions, ScoreNovelty
+from ray_pipeline.stages.scoring.novelty import Embed, ScoreNovelty
 
-PIPELINE = Pipeline("scoring", [ScoreIfd, EmbedInstructions, ScoreNovelty, JudgeQuality])
+PIPELINE = Pipeline(
+    "scoring",
+    [
+        ScoreIfd(),
+        Embed("instruction", "response", name="embed-instructions", only_for=ScoreNovelty),
+        ScoreNovelty(),
+        JudgeQuality(),
+    ],
+)

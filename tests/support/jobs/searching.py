@@ -8,4 +8,14 @@ from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.stages.training.tokenise import Tokenise
 
-PIPELINE = Pipeline("searching", [Split, Tokenise, TrainTeacher, TeacherLogProbs, Search, Distil])
+PIPELINE = Pipeline(
+    "searching",
+    [
+        Split(),
+        Tokenise("question", "answer"),
+        TrainTeacher(),
+        TeacherLogProbs(),
+        Search(),
+        Distil(),
+    ],
+)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,23 +10,23 @@ import pyarrow.compute as pc
 from ray_pipeline.core.rows import set_column
 from ray_pipeline.pipeline import Pipeline
 from ray_pipeline.stage import MapStage
-from ray_pipeline.stages.cleaning.validate import ValidateInstructions
-from ray_pipeline.stages.duplicates.near import NearDuplicateInstructions
+from ray_pipeline.stages.cleaning.validate import Validate
+from ray_pipeline.stages.duplicates.near import NearDuplicates
 from ray_pipeline.stages.scoring.weigh import WeighScores
 from ray_pipeline.stages.subsets.select import SelectSubsets
 from ray_pipeline.stages.subsets.write import WriteSubsets
-from ray_pipeline.stages.training.split import HoldOut
+from ray_pipeline.stages.training.split import Split
 
 
 class Lengths(MapStage):
     """Scores by the texts' lengths, full of ties; NaN for a response that says so."""
 
     name = "lengths"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {
+    reads = {
         "instruction": pa.string(),
         "response": pa.string(),
     }
-    writes: ClassVar[Mapping[str, pa.DataType]] = {
+    writes = {
         "clarity": pa.float64(),
         "complexity": pa.float64(),
         "quality_tokens": pa.int32(),
@@ -46,12 +44,12 @@ class Lengths(MapStage):
 PIPELINE = Pipeline(
     "selecting",
     [
-        ValidateInstructions,
-        NearDuplicateInstructions,
-        Lengths,
-        WeighScores,
-        HoldOut,
-        SelectSubsets,
-        WriteSubsets,
+        Validate("instruction", "response"),
+        NearDuplicates("instruction", "response", enabled=False, ngram=5, must_equal=()),
+        Lengths(),
+        WeighScores(),
+        Split(by=("instruction", "response")),
+        SelectSubsets(),
+        WriteSubsets(),
     ],
 )

@@ -11,8 +11,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,8 +34,8 @@ class Shout(MapStage):
     """Upper case; drops, doubles, raises or dies as the text says."""
 
     name = "shout"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string(), "shout": pa.string()}
+    reads = {"text": pa.string()}
+    writes = {"text": pa.string(), "shout": pa.string()}
     Config = ShoutConfig
     export = "dropped.csv"
 
@@ -66,7 +65,7 @@ class Whisper(MapStage):
     """Lower case of the shout."""
 
     name = "whisper"
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"whisper": pa.string()}
+    writes = {"whisper": pa.string()}
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         return set_column(rows, "whisper", pc.utf8_lower(rows["shout"]))
@@ -76,8 +75,8 @@ class First(DecideStage):
     """Keeps one row of each text: the one with the smallest id."""
 
     name = "first"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string()}
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"winner": pa.string()}
+    reads = {"text": pa.string()}
+    writes = {"winner": pa.string()}
 
     def keys(self, rows: pa.Table) -> pa.Table:
         hashes = [xxhash.xxh3_64_intdigest(text.encode()) for text in rows["text"].to_pylist()]
@@ -106,7 +105,7 @@ class Ask(AskStage):
     """Asks the model about each row."""
 
     name = "ask"
-    writes: ClassVar[Mapping[str, pa.DataType]] = {"answer": pa.string()}
+    writes = {"answer": pa.string()}
     Config = AskStageConfig
     export = None
 
@@ -120,4 +119,4 @@ class Ask(AskStage):
         return {**row, "answer": answer.text}
 
 
-PIPELINE = Pipeline("toy", [Shout, Whisper, First, Ask])
+PIPELINE = Pipeline("toy", [Shout(), Whisper(), First(), Ask()])

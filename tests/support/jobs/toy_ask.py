@@ -4,4 +4,4 @@ from toy import Ask, Shout, Whisper
 
 from ray_pipeline.pipeline import Pipeline
 
-PIPELINE = Pipeline("toy-ask", [Shout, Ask, Whisper])
+PIPELINE = Pipeline("toy-ask", [Shout(), Ask(), Whisper()])

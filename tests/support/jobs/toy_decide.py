@@ -4,4 +4,4 @@ from toy import First, Shout, Whisper
 
 from ray_pipeline.pipeline import Pipeline
 
-PIPELINE = Pipeline("toy-decide", [Shout, First, Whisper])
+PIPELINE = Pipeline("toy-decide", [Shout(), First(), Whisper()])

@@ -20,4 +20,4 @@ class FirstByWords(First):
         return super().losers(groups)
 
 
-PIPELINE = Pipeline("toy-decide-words", [Shout, FirstByWords, Whisper])
+PIPELINE = Pipeline("toy-decide-words", [Shout(), FirstByWords(), Whisper()])

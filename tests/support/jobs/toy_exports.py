@@ -13,4 +13,4 @@ class Unexportable(Shout):
         raise LookupError("a defect\nand what else is to say about it")
 
 
-PIPELINE = Pipeline("toy-exports", [Unexportable])
+PIPELINE = Pipeline("toy-exports", [Unexportable()])

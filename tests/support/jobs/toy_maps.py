@@ -4,4 +4,4 @@ from toy import Shout, Whisper
 
 from ray_pipeline.pipeline import Pipeline
 
-PIPELINE = Pipeline("toy-maps", [Shout, Whisper])
+PIPELINE = Pipeline("toy-maps", [Shout(), Whisper()])

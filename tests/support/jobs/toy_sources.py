@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 from toy import Ask, First, Shout
@@ -14,17 +14,8 @@ from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, Workplace
 
 
-class ShoutCorpus(Shout):
-    sources = ("corpus",)
-
-
-class FirstOfCorpus(First):
-    sources = ("corpus",)
-
-
 class AskQueries(Ask):
-    sources = ("queries",)
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string()}
+    reads = {"text": pa.string()}
 
 
 class Index(ArtifactStage):
@@ -32,7 +23,7 @@ class Index(ArtifactStage):
 
     name = "index"
     sources = ("corpus",)
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"text": pa.string()}
+    reads = {"text": pa.string()}
     makes = ("index.json",)
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
@@ -47,7 +38,7 @@ class Compare(ArtifactStage):
     """Of both: a column of each source, and the topics that only the queries have."""
 
     name = "compare"
-    reads: ClassVar[Mapping[str, pa.DataType]] = {"shout": pa.string(), "topic": pa.string()}
+    reads = {"shout": pa.string(), "topic": pa.string()}
     makes = ("compared.json",)
 
     def reads_of(self, source: str) -> Mapping[str, pa.DataType]:
@@ -61,4 +52,13 @@ class Compare(ArtifactStage):
         return {"rows": table.num_rows}
 
 
-PIPELINE = Pipeline("toy-sources", [ShoutCorpus, FirstOfCorpus, AskQueries, Index, Compare])
+PIPELINE = Pipeline(
+    "toy-sources",
+    [
+        Shout(sources=["corpus"]),
+        First(sources=["corpus"]),
+        AskQueries(sources=["queries"]),
+        Index(),
+        Compare(),
+    ],
+)
