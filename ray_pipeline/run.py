@@ -96,6 +96,7 @@ class Run:
         reason: str | None = None,
         columns: Sequence[str] | None = None,
         limit: int | None = None,
+        source: str | None = None,
     ) -> Rows:
         """Rows that a stage kept, dropped or failed. Nothing is read before they are used.
 
@@ -105,11 +106,12 @@ class Run:
             reason: only rows whose reason starts with this text.
             columns: the columns to read, in this order; None: all of them.
             limit: stop after this many rows; None: no limit.
+            source: only rows of this named source; None: those of all sources.
 
         Raises:
-            UserError: no such stage, status or column.
+            UserError: no such stage, status, column or source.
         """
-        return Rows(self.reader, stage, status, reason, columns, limit)
+        return Rows(self.reader, stage, status, reason, columns, limit, source)
 
     def trace(self, row_id: str) -> Trace:
         """The life of one row: where it was read, and what each stage made of it.

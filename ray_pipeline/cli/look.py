@@ -28,6 +28,9 @@ def rows(
     reason: Annotated[
         str | None, typer.Option(help="the code of a reason, or the beginning of one")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="one of several sources, named as in the configuration")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="show this many rows at most")] = 20,
     json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
@@ -36,7 +39,7 @@ def rows(
     from ray_pipeline.run import Run
 
     of_run = Run(run)
-    found = of_run.rows(stage, status=status, reason=reason, limit=limit)
+    found = of_run.rows(stage, status=status, reason=reason, limit=limit, source=source)
     if json:
         views.print_json_rows(out, found)
     else:

@@ -17,6 +17,7 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import DROPPED, FAILED, KEPT, reason_code
 from ray_pipeline.rundir.parts import PartInfo
 from ray_pipeline.rundir.reader import RunReader
+from ray_pipeline.rundir.units import Unit
 
 if TYPE_CHECKING:
     import datasets
@@ -42,12 +43,13 @@ class Rows:
         reason: only rows whose reason starts with this text.
         columns: the columns to read, in this order; None: all of them.
         limit: stop after this many rows; None: no limit.
+        source: only rows of this named source; None: those of all sources.
 
     Attributes:
         schema: the columns of every batch; without any where no unit of the stage is committed.
 
     Raises:
-        UserError: no such stage, status or column.
+        UserError: no such stage, status, column or source.
     """
 
     def __init__(
@@ -58,11 +60,13 @@ class Rows:
         reason: str | None = None,
         columns: Sequence[str] | None = None,
         limit: int | None = None,
+        source: str | None = None,
     ) -> None:
         reader.entry(stage)
         if status is not None and status not in STATUSES:
             raise UserError(f"status {status!r}: no row has it{nearest(status, STATUSES)}")
         self._reader = reader
+        self._from = reader.units if source is None else _units_of(reader, source)
         self._stage, self._status, self._reason = stage, status, reason
         self._limit = limit
         self._segment = reader.segment_of(stage)
@@ -115,7 +119,7 @@ class Rows:
         if segment is None or self._limit == 0:
             return
         read = list(dict.fromkeys([*self.schema.names, *_SELECTS]))
-        for unit, info in self._reader.part_infos(segment):
+        for unit, info in self._reader.part_infos(segment, self._from):
             if self._may_be_in(info):
                 rows = self._reader.rows_of(segment, unit, read)
                 rows = rows.filter(self._mask(rows)).select(self.schema.names)
@@ -167,3 +171,13 @@ class Rows:
             for batch in self:
                 writer.write_batch(batch)
         return Dataset.from_file(path)
+
+
+def _units_of(reader: RunReader, source: str) -> list[Unit]:
+    """The units of a named source."""
+    names = {unit.source for unit in reader.units if unit.source}
+    if source not in names:
+        raise UserError(
+            f"source {source!r}: the run has no such source{nearest(source, list(names))}"
+        )
+    return [unit for unit in reader.units if unit.source == source]

@@ -125,6 +125,11 @@ def what_the_command_shows(command: Command, toy: Toy) -> None:
     assert ["source", "rows", "in", "created", "kept", "dropped", "failed"] in lines
     assert ["corpus", "27", "2", "20", "8", "1"] in lines
     assert ["queries", "12", "12"] in lines
+    rows = command("rows", toy.run_dir, "ask", "--source", "queries", "--json", "--limit", "99")
+    assert [json.loads(line)["source_name"] for line in rows.out.splitlines()] == ["queries"] * 12
+    rows = command("rows", toy.run_dir, "ask", "--source", "query")
+    assert (rows.code, rows.out) == (2, "")
+    assert "did you mean 'queries'? (known: corpus, queries)" in rows.err
     exported = (toy.run_dir / "exports" / "dataset.csv").read_text().splitlines()
     assert exported[0].split(",")[0].strip('"') == "source_name"
     assert len(exported) == 1 + 32
