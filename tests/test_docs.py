@@ -257,25 +257,6 @@ def test_every_module_and_import_in_a_document_exists() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_stage_of_the_how_to_passes_its_own_test() -> None:
-    page = (DOCS / "howto" / "write-a-stage.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    imports = """
-from collections import Counter
-from collections.abc import Mapping
-from typing import Any
-import pyarrow as pa
-import pyarrow.compute as pc
-from pydantic import Field
-from support.stage_tables import reasons, table
-from ray_pipeline.core.rows import drop
-from ray_pipeline.stage import MapStage, StageConfig
-"""
-    names: dict[str, Any] = {"__name__": __name__}
-    exec(imports + blocks[0] + blocks[-1], names)
-    names["test_long_questions_are_dropped"]()
-
-
 def test_an_example_with_an_unknown_key_would_be_found() -> None:
     stages = known_stages()
     assert wrong_in({"budget": {"max_cost": 1}}, stages)

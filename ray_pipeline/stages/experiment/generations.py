@@ -56,9 +56,9 @@ class _Prompts:
 
 
 class SubsetGenerations(ArtifactStage):
-    """Writes completions by the kept models of the first seed: ``experiment/generations.csv``.
+    """Writes ``experiment/generations.csv``: completions by the kept models of the first seed.
 
-    Each model's completions are stored as soon as they are made: a later attempt reads them.
+    Each model's completions are on storage as soon as they are there: a later attempt reads them.
     """
 
     name = "generations"
@@ -71,34 +71,27 @@ class SubsetGenerations(ArtifactStage):
     uses_seed = True
 
     class Config(StageConfig):
-        prompts: int = Field(
-            20, ge=1, description="number of test rows whose instructions are completed"
-        )
-        samples: int = Field(
-            5, ge=1, description="completions per instruction; 5 as in the original experiment"
-        )
-        temperature: float = Field(
-            0.8, gt=0, description="sampling temperature; 0.8 as in the original experiment"
-        )
+        prompts: int = Field(20, ge=1, description="test rows whose instructions are completed")
+        samples: int = Field(5, ge=1, description="completions of each instruction")
+        temperature: float = Field(0.8, gt=0, description="of the sampling")
         top_p: float = Field(
-            0.9, gt=0, le=1, description="nucleus sampling; 0.9 as in the original experiment"
+            0.9,
+            gt=0,
+            le=1,
+            description="tokens are sampled from the most likely ones up to this mass",
         )
-        max_tokens: int = Field(200, ge=1, description="tokens per completion, at most")
+        max_tokens: int = Field(200, ge=1, description="largest number of tokens of a completion")
         reference_model: str | None = Field(
             None,
-            description="better model whose perplexity on the completions is measured; null: none",
+            description="model whose perplexity on completions measures fluency; null: none",
         )
         dtype: Literal["float32", "bfloat16"] = Field(
             "float32", description="precision of the weights"
         )
-        # What is drawn depends on what is drawn beside it, so this is not only a matter of speed.
-        batch_rows: int = Field(
-            50,
-            ge=1,
-            description="completions that are sampled together; another number gives other samples",
-        )
+        # Sampled tokens depend on the other rows of a batch, so this is not an execution field.
+        batch_rows: int = Field(50, ge=1, description="completions per batch")
         gpu: Annotated[bool | None, Execution] = Field(
-            None, description="run the models on a GPU; null: if this machine has one"
+            None, description="whether to use a GPU; null: if this machine has one"
         )
 
     config: Config
