@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command import REPOSITORY, TESTS, Command
+from support.command import REPOSITORY, TESTS, Command, InProcess
 
 # For the processes that tests start, Ray's workers among them: they import the toy job's stages.
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -60,5 +60,15 @@ def s3() -> Iterator[Any]:
 
 @pytest.fixture
 def command(ray_cluster: str, tmp_path: Path) -> Command:
-    """The command on the session's cluster, in an empty folder."""
+    """The command in this process, on the session's cluster, in an empty folder.
+
+    Ray keeps a driver's idle workers for its next run, so a small run takes a second. For what
+    starts, joins, loses or kills processes there is `own_process`.
+    """
+    return InProcess(tmp_path, ray_cluster)
+
+
+@pytest.fixture
+def own_process(ray_cluster: str, tmp_path: Path) -> Command:
+    """The command as a process of its own, on the session's cluster, in an empty folder."""
     return Command(ray_cluster, tmp_path)

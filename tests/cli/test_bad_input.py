@@ -475,10 +475,10 @@ def test_a_refused_key_stops_the_run_and_is_not_shown(tmp_path: Path) -> None:
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
-def test_a_key_that_only_the_driver_has(command: Command, tmp_path: Path) -> None:
+def test_a_key_that_only_the_driver_has(own_process: Command, tmp_path: Path) -> None:
     with MockServer() as server:
         toy = toy_ask(tmp_path, ["a", "b"], server.base_url, api_keys_env=["DRIVERS_KEY"])
-        done = command("run", toy.config_file, DRIVERS_KEY=KEY, timeout=90)
+        done = own_process("run", toy.config_file, DRIVERS_KEY=KEY, timeout=90)
     assert done.code == 1, done.text
     assert "Traceback" not in done.text
     assert "DRIVERS_KEY is not set" in done.err

@@ -62,7 +62,7 @@ def test_the_same_winners_whatever_the_layout(command: Command, tmp_path: Path) 
     assert all(rows == first for rows in found.values())
 
 
-def test_reuse_and_an_appended_file(command: Command, tmp_path: Path) -> None:
+def test_reuse_and_an_appended_file(command: Command, own_process: Command, tmp_path: Path) -> None:
     toy = make_toy(tmp_path, TEXTS, pipeline="toy_decide")
     folder = tmp_path / "texts"
     folder.mkdir()
@@ -72,7 +72,7 @@ def test_reuse_and_an_appended_file(command: Command, tmp_path: Path) -> None:
     before = stamps(toy.run_dir)
 
     # Nothing changed: nothing is decided or written again, and no cluster is needed.
-    done = command("run", toy.config_file, RAY_ADDRESS="127.0.0.1:1")
+    done = own_process("run", toy.config_file, RAY_ADDRESS="127.0.0.1:1")
     assert done.code == 0, done.text
     assert all(stage["reused"] for stage in toy.ledger()["stages"])
     assert {k: v for k, v in stamps(toy.run_dir).items() if "/stages/" in k} == {

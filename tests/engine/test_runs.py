@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.command import Command
+from support.command import Command, InProcess
 from support.toy_run import Toy, make_toy
 
 MIXED = [
@@ -48,13 +48,13 @@ def test_every_row_is_accounted_for(mixed: Toy) -> None:
 
 
 def test_a_second_run_reuses_every_stage_and_starts_no_cluster(
-    mixed: Toy, command: Command, tmp_path: Path
+    mixed: Toy, own_process: Command, tmp_path: Path
 ) -> None:
     toy = Toy(mixed.config_file, tmp_path / "run", mixed.source)
     shutil.copytree(mixed.run_dir, toy.run_dir)
     before = {p: p.stat().st_mtime_ns for p in (toy.run_dir / "stages").rglob("*.parquet")}
     # An address where nothing is: it would fail if it tried to connect.
-    again = command("run", toy.config_file, "--run-dir", toy.run_dir, RAY_ADDRESS="127.0.0.1:1")
+    again = own_process("run", toy.config_file, "--run-dir", toy.run_dir, RAY_ADDRESS="127.0.0.1:1")
     assert again.code == 0, again.text
     assert all(stage["reused"] for stage in toy.ledger()["stages"])
     assert before == {p: p.stat().st_mtime_ns for p in (toy.run_dir / "stages").rglob("*.parquet")}
@@ -215,3 +215,15 @@ def test_the_ledger_and_the_exports_agree(mixed: Toy) -> None:
     assert all(json.loads(line)["status"] == "kept" for line in lines)
     dropped = (toy.run_dir / "exports/dropped.csv").read_text().splitlines()
     assert len(dropped) == 1 + toy.stage("shout")["dropped"] + toy.stage("shout")["failed"]
+
+
+def test_one_driver_may_run_a_directory_again_and_again(command: Command, tmp_path: Path) -> None:
+    """Its workers are idle between the runs, and must not count as those of a killed one."""
+    assert isinstance(command, InProcess)
+    toy = make_toy(tmp_path, [f"text {i}" for i in range(20)])
+    for suffix in "!?":
+        toy.change(stages={"shout": {"suffix": suffix}})
+        done = command("run", toy.config_file)
+        assert done.code == 0, done.text
+        assert "waiting for the workers" not in done.text
+        assert not toy.stage("shout")["reused"]

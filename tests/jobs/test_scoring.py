@@ -37,9 +37,9 @@ def written(folder: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in text.splitlines()]
 
 
-def test_off_they_need_nothing_and_on_they_score(command: Command, tmp_path: Path) -> None:
+def test_off_they_need_nothing_and_on_they_score(own_process: Command, tmp_path: Path) -> None:
     path = configure(tmp_path)
-    done = command("run", path, RAY_PIPELINE_MODELS=str(tmp_path / "no-models"))
+    done = own_process("run", path, RAY_PIPELINE_MODELS=str(tmp_path / "no-models"))
     assert done.code == 0, done.text
     rows = written(tmp_path)
     assert len(rows) == ROWS
@@ -60,11 +60,11 @@ def test_off_they_need_nothing_and_on_they_score(command: Command, tmp_path: Pat
                 "judge-quality": {"llm": "judge", "share": 0.5},
             },
         )
-        plan = command("plan", path)
+        plan = own_process("plan", path)
         assert plan.code == 0, plan.text
         lines = {line.split()[0]: line.split() for line in plan.out.splitlines() if line.strip()}
         promised = int(lines["judge-quality"][3])
-        done = command("run", path)
+        done = own_process("run", path)
         assert done.code == 0, done.text
         asked = server.stats()["arrivals"]
     rows = written(tmp_path)

@@ -70,8 +70,8 @@ class InProcess(Command):
     It takes milliseconds where a process of its own takes seconds to import the job.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__("local", folder)
+    def __init__(self, folder: Path, address: str | None = "local") -> None:
+        super().__init__(address, folder)
 
     def __call__(self, *arguments: str | Path, timeout: float = 180, **env: str) -> Finished:
         """Run it to its end; ``timeout`` is not needed, pytest's own ends what hangs."""

@@ -41,7 +41,7 @@ class Distil(TrainingStage):
     makes = ("models/student/config.json",)
 
     class Config(TrainingConfig):
-        """Configuration of `Distil`. α, β and T are the seed's."""
+        """Configuration of `Distil`. α, β and T follow the original experiment."""
 
         student: StudentConfig = StudentConfig(every=3)
         alpha: float = Field(0.4664, ge=0, description="weight of the cross-entropy")
