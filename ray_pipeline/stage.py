@@ -114,6 +114,8 @@ class Stage(ABC):
         if name is not None:
             self.name = name
         if sources is not None:
+            if isinstance(sources, str) or not sources:
+                raise TypeError(f"sources: expected a list of names, found {sources!r}")
             self.sources = tuple(sources)
         if defaults:
             self._defaults = defaults
