@@ -114,6 +114,8 @@ class Stage(ABC):
         if name is not None:
             self.name = name
         if sources is not None:
+            if isinstance(sources, str) or not sources:
+                raise TypeError(f"sources: expected a list of names, found {sources!r}")
             self.sources = tuple(sources)
         if defaults:
             self._defaults = defaults
@@ -324,9 +326,15 @@ class Off(MapStage):
 class ModelStageConfig(StageConfig):
     """Configuration of a stage with a local model in an actor pool."""
 
-    actors: Annotated[int, Execution] = Field(1, ge=1, description="workers, each with the model")
-    num_cpus: Annotated[float | None, Execution] = Field(None, ge=0, description="CPUs a worker")
-    num_gpus: Annotated[float, Execution] = Field(0, ge=0, description="GPUs a worker")
+    actors: Annotated[int, Execution] = Field(
+        1, ge=1, description="number of workers; each loads the model once"
+    )
+    num_cpus: Annotated[float | None, Execution] = Field(
+        None, ge=0, description="CPUs reserved per worker; null: chosen by the engine"
+    )
+    num_gpus: Annotated[float, Execution] = Field(
+        0, ge=0, description="GPUs per worker; fractions allowed"
+    )
 
     def resources(self) -> Resources:
         """The pool's workers."""
@@ -374,8 +382,8 @@ class Expand:
 class AskStageConfig(StageConfig):
     """Configuration of a stage that asks a language model."""
 
-    llm: str = Field(description="name of the model under llms:")
-    prompt: str = Field(description="name of a file in configs/prompts, or its path")
+    llm: str = Field(description="language model to ask: a name under `llms`")
+    prompt: str = Field(description="prompt file: its name without suffix, or a path")
 
 
 class AskStage(Stage):

@@ -39,20 +39,25 @@ class AnalyseTradeoff(ArtifactStage):
         target_perplexity: float | None = Field(
             None,
             gt=1,
-            description="whose time and tokens are read from the curves; the seed's is 20; null: "
-            "the "
-            "lowest that every training of a mode reaches",
+            description="perplexity to which time and tokens are read from the curves; 20 in the "
+            "original experiment; null: the lowest that every training of a mode reaches",
         )
         better_by: float = Field(
-            0.1, gt=0, lt=1, description="share by which a perplexity must be lower: the seed's 10%"
+            0.1,
+            gt=0,
+            lt=1,
+            description="fraction by which a perplexity must be lower to be better; 10% in the "
+            "original experiment",
         )
-        confidence: float = Field(0.95, gt=0, lt=1, description="of all intervals")
-        bootstrap: int = Field(200, ge=0, description="resamples of seeds for the scaling law")
+        confidence: float = Field(0.95, gt=0, lt=1, description="confidence of all intervals")
+        bootstrap: int = Field(
+            200, ge=0, description="bootstrap resamples of seeds for the scaling law"
+        )
         vocabulary: int | None = Field(
             None, ge=2, description="tokens an untrained model chooses from; null: the tokenizer's"
         )
         dpi: Annotated[int, AddedWith(300)] = Field(
-            300, ge=30, description="of the PNG files; the seed's"
+            300, ge=30, description="dots per inch of the PNG files, as in the original experiment"
         )
 
     config: Config

@@ -72,18 +72,26 @@ class SubsetGenerations(ArtifactStage):
 
     class Config(StageConfig):
         prompts: int = Field(20, ge=1, description="test rows whose instructions are completed")
-        samples: int = Field(5, ge=1, description="completions of each; the seed's 5")
-        temperature: float = Field(0.8, gt=0, description="the seed's 0.8")
-        top_p: float = Field(0.9, gt=0, le=1, description="the seed's 0.9")
-        max_tokens: int = Field(200, ge=1, description="tokens of a completion, at most")
-        reference_model: str | None = Field(
-            None, description="model that reads the completions: its perplexity tells how they read"
+        samples: int = Field(5, ge=1, description="completions of each instruction")
+        temperature: float = Field(0.8, gt=0, description="of the sampling")
+        top_p: float = Field(
+            0.9,
+            gt=0,
+            le=1,
+            description="tokens are sampled from the most likely ones up to this mass",
         )
-        dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
-        # What is drawn depends on what is drawn beside it, so this is not only a matter of speed.
-        batch_rows: int = Field(50, ge=1, description="completions that are made together")
+        max_tokens: int = Field(200, ge=1, description="largest number of tokens of a completion")
+        reference_model: str | None = Field(
+            None,
+            description="model whose perplexity on completions measures fluency; null: none",
+        )
+        dtype: Literal["float32", "bfloat16"] = Field(
+            "float32", description="precision of the weights"
+        )
+        # Sampled tokens depend on the other rows of a batch, so this is not an execution field.
+        batch_rows: int = Field(50, ge=1, description="completions per batch")
         gpu: Annotated[bool | None, Execution] = Field(
-            None, description="whether models are on a GPU; null: where this machine has one"
+            None, description="whether to use a GPU; null: if this machine has one"
         )
 
     config: Config
