@@ -19,7 +19,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
@@ -114,6 +114,8 @@ class Stage(ABC):
         if name is not None:
             self.name = name
         if sources is not None:
+            if isinstance(sources, str) or not sources:
+                raise TypeError(f"sources: expected a list of names, found {sources!r}")
             self.sources = tuple(sources)
         if defaults:
             self._defaults = defaults
@@ -140,6 +142,16 @@ class Stage(ABC):
             config = self.config_type.model_validate(config or {})
         stage.config, stage.settings = config, settings or Settings()
         return stage
+
+    def for_workers(self) -> Self:
+        """A copy for the workers: of the job's other stages it has those that it needs.
+
+        A worker imports the modules of all stages that it is sent. Those of training import torch,
+        which takes longer than a small unit's work.
+        """
+        own = (type(self), *self.needs_stages)
+        stages = tuple(stage for stage in self.settings.stages if isinstance(stage, own))
+        return self.bound(self.config, replace(self.settings, stages=stages))
 
     # What columns a stage has may depend on its configuration: these are attributes of the class
     # in most stages, and properties in the others.
@@ -314,9 +326,15 @@ class Off(MapStage):
 class ModelStageConfig(StageConfig):
     """Configuration of a stage with a local model in an actor pool."""
 
-    actors: Annotated[int, Execution] = Field(1, ge=1, description="workers, each with the model")
-    num_cpus: Annotated[float | None, Execution] = Field(None, ge=0, description="CPUs a worker")
-    num_gpus: Annotated[float, Execution] = Field(0, ge=0, description="GPUs a worker")
+    actors: Annotated[int, Execution] = Field(
+        1, ge=1, description="number of workers; each loads the model once"
+    )
+    num_cpus: Annotated[float | None, Execution] = Field(
+        None, ge=0, description="CPUs reserved per worker; null: chosen by the engine"
+    )
+    num_gpus: Annotated[float, Execution] = Field(
+        0, ge=0, description="GPUs per worker; fractions allowed"
+    )
 
     def resources(self) -> Resources:
         """The pool's workers."""
@@ -364,8 +382,8 @@ class Expand:
 class AskStageConfig(StageConfig):
     """Configuration of a stage that asks a language model."""
 
-    llm: str = Field(description="name of the model under llms:")
-    prompt: str = Field(description="name of a file in configs/prompts, or its path")
+    llm: str = Field(description="language model to ask: a name under `llms`")
+    prompt: str = Field(description="prompt file: its name without suffix, or a path")
 
 
 class AskStage(Stage):

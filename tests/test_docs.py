@@ -265,6 +265,20 @@ def test_an_example_with_an_unknown_key_would_be_found() -> None:
     assert not wrong_in({"distil": {"loop": {"epochs": 1}}}, stages)
 
 
+def test_every_key_has_a_description() -> None:
+    sections = reference.common_keys()
+    for script, pipeline in reference.pipelines().items():
+        for stage, keys in reference.stage_keys(pipeline).items():
+            sections[f"{script}: stages.{stage}"] = keys
+    bare = [
+        f"{section} {key.path}"
+        for section, keys in sections.items()
+        for key in keys
+        if not key.description and key.type != "section"
+    ]
+    assert not bare, "\n".join(bare)
+
+
 @pytest.mark.parametrize("page", reference.pages(), ids=lambda page: page.name)
 def test_the_reference_is_what_the_code_says(page: Path) -> None:
     assert page.read_text(encoding="utf-8") == reference.pages()[page], "run `make docs`"

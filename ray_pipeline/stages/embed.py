@@ -22,9 +22,9 @@ EMBEDDING = pa.list_(pa.float16())
 
 
 class Embed(ModelStage):
-    """Writes the embedding of a row's texts together, of length 1.
+    """Writes one embedding of a row's texts together, normalised to length 1.
 
-    A row for which the model gives no numbers (NaN) fails: `ray-pipeline retry` tries it again.
+    A row whose embedding is not a number (NaN) fails; ``ray-pipeline retry`` tries it again.
 
     Args:
         columns: whose texts are embedded, joined by a line break.
@@ -41,12 +41,14 @@ class Embed(ModelStage):
         max_tokens: int | None = Field(
             256,
             ge=8,
-            description="longest text that is read, in tokens; null: the model's own limit",
+            description="tokens of a text that are embedded, at most; null: the model's own limit",
         )
         bfloat16: bool = Field(
-            False, description="multiply in bfloat16: faster on processors with instructions for it"
+            False, description="compute in bfloat16: faster on processors with instructions for it"
         )
-        batch_size: Annotated[int, Execution] = Field(64, ge=1, description="texts a forward pass")
+        batch_size: Annotated[int, Execution] = Field(
+            64, ge=1, description="texts per forward pass"
+        )
 
     config: Config
 

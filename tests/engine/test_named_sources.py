@@ -290,3 +290,11 @@ def test_columns_that_do_not_fit(
     for name, row in (("corpus", corpus), ("queries", queries)):
         write(tmp_path / name / "a.jsonl", [row] * 3)
     refused(toy, {}, parts, monkeypatch)
+
+
+@pytest.mark.parametrize("sources", ["corpus", []])
+def test_sources_of_a_stage_are_a_list_of_names(sources: Any) -> None:
+    from ray_pipeline.stages.cleaning.clean_text import CleanText
+
+    with pytest.raises(TypeError, match="sources: expected a list of names, found"):
+        CleanText("text", sources=sources)

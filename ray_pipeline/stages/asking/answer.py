@@ -10,11 +10,12 @@ from ray_pipeline.stage import AskStage, AskStageConfig, Drop, Expand, Row
 
 
 class Answer(AskStage):
-    """Writes ``model_answer``; the row's own answer, if it has one, stays for comparison.
+    """Writes a model's answer to every question: ``model_answer``.
 
-    An answer is kept as it came. Where it is empty, or refused by the provider's filter,
-    ``model_answer_error`` has the code; where none came at all the row fails, for
-    ``ray-pipeline retry``. Rows without a question are dropped (``answer:no_question``).
+    An answer is stored as it came. If it is empty, or refused by the provider's filter,
+    ``model_answer_error`` has the code; if no answer came at all, the row fails, for
+    ``ray-pipeline retry``. Rows without a question are dropped (``answer:no_question``). The row's
+    own answer, if it has one, is kept for comparison.
 
     The prompt gets ``question``.
     """
@@ -27,8 +28,8 @@ class Answer(AskStage):
     }
 
     class Config(AskStageConfig):
-        llm: str = Field("student", description="the model that answers: a name under `llms`")
-        prompt: str = Field("answer", description="prompt file, under `configs/prompts/`")
+        llm: str = Field("student", description="language model that answers: a name under `llms`")
+        prompt: str = Field("answer", description="prompt file: its name without suffix, or a path")
 
     config: Config
 

@@ -191,10 +191,10 @@ def _kind_of_repair(action: str, parameter: str) -> str:
 
 
 class CleanText(MapStage):
-    """Cleans the text columns, and drops rows of which cleaning leaves nothing or too little.
+    """Cleans the text columns, and drops rows of which nothing or too little is left.
 
-    Reasons: ``clean:empty_after_cleaning``, ``clean:letters_lost``. Counts texts by what was done
-    to them (`Cleaned.kinds`), ``characters_lost`` and ``rows_changed``.
+    Reasons: ``clean:empty_after_cleaning``, ``clean:letters_lost``. Counts texts by the kind of
+    repair (`Cleaned.kinds`), and ``characters_lost`` and ``rows_changed``.
 
     Args:
         columns: the texts of a row.
@@ -205,25 +205,28 @@ class CleanText(MapStage):
     export = "cleaned_qa.csv"
 
     class Config(StageConfig):
-        columns: tuple[str, ...] = Field((), description="text columns that are cleaned")
-        form: Form = Field("NFKC", description="Unicode normal form")
+        columns: tuple[str, ...] = Field((), description="text columns to clean")
+        form: Form = Field("NFKC", description="Unicode normal form of the result")
         allowed_symbols: str = Field(
             DEFAULT_SYMBOLS,
-            description="symbols that stay, besides letters, digits, underscore and white space; "
-            "a non-ASCII symbol named here stays even when `keep_non_ascii` is false",
+            description="symbols to keep besides letters, digits, underscore and white space; a "
+            "non-ASCII symbol listed here is kept even if `keep_non_ascii` is false",
         )
         keep_non_ascii: bool = Field(
-            False, description="keep non-ASCII characters; false: é becomes e, and so on"
+            False,
+            description="keep non-ASCII characters; false: replace them by ASCII ones, é by e",
         )
         keep_newlines: bool = Field(
-            False, description="keep line ends, at most one blank line in a row; false: one line"
+            False,
+            description="keep line breaks, and at most one blank line in a row; false: join the "
+            "text to one line",
         )
         max_lost_letters: float = Field(
             0.25,
             ge=0,
             le=1,
-            description="share of a text's letters that may be lost for want of an ASCII form; "
-            "beyond it the row is dropped instead of being garbled",
+            description="share of a text's letters that may be lost because they have no ASCII "
+            "form; if more are lost, the row is dropped instead of garbled",
         )
 
     config: Config

@@ -16,7 +16,7 @@ from ray_pipeline.stage import MapStage, StageConfig
 
 
 class DropInvalid(MapStage):
-    """Drops rows that carry a mark of the review. Reason: ``review:COLUMN=VALUE``."""
+    """Drops rows that a reviewer marked as invalid. Reason: ``review:COLUMN=VALUE``."""
 
     name = "drop-invalid"
     export = "dropped_in_review.csv"
@@ -24,11 +24,11 @@ class DropInvalid(MapStage):
     class Config(StageConfig):
         marks: dict[str, tuple[str, ...]] = Field(
             {"Classification": ("no",), "Correction_Question": ("invalid",)},
-            description="review column -> the values that mark a row as invalid; "
-            "surrounding white space and case do not matter",
+            description="review column → the values that mark a row as invalid; case and "
+            "surrounding white space are ignored",
         )
         require: bool = Field(
-            False, description="whether a review column that is not there is an error, or ignored"
+            False, description="raise an error if a review column is missing; false: ignore it"
         )
 
         @field_validator("marks", mode="before")

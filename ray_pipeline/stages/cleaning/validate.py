@@ -20,7 +20,7 @@ _UNDECODABLE = "[\ufffd\x01-\x08\x0b\x0c\x0e-\x1f\x7f\\x00]"
 
 
 class Validate(MapStage):
-    """Drops rows whose texts are null, empty, over-long or not decodable.
+    """Drops rows whose texts are null, empty, overlong or not decodable.
 
     Reasons: ``invalid:null``, ``invalid:empty``, ``invalid:too_long``, ``invalid:undecodable``.
 
@@ -34,13 +34,14 @@ class Validate(MapStage):
 
     class Config(StageConfig):
         columns: tuple[str, ...] = Field(
-            (), description="text columns that must be there and not be empty"
+            (), description="text columns that must exist and must not be empty"
         )
         max_undecodable_share: float = Field(
             0.05,
             ge=0,
             le=1,
-            description="largest share of control and replacement characters (U+FFFD) in a text",
+            description="largest share of control and replacement characters (U+FFFD) in a "
+            "text; a text with more is dropped",
         )
 
     config: Config

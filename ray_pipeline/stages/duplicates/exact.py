@@ -17,10 +17,10 @@ from ray_pipeline.stages.text.keys import normalised, pair_keys, ranks, run_star
 
 
 class ExactDuplicates(DecideStage):
-    """Of rows with the same question and answer one stays: the one with the longest text.
+    """Keeps one of the rows with the same texts: the one with the longest texts.
 
-    Equal means equal without case, punctuation and white space. Ties go to the smaller hash of
-    content and row id, so that the winner never depends on the order of rows or files.
+    Texts are compared without case, punctuation and white space. Ties are broken by the smaller
+    hash of content and row id, so the winner never depends on the order of rows or files.
 
     Args:
         columns: that must all be equal.
@@ -76,8 +76,8 @@ def _losers(groups: pa.Table) -> pa.Table:
 class SameText(DecideStage):
     """Marks rows that agree in one column and differ in the other: ``same_COLUMN_group``.
 
-    The mark is the row id of the group's best row, null outside of groups. Exact duplicates are
-    gone by now.
+    The mark is the row id of the group's best row; it is null outside groups. Exact duplicates
+    have been dropped before.
 
     Args:
         column: that agrees. The stage's name is ``same-COLUMN``.
@@ -88,10 +88,13 @@ class SameText(DecideStage):
     class Config(StageConfig):
         keep: Literal["all", "best", "none"] = Field(
             "all",
-            description="which rows of a group stay: all, marked with their group; the one with "
-            "the longest text; or none, since nobody knows which one is right",
+            description="which rows of a group stay: all of them, marked with their group; the "
+            "best one, with the longest text; or none, because it is unknown which "
+            "one is right",
         )
-        ignore: tuple[str, ...] = Field((), description="texts that many rows share by nature")
+        ignore: tuple[str, ...] = Field(
+            (), description="texts that are no sign of a duplicate, because many rows share them"
+        )
 
     config: Config
 

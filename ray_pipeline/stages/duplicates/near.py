@@ -32,9 +32,10 @@ _PAIRS_AT_ONCE = 20_000
 
 
 class NearDuplicates(DecideStage):
-    """Of rows with nearly the same text one stays: the one with the longest text.
+    """Keeps one of the rows with nearly the same text: the one with the longest text.
 
-    With 20 bands of 6 hashes, a pair of similarity 0.8 becomes a candidate with a chance of 99.8%.
+    With 20 bands of 6 hashes, a pair with similarity 0.8 becomes a candidate with probability
+    99.8%.
 
     Args:
         columns: whose text is compared.
@@ -51,20 +52,37 @@ class NearDuplicates(DecideStage):
 
     class Config(StageConfig):
         enabled: Annotated[bool, AddedWith(True)] = Field(
-            True, description="without it nothing is read, compared or dropped"
+            True, description="turn the stage on; false: it reads, compares and drops nothing"
         )
         threshold: float = Field(
-            0.8, gt=0, le=1, description="least Jaccard similarity of shingles"
+            0.8,
+            gt=0,
+            le=1,
+            description="smallest Jaccard similarity of word n-grams that makes two rows near "
+            "duplicates",
         )
         ngram: int = Field(
-            2, ge=1, le=50, description="words a shingle: 2 suits questions, 5 long documents"
+            2,
+            ge=1,
+            le=50,
+            description="words per n-gram: 2 suits questions, 5 suits long documents",
         )
-        bands: int = Field(20, ge=1, le=512)
-        band_rows: int = Field(6, ge=1, le=64, description="hashes a band")
+        bands: int = Field(
+            20,
+            ge=1,
+            le=512,
+            description="number of MinHash bands: more of them find more candidates",
+        )
+        band_rows: int = Field(
+            6,
+            ge=1,
+            le=64,
+            description="hashes per MinHash band: more of them find fewer candidates",
+        )
         must_equal: tuple[str, ...] = Field(
             ("answer",),
-            description="columns that must be equal besides: the same question about another year "
-            "has another answer. Empty for long answers",
+            description="columns that must be equal besides: the same question about another "
+            "year has another answer. Leave it empty for long answers",
         )
 
     config: Config

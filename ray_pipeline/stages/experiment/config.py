@@ -110,7 +110,10 @@ class TrainSubsetsConfig(TrialWorkersConfig):
         "original experiment",
     )
     flops_per_second: Annotated[float | None, Execution] = Field(
-        None, gt=0, description="of one GPU in training, for the estimate of GPU-hours"
+        None,
+        gt=0,
+        description="FLOP/s that one GPU achieves in training, for the estimate of "
+        "GPU-hours; null: no estimate",
     )
 
     @field_validator("modes", "seeds", "learning_rates")

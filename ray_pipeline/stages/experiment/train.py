@@ -31,11 +31,11 @@ from ray_pipeline.tune.cells import CellTraining, forget_others
 
 
 class TrainSubsets(ArtifactStage):
-    """Writes ``experiment/cells/*.json``: what became of each training, and keeps some models.
+    """Trains a model from scratch on each subset: ``experiment/cells/*.json``, and some models.
 
-    A cell is a subset or its control, a seed, a learning rate and a mode. All have the same model,
-    rows to validate on and rows to test on. What is tested are the last weights: those with the
-    lowest validation loss would be chosen by rows that the comparison then calls unseen.
+    A cell is a subset or its control, a seed, a learning rate and a mode. All cells have the same
+    model, validation rows and test rows. The last weights are tested: weights chosen by the lowest
+    validation loss would be chosen by rows that the comparison calls unseen.
     """
 
     name = "train-subsets"

@@ -37,9 +37,9 @@ _PART_DIMENSIONS = 32
 
 
 class OutlierClusters(DecideStage):
-    """Writes each row's cluster (-1: none) and its GLOSH score. Drops nothing.
+    """Writes each row's cluster (-1: none) and its GLOSH score; drops nothing.
 
-    Both are null for rows without a usable embedding, and where there are too few rows to cluster.
+    Both are null for rows without a usable embedding, and if there are too few rows to cluster.
     """
 
     name = "outlier-clusters"
@@ -54,23 +54,36 @@ class OutlierClusters(DecideStage):
     uses_seed = True
 
     class Config(StageConfig):
-        min_cluster_size: int = Field(6, ge=2, description="rows that make a cluster")
+        min_cluster_size: int = Field(
+            6, ge=2, description="smallest number of rows that make a cluster"
+        )
         min_samples: int | None = Field(
-            None, ge=1, description="neighbours that make a place dense; null: min_cluster_size"
+            None,
+            ge=1,
+            description="HDBSCAN's min_samples, the neighbours that define density; null: "
+            "min_cluster_size",
         )
         exact_rows: int = Field(
             10_000,
             ge=100,
-            description="up to so many rows are clustered together, in all dimensions",
+            description="largest number of rows that are clustered at once; larger sets are "
+            "clustered in parts",
         )
         part_rows: int = Field(
-            4_000, ge=100, description="rows of a part, beyond exact_rows; roughly"
+            4_000,
+            ge=100,
+            description="approximate rows per part, if there are more than exact_rows",
         )
         dimensions: int | None = Field(
-            None, ge=2, description="to reduce a part's embeddings to, beyond exact_rows; null: not"
+            None,
+            ge=2,
+            description="dimensions that the embeddings of a part are reduced to, if there are "
+            "more than exact_rows; null: not reduced",
         )
         sample_rows: int = Field(
-            20_000, ge=100, description="rows that the reduction and the parts are fitted to"
+            20_000,
+            ge=100,
+            description="sampled rows that the parts and the reduction are fitted to",
         )
 
     config: Config

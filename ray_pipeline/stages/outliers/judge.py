@@ -14,11 +14,12 @@ from ray_pipeline.stage import AskStage, AskStageConfig, Drop, Expand, Row
 
 
 class Outliers(AskStage):
-    """Drops rows of another kind than the rest.
+    """Drops rows that are of another kind than the rest.
 
-    Suspect is a row that breaks a rule (`outlier_rule`), or that lies outside of every cluster
-    with a score above the threshold. The model has the last word on suspects. What each of them
-    said stays with the row: `outlier_rule`, `outlier_cluster`, `outlier_score`, `outlier_verdict`.
+    A row is suspect if it breaks a rule (``outlier_rule``), or if it lies outside every cluster
+    with a score above the threshold. The model has the last word on suspects. The evidence is
+    stored with the row: ``outlier_rule``, ``outlier_cluster``, ``outlier_score``,
+    ``outlier_verdict``.
     """
 
     name = "outliers"
@@ -36,24 +37,31 @@ class Outliers(AskStage):
     export = "discarded_rows.csv"
 
     class Config(AskStageConfig):
-        llm: str = Field("judge", description="the model that judges: a name under `llms`")
-        prompt: str = Field("outlier_judge", description="prompt file with a label as its answer")
+        llm: str = Field("judge", description="language model that judges: a name under `llms`")
+        prompt: str = Field(
+            "outlier_judge",
+            description="prompt file whose answer is a label: its name without suffix, or a path",
+        )
         max_score: float = Field(
             0.3,
             ge=0,
             le=1,
-            description="GLOSH score above which a row outside of clusters is suspect",
+            description="GLOSH score above which a row outside all clusters is suspect",
         )
         judge: Literal["suspects", "all", "never"] = Field(
             "suspects",
-            description="whom the model judges; never: every suspect is dropped without a judge",
+            description="which rows the model judges: the suspects, all, or none; never: "
+            "suspects are dropped without a judge",
         )
         trusted_rules: tuple[str, ...] = Field(
-            (), description="rules whose word is enough: what they name is dropped without a judge"
+            (), description="rules whose matches are dropped without a judge"
         )
-        keep_label: str = Field("question", description="the judge's label that keeps a row")
+        keep_label: str = Field(
+            "question", description="label that keeps a row; every other label drops it"
+        )
         if_unusable: Literal["fail", "keep"] = Field(
-            "fail", description="what becomes of a row that the judge gives no usable label for"
+            "fail",
+            description="what happens to a row without a usable label: it fails, or it is kept",
         )
 
     config: Config

@@ -40,8 +40,8 @@ def _identifier() -> Any:
 class OutlierRules(MapStage):
     """Writes the name of the rule that a row breaks; drops nothing.
 
-    The language rule (``language``) is langid's (Lui and Baldwin, 2012), which is right about short
-    texts when it is sure: it named none of 2,000 English quiz questions wrongly above 0.8.
+    The rule ``language`` uses langid (Lui and Baldwin, 2012), which is reliable on short texts
+    when its confidence is high: above 0.8 it was wrong about none of 2,000 English quiz questions.
     """
 
     name = "outlier-rules"
@@ -51,17 +51,21 @@ class OutlierRules(MapStage):
     class Config(StageConfig):
         patterns: dict[str, str] = Field(
             default_factory=lambda: dict(_PATTERNS),
-            description="regular expressions by the name of their rule; the first that matches "
+            description="name of a rule → its regular expression; the first rule that matches "
             "counts",
         )
         language: str | None = Field(
-            "en", description="ISO 639-1 code of the rows' language; null: any language"
+            "en",
+            description="ISO 639-1 code of the language that rows must have; null: any language",
         )
         min_language_confidence: float = Field(
-            0.8, ge=0, le=1, description="how sure of another language the rule must be"
+            0.8,
+            ge=0,
+            le=1,
+            description="probability of another language above which a row breaks the rule",
         )
         min_language_chars: int = Field(
-            20, ge=1, description="shorter texts are too short to know their language"
+            20, ge=1, description="texts with fewer characters are not checked for their language"
         )
 
         @field_validator("patterns")

@@ -21,13 +21,14 @@ _TRUTH = frozenset({"yes", "no", "true", "false"})
 class AcceptParaphrases(MapStage):
     """Drops the versions that are not a usable paraphrase of their source. Originals pass.
 
-    Reasons, in the order they are tried: ``paraphrase:CODE`` where the model's answer was unusable
+    Reasons, in the order they are tried: ``paraphrase:CODE`` if the model's answer was unusable
     from the start (``truncated``, ``content_filter``), ``paraphrase:empty``,
-    ``paraphrase:refusal``, ``paraphrase:chatter`` (talk to the user), ``paraphrase:copy``,
-    ``paraphrase:not_a_question``, ``paraphrase:too_short``, ``paraphrase:too_long``,
-    ``paraphrase:gives_answer``, ``paraphrase:numbers``, ``paraphrase:meaning``, and
-    ``paraphrase:repeats_version`` (an earlier accepted version of the same row says the same).
-    The version with typing errors is only held to ``copy`` (to the letter) and ``meaning``.
+    ``paraphrase:refusal``, ``paraphrase:chatter`` (text that addresses the user),
+    ``paraphrase:copy``, ``paraphrase:not_a_question``, ``paraphrase:too_short``,
+    ``paraphrase:too_long``, ``paraphrase:gives_answer``, ``paraphrase:numbers``,
+    ``paraphrase:meaning``, and ``paraphrase:repeats_version`` (an earlier accepted version of the
+    same row is the same). Versions with typing errors are only checked for an exact ``copy`` and
+    for ``meaning``.
 
     Counts, for each version: ``VERSION accepted`` and ``VERSION CODE``.
     """
@@ -45,30 +46,30 @@ class AcceptParaphrases(MapStage):
 
     class Config(StageConfig):
         min_similarity: float = Field(
-            0.75, ge=-1, le=1, description="smallest `similarity` of a paraphrase"
+            0.75, ge=-1, le=1, description="smallest `similarity` that a paraphrase must have"
         )
         min_similarity_typos: float = Field(
             0.3,
             ge=-1,
             le=1,
-            description="the same for the version with typing errors, which hide words from the "
-            "embedding model but change no meaning",
+            description="the same for versions with typing errors, which the embedding model "
+            "rates lower although the meaning is unchanged",
         )
         max_growth: float = Field(
             2.0,
             ge=1,
-            description="longest paraphrase, as a multiple of its source's characters (but 40 "
-            "characters more are always allowed)",
+            description="longest paraphrase, as a multiple of its source's characters; 40 "
+            "characters more are always allowed",
         )
         min_length: float = Field(
             0.4,
             ge=0,
             le=1,
-            description="shortest paraphrase, as a share of its source's characters",
+            description="shortest paraphrase, as a fraction of its source's characters",
         )
         same_numbers: bool = Field(
             True,
-            description="whether a paraphrase must hold the numbers of its source, and no others",
+            description="require that a paraphrase has the numbers of its source and no others",
         )
 
     config: Config

@@ -14,16 +14,16 @@ from ray_pipeline.stages.text.paraphrases import ORIGINAL, asks, same_words, tid
 
 
 class Augment(AskStage):
-    """Makes a paraphrase of every original row, as a new row beside it.
+    """Creates a paraphrase of every original row, as a new row.
 
-    Every original gets exactly one new row a stage, whatever the model answered: an answer that is
-    empty, cut off or refused by the provider's filter stands in it as it came, with its code in
-    `paraphrase_error`, for `accept-paraphrases` to drop with a reason. Only a request without any
-    answer (the engine or the API failed) fails the original, for ``ray-pipeline retry``. Rows
-    that are versions already pass untouched.
+    Every original gets exactly one new row per stage, whatever the model returns. An answer that
+    is empty, cut off or refused by the provider's filter is stored as it came, with its code in
+    ``paraphrase_error``, for ``accept-paraphrases`` to drop with a reason. Only a request without
+    any answer (the engine or the API failed) fails the original, for ``ray-pipeline retry``. Rows
+    that are versions already pass unchanged.
 
-    The prompt gets ``text``, what it is (``kind``: ``question`` or ``answer``), and the row's
-    ``question`` and ``answer``.
+    The prompt gets ``text``, its ``kind`` (``question`` or ``answer``), and the row's ``question``
+    and ``answer``.
 
     Args:
         style: ``version`` of the rows that it makes. The stage's name is ``augment-STYLE``, its
@@ -43,17 +43,18 @@ class Augment(AskStage):
     }
 
     class Config(AskStageConfig):
-        llm: str = Field(description="the model that paraphrases: a name under `llms`")
-        prompt: str = Field(description="prompt file, under `configs/prompts/`")
+        llm: str = Field(description="language model that paraphrases: a name under `llms`")
+        prompt: str = Field(description="prompt file: its name without suffix, or a path")
         answer_min_words: int = Field(
             12,
             ge=1,
-            description="words from which an answer is paraphrased too: shorter ones are facts",
+            description="answers with at least this number of words are paraphrased too; "
+            "shorter ones are facts and stay",
         )
         ask_again: bool = Field(
             False,
-            description="put a refusal, a copy or a text that asks nothing to the model again, as "
-            "often as its `reasks` says; a small model rarely does better the second time",
+            description="request refusals, copies and statements again, up to the model's "
+            "`reasks`; a small model rarely does better the second time",
         )
 
     config: Config

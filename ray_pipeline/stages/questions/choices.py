@@ -18,7 +18,11 @@ LETTERS = string.ascii_uppercase
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """A question with its options."""
+    """Asks a model for a stand-alone question to replace the stem and its options.
+
+    Reads the columns of ``match-choices``. Rows without choices pass unchanged. A stem that
+    ``fill-in-blank`` has just turned into a question is kept, so it is not paid for twice.
+    """
 
     stem: str
     options: tuple[str, ...]

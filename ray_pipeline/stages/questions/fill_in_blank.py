@@ -20,8 +20,8 @@ from ray_pipeline.stages.text.answers import has_blank, tidy_question
 class FillInBlank(AskStage):
     """Turns ``The capital of France is ____`` into a question with the row's answer.
 
-    Rows without a blank (``__`` or longer) pass untouched. Options of a multiple-choice question
-    are not shown to the model and stay behind the new question.
+    Rows without a blank (``__`` or longer) pass unchanged. The options of a multiple-choice
+    question are not shown to the model, and are appended to the new question.
     """
 
     name = "fill-in-blank"
@@ -34,7 +34,9 @@ class FillInBlank(AskStage):
     export = "fitb_rephrased.csv"
 
     class Config(RewriteConfig):
-        prompt: str = Field("fill_in_blank", description="prompt file, under `configs/prompts/`")
+        prompt: str = Field(
+            "fill_in_blank", description="prompt file: its name without suffix, or a path"
+        )
 
     config: Config
 

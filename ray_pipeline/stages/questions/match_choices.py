@@ -36,16 +36,17 @@ class _Match:
 
 
 class MatchChoices(ModelStage):
-    """Finds the options of a question and the one that the answer means.
+    """Finds the options of a question, and the option that the answer means.
 
-    By letter, then by text, then by spelling (`choices.match_fuzzy`), and only what is left by
-    the embedder's cosine. ``answer`` becomes the option's full text; ``original_answer`` keeps
-    what it was. Rows that are not multiple choice pass untouched.
+    Options are matched by letter, then by text, then by spelling (`choices.match_fuzzy`), and only
+    the remaining ones by the cosine similarity of embeddings. ``answer`` becomes the full text of
+    the option; ``original_answer`` keeps the old one. Rows that are not multiple choice pass
+    unchanged.
 
     Reasons: ``multiple-choice:no_option``, ``multiple-choice:ambiguous``,
-    ``multiple-choice:none_of_these``, ``multiple-choice:malformed``.
-    Counts: ``letter``, ``text``, ``fuzzy``, ``embedding``, ``no_option``, ``ambiguous``,
-    ``none_of_these``, ``malformed``, ``spelled_out``.
+    ``multiple-choice:none_of_these``, ``multiple-choice:malformed``. Counts: ``letter``, ``text``,
+    ``fuzzy``, ``embedding``, ``no_option``, ``ambiguous``, ``none_of_these``, ``malformed``,
+    ``spelled_out``.
     """
 
     name = "match-choices"
@@ -65,34 +66,34 @@ class MatchChoices(ModelStage):
             90.0,
             ge=0,
             le=100,
-            description="smallest token_sort_ratio (rapidfuzz) of answer and option to take them "
-            "for two spellings of the same; numbers must be equal in any case",
+            description="smallest token_sort_ratio (rapidfuzz) at which answer and option count "
+            "as two spellings of the same text; numbers must always be equal",
         )
         min_similarity: float = Field(
             0.6,
             ge=-1,
             le=1,
-            description="smallest cosine of the embeddings of answer and option",
+            description="smallest cosine similarity of answer and option that counts as a match",
         )
         min_margin: float = Field(
             0.05,
             ge=0,
-            description="how much closer the best option must be than the second; else the row is "
-            "ambiguous",
+            description="difference in similarity by which the best option must lead the "
+            "second; otherwise the row is ambiguous",
         )
         if_no_option: Literal["drop", "keep"] = Field(
             "drop",
-            description="what becomes of a row whose answer fits no option, or several: keep "
-            "leaves "
-            "the row as it is and out of the conversion",
+            description="what happens to a row whose answer matches no option, or several: it "
+            "is dropped, or it is kept unchanged and not converted",
         )
         spell_out: bool = Field(
             True,
-            description='answer with what "All of these" or "Both A and B" stand for, and treat '
-            '"None of these" as fitting no option: without the options they answer nothing',
+            description='replace "All of these" or "Both A and B" by the options they refer to, '
+            'and treat "None of these" as no match: without the options they answer '
+            "nothing",
         )
         batch_size: Annotated[int, Execution] = Field(
-            64, ge=1, description="texts embedded at a time"
+            64, ge=1, description="texts embedded per batch"
         )
 
     config: Config

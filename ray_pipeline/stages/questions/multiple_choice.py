@@ -21,10 +21,10 @@ from ray_pipeline.stages.text.answers import Check, tidy_question
 
 
 class MultipleChoice(AskStage):
-    """Asks for a stand-alone question in place of the stem and its options.
+    """Asks a model for a stand-alone question to replace the stem and its options.
 
-    Reads what `match-choices` found. Rows without choices pass untouched. A stem that
-    fill-in-blank just turned into a question is taken as it is: it is not paid for twice.
+    Reads the columns of ``match-choices``. Rows without choices pass unchanged. A stem that
+    ``fill-in-blank`` has just turned into a question is kept, so it is not paid for twice.
     """
 
     name = "multiple-choice"
@@ -41,20 +41,23 @@ class MultipleChoice(AskStage):
     export = "converted_mcq.csv"
 
     class Config(RewriteConfig):
-        prompt: str = Field("multiple_choice", description="prompt file, under `configs/prompts/`")
+        prompt: str = Field(
+            "multiple_choice", description="prompt file: its name without suffix, or a path"
+        )
         rewrite: Literal["all", "when_needed"] = Field(
             "all",
-            description="when_needed takes a stem as it is, without a request, when it ends with a "
-            "question mark and does not refer to the options",
+            description="all: every stem is rewritten; when_needed: a stem that ends with a "
+            "question mark and does not refer to the options is kept, without a "
+            "request",
         )
         true_false: str = Field(
             "True or false: {stem}",
-            description="question made of a statement whose options are True and False; no model "
-            "is "
-            "asked, since a rewrite could only turn the statement's truth round",
+            description="question made from a statement whose options are True and False; no "
+            "model is asked, because a rewrite could only change whether the "
+            "statement is true",
         )
         yes_no: str = Field(
-            "Yes or no: {stem}", description="the same for a statement with Yes and No"
+            "Yes or no: {stem}", description="the same for a statement whose options are Yes and No"
         )
 
         @field_validator("true_false", "yes_no")

@@ -25,15 +25,14 @@ def _lost(old: str, new: str) -> str | None:
 
 
 class Rephrase(AskStage):
-    """Rewords the question, and a long answer with it, of the rows that need it (`needs`).
+    """Rewords the question, and a long answer with it, of the rows that need it (``needs``).
 
-    Every other row passes untouched, without a request. The texts from before the first
-    rephrasing are in ``question_before_rephrasing`` and ``answer_before_rephrasing``,
-    ``rephrased_by`` names the stages that changed a row, ``rephrase_needs`` says why the last one
-    asked.
+    Every other row passes unchanged, without a request. ``question_before_rephrasing`` and
+    ``answer_before_rephrasing`` hold the texts from before the first rephrasing, ``rephrased_by``
+    names the stages that changed a row, and ``rephrase_needs`` says why the last one asked.
 
-    The prompt gets ``text``, what it is (``kind``: ``question`` or ``answer``), ``draft`` (made
-    by rule from a statement, else the text), and the row's ``question`` and ``answer``.
+    The prompt gets ``text``, its ``kind`` (``question`` or ``answer``), ``draft`` (made by rule
+    from a statement, else the text), and the row's ``question`` and ``answer``.
 
     Args:
         turn: the stage's name is ``rephrase-TURN``, its model by default ``rephraser_TURN``. A
@@ -54,8 +53,10 @@ class Rephrase(AskStage):
     }
 
     class Config(RewriteConfig):
-        llm: str = Field(description="the model that rephrases: a name in `llms`")
-        prompt: str = Field("rephrase", description="prompt file, under `configs/prompts/`")
+        llm: str = Field(description="language model that rephrases: a name under `llms`")
+        prompt: str = Field(
+            "rephrase", description="prompt file: its name without suffix, or a path"
+        )
         needs: tuple[Need, ...] = Field(
             (
                 "not_a_question",
@@ -65,19 +66,19 @@ class Rephrase(AskStage):
                 "refers_to_options",
                 "shares_question",
             ),
-            description="conditions of which one must hold for a row to be rephrased; "
-            "`shares_answer` and `rephrased` (by the stage before) are the others",
+            description="rephrase a row if any of these conditions holds; `shares_answer` and "
+            "`rephrased` (by the stage before) exist as well",
         )
         if_unusable: Literal["fail", "keep"] = Field(
             "keep",
-            description="what becomes of a row for which no usable rephrasing came: it keeps its "
-            "old "
-            "text and says so in `note`, or it fails",
+            description="what happens to a row without a usable rephrasing: it keeps its text, "
+            "with a `note`, or it fails",
         )
         answer_min_words: int = Field(
             12,
             ge=1,
-            description="words from which an answer is rephrased too: shorter ones are facts",
+            description="answers with at least this number of words are rephrased too; shorter "
+            "ones are facts and stay",
         )
 
         def question_check(self, question: str, answer: str) -> Check:

@@ -17,22 +17,24 @@ from ray_pipeline.stages.text.answers import Check, question_check
 class RewriteConfig(AskStageConfig):
     """Configuration of a stage that has questions rewritten."""
 
-    llm: str = Field("formal", description="the model that rewrites: a name under `llms`")
+    llm: str = Field("formal", description="language model that rewrites: a name under `llms`")
     if_unusable: Literal["fail", "keep"] = Field(
         "fail",
-        description="what becomes of a row for which no usable question came: it fails; or it is "
-        "kept with the draft made by rule if that is usable, else with its old question, and says "
-        "so in `note`",
+        description="what happens to a row without a usable question: it fails; or it is "
+        "kept, with a `note`, with a draft made by rule if that is usable, else "
+        "with its old question",
     )
     min_shared_words: float = Field(
         0.6,
         ge=0,
         le=1,
-        description="share of the old question's content words that the new one must keep: a "
-        "small model likes to ask about something else",
+        description="share of the old question's content words that the new one must keep: "
+        "a small model tends to ask about something else",
     )
     max_growth: float = Field(
-        1.5, ge=1, description="longest new question, as a multiple of the old one's characters"
+        1.5,
+        ge=1,
+        description="longest new question, as a multiple of the old question's characters",
     )
 
     def check(self, original: str, answer: str) -> Check:

@@ -17,12 +17,11 @@ from ray_pipeline.stage import ModelStage, ModelStageConfig
 
 
 class ParaphraseSimilarity(ModelStage):
-    """Writes the cosine of a version and its source; null on originals.
+    """Writes the cosine similarity of a version and its source; null for originals.
 
-    Questions are compared with questions. Where the answer was paraphrased too, answers are
-    compared with answers, and the lower of the two counts: a version is as good as its worse half.
-    What becomes of it, `accept-paraphrases` decides. A text that the model has no vector for fails
-    its row: ``embedding:not_finite``.
+    Questions are compared with questions. If the answer was paraphrased too, answers are compared
+    with answers, and the lower value counts. ``accept-paraphrases`` decides what happens to the
+    version. If the model has no embedding for a text, its row fails: ``embedding:not_finite``.
     """
 
     name = "paraphrase-similarity"
@@ -37,12 +36,12 @@ class ParaphraseSimilarity(ModelStage):
 
     class Config(ModelStageConfig):
         batch_size: Annotated[int, Execution] = Field(
-            64, ge=1, description="texts embedded at a time"
+            64, ge=1, description="texts embedded per batch"
         )
         bfloat16: bool = Field(
             False,
-            description="compute in bfloat16: about three times faster on a processor with "
-            "instructions for it; a similarity differs in the third digit",
+            description="compute in bfloat16: about three times as fast on a processor with "
+            "instructions for it; similarities change in the third digit",
         )
 
     config: Config

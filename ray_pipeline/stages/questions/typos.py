@@ -42,12 +42,12 @@ NEIGHBOURS = _neighbours()
 
 
 class Typos(MapStage):
-    """Makes a version with typing errors of every original row, as a new row beside it.
+    """Creates a version with typing errors of every original row, as a new row.
 
-    Which words, and which errors, depend on the run's seed and the row's id alone. Numbers and
-    words with digits, short words, abbreviations, addresses and code are left as they are. A text
-    in which no word can take an error gets an identical version, which `accept-paraphrases` drops
-    as a copy. Counts: the errors by kind.
+    The words and the errors depend only on the run's seed and the row's id. Numbers, words with
+    digits, short words, abbreviations, addresses and code stay unchanged. A text in which no word
+    can take an error gets an identical version, which ``accept-paraphrases`` drops as a copy.
+    Counts: the errors by kind.
     """
 
     name = "augment-typos"
@@ -63,12 +63,14 @@ class Typos(MapStage):
 
     class Config(StageConfig):
         columns: tuple[Literal["question", "answer"], ...] = Field(
-            ("question",), min_length=1, description="texts that get typing errors"
+            ("question",), min_length=1, description="columns that get typing errors"
         )
         words_per_typo: int = Field(
-            4, ge=1, description="one error for so many words, at least one"
+            4, ge=1, description="words per typing error; every text gets at least one"
         )
-        min_letters: int = Field(3, ge=2, description="shortest word that gets an error")
+        min_letters: int = Field(
+            3, ge=2, description="letters of the shortest word that may get an error"
+        )
         weights: dict[Kind, float] = Field(
             {
                 "omission": 0.30,
@@ -78,8 +80,8 @@ class Typos(MapStage):
                 "apostrophe": 0.05,
                 "space": 0.05,
             },
-            description="how often each kind of error is made, relative to the others that are "
-            "possible in a word",
+            description="relative frequency of each kind of error among those that are possible "
+            "in a word",
         )
 
         @field_validator("weights")

@@ -18,11 +18,12 @@ from ray_pipeline.stages.scoring._heuristics.scorer import QualityScorer
 
 
 class ScoreQuality(ModelStage):
-    """Writes ``clarity``, ``response_quality``, ``diversity``, ``complexity``, ``quality_tokens``.
+    """Writes ``clarity``, ``response_quality``, ``diversity``, ``complexity``,
+    ``quality_tokens``.
 
-    The scores are kept apart: `WeighScores` makes one figure of them, and may do so again with
-    other weights. A null counts as an empty text. Counts: the rows that had to be looked at one
-    by one, for characters about which libraries differ (see `quality.characters`).
+    The scores are stored separately: `WeighScores` combines them, and can do so again with other
+    weights. A null counts as an empty text. Counts: rows with characters on which libraries
+    differ, which are scored one by one (see `scoring._heuristics.characters`).
     """
 
     name = "score-quality"
@@ -42,7 +43,7 @@ class ScoreQuality(ModelStage):
     class Config(ModelStageConfig):
         tokenizer: str = Field(
             "gpt2-tokenizer",
-            description="whose tokens are counted; a packaged model, folder or hub id",
+            description="tokenizer whose tokens are counted: a packaged name, a folder or a hub id",
         )
 
     config: Config

@@ -36,16 +36,16 @@ _DECIMALS = 6
 
 
 class ScoreIfd(ModelStage):
-    """Writes ``ifd`` and the two losses that it is the ratio of. Drops nothing.
+    """Writes ``ifd`` and the two losses that it is the ratio of; drops nothing.
 
-    Both passes look at the same tokens: those of the answer as it follows the prompt, without the
-    token that ends it. The first one is in neither mean. Alone it follows nothing, so that a model
-    could only guess it from a mark whose meaning differs from model to model; left out of one mean
-    only, the two would be of different tokens.
+    Both passes score the same tokens: those of the answer as it follows the prompt, without its
+    stop token. The first token is left out of both means: without the instruction nothing precedes
+    it, and a model could only guess it from a beginning-of-text token whose meaning differs
+    between models.
 
-    All three are null where they cannot be computed: no instruction, no answer or one of too few
-    tokens, an instruction that is too long, losses that are not finite, an answer that is certain
-    without its instruction. Each of these is counted.
+    All three are null if they cannot be computed: no instruction, no answer or one with too few
+    tokens, an instruction that is too long, losses that are not finite, or an answer that is
+    certain without its instruction. Each case is counted.
     """
 
     name = "score-ifd"
@@ -63,33 +63,38 @@ class ScoreIfd(ModelStage):
     class Config(ModelStageConfig):
         model: str | None = Field(
             None,
-            description="a small causal language model, such as smollm2-135m-instruct; null: no "
-            "scores",
+            description="small causal language model, such as smollm2-135m-instruct; null: the "
+            "stage is off",
         )
         ratio: Literal["loss", "perplexity"] = Field(
             "loss",
-            description="of mean losses, as in the paper of 2023; or of their exponentials, as "
-            "Superfiltering has it, which ranks by the difference of the losses",
+            description="ratio of the mean losses, as in the paper of 2023; or of the "
+            "perplexities, as in Superfiltering, which ranks by the difference of "
+            "the losses",
         )
-        max_tokens: int = Field(512, ge=2, description="tokens of an answer that are looked at")
-        min_tokens: int = Field(2, ge=2, description="an answer with fewer gets no score")
+        max_tokens: int = Field(
+            512, ge=2, description="tokens of an answer that are scored, at most"
+        )
+        min_tokens: int = Field(2, ge=2, description="answers with fewer tokens get no score")
         max_instruction_tokens: int = Field(
             1024,
             ge=1,
-            description="a row with a longer instruction, format included, gets no score",
+            description="rows with a longer instruction, format included, get no score",
         )
         style: Literal["auto", "chat", "plain"] = Field(
-            "auto", description="chat: the tokenizer's template; auto: chat where it has one"
+            "auto",
+            description="how the text is made: chat uses the tokenizer's template, plain uses "
+            "`prompt` and `answer`; auto: chat if the tokenizer has a template",
         )
         prompt: str = Field(
             "### Instruction:\n{question}\n\n### Response:\n",
-            description="the plain style's prompt",
+            description="prompt of the plain style, with {question} in it",
         )
         bfloat16: bool = Field(
-            False, description="weights in bfloat16: faster, and scores move by hundredths at most"
+            False, description="weights in bfloat16: faster; scores change by hundredths at most"
         )
         batch_tokens: Annotated[int, Execution] = Field(
-            4096, ge=1, description="tokens a forward pass, padding included"
+            4096, ge=1, description="tokens per forward pass, padding included"
         )
 
     config: Config

@@ -27,11 +27,11 @@ _CUT = " [cut]"
 
 
 class JudgeQuality(AskStage):
-    """Writes the judge's scores of a share of the rows, 0 to 1, and their weighted mean.
+    """Writes a model's ratings of a share of the rows, 0 to 1, and their weighted mean.
 
     Which rows are judged depends on their text and the seed: the rows of a smaller share are among
-    those of a larger one, and answers that are there are not paid for again. All other rows have
-    null. So have rows without an instruction or a response, about which there is nothing to ask.
+    those of a larger one, and stored answers are not paid for again. All other rows have nulls,
+    and so have rows without an instruction or a response.
 
     The prompt gets ``instruction`` and ``response``.
     """
@@ -49,20 +49,23 @@ class JudgeQuality(AskStage):
 
     class Config(StageConfig):
         llm: str | None = Field(
-            None, description="the model that judges: a name under `llms`; null: nothing is judged"
+            None,
+            description="language model that judges: a name under `llms`; null: the stage is off",
         )
-        prompt: str = Field("judge_quality", description="prompt file, under `configs/prompts/`")
-        share: float = Field(1.0, ge=0, le=1, description="share of the rows that are judged")
+        prompt: str = Field(
+            "judge_quality", description="prompt file: its name without suffix, or a path"
+        )
+        share: float = Field(1.0, ge=0, le=1, description="fraction of the rows that are judged")
         max_chars: int = Field(
             8_000,
             ge=16,
-            description="characters of the instruction, and of the response, it is shown",
+            description="characters of the instruction, and of the response, that the model is "
+            "shown at most",
         )
         if_unusable: Literal["keep", "fail"] = Field(
             "keep",
-            description="what becomes of a row that the judge gives no usable answer for: it has "
-            "no "
-            "scores, and says so in `note`; or it fails. Where no answer came at all, it fails",
+            description="what happens to a row without a usable judgement: it is kept without "
+            "scores, with a `note`; or it fails. If no answer came at all, it fails",
         )
 
     config: Config

@@ -29,13 +29,14 @@ Floats = npt.NDArray[np.float64]
 
 
 class ScoreNovelty(DecideStage):
-    """Writes ``novelty``: mean cosine distance to the nearest rows of a sample. Drops nothing.
+    """Writes ``novelty``, the mean cosine distance to the nearest rows of a sample; drops
+    nothing.
 
-    0 for a row whose neighbours say the same, up to 1 for one that has nothing in common with any.
-    The sample is drawn by a hash of the text and the seed, each text once. A row is not compared
-    with its own text, so copies of it do not count: near duplicates do.
+    It is 0 for a row whose neighbours say the same, and up to 1 for a row that has nothing in
+    common with any. The sample is chosen by a hash of the text and the seed, each text once. A row
+    is not compared with its own text, so exact copies do not count; near duplicates do.
 
-    Null for a row without an embedding, and where the sample has no other text.
+    It is null for a row without an embedding, and if the sample has no other text.
     """
 
     name = "score-novelty"
@@ -50,12 +51,16 @@ class ScoreNovelty(DecideStage):
     uses_seed = True
 
     class Config(StageConfig):
-        enabled: bool = Field(False, description="false: no embeddings and no scores")
+        enabled: bool = Field(
+            False, description="turn the stage on; false: no embeddings and no scores"
+        )
         reference_rows: int = Field(
-            4_096, ge=2, description="rows with different texts that every row is compared with"
+            4_096,
+            ge=2,
+            description="size of the sample of distinct texts that every row is compared with",
         )
         neighbours: int = Field(
-            10, ge=1, description="nearest of them whose mean distance is taken"
+            10, ge=1, description="nearest rows of the sample whose mean distance is the score"
         )
 
     config: Config

@@ -17,9 +17,9 @@ from ray_pipeline.stage import MapStage, StageConfig
 
 
 class WeighScores(MapStage):
-    """Writes ``quality``: the sum of weight times score.
+    """Writes ``quality``, the weighted sum of scores.
 
-    Rows with a score that is missing or no finite number are dropped: ``score:not_a_number``.
+    Rows with a score that is missing or not finite are dropped: ``score:not_a_number``.
     """
 
     name = "weigh-scores"
@@ -29,8 +29,8 @@ class WeighScores(MapStage):
     class Config(StageConfig):
         weights: dict[str, float] = Field(
             {"clarity": 0.25, "response_quality": 0.35, "diversity": 0.2, "complexity": 0.2},
-            description="score columns and their weights, which sum to 1; one of weight 0 is not "
-            "read",
+            description="score column → its weight; weights sum to 1, and a column of weight 0 "
+            "is not read",
         )
 
         @field_validator("weights")

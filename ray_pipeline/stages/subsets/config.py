@@ -26,11 +26,17 @@ class Subset(Section):
     just that score, or just the least score, are in.
     """
 
-    rows: int | None = Field(None, ge=1, description="the best so many; all where there are fewer")
-    share: float | None = Field(None, gt=0, le=1, description="the best so many of 1")
-    quantile: float | None = Field(None, ge=0, le=1, description="rows not below this quantile")
+    rows: int | None = Field(
+        None, ge=1, description="keep this many rows, best first; all if there are fewer"
+    )
+    share: float | None = Field(
+        None, gt=0, le=1, description="keep this fraction of the rows, best first"
+    )
+    quantile: float | None = Field(
+        None, ge=0, le=1, description="keep the rows at or above this quantile of the score"
+    )
     min_score: float | None = Field(
-        None, allow_inf_nan=False, description="rows with at least this score"
+        None, allow_inf_nan=False, description="keep the rows with at least this score"
     )
 
     @model_validator(mode="after")
@@ -67,8 +73,10 @@ def exact(number: float) -> Fraction:
 class Quota(Section):
     """How much of a subset one source may make up."""
 
-    column: str = Field("source", description="the column that says where a row comes from")
-    max_share: float = Field(gt=0, le=1, description="of a subset's rows, rounded down")
+    column: str = Field("source", description="column that names the source of a row")
+    max_share: float = Field(
+        gt=0, le=1, description="largest fraction of a subset's rows from one source, rounded down"
+    )
 
     def most(self, rows: int) -> int:
         """Rows of one source in a subset of so many."""
@@ -84,11 +92,13 @@ class SelectSubsetsConfig(StageConfig):
             "high_100k": Subset(rows=100_000),
             "medium_1m": Subset(rows=1_000_000),
         },
-        description="by name, each with one of rows, share, quantile, min_score",
+        description="subsets by name, each with one of rows, share, quantile, min_score",
     )
-    quota: Quota | None = None
+    quota: Quota | None = Field(
+        None, description="limit on the rows of a subset that come from one source; null: no limit"
+    )
     controls: bool = Field(
-        True, description="whether each subset gets a control: as many rows, drawn at random"
+        True, description="give each subset a control: the same number of random rows"
     )
 
     @field_validator("subsets")

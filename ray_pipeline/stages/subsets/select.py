@@ -47,16 +47,16 @@ def content_hashes(rows: pa.Table) -> Bits:
 
 
 class SelectSubsets(DecideStage):
-    """Writes ``quality_rank`` (0: the best) and ``subsets``, the names of those that hold the row.
+    """Writes ``quality_rank`` (0: the best) and ``subsets``, the names of a row's subsets.
 
-    Of the rows to train on alone; both are null in the others. Drops nothing: a row that no subset
-    takes has an empty list.
+    Both are set for training rows and null for the others. Nothing is dropped: a row in no subset
+    has an empty list.
 
-    A quota bounds each source's part of a subset of k rows: only the rows that are among the best
-    ``max_share`` · k of their own source can be taken. Subsets by rows or share are then filled
-    from below: first with the next smaller one, so that they stay nested, then with the best that
-    can be taken. Subsets by a threshold are not: no row below it makes up for one that the quota
-    keeps out.
+    A quota limits the share of each source in a subset of k rows: only the best ``max_share`` · k
+    rows of each source can be taken. Subsets by rows or share are then filled from below: first
+    with the next smaller subset, so that they stay nested, then with the best rows that can be
+    taken. Subsets by a threshold are not filled: no row below the threshold makes up for one that
+    the quota excludes.
     """
 
     name = "select-subsets"

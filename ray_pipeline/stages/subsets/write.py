@@ -44,9 +44,9 @@ _DIMENSIONS = ("clarity", "response_quality", "diversity", "complexity")
 class WriteSubsets(ArtifactStage):
     """Writes each subset and control, the best row first, with the common validation rows.
 
-    ``exports/subsets/NAME/train-*.parquet`` and ``validation-*.parquet``; the same as a Hugging
-    Face dataset in ``NAME/dataset``; and ``NAME_scores.csv``. Rows are sorted through the disk,
-    not in memory.
+    The files are ``exports/subsets/NAME/train-*.parquet`` and ``validation-*.parquet``, the same
+    rows as a Hugging Face dataset in ``NAME/dataset``, and ``NAME_scores.csv``. Rows are sorted on
+    disk, not in memory.
     """
 
     name = "write-subsets"
@@ -59,7 +59,7 @@ class WriteSubsets(ArtifactStage):
     }
 
     class Config(StageConfig):
-        shard_rows: int = Field(250_000, ge=1, description="rows of a Parquet file")
+        shard_rows: int = Field(250_000, ge=1, description="rows per Parquet file")
 
     config: Config
 

@@ -35,7 +35,7 @@ class ParameterSearch:
 
 
 class Distil(TrainingStage):
-    """Makes ``models/student``: α·CE + β·T²·KL(teacher ‖ student) on answers."""
+    """Trains a student on α·CE + β·T²·KL(teacher ‖ student) of answers: ``models/student``."""
 
     name = "distil"
     makes = ("models/student/config.json",)
@@ -44,11 +44,15 @@ class Distil(TrainingStage):
         """Configuration of `Distil`. α, β and T follow the original experiment."""
 
         student: StudentConfig = StudentConfig(every=3)
-        alpha: float = Field(0.4664, ge=0, description="weight of the cross-entropy")
-        beta: float = Field(0.2081, ge=0, description="weight of T² KL(teacher ‖ student)")
-        temperature: float = Field(0.7, gt=0)
+        alpha: float = Field(0.4664, ge=0, description="α, the weight of the cross-entropy")
+        beta: float = Field(0.2081, ge=0, description="β, the weight of T² KL(teacher ‖ student)")
+        temperature: float = Field(
+            0.7, gt=0, description="temperature T of both distributions in the KL term"
+        )
         teacher: Literal["cached", "online"] = Field(
-            "cached", description="its stored log-probabilities, or the model beside the student"
+            "cached",
+            description="cached: the teacher's stored log-probabilities; online: the teacher "
+            "runs beside the student",
         )
 
         @property
@@ -125,10 +129,11 @@ class Distil(TrainingStage):
 
 
 class TrainAlone(TrainingStage):
-    """Makes ``models/student-alone``: `Distil`'s student on the same rows, without a teacher.
+    """Trains the student of `Distil` on the same rows without a teacher:
+    ``models/student-alone``.
 
-    The control: what distilling gains is what the student has over this one. All but the loss is
-    that of `Distil`, the learning rate too where a search chose it.
+    It is the control: the gain of distillation is the difference between the two students.
+    Everything except the loss is that of `Distil`, including a learning rate that a search chose.
     """
 
     name = "train-alone"

@@ -61,10 +61,10 @@ class _Subject:
 
 
 class Evaluate(ArtifactStage):
-    """Writes ``exports/validation_results.csv``: the answers of teacher and students, with scores.
+    """Measures teacher and students on the test rows: ``exports/validation_results.csv``.
 
-    Measured are the models that the run's stages made, and the student as it is before training.
-    Each one's answers are on storage as soon as they are there: a later attempt reads them.
+    It measures the models that the run's stages made, and the student as it was before training.
+    Each model's answers are stored as soon as they are made: a later attempt reads them.
     """
 
     name = "evaluate"
@@ -83,20 +83,21 @@ class Evaluate(ArtifactStage):
         rows: int = Field(
             200,
             ge=1,
-            description="test rows that are answered, at most; perplexity is of all of them",
+            description="test rows that are answered, at most; the perplexity is computed on "
+            "all test rows",
         )
-        max_new_tokens: int = Field(64, ge=1, description="tokens of an answer, at most")
+        max_new_tokens: int = Field(64, ge=1, description="tokens per answer, at most")
         dtype: Literal["float32", "bfloat16"] = Field(
-            "float32", description="of the weights while they are measured"
+            "float32", description="precision of the weights while models are measured"
         )
         batch_rows: Annotated[int, Execution] = Field(
-            32, ge=1, description="rows answered together"
+            32, ge=1, description="rows answered per batch"
         )
         batch_tokens: Annotated[int, Execution] = Field(
-            8192, ge=1, description="tokens a forward pass for the perplexity, padding included"
+            8192, ge=1, description="tokens per forward pass for the perplexity, padding included"
         )
         gpu: Annotated[bool | None, Execution] = Field(
-            None, description="whether models are on a GPU; null: where this machine has one"
+            None, description="run the models on a GPU; null: if this machine has one"
         )
 
     config: Config

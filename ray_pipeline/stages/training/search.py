@@ -47,27 +47,35 @@ TRIALS, TABLE, BEST_CONFIG = "search/trials.jsonl", "search/trials.csv", "search
 class TrialLoopConfig(Section):
     """What differs in a trial's training loop; null: as in ``stages.distil.loop``."""
 
-    epochs: int | None = Field(None, ge=1)
-    max_steps: int | None = Field(None, ge=1)
-    evaluate_every: int | None = Field(None, ge=1, description="steps; pruning needs evaluations")
+    epochs: int | None = Field(None, ge=1, description="epochs of a trial; null: as in distil.loop")
+    max_steps: int | None = Field(
+        None, ge=1, description="steps of a trial, at most; null: as in distil.loop"
+    )
+    evaluate_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between evaluations of a trial; null: as in distil.loop. Pruning "
+        "needs several evaluations",
+    )
 
 
 class Search(TrainingStage, ParameterSearch):
-    """Looks for better α, β, temperature and learning rate than those under ``stages.distil``.
+    """Searches for better α, β, temperature and learning rate than those of ``stages.distil``.
 
-    It stands before `Distil`, which then takes the best ones. Trials train `Distil`'s student on
-    its rows and with its teacher, and are compared by the cross-entropy of the validation rows.
+    It comes before `Distil`, which then uses the best ones. Trials train the student of `Distil`
+    on its rows and with its teacher, and are compared by the cross-entropy of the validation rows.
     """
 
     name = "search"
     uses_seed = True
 
     class Config(TrialWorkersConfig):
-        trials: int = Field(0, ge=0, description="0: no search")
+        trials: int = Field(0, ge=0, description="number of trials; 0: no search")
         space: Space = Space()
         loop: TrialLoopConfig = TrialLoopConfig()
         pruning: PruningConfig | None = Field(
-            PruningConfig(), description="null: every trial is trained to its end"
+            PruningConfig(),
+            description="successive halving of trials; null: every trial is trained to its end",
         )
 
     config: Config

@@ -19,7 +19,7 @@ from ray_pipeline.stages.text.keys import normalised
 class Split(MapStage):
     """Writes ``split``: ``train``, ``validation`` or ``test``.
 
-    A row's side is drawn with the seed and depends on no other row.
+    A row's side depends on the seed and on the row itself, on no other row.
 
     Args:
         by: what it is drawn by. ``parent``: the id of the source row, so that all versions of a row
@@ -34,8 +34,8 @@ class Split(MapStage):
     uses_seed = True
 
     class Config(StageConfig):
-        validation: float = Field(0.05, ge=0, lt=1, description="share of the source rows")
-        test: float = Field(0.05, ge=0, lt=1, description="likewise")
+        validation: float = Field(0.05, ge=0, lt=1, description="fraction of the rows")
+        test: float = Field(0.05, ge=0, lt=1, description="fraction of the rows")
 
         @model_validator(mode="after")
         def _leaves_some(self) -> Self:

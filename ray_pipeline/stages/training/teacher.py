@@ -19,15 +19,20 @@ from ray_pipeline.train.student import load
 
 
 class TrainTeacher(TrainingStage):
-    """Makes ``models/teacher``."""
+    """Fine-tunes the teacher on the training rows, and writes it to ``models/teacher``."""
 
     name = "train-teacher"
     makes = ("models/teacher/config.json",)
 
     class Config(TrainingConfig):
-        model: str = Field("smollm2-135m-instruct", description="the model to fine-tune")
+        model: str = Field(
+            "smollm2-135m-instruct",
+            description="model to fine-tune: a packaged name, a folder or a hub id",
+        )
         method: Literal["full", "lora", "none"] = Field(
-            "full", description="all weights; an adapter, merged at the end; or the model as it is"
+            "full",
+            description="full: all weights; lora: an adapter, merged at the end; none: the "
+            "model as it is",
         )
         adapter: AdapterConfig = AdapterConfig()
 

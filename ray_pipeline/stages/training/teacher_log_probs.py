@@ -31,10 +31,10 @@ _LISTS: Mapping[str, pa.DataType] = {
 
 
 class TeacherLogProbs(ModelStage):
-    """Writes the run's teacher's top-k log-probabilities at answer tokens (`train.teacher_cache`).
+    """Writes the teacher's top-k log-probabilities at answer tokens (`train.teacher_cache`).
 
-    Rows of the training split alone get them. With each row stands what they were made of, so that
-    a training with another tokenizer, vocabulary or text is refused.
+    Only rows of the training split get them. Each row records what they were computed from, so a
+    training with another tokenizer, vocabulary or text is refused.
     """
 
     name = "teacher-log-probs"
@@ -55,22 +55,24 @@ class TeacherLogProbs(ModelStage):
         k: int = Field(
             64,
             ge=0,
-            description="tokens kept at each position, the rest is their tail; 0: none at all",
+            description="most likely tokens stored per answer token; the others are summed up "
+            "in one tail; 0: nothing is stored",
         )
         engine: Literal["transformers", "vllm"] = Field(
             "transformers",
-            description="vllm: for a teacher that one process does not hold; as fast on a CPU",
+            description="library that computes them; vllm is for a teacher that does not fit "
+            "one process, and no faster on a CPU",
         )
         engine_args: Annotated[dict[str, Any], AddedWith({})] = Field(
-            {}, description="of vLLM, such as tensor_parallel_size"
+            {}, description="arguments of vLLM, such as tensor_parallel_size"
         )
         precision: Precision = Field(
             "auto",
-            description="of the forward pass; auto: bfloat16 on GPUs that have it, else float32. "
-            "The softmax is in float32 in any case",
+            description="precision of the forward pass; auto: bfloat16 on GPUs that support it, "
+            "else float32. The softmax is always in float32",
         )
         batch_tokens: Annotated[int, Execution] = Field(
-            8192, ge=1, description="tokens a forward pass, padding included"
+            8192, ge=1, description="tokens per forward pass, padding included"
         )
 
         def identity(self) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from ray_pipeline.stage import ModelStage, ModelStageConfig
 class Tokenise(ModelStage):
     """Writes ``input_ids`` and ``answer_mask`` (see `models.text`).
 
-    Rows that cannot be trained on are dropped: without question or answer, or with a prompt that
-    leaves no room for the answer. Answers that lost their end are counted.
+    Rows that cannot be trained on are dropped: those without question or answer, and those whose
+    prompt leaves no room for the answer. Truncated answers are counted.
 
     Args:
         question: column of what is asked.
@@ -39,7 +39,7 @@ class Tokenise(ModelStage):
     class Config(ModelStageConfig):
         model: str = Field(
             "smollm2-135m-instruct",
-            description="whose tokenizer; teacher and student have the same",
+            description="model whose tokenizer is used; teacher and student must share it",
         )
         text: TextConfig = TextConfig()
 

@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 class TrialWorkersConfig(StageConfig):
     """What each of the trainings has, and how many there are at the same time."""
 
-    num_cpus: Annotated[float, Execution] = Field(1, gt=0, description="CPUs a training")
+    num_cpus: Annotated[float, Execution] = Field(1, gt=0, description="CPUs per training")
     num_gpus: Annotated[float | None, Execution] = Field(
         None,
         ge=0,
-        description="GPUs a training, shares allowed; null: 1 where this machine has one",
+        description="GPUs per training, fractions allowed; null: 1 if this machine has one",
     )
     concurrency: Annotated[int | None, Execution] = Field(
         None,
         ge=1,
-        description="trainings at the same time, at most; null: as many as fit the cluster",
+        description="largest number of trainings at the same time; null: as many as fit the "
+        "cluster",
     )
     stall_timeout: Annotated[float, Execution] = Field(
         3600,
