@@ -19,7 +19,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
@@ -142,6 +142,16 @@ class Stage(ABC):
             config = self.config_type.model_validate(config or {})
         stage.config, stage.settings = config, settings or Settings()
         return stage
+
+    def for_workers(self) -> Self:
+        """A copy for the workers: of the job's other stages it has those that it needs.
+
+        A worker imports the modules of all stages that it is sent. Those of training import torch,
+        which takes longer than a small unit's work.
+        """
+        own = (type(self), *self.needs_stages)
+        stages = tuple(stage for stage in self.settings.stages if isinstance(stage, own))
+        return self.bound(self.config, replace(self.settings, stages=stages))
 
     # What columns a stage has may depend on its configuration: these are attributes of the class
     # in most stages, and properties in the others.

@@ -236,7 +236,7 @@ class _Runner:
         position = self._state.segments.index(segment)
         return SegmentJob(
             storage=self._storage,
-            segment=segment,
+            segment=segment.for_workers(),
             rows_from=(
                 FromSource(prepared.survey.spec)
                 if segment.reads_source

@@ -84,6 +84,10 @@ class Segment:
         """Whether it commits rows; what makes artifacts leaves those of the one before it."""
         return self.kind is not ArtifactStage
 
+    def for_workers(self) -> Segment:
+        """The same, with stages as workers need them."""
+        return replace(self, stages=tuple(stage.for_workers() for stage in self.stages))
+
     def after(self, artifact: str) -> Segment:
         """The same behind an artifact, whose identity is now part of all that it makes.
 

@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_refused(tmp_path) -> None:
             stage(tmp_path, **config).check()
     with pytest.raises(ValueError, match="twice"):
         TrainSubsetsConfig(seeds=[1, 1])
-    empty = SimpleNamespace(subsets={"few": None, "none": None}, controls=False)
+    empty = {"subsets": {"few": {"rows": 8}, "none": {"rows": 9}}, "controls": False}
     with pytest.raises(UserError, match="subset 'none' has no rows"):
         stage(tmp_path, select=empty).make(tiny_rows(tmp_path), place(tmp_path))
 
