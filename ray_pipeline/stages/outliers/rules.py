@@ -14,8 +14,8 @@ from ray_pipeline.core.rows import set_column
 from ray_pipeline.stage import MapStage, StageConfig
 
 #: The keywords of the original experiment ("chapter", "syllabus", "refer to") and similar ones, but
-#: only where they refer to the course or the book itself: a question about the chapters of a novel is
-#: a valid question.
+#: only where they refer to the course or the book itself: a question about the chapters of a novel
+#: is a valid question.
 _PATTERNS = {
     "course": r"(?i)\b(syllabus|office hours|midterm|homework \d|this (course|module|lesson)|"
     r"refer to (section|chapter|figure|table|page|appendix)|"
