@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.core.tables import Tables
+from ray_pipeline.engine.off import Off
 from ray_pipeline.engine.segments import apply_map, cut
-from ray_pipeline.stage import DecideStage, MapStage, Off
+from ray_pipeline.stage import DecideStage, MapStage
 
 
 class Before(MapStage):
