@@ -291,7 +291,7 @@ class ModelStageConfig(StageConfig):
         1, ge=1, description="number of workers; each loads the model once"
     )
     num_cpus: Annotated[float | None, Execution] = Field(
-        None, ge=0, description="CPUs reserved per worker; null: chosen by the engine"
+        None, ge=0, description="CPUs reserved per worker; null: none"
     )
     num_gpus: Annotated[float, Execution] = Field(
         0, ge=0, description="GPUs per worker; fractions allowed"
