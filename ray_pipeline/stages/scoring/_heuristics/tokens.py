@@ -1,6 +1,6 @@
 """Tokens of texts in batches: how many, how many distinct ones, how many distinct pairs.
 
-Pairs are counted as the seed of this project does it: as strings, both tokens joined by ``_``. So
+Pairs are counted as in the original experiment: as strings, both tokens joined by ``_``. So
 ``a_`` + ``b`` and ``a`` + ``_b`` are the same pair, if a text should have both.
 """
 
