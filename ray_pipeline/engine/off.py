@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_pipeline.core.rows import set_column
-from ray_pipeline.stage import MapStage, Stage
+from ray_pipeline.stage import MapStage, Settings, Stage, StageConfig
 
 
 class Off(MapStage):
@@ -21,6 +21,7 @@ class Off(MapStage):
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(name=stage.name)
+        self.config, self.settings = StageConfig(), Settings()
         self._columns = (stage.writes, stage.removes, stage.internal)
 
     @property
