@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,22 +22,19 @@ DOCS = REPOSITORY / "docs"
 TOP = {"ray_pipeline", "jobs", "configs", "docs", "tests", "benchmarks", "samples"}
 #: What a reader is to put in: ``configs/prompts/JOB/NAME.yaml``, ``jobs/my_job.py``.
 PLACEHOLDER = re.compile(r"(^|[/._-])(my[_.-]|[A-Z]+([/.]|$)|<|\.\.\.)")
-CODE = ("*.py", "*.j2", "*.yaml")
 ROOT_FILES = re.compile(
     r"^[A-Z][A-Za-z]*\.md$|^(Makefile|LICENSE|pyproject\.toml|constraints\.txt)$"
 )
 
 
 def documents() -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "*.md"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = [REPOSITORY / line for line in listed.stdout.splitlines()]
-    return [path for path in found if path.exists()]
+    return sorted([*REPOSITORY.glob("*.md"), *files_with(".md")])
+
+
+def files_with(*suffixes: str) -> list[Path]:
+    """The files of the repository with one of these suffixes, but for those at its top."""
+    found = [path for folder in sorted(TOP) for path in (REPOSITORY / folder).rglob("*")]
+    return [path for path in found if path.suffix in suffixes]
 
 
 def lines(document: Path) -> Iterator[tuple[str, str]]:
@@ -76,25 +72,14 @@ def test_every_path_in_a_document_exists() -> None:
 
 
 def test_every_document_that_code_points_to_exists() -> None:
-    listed = subprocess.run(
-        [
-            "git",
-            "grep",
-            "-noE",
-            r"\b(docs|benchmarks)/[a-zA-Z_/-]+\.md",
-            "--",
-            "*.py",
-            "*.j2",
-            "*.yaml",
-        ],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = [line.rsplit(":", 1) for line in listed.stdout.splitlines()]
-    missing = [line for line in found if not (REPOSITORY / line[1]).exists()]
-    assert not [line for line in missing if not PLACEHOLDER.search(line[1])]
+    missing = [
+        f"{where}: {path}"
+        for file in files_with(".py", ".j2", ".yaml")
+        for where, line in lines(file)
+        for path in re.findall(r"\b(?:docs|benchmarks)/[a-zA-Z_/-]+\.md", line)
+        if not (REPOSITORY / path).exists() and not PLACEHOLDER.search(path)
+    ]
+    assert not missing, "\n".join(missing)
 
 
 def test_every_relative_link_resolves() -> None:
