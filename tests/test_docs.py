@@ -21,7 +21,7 @@ PACKAGES = {path.parent.name for path in (REPOSITORY / "ray_pipeline").glob("*/_
 DOCS = REPOSITORY / "docs"
 TOP = {"ray_pipeline", "jobs", "configs", "docs", "tests", "benchmarks", "samples"}
 #: What a reader is to put in: ``configs/prompts/JOB/NAME.yaml``, ``jobs/my_job.py``.
-PLACEHOLDER = re.compile(r"(^|[/._-])(my[_.-]|[A-Z]+([/.]|$)|<|\.\.\.)")
+PLACEHOLDER = re.compile(r"(^|[/._-])(my[_.-]|(?!README)[A-Z]+([/.]|$)|<|\.\.\.)")
 ROOT_FILES = re.compile(
     r"^[A-Z][A-Za-z]*\.md$|^(Makefile|LICENSE|pyproject\.toml|constraints\.txt)$"
 )
@@ -69,6 +69,16 @@ def test_every_path_in_a_document_exists() -> None:
         if not PLACEHOLDER.search(path) and not is_there(path)
     ]
     assert not missing, "\n".join(missing)
+
+
+def test_a_path_that_does_not_exist_would_be_found() -> None:
+    line = "See `engine/unit.py`, `ray_pipeline/gone.py`, `docs/README.md` and `engine/gone.py`."
+    assert [path for path in paths_in(line) if not is_there(path)] == [
+        "ray_pipeline/gone.py",
+        "engine/gone.py",
+    ]
+    assert not PLACEHOLDER.search("docs/README.md")
+    assert PLACEHOLDER.search("jobs/my_job.py") and PLACEHOLDER.search("configs/prompts/JOB/a.yaml")
 
 
 def test_every_document_that_code_points_to_exists() -> None:
