@@ -70,14 +70,11 @@ def _cut_contractions(texts: Texts, starts: Flags) -> Positions:
     return end[(texts.classes[end] & LETTER) > 0]
 
 
-#
-# Byte-pair encoding of single pieces by tiktoken, where it must give what the tokenizer gives.
-#
+# Byte-pair encoding of single pieces by tiktoken, where it must give what the tokenizer gives:
 # tiktoken joins two neighbours when their bytes together are a token; Hugging Face's tokenizers
-# when the two are a merge. That is the same where tokens have the numbers of their merges' order, and
-# where each token, encoded by itself, is that token: whenever two neighbours make up a token, so
-# they did when it was encoded by itself, and there the next step was to join them.
-#
+# when the two are a merge. That is the same where tokens have the numbers of their merges' order,
+# and where each token, encoded by itself, is that token: whenever two neighbours make up a token,
+# so they did when it was encoded by itself, and there the next step was to join them.
 
 
 def encoder(backend: Any) -> Callable[[str], list[int]] | None:
