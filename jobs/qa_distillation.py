@@ -33,41 +33,40 @@ from ray_pipeline.stages.training.tokenise import Tokenise
 PIPELINE = Pipeline(
     "qa-distillation",
     [
-        Validate("question", "answer"),  # the columns are there and hold text
-        DropInvalid(),  # rows that a reviewer marked invalid
-        CleanText("question", "answer"),  # mojibake, HTML entities, symbols, white space
-        FillInBlank(),  # "Paris is the ____ of France" becomes a question
-        MatchChoices(),  # which of its options the answer means
-        MultipleChoice(),  # a question that stands without its options
-        OutlierRules(),  # course talk, code, filler, other languages
+        Validate("question", "answer"),  # drops rows without text
+        DropInvalid(),  # drops rows that a reviewer marked as invalid
+        CleanText("question", "answer"),  # repairs mojibake, HTML entities, white space
+        FillInBlank(),  # turns "Paris is the ____ of France" into a question
+        MatchChoices(),  # finds the option that the answer means
+        MultipleChoice(),  # makes a question that stands without its options
+        OutlierRules(),  # marks course talk, code, filler, other languages
         Embed("question", "answer"),
-        OutlierClusters(),  # how far a row lies from what the others are about
-        Outliers(),  # a model judges what rules and clusters suspect
+        OutlierClusters(),  # scores how far a row lies from all clusters
+        Outliers(),  # a model judges the suspects of rules and clusters
         ExactDuplicates("question", "answer"),
         SameText("question"),  # marks questions with several answers
-        SameText(
+        SameText(  # marks answers with several questions
             "answer",
             ignore=("true", "false", "yes", "no", "all of the above", "none of the above"),
-        ),  # marks answers with several questions
+        ),
         NearDuplicates("question", "answer"),
-        Rephrase("first"),  # other words where a question needs them
-        Rephrase(
-            "second", export="deduplication_rephrasing.csv"
-        ),  # a second model, for what is still in need
-        Augment("formal"),  # each makes a version of every row, as a new row
+        Rephrase("first"),  # rewords the questions that need it
+        # A second model rewords those that still need it.
+        Rephrase("second", export="deduplication_rephrasing.csv"),
+        Augment("formal"),  # each adds a version of every row, as a new row
         Augment("casual"),
         Augment("general"),
         Typos(),
-        ParaphraseSimilarity(),  # how close each version is to its source
-        AcceptParaphrases(),  # versions that are no good are dropped
-        Split(by="parent"),  # rows to train on, to validate with and to test on
+        ParaphraseSimilarity(),  # measures how close each version is to its source
+        AcceptParaphrases(),  # drops unusable versions
+        Split(by="parent"),  # rows for training, validation and test
         Tokenise("question", "answer"),
-        TrainTeacher(),  # fine-tunes it on the rows
-        TeacherLogProbs(),  # what the teacher says about every answer token, stored once
-        Search(),  # for better α, β, temperature and learning rate; off by default
-        Distil(),  # a student of a part of the teacher's layers
-        TrainAlone(),  # the same student without the teacher: what did distilling gain?
-        Evaluate(),  # teacher and students on the rows kept aside
+        TrainTeacher(),  # fine-tunes the teacher on the rows
+        TeacherLogProbs(),  # stores its log-probabilities at answer tokens
+        Search(),  # looks for better parameters of Distil; off by default
+        Distil(),  # trains a student with some of the teacher's layers
+        TrainAlone(),  # the same student without the teacher, as a control
+        Evaluate(),  # measures all models on the held-out rows
     ],
 )
 

@@ -26,15 +26,17 @@ TEXTS = ("instruction", "response")
 PIPELINE = Pipeline(
     "quality-tradeoff",
     [
-        Validate(*TEXTS),  # instruction and response are there and hold text
-        NearDuplicates(*TEXTS, enabled=False, ngram=5, must_equal=()),  # off by default
+        Validate(*TEXTS),  # drops rows without text
+        NearDuplicates(
+            *TEXTS, enabled=False, ngram=5, must_equal=()
+        ),  # drops nearly equal rows; off by default
         ScoreQuality(),  # clarity, response quality, diversity, complexity, by rules
-        ScoreIfd(),  # how much the instruction helps a small model; off by default
+        ScoreIfd(),  # how little the instruction helps a small model; off by default
         Embed(*TEXTS, name="embed-instructions", only_for=ScoreNovelty),
-        ScoreNovelty(),  # how far a row lies from the others; off by default
-        JudgeQuality(),  # the four dimensions as a model sees them; off by default
-        WeighScores(),  # one quality of several scores
-        Split(by=TEXTS),  # rows to validate and to test on, which no subset sees
+        ScoreNovelty(),  # how far a row lies from similar ones; off by default
+        JudgeQuality(),  # a model rates the four dimensions; off by default
+        WeighScores(),  # combines the scores to one quality
+        Split(by=TEXTS),  # holds out rows for validation and test
         Tokenise(
             *TEXTS,
             model="gpt2-tokenizer",
@@ -45,9 +47,9 @@ PIPELINE = Pipeline(
             },
         ),
         SelectSubsets(),  # the best 10k, 100k, 1M, each with a random control of its size
-        WriteSubsets(),  # as Parquet, as Hugging Face datasets, with their scores
-        TrainSubsets(),  # one model from scratch for each subset, control and seed
-        SubsetGenerations(),  # what these models write
+        WriteSubsets(),  # as Parquet and Hugging Face datasets, with their scores
+        TrainSubsets(),  # trains a model from scratch for each subset, control and seed
+        SubsetGenerations(),  # lets the models write, and measures it
         AnalyseTradeoff(),  # is less enough, and from which quality on?
     ],
 )

@@ -30,7 +30,6 @@ from pydantic import Field
 from ray_pipeline.core.config import Execution, Section, varied
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.resources import Resources
-from ray_pipeline.core.rows import set_column
 
 if TYPE_CHECKING:
     from ray_pipeline.core.storage import Storage
@@ -196,7 +195,7 @@ class Stage(ABC):
 
     @property
     def is_off(self) -> bool:
-        """Whether the configuration turns the stage off. Then `Off` stands in its place."""
+        """Whether the configuration turns it off. Then `engine.off.Off` stands in its place."""
         return False
 
     @property
@@ -285,44 +284,6 @@ class MapStage(Stage):
         """
 
 
-class Off(MapStage):
-    """Stands for a stage that is turned off: its columns are there, and null. It costs no pool.
-
-    Columns that are there already stay as they are: those that the stage would only have changed,
-    and scores that a source brings with it.
-    """
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(name=stage.name)
-        self._columns = (stage.writes, stage.removes, stage.internal)
-
-    @property
-    def writes(self) -> Mapping[str, pa.DataType]:
-        """Those of the stage."""
-        return self._columns[0]
-
-    @property
-    def removes(self) -> Collection[str]:
-        """Those of the stage."""
-        return self._columns[1]
-
-    @property
-    def internal(self) -> Collection[str]:
-        """Those of the stage."""
-        return self._columns[2]
-
-    def identity(self) -> dict[str, Any]:
-        """Nothing of its configuration matters but that it is off."""
-        return {"off": True}
-
-    def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
-        """Add the columns that are missing, or of another type, without a value."""
-        for name, kind in self.writes.items():
-            if name not in rows.column_names or rows.schema.field(name).type != kind:
-                rows = set_column(rows, name, pa.nulls(rows.num_rows, kind))
-        return rows
-
-
 class ModelStageConfig(StageConfig):
     """Configuration of a stage with a local model in an actor pool."""
 
@@ -330,7 +291,7 @@ class ModelStageConfig(StageConfig):
         1, ge=1, description="number of workers; each loads the model once"
     )
     num_cpus: Annotated[float | None, Execution] = Field(
-        None, ge=0, description="CPUs reserved per worker; null: chosen by the engine"
+        None, ge=0, description="CPUs reserved per worker; null: none"
     )
     num_gpus: Annotated[float, Execution] = Field(
         0, ge=0, description="GPUs per worker; fractions allowed"

@@ -14,13 +14,14 @@ from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import ENVELOPE
 from ray_pipeline.engine.config import RunConfig, stage_config
+from ray_pipeline.engine.off import Off
 from ray_pipeline.engine.segments import Segment, cut, schema_after, works_on
 from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.models import packaged as models
 from ray_pipeline.rundir.layout import SOURCE_NAME
 from ray_pipeline.sources.config import SourceConfig
 from ray_pipeline.sources.survey import Survey, Wanted, survey_all
-from ray_pipeline.stage import AskStage, Off, Settings, Stage
+from ray_pipeline.stage import AskStage, Settings, Stage
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ray_pipeline.core.rows import (
     kept,
     set_column,
 )
+from ray_pipeline.engine.off import Off
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.layout import SOURCE, SOURCE_NAME, segment_folder
 from ray_pipeline.stage import (
@@ -34,7 +35,6 @@ from ray_pipeline.stage import (
     DecideStage,
     MapStage,
     ModelStage,
-    Off,
     Stage,
 )
 

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.core.tables import Tables
+from ray_pipeline.engine.off import Off
 from ray_pipeline.engine.segments import apply_map, cut
-from ray_pipeline.stage import DecideStage, MapStage, Off
+from ray_pipeline.stage import DecideStage, MapStage, Settings
 
 
 class Before(MapStage):
@@ -55,3 +56,4 @@ def test_it_shares_the_segment_of_the_maps_and_needs_nothing() -> None:
     (segment,) = cut([Before().bound(), off, Before().bound()], "source", save_every_stage=False)
     assert [stage.name for stage in segment.stages] == ["before", "score", "before"]
     assert off.identity() == {"off": True}
+    assert off.settings == Settings() and off.models == {} and off.resources() is None

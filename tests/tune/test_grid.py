@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_refused(tmp_path) -> None:
             stage(tmp_path, **config).check()
     with pytest.raises(ValueError, match="twice"):
         TrainSubsetsConfig(seeds=[1, 1])
-    empty = SimpleNamespace(subsets={"few": None, "none": None}, controls=False)
+    empty = {"subsets": {"few": {"rows": 8}, "none": {"rows": 9}}, "controls": False}
     with pytest.raises(UserError, match="subset 'none' has no rows"):
         stage(tmp_path, select=empty).make(tiny_rows(tmp_path), place(tmp_path))
 
@@ -256,7 +256,7 @@ def test_a_cell_that_fits_no_node_is_refused(ray_cluster, tmp_path) -> None:
 def test_what_no_cell_could_work_with_ends_the_experiment(ray_cluster, tmp_path) -> None:
     (cell, *_) = cells_of(tmp_path)
     (tmp_path / "two.parquet").unlink()
-    with pytest.raises(RunError, match=r"cannot read .*two\.parquet"):
+    with pytest.raises(RunError, match="unit two is missing"):
         grid.run_grid([cell], TrialWorkers(), print)
 
 

@@ -13,8 +13,9 @@ from pydantic import Field, field_validator
 from ray_pipeline.core.rows import set_column
 from ray_pipeline.stage import MapStage, StageConfig
 
-#: The seed's keywords ("chapter", "syllabus", "refer to") and their kin, only where they speak of
-#: the course or the book itself: a question about the chapters of a novel is a fair question.
+#: The keywords of the original experiment ("chapter", "syllabus", "refer to") and similar ones, but
+#: only where they refer to the course or the book itself: a question about the chapters of a novel
+#: is a valid question.
 _PATTERNS = {
     "course": r"(?i)\b(syllabus|office hours|midterm|homework \d|this (course|module|lesson)|"
     r"refer to (section|chapter|figure|table|page|appendix)|"

@@ -37,7 +37,7 @@ from ray_pipeline.stages.subsets.select import TRAIN, SelectSubsets
 FOLDER = "exports/subsets"
 #: Columns that are not the user's: of the envelope, and those that are for later stages alone.
 _NOT_WRITTEN = {*ENVELOPE_COLUMNS, "input_ids", "answer_mask", "embedding"} - {"row_id"}
-#: The seed's columns of a file of scores, after ``idx`` and ``score``.
+#: The columns of the original experiment in a file of scores, after ``idx`` and ``score``.
 _DIMENSIONS = ("clarity", "response_quality", "diversity", "complexity")
 
 

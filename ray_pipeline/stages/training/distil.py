@@ -21,8 +21,9 @@ from ray_pipeline.tune.trials import Parameters
 
 
 class ParameterSearch:
-    """What a stage is besides that looks for better parameters than those that `Distil` is "
-    "configured with.
+    """Base of a stage that searches for better parameters than those of `Distil`'s configuration.
+
+    `Distil` finds it by this class, so that this file need not import the search, which imports it.
     """
 
     def best_parameters(self, run: Storage) -> Parameters | None:
