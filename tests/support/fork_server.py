@@ -43,7 +43,7 @@ class Started:
         for end in ends:
             os.close(end)
         self.args = [module, *arguments]
-        # A byte that is no text must not end the thread that reads: all that was said would be lost.
+        # A byte that is no text must not end the thread that reads: all output would be lost.
         self.stdout: IO[str] = os.fdopen(out, errors="replace")
         self.stderr: IO[str] = os.fdopen(err, errors="replace")
         self.returncode: int | None = None
