@@ -1,1 +1,1 @@
-"""What everything stands on: errors, storage, rows, configuration. Imports nothing of ours."""
+"""The lowest layer: errors, storage, rows and configuration. Imports no other package of ours."""

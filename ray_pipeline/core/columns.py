@@ -1,4 +1,4 @@
-"""What a column holds, by its Arrow type."""
+"""Predicates on Arrow types: text, lists, vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configuration: YAML to typed objects, overrides, and errors that say what to do."""
+"""Configuration: YAML to typed objects, overrides, and error messages with the fix."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class _ExecutionMark:
     """The type of `Execution`."""
 
 
-#: Marks a field of a `Section`, as in ``actors: Annotated[int, Execution] = 1``. Such a field says
-#: where, how fast and with how much patience something is computed, never what: which rows go in,
-#: what is asked of a model and which answers are accepted stay the same. So a change of it keeps
-#: what is finished. What it may change: the last digits of floating-point results (another batch
-#: size, another device), an answer that is sampled by another engine, and whether a row fails
-#: because a server was slower than the patience allowed.
+#: Marks a field of a `Section`, as in ``actors: Annotated[int, Execution] = 1``. Such a field
+#: controls where, how fast and with which timeouts and retries something is computed, never what:
+#: the rows read, the requests to a model and the answers accepted stay the same. Changing it
+#: therefore keeps finished work. It may still change the last digits of floating-point results
+#: (another batch size, another device), an answer sampled by another engine, and whether a row
+#: fails because a server was slower than the timeout.
 Execution = _ExecutionMark()
 
 
 @dataclass(frozen=True)
 class AddedWith:
-    """Marks a field that was added when runs existed already; they meant `before`.
+    """Marks a field that was added later; runs made before it behaved as if it were `before`.
 
-    It is left out of the identity where `before` is both its default and its value. So the
-    fingerprints of older runs stand, and only configurations that set the field get new ones.
+    The field is left out of the identity where `before` is both its default and its value. So the
+    fingerprints of older runs stay valid, and only configurations that set the field get new ones.
     """
 
     before: Any
@@ -49,17 +49,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    #: What `varied` made this type of: its arguments.
+    #: The arguments of the call to `varied` that made this type; None for a type written in code.
     _varies: ClassVar[tuple[type[Section], dict[str, Any], dict[str, Any]] | None] = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """A varied type cannot be imported where an instance is unpickled: it is made again."""
+        """Pickle a varied type by its arguments: it is in no module that could be imported."""
         if self._varies is None:
             return super().__reduce_ex__(protocol)
         return _restored, (self._varies, self.__getstate__())
 
     def identity(self) -> dict[str, Any]:
-        """The fields that change results, as plain data: those of nested sections likewise.
+        """The fields that change results, as plain data, nested sections included.
 
         Fields marked `Execution` are left out, at any depth.
         """
@@ -74,12 +74,14 @@ Fields = Mapping[str, tuple[Any, Any]]
 def varied(
     schema: type[_Section], defaults: Mapping[str, Any], added: Fields = types.MappingProxyType({})
 ) -> type[_Section]:
-    """A type like ``schema`` in which some fields have other defaults. Equal ones are the same.
+    """A type like ``schema`` in which some fields have other defaults.
+
+    Calls with equal arguments return the same type.
 
     Args:
         schema: the type to vary.
-        defaults: by the field's name. Of a field that is a section itself, a mapping changes the
-            defaults of its fields, and leaves the others.
+        defaults: the new defaults by field name. For a field that is itself a section, a mapping
+            changes the defaults of the fields it names and leaves the others.
         added: further fields.
 
     Raises:
@@ -129,14 +131,14 @@ def _restored(varies: tuple[type[Section], Any, Any], state: Any) -> Section:
 
 
 def _not_identity(section: Section) -> dict[str, Any]:
-    """What pydantic is to exclude from the dump of a section: fields, and fields of fields."""
+    """The ``exclude`` argument for pydantic's dump of a section: its non-identity fields."""
     excluded: dict[str, Any] = {}
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
         if Execution in info.metadata or _is_as_before(info, value):
             excluded[name] = True
-        elif inner := _inside(value):
-            excluded[name] = inner
+        elif nested := _excluded_in(value):
+            excluded[name] = nested
     return excluded
 
 
@@ -145,8 +147,8 @@ def _is_as_before(info: FieldInfo, value: Any) -> bool:
     return any(value == info.default == mark.before for mark in marks)
 
 
-def _inside(value: Any) -> dict[Any, Any]:
-    """What to exclude of a field's value: of a section, or of those in a mapping or a list."""
+def _excluded_in(value: Any) -> dict[Any, Any]:
+    """The exclusions within a field's value: a section, or a mapping or list of sections."""
     if isinstance(value, Section):
         return _not_identity(value)
     if isinstance(value, dict):
@@ -155,7 +157,7 @@ def _inside(value: Any) -> dict[Any, Any]:
         items = enumerate(value)
     else:
         return {}
-    return {key: inner for key, item in items if (inner := _inside(item))}
+    return {key: nested for key, item in items if (nested := _excluded_in(item))}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -207,8 +209,8 @@ def override(
     return result
 
 
-def _set(config: dict[str, Any], key: str, value: Any, what: str) -> None:
-    """Set a dotted key, in place."""
+def _set(config: dict[str, Any], key: str, value: Any, origin: str) -> None:
+    """Set a dotted key, in place; ``origin`` names the override in error messages."""
     *parents, last = key.split(".")
     section = config
     for parent in parents:
@@ -216,7 +218,7 @@ def _set(config: dict[str, Any], key: str, value: Any, what: str) -> None:
             section[parent] = {}
         section = section[parent]
         if not isinstance(section, dict):
-            raise UserError(f"{what}: {parent} is a value, not a section")
+            raise UserError(f"{origin}: {parent} is a value, not a section")
     section[last] = value
 
 
@@ -225,11 +227,16 @@ def _deep_copy(value: Any) -> Any:
 
 
 def parse(raw: Mapping[str, Any], schema: type[_Schema], where: str) -> _Schema:
-    """Check a raw configuration against the job's type.
+    """Validate a raw configuration against the job's configuration type.
+
+    Args:
+        raw: the configuration as plain data.
+        schema: the type.
+        where: the file or origin of the configuration, for messages.
 
     Raises:
-        UserError: one line for each thing that is wrong, with the key's path, what is allowed
-            and, for an unknown key, the nearest known one.
+        UserError: one line for each problem, with the key's path, what is allowed and, for an
+            unknown key, the nearest known one.
     """
     try:
         return schema.model_validate(dict(raw))
@@ -245,21 +252,24 @@ def _explain(error: dict[str, Any], schema: type[BaseModel]) -> str:
         return f"unknown key {path!r}{nearest(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"key {path!r} is missing"
-    if error["type"] == "value_error":  # of our own checks: it says what was found
-        said = str(error["msg"]).removeprefix("Value error, ")
-        return f"{path}: {said}" if path else said
+    if error["type"] == "value_error":  # raised by our own validators, with what was found
+        message = str(error["msg"]).removeprefix("Value error, ")
+        return f"{path}: {message}" if path else message
     return f"{path}: {error['msg']}, found {error['input']!r}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """``; did you mean 'x'?`` and the known names, for the end of an error message."""
+    """The end of an error message about an unknown name: the closest known name, and all names.
+
+    Looks like ``; did you mean 'x'? (known: x, y, z)``.
+    """
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{hint} (known: {', '.join(sorted(known)) or 'none'})"
 
 
 def _keys_at(model: Any, path: Sequence[Any]) -> list[str]:
-    """Keys that the configuration type has at ``path``."""
+    """The keys of the configuration type at ``path``."""
     for part in path:
         if isinstance(model, type) and issubclass(model, BaseModel):
             by_key = {info.alias or name: info for name, info in model.model_fields.items()}

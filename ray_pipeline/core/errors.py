@@ -1,4 +1,4 @@
-"""The errors a user meets. Each message says what was wrong, where, and how to fix it."""
+"""The errors that users see. Each message says what is wrong, where, and how to fix it."""
 
 
 class UserError(Exception):
@@ -6,7 +6,7 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """The run could not go on (exit code 1). What was committed stays valid."""
+    """The run could not continue (exit code 1). What was committed stays valid."""
 
 
 class BudgetExhausted(Exception):
@@ -14,7 +14,7 @@ class BudgetExhausted(Exception):
 
 
 class Stopping(Exception):
-    """The run is to stop: nothing new is begun, and what is in flight may come in."""
+    """The run is stopping: no new work is started; requests in flight may still finish."""
 
 
 def first_line(error: BaseException) -> str:
@@ -28,5 +28,8 @@ def in_one_line(error: BaseException, length: int = 500) -> str:
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an exception's message, where a traceback in the message has its cause."""
+    """The last line of an exception's message; its type's name where the message is empty.
+
+    For messages that contain a traceback: its last line names the cause.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

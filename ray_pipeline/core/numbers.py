@@ -1,4 +1,4 @@
-"""Numbers that come from outside and may be none."""
+"""Numbers from files that may hold null, NaN or text in their place."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 def finite(value: Any) -> float | None:
     """The value as a float where it is a finite number, else None.
 
-    JSON has null for a loss that diverged, and some writers NaN. A bool is not a number, and
-    neither is a text that looks like one.
+    A loss that diverged is null in JSON, and NaN with some writers. A bool does not count as a
+    number, nor does a string that looks like one.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None

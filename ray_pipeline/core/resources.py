@@ -1,4 +1,4 @@
-"""What processes need of the cluster: one vocabulary for stages, models and trainings."""
+"""CPUs and GPUs that worker processes need: one vocabulary for stages, models and trainings."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Resources:
-    """Processes that run at the same time.
+    """The resources of worker processes that run at the same time.
 
     Attributes:
-        workers: how many there are.
-        cpus: CPUs of each of them.
-        gpus: GPUs of each of them; a part of one where several share it.
+        workers: number of processes.
+        cpus: CPUs of each process.
+        gpus: GPUs of each process; a fraction where several share one.
     """
 
     workers: int = 1

@@ -88,14 +88,14 @@ def drop(rows: pa.Table, mask: pa.Array | pa.ChunkedArray, reason: str | pa.Arra
     return _mark(rows, mask, DROPPED, reason)
 
 
-#: The reason of a row on which the process that worked on it died.
+#: The reason of a row whose processing killed the worker process.
 CRASHED = "crash:worker_died: the process died on this row"
 
 
 def error_reason(error: BaseException) -> str:
-    """The reason of a row on which a stage raised an exception that is not about the row's answer.
+    """The reason of a row on which a stage raised an unexpected exception.
 
-    Its code is ``error:`` with the exception's type, its detail the message.
+    Its code is ``error:`` and the exception's type; its detail is the message.
     """
     return f"error:{type(error).__name__}: {in_one_line(error)}"
 
@@ -112,7 +112,7 @@ def fail(
         rows: a table with the envelope.
         mask: booleans, one a row; null counts as false.
         reason: one reason for all, or a string array with one a row, see `drop`.
-        stage: who failed them. None in a stage: the engine enters its name.
+        stage: name of the stage that failed them. A stage passes None: the engine enters its name.
     """
     return _mark(rows, mask, FAILED, reason, stage)
 
@@ -144,8 +144,13 @@ def failed(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.equal(rows["status"], FAILED))
 
 
-def kept_again(rows: pa.Table, names: Sequence[str]) -> pa.Table:
-    """Rows as if no stage had marked them; of their columns those among ``names``."""
+def reset_marks(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The rows with status kept and without stage and reason, as before any stage marked them.
+
+    Args:
+        rows: a table with the envelope.
+        names: columns to keep; those that the table lacks are ignored.
+    """
     nothing = pa.nulls(rows.num_rows, pa.string())
     rows = set_column(rows, "status", pa.array([KEPT] * rows.num_rows, pa.string()))
     rows = set_column(set_column(rows, "stage", nothing), "reason", nothing)
@@ -153,5 +158,5 @@ def kept_again(rows: pa.Table, names: Sequence[str]) -> pa.Table:
 
 
 def reason_code(reason: str) -> str:
-    """The stable part of a reason, without its detail: what the ledger counts by."""
+    """The stable part of a reason, without its detail. The ledger counts rows by it."""
     return reason.split(": ", 1)[0]

@@ -1,4 +1,4 @@
-"""Durable storage: one folder, local or on object storage, with atomic writes.
+"""Durable storage: a folder on a local disk or on object storage, with atomic writes.
 
 Every file of a run goes through a `Storage`. Paths are relative to its root and use ``/``.
 """
@@ -49,16 +49,16 @@ class Storage:
         return Path(self._full(path))
 
     def uri(self, path: str = "") -> str:
-        """What a person would type to name this file."""
+        """The full path or URI of a file; without a path, that of the root."""
         return f"{self.root.rstrip('/')}/{path}" if path else self.root
 
     def exists(self, path: str) -> bool:
-        """Whether a file or folder is there."""
+        """Whether there is a file or folder at the path."""
         fs, _ = self._located
         return fs.get_file_info(self._full(path)).type != pafs.FileType.NotFound
 
     def read_bytes(self, path: str) -> bytes | None:
-        """The whole file, or None when there is none."""
+        """The content of a file, or None when there is no such file."""
         fs, _ = self._located
         try:
             with fs.open_input_file(self._full(path)) as file:
@@ -74,7 +74,7 @@ class Storage:
         return fs.open_input_file(self._full(path))
 
     def write_bytes(self, path: str, data: bytes | pa.Buffer, durable: bool = False) -> None:
-        """Put the file under its name in one step: readers see the old file, or all of the new.
+        """Write a file atomically: readers see the old content or all of the new.
 
         Args:
             path: relative to the root; missing folders are made.
@@ -128,7 +128,7 @@ class Storage:
             raise RunError(f"cannot write {self.uri(path)}: {error}") from error
 
     def list(self, path: str = "", recursive: bool = False) -> Iterator[str]:
-        """Paths of the files in a folder, relative to the root; unfinished writes left out."""
+        """Paths of the files in a folder, relative to the root, without unfinished writes."""
         fs, root = self._located
         selector = pafs.FileSelector(self._full(path), allow_not_found=True, recursive=recursive)
         prefix = len(root.rstrip("/")) + 1
@@ -138,7 +138,7 @@ class Storage:
                 yield info.path[prefix:]
 
     def delete(self, path: str) -> None:
-        """Delete a file; fine when it is not there."""
+        """Delete a file; nothing happens when there is none."""
         fs, _ = self._located
         try:
             fs.delete_file(self._full(path))
@@ -148,7 +148,7 @@ class Storage:
             raise RunError(f"cannot delete {self.uri(path)}: {error}") from error
 
     def delete_folder(self, path: str) -> None:
-        """Delete a folder with all that is in it; fine when it is not there."""
+        """Delete a folder and its content; nothing happens when there is none."""
         fs, _ = self._located
         try:
             fs.delete_dir(self._full(path))

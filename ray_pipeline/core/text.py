@@ -1,4 +1,4 @@
-"""Numbers, times and texts as a person reads them."""
+"""Numbers, durations and cells formatted for people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def count(number: float) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """A share in per cent, with as many digits as it takes to tell it from nothing and all."""
+    """A share in per cent, with one decimal where it is not whole.
+
+    A share that would round to 0 or 100 per cent without being so is ``< 0.1 %`` or ``> 99.9 %``.
+    """
     if not whole:
         return NONE
     percent = 100 * part / whole
@@ -32,7 +35,7 @@ def share(part: float, whole: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``< 0.1 s``, ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    """A duration in at most two units: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
     if seconds < 0.05:
         return "< 0.1 s" if seconds > 0 else "0 s"
     if seconds < 9.95:
@@ -50,7 +53,7 @@ def duration(seconds: float) -> str:
 
 
 def dollars(amount: float) -> str:
-    """Two decimals, or two significant digits for what is less than ten cents."""
+    """An amount of dollars with two decimals; below ten cents, with two significant digits."""
     if amount == 0 or amount >= 0.1:
         return f"${amount:,.2f}"
     for digits in range(3, 7):
@@ -90,7 +93,7 @@ def latency(seconds: float) -> str:
 
 
 def plain(value: Any) -> str:
-    """A cell as text: strings as they are but without control characters, the rest as JSON."""
+    """A cell as text: strings without their control characters, other values as JSON."""
     if value is None:
         return NONE
     if not isinstance(value, str):
@@ -99,12 +102,12 @@ def plain(value: Any) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text, or its beginning and an ellipsis."""
+    """The text, cut to ``length`` characters with an ellipsis where it is longer."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
 def one_line(value: Any, length: int) -> str:
-    """A cell on one line of at most so many characters."""
+    """A cell on one line of at most ``length`` characters."""
     return shortened(" ".join(plain(value).split()), length)
 
 

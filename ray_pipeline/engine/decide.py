@@ -31,7 +31,7 @@ from ray_pipeline.engine.stored_tables import StoredTables, Task, Workshop, Writ
 from ray_pipeline.engine.unit import FromSegment, SegmentJob, UnitState
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.layout import DONE, decisions_folder, decisions_path
-from ray_pipeline.rundir.lock import hold_as_worker
+from ray_pipeline.rundir.lock import share_workers_lock
 from ray_pipeline.rundir.parts import PartInfo
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.stage import DecideStage
@@ -252,5 +252,5 @@ def run_tasks(
 # A lost node or worker is Ray's to try again; an exception of ours is not.
 @ray.remote(num_cpus=1, max_retries=10, retry_exceptions=False)
 def _run_task(task: Task) -> Written:
-    hold_as_worker(task.storage)
+    share_workers_lock(task.storage)
     return task.run()

@@ -53,7 +53,7 @@ from ray_pipeline.rundir.layout import (
     rows_folder,
 )
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
-from ray_pipeline.rundir.lock import let_workers_go, run_lock
+from ray_pipeline.rundir.lock import release_workers_lock, run_lock
 from ray_pipeline.rundir.parts import PartInfo, existing_infos, read_infos
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 
@@ -107,7 +107,7 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
                 return runner.run()
             finally:
                 if runner.workers_ended:
-                    let_workers_go(storage)
+                    release_workers_lock(storage)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.hashing import fingerprint
-from ray_pipeline.core.rows import KEPT, failed, kept, kept_again
+from ray_pipeline.core.rows import KEPT, failed, kept, reset_marks
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment, in_order, of_source, schema_before
 from ray_pipeline.llm.config import LlmConfig
@@ -171,7 +171,7 @@ def run_unit(state: UnitState, work: Work) -> Receipt:
     rows, accounts = _fresh(state, work) if part is None else _again(state, part, work)
     rows = of_source(rows, state.unit.source)
     for account in accounts:
-        account.belongs_to(state.unit.source)
+        account.set_source(state.unit.source)
         if not account.balances:
             raise RunError(f"the account of stage {account.name!r} does not balance: {account}")
     segment = state.job.segment
@@ -216,9 +216,9 @@ def _again(state: UnitState, part: Part, work: Work) -> tuple[pa.Table, list[Sta
         mine = to_retry.filter(pc.equal(to_retry["stage"], name))
         if not mine.num_rows:
             continue
-        accounts[name].forget_failed(mine)
+        accounts[name].subtract_failed(mine)
         schema = schema_before(index, segment, state.job.input_schema)
-        out, added = work(state, kept_again(mine, schema.names), name)
+        out, added = work(state, reset_marks(mine, schema.names), name)
         retried.append(out)
         for account in added:
             accounts[account.name].add(account)

@@ -19,7 +19,7 @@ from ray_pipeline.engine.isolation import run_isolated
 from ray_pipeline.engine.segments import run_maps
 from ray_pipeline.engine.unit import SegmentJob, UnitState, Work, reusable, run_unit
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.lock import hold_as_worker
+from ray_pipeline.rundir.lock import share_workers_lock
 from ray_pipeline.rundir.units import Unit, units_of
 from ray_pipeline.stage import AskStage, DecideStage, MapStage, ModelStage
 
@@ -100,7 +100,7 @@ class _UnitLoop:
     def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         self._job = job
         self._coordinator = coordinator
-        hold_as_worker(job.storage)
+        share_workers_lock(job.storage)
 
     def run(self, block: pa.Table, work: Work) -> pa.Table:
         """Do every unit of a block; returns the units that are committed now."""

@@ -36,7 +36,7 @@ class Prices(Section):
 
 
 class LlmConfig(Section):
-    """One named model under ``llms:``. What is not marked `Execution` is its identity."""
+    """A language model under ``llms:``. The fields not marked `Execution` are its identity."""
 
     model: str = Field(
         description="the model: its name on the server, a packaged model, a model that a run "

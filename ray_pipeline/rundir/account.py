@@ -1,4 +1,4 @@
-"""The account: how many rows came in, were made, kept, dropped and failed, stage by stage."""
+"""The account: how many rows came in, were created, kept, dropped and failed, stage by stage."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 
 from ray_pipeline.core.rows import DROPPED, FAILED, KEPT, reason_code
 
-#: What an account counts of rows.
+#: The row counts of an account.
 ROWS = ("rows_in", "created", "kept", "dropped", "failed")
 
 
 @dataclass
 class StageAccount:
-    """One stage's rows. ``rows_in + created = kept + dropped + failed``, always."""
+    """One stage's row counts. Always, ``rows_in + created = kept + dropped + failed``."""
 
     name: str
     rows_in: int = 0
@@ -27,7 +27,7 @@ class StageAccount:
     dropped: int = 0
     failed: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
-    #: What the stage itself counted, for the report.
+    #: Counters of the stage's own, for the report.
     counts: dict[str, int] = field(default_factory=dict)
     #: Seconds of work, added up over workers.
     seconds: float = 0.0
@@ -38,7 +38,13 @@ class StageAccount:
 
     @classmethod
     def of(cls, name: str, rows_in: int, out: pa.Table) -> StageAccount:
-        """Count the rows that left a stage."""
+        """Count the rows that left a stage.
+
+        Args:
+            name: the stage.
+            rows_in: number of rows that it read.
+            out: all rows that left it, with their envelope.
+        """
         status = Counter(out["status"].to_pylist())
         marked = out.filter(pc.not_equal(out["status"], KEPT))
         reasons = Counter(reason_code(reason or "?") for reason in marked["reason"].to_pylist())
@@ -54,7 +60,7 @@ class StageAccount:
 
     @classmethod
     def untouched(cls, name: str, before: StageAccount) -> StageAccount:
-        """The account of a stage that left all rows as the stage before it kept them."""
+        """The account of a stage that changed no rows: all that the stage before it kept."""
         account = cls(name, rows_in=before.kept, kept=before.kept)
         for source, rows in before.sources.items():
             same = {"rows_in": rows["kept"], "kept": rows["kept"]}
@@ -63,7 +69,7 @@ class StageAccount:
 
     @property
     def balances(self) -> bool:
-        """Whether every row is accounted for, of each source and of all of them."""
+        """Whether every row is accounted for, in total and for each source."""
         accounts = list(self.sources.values())
         if accounts and any(self.rows[key] != sum(a[key] for a in accounts) for key in ROWS):
             return False
@@ -74,11 +80,11 @@ class StageAccount:
 
     @property
     def rows(self) -> dict[str, int]:
-        """The numbers of rows alone: those of `ROWS`."""
+        """The row counts alone, by the names in `ROWS`."""
         return {key: getattr(self, key) for key in ROWS}
 
-    def belongs_to(self, source: str) -> None:
-        """Say that all rows are those of one source; empty: the run's source has no name."""
+    def set_source(self, source: str) -> None:
+        """Attribute all rows to one source; an empty name: the run's source has none."""
         self.sources = {source: self.rows} if source else {}
 
     def add(self, other: StageAccount) -> None:
@@ -94,15 +100,15 @@ class StageAccount:
             self.llm = self.llm or LlmUsage()
             self.llm.add(other.llm)
 
-    def forget_failed(self, rows: pa.Table) -> None:
-        """Take failed rows out of the account: they are about to enter the stage again."""
-        gone = StageAccount.of(self.name, rows.num_rows, rows)
-        self.rows_in -= gone.failed
-        self.failed -= gone.failed
-        self.reasons = dict(Counter(self.reasons) - Counter(gone.reasons))
+    def subtract_failed(self, rows: pa.Table) -> None:
+        """Take failed rows out of the account, because they are about to enter the stage again."""
+        retried = StageAccount.of(self.name, rows.num_rows, rows)
+        self.rows_in -= retried.failed
+        self.failed -= retried.failed
+        self.reasons = dict(Counter(self.reasons) - Counter(retried.reasons))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, as it stands in the ledger; without `sources` where it is empty."""
+        """The account as plain data, for the ledger; without `sources` where it is empty."""
         data = asdict(self)
         if not self.sources:
             del data["sources"]
@@ -124,18 +130,18 @@ def total(names: Iterable[str], units: Iterable[list[StageAccount]]) -> list[Sta
     return list(totals.values())
 
 
-# What answers took: requests, tokens, dollars.
-
-
 @dataclass
 class LlmUsage:
-    """What a stage's answers took. Tokens and dollars cover `requests` and `reused` alike."""
+    """Requests, tokens and dollars of a stage's answers.
 
-    #: Answers that were asked for by the attempts that committed.
+    Tokens and dollars cover the answers counted in `requests` and those in `reused`.
+    """
+
+    #: Answers that the committed attempts requested.
     requests: int = 0
-    #: Answers that were found on storage, paid for by an earlier attempt.
+    #: Answers that were on storage already, paid for by an earlier attempt.
     reused: int = 0
-    #: Tries beyond the first, of the requests that were answered.
+    #: HTTP tries beyond the first, of the requests that were answered.
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -143,6 +149,6 @@ class LlmUsage:
     cost_usd: float = 0.0
 
     def add(self, other: LlmUsage) -> None:
-        """Add another account to this one."""
+        """Add another usage to this one, in place."""
         for item in fields(self):
             setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))

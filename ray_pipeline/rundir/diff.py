@@ -1,8 +1,8 @@
 """What changed between two runs: configuration, stages, account, rows, cost, environment, metrics.
 
-Nothing but the two run directories is read. Rows are compared unit by unit where the runs have
-units in common, and by the hash that a row's id is where they have not, so that memory is bounded
-however large the runs are.
+Only the two run directories are read. Rows are compared unit by unit where the runs share units;
+the other rows are compared in ranges of their ids, which are hashes. So memory is bounded however
+large the runs are.
 """
 
 from __future__ import annotations
@@ -28,29 +28,30 @@ from ray_pipeline.rundir.effects import Effect, Effects, flat
 from ray_pipeline.rundir.reader import RunReader, SegmentFolder, text_columns
 from ray_pipeline.rundir.units import Unit
 
-#: Row ids from one up to below another; None: all.
+#: A half-open range of row ids, as its first id and the first one after it; None: all ids.
 _Ids = tuple[str, str] | None
 
-#: Source rows whose ids are in memory at a time, where the runs have no units in common.
+#: Rows in memory at a time, where the runs have no units in common.
 _ROWS_AT_A_TIME = 200_000
-#: Rows that are shown of each kind, and characters of a text.
+#: Example rows of each kind of difference, and characters of a text in them.
 _EXAMPLES, _TEXT = 5, 400
 _NUMBERS = ("rows_in", "created", "kept", "dropped", "failed")
 
 
 @dataclass(frozen=True)
 class Changed:
-    """A key with its value in each run; None: the run does not have it."""
+    """A key with its value in each run; None where the run does not have the key."""
 
     key: str
     a: Any
     b: Any
-    #: For configuration: whether it can change rows, or only how they are made. None: not known.
+    #: For configuration keys: whether the change can affect rows (identity) or only how they are
+    #: made (execution). None: not known.
     effect: Effect | None = None
 
     @property
     def delta(self) -> float | None:
-        """B minus A, of two numbers."""
+        """B minus A where both values are numbers, else None."""
         both = (self.a, self.b)
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in both):
             return float(self.b - self.a)
@@ -59,16 +60,16 @@ class Changed:
 
 @dataclass(frozen=True)
 class StageDiff:
-    """A stage in both runs, or in one."""
+    """A stage that is in at least one of the runs."""
 
     name: str
     a: StageAccount | None
     b: StageAccount | None
-    #: Whether its results could be exchanged: the same stage on the same input.
+    #: Whether the two results are interchangeable: the same stage on the same input.
     same_fingerprint: bool
 
     def reasons(self) -> list[Changed]:
-        """The reasons whose rows differ."""
+        """The reasons whose row counts differ."""
         a, b = (account.reasons if account else {} for account in (self.a, self.b))
         codes = sorted({*a, *b})
         pairs = [Changed(code, a.get(code, 0), b.get(code, 0)) for code in codes]
@@ -85,7 +86,7 @@ class StageDiff:
 
 @dataclass(frozen=True)
 class RowExample:
-    """A row that only one run kept, with where it ended in the other."""
+    """A row that only one run kept, with what became of it in the other (`ended`)."""
 
     row_id: str
     texts: dict[str, str]
@@ -94,7 +95,7 @@ class RowExample:
 
 @dataclass(frozen=True)
 class ChangedRow:
-    """A row that both runs kept, with the columns that differ."""
+    """A row that both runs kept, with the two values of each column that differs."""
 
     row_id: str
     columns: dict[str, tuple[str, str]]
@@ -102,14 +103,14 @@ class ChangedRow:
 
 @dataclass
 class RowsDiff:
-    """Rows that came through the last stage of each run."""
+    """How the rows that the last stage of each run kept differ."""
 
     both: int = 0
     only_a: int = 0
     only_b: int = 0
-    #: Of those in both: rows with a different value in a data column that both runs have.
+    #: Rows in both runs with a different value in a data column that both runs have.
     changed: int = 0
-    #: Where rows that only one run kept ended in the other, with how many did.
+    #: What became in the other run of the rows that only one run kept, with the number of rows.
     why_only_a: dict[str, int] = field(default_factory=dict)
     why_only_b: dict[str, int] = field(default_factory=dict)
     examples_a: list[RowExample] = field(default_factory=list)
@@ -122,7 +123,7 @@ class RowsDiff:
 
 @dataclass(frozen=True)
 class RunDiff:
-    """What changed between two runs."""
+    """The differences between two runs, A and B; `a` and `b` are their URIs."""
 
     a: str
     b: str
@@ -136,7 +137,11 @@ class RunDiff:
 
 
 def diff(reader_a: RunReader, reader_b: RunReader) -> RunDiff:
-    """Compare two runs, finished or not."""
+    """Compare two runs, whether they are finished or not.
+
+    Raises:
+        RunError: a file of a run cannot be read.
+    """
     effects = Effects(reader_a, reader_b)
     return RunDiff(
         a=reader_a.storage.uri(),
@@ -162,24 +167,24 @@ def _changed(a: dict[str, Any], b: dict[str, Any]) -> list[Changed]:
 
 
 def _stages(reader_a: RunReader, reader_b: RunReader) -> Iterator[StageDiff]:
-    """Stages in the order of B, those that only A has where A had them."""
+    """Stages in B's order; those that only A has are inserted at their position in A."""
     a, b = ({e.account.name: e for e in r.ledger.entries} for r in (reader_a, reader_b))
     waiting = list(a)
     order: list[str] = []
     for name in b:
         if name in waiting:
             place = waiting.index(name)
-            order += [gone for gone in waiting[:place] if gone not in b]
+            order += [removed for removed in waiting[:place] if removed not in b]
             waiting = waiting[place + 1 :]
         order.append(name)
-    order += [gone for gone in waiting if gone not in b]
+    order += [removed for removed in waiting if removed not in b]
     for name in order:
-        ours, theirs = a.get(name), b.get(name)
+        entry_a, entry_b = a.get(name), b.get(name)
         yield StageDiff(
             name,
-            ours.account if ours else None,
-            theirs.account if theirs else None,
-            bool(ours and theirs and ours.fingerprint == theirs.fingerprint),
+            entry_a.account if entry_a else None,
+            entry_b.account if entry_b else None,
+            bool(entry_a and entry_b and entry_a.fingerprint == entry_b.fingerprint),
         )
 
 
@@ -206,10 +211,10 @@ def _totals(reader: RunReader) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Side:
-    """One run's last rows."""
+    """The rows of one run's last stage."""
 
     reader: RunReader
-    #: Where the rows of the last stage lie; None: nothing of it is committed.
+    #: The segment of the last stage; None: none of its units is committed.
     last: SegmentFolder | None
     columns: dict[str, pa.DataType]
 
@@ -224,7 +229,7 @@ class _Side:
     def kept(
         self, units: Collection[Unit], columns: Collection[str], ids: _Ids
     ) -> Iterator[tuple[Unit, pa.Table]]:
-        """The kept rows of some units whose ids are in a range, one unit at a time."""
+        """The kept rows with ids in a range, one of the given units at a time."""
         for unit in units if self.last is not None else ():
             assert self.last is not None
             rows = self.reader.columns(self.last, unit, ["row_id", "status", *columns])
@@ -232,17 +237,17 @@ class _Side:
                 yield unit, rows.filter(_within(rows, ids, pc.equal(rows["status"], KEPT)))
 
     def ends(self, units: Collection[Unit], wanted: Collection[str]) -> dict[str, str]:
-        """Where each of these rows ended; one that is not among them was never there."""
+        """What became of each wanted row, by id; rows that the run never had are missing."""
         ids = pa.array(sorted(wanted), pa.string())
-        found: dict[str, str] = {}
+        ends: dict[str, str] = {}
         for segment in self.reader.segments:
             for unit in units:
                 rows = self.reader.columns(segment, unit, ["row_id", "status", "stage", "reason"])
                 if rows is None:
                     continue
                 for row in rows.filter(pc.is_in(rows["row_id"], ids)).to_pylist():
-                    found[row["row_id"]] = _end(row, segment, segment == self.last)
-        return found
+                    ends[row["row_id"]] = _end(row, segment, segment == self.last)
+        return ends
 
 
 def _within(rows: pa.Table, ids: _Ids, mask: Any) -> Any:
@@ -261,7 +266,7 @@ def _end(row: dict[str, Any], segment: SegmentFolder, is_last: bool) -> str:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A row that came through: what is remembered of it while its unit is compared."""
+    """What is held in memory about a kept row while its unit is compared."""
 
     digest: bytes
     unit: Unit
@@ -273,7 +278,7 @@ class _Rows:
 
     def __init__(self, reader_a: RunReader, reader_b: RunReader) -> None:
         self.a, self.b = _Side.of(reader_a), _Side.of(reader_b)
-        # Vectors are left aside: they differ in the last digit where nothing else does.
+        # Vectors are not compared: their last digits differ even where nothing else does.
         self.common = [n for n in self.a.columns if n in self.b.columns and self._is_compared(n)]
         self.found = RowsDiff(
             columns_a=[name for name in self.a.columns if name not in self.b.columns],
@@ -301,8 +306,9 @@ class _Rows:
     def _batches(self) -> Iterator[tuple[list[Unit], list[Unit], _Ids]]:
         """Units of both runs that can hold the same rows, with the range of ids to look at.
 
-        A unit that both have holds the same rows in both, and those made of them. The rows of the
-        others may be anywhere in the others of the other run: they are taken by ranges of ids.
+        A unit that both runs have holds the same source rows, and rows created from them. A row
+        of any other unit may be in any of the other run's remaining units, so all of these are
+        compared together, one range of ids at a time.
         """
         a, b = ({u.unit_id: u for u in side.reader.units} for side in (self.a, self.b))
         for unit_id in sorted(a.keys() & b.keys()):
@@ -362,7 +368,7 @@ class _Rows:
         other: _Side,
         other_units: list[Unit],
     ) -> None:
-        """Count where the rows that one side alone kept ended in the other, and show some."""
+        """Count what became in the other run of rows that only one kept, and keep examples."""
         if not only:
             return
         parents = {row.parent_id for row in only.values() if row.parent_id is not None}

@@ -1,7 +1,7 @@
 """Whether a key of the configuration that differs between two runs can change rows.
 
-The runs say so themselves: each stage's ``done.json`` holds what its fingerprint was made of. A key
-whose change left that as it was can only change how rows are made.
+The answer is in the run directories: each stage's ``done.json`` holds what its fingerprint was made
+of. A key whose change left that the same can only affect how rows are made.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from ray_pipeline.rundir.reader import RunReader
 
 Effect = Literal["identity", "execution"]
 
-#: Top-level keys that change where, how fast or how far a run goes, never what a row becomes.
+#: Top-level keys that control where, how fast or how far a run goes, never the values of its rows.
 _EXECUTION = {"address", "autoscaling", "budget", "export", "job", "name", "run_dir"}
 _EXECUTION |= {"save_every_stage", "unit_rows"}
 _MISSING = object()
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Nested mappings flattened into one, with dotted keys."""
     if not isinstance(value, dict) or (key and not value):
         return {key: value}
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for name, inner in value.items():
-        found |= flat(inner, f"{key}.{name}" if key else str(name))
-    return found
+        flattened |= flat(inner, f"{key}.{name}" if key else str(name))
+    return flattened
 
 
 class Effects:
-    """What the stages of two runs depend on.
+    """Classifies configuration keys by what a change between two runs can affect.
 
     Args:
-        a: one run.
-        b: the other.
+        a: the first run.
+        b: the second run.
     """
 
     def __init__(self, a: RunReader, b: RunReader) -> None:
@@ -42,12 +42,12 @@ class Effects:
         self._identities = a.identities, b.identities
 
     def of(self, key: str) -> Effect | None:
-        """What a change of a key, as ``stages.rephrase.threshold``, can change; None: not known."""
+        """The effect of a changed key such as ``stages.rephrase.threshold``; None: not known."""
         top, _, rest = key.partition(".")
         if top in _EXECUTION:
             return "execution"
         if key == "source.path" or (key.startswith("sources.") and key.endswith(".path")):
-            return None  # what the files hold counts, not where they lie
+            return None  # the content of the files counts, not their path
         if top in ("seed", "source", "sources", "embedder"):
             return "identity"
         name, _, path = rest.partition(".")
@@ -58,24 +58,24 @@ class Effects:
         return None
 
     def _effect(self, differences: list[bool | None]) -> Effect | None:
-        """What the stages that a key concerns say, as far as they say anything."""
+        """The effect of a key, from whether it changed each stage's identity (None: not known)."""
         known = [differs for differs in differences if differs is not None]
         if not known:
             return None
         return "identity" if any(known) else "execution"
 
     def _of_stage(self, stage: str, path: str) -> bool | None:
-        """Whether a key of a stage's configuration made it another one; None: not known."""
+        """Whether a key changed the identity of a stage; None: not known."""
         a, b = (identities.get(stage) for identities in self._identities)
         if a is None or b is None:
             return None
         if "config" not in a or "config" not in b:
             return bool(a != b)  # turned off in one of them, or in both
-        # An ask stage has its prompt and its model beside the other keys: not by their names.
+        # An ask stage's identity holds the resolved prompt and model beside its other keys.
         return _at({**a, **a["config"]}, path) != _at({**b, **b["config"]}, path)
 
     def _in_llm(self, stage: str, path: str) -> bool | None:
-        """Whether a key of a language model made it another one for a stage that asks it."""
+        """Whether a key of a language model changed the identity of a stage; None: not known."""
         a, b = (identities.get(stage, {}).get("llm") for identities in self._identities)
         if a is None or b is None:
             return None
@@ -91,7 +91,7 @@ class Effects:
 
 
 def _at(values: dict[str, Any], path: str) -> Any:
-    """What lies at a dotted key, or below it."""
+    """The value at a dotted key, or `_MISSING`."""
     for name in path.split("."):
         if not isinstance(values, dict) or name not in values:
             return _MISSING

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, hardware, seed."""
+"""The environment of a run: package versions, hardware and seed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PACKAGES = [
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Plain data for ``environment.json``."""
+    """The content of ``environment.json``, as plain data."""
     return {
         "seed": seed,
         "python": platform.python_version(),

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-#: The resolved configuration, what the run ran on, its account, figures of stages that make files.
+#: The resolved configuration, the environment, the ledger, and the metrics of artifact stages.
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 LEDGER_FILE = "ledger.json"
 METRICS_FILE = "metrics.json"
 #: The units of the source, as Parquet.
 UNITS_FILE = "units.parquet"
-#: Who runs the directory, and which workers still write to it.
+#: Locks: the run that holds the directory, and the workers that still write to it.
 RUN_LOCK = "run.lock"
 WORKERS_LOCK = "workers.lock"
-#: Ray's log lines, and the trace of an unexpected end.
+#: Ray's log lines, and the traceback of an unexpected error.
 LOG_FILE = "logs/ray.log"
-#: Folders of the prompts, of files that a person opens, of trained models and of responses.
+#: Folders of the prompts, the exported files, the trained models and the responses.
 PROMPTS = "prompts"
 EXPORTS = "exports"
 MODELS = "models"
 RESPONSES = "responses"
-#: Written last of a segment: it is complete.
+#: The file that marks a segment as complete; it is written last.
 DONE = "done.json"
 
 
 def segment_folder(index: int, stage: str) -> str:
-    """Where a segment lies, relative to the run directory.
+    """The folder of a segment, relative to the run directory.
 
     Args:
         index: position of its last stage in the job, from 1; 0 for the source alone.
@@ -34,60 +34,60 @@ def segment_folder(index: int, stage: str) -> str:
 
 
 def rows_folder(folder: str) -> str:
-    """Where a segment's parts lie."""
+    """The folder of a segment's parts."""
     return f"{folder}/rows"
 
 
 def part_path(folder: str, unit_id: str) -> str:
-    """Where a segment's part of a unit lies."""
+    """The path of a segment's part of a unit."""
     return f"{rows_folder(folder)}/part-{unit_id}.parquet"
 
 
 def part_of(path: str) -> tuple[str, str]:
-    """The segment's folder and the unit of a part: the inverse of `part_path`."""
+    """The segment's folder and the unit id of a part: the inverse of `part_path`."""
     folder, _, name = path.rpartition("/rows/part-")
     return folder, name.removesuffix(".parquet")
 
 
 def decisions_folder(folder: str) -> str:
-    """Where the decisions of a segment lie."""
+    """The folder of a segment's decisions."""
     return f"{folder}/decisions"
 
 
 def decisions_path(folder: str, unit_id: str) -> str:
-    """Where the decisions on a unit's rows lie; there is no file when all of them are kept."""
+    """The file of the decisions on a unit's rows; it is not written when all rows are kept."""
     return f"{decisions_folder(folder)}/part-{unit_id}.parquet"
 
 
 def work_folder(folder: str) -> str:
-    """Where a stage that makes files keeps what it has not finished, as its learning curve."""
+    """The folder where an artifact stage keeps work in progress, such as a learning curve."""
     return f"{folder}/work"
 
 
 def responses_folder(stage: str, unit_id: str) -> str:
-    """Where the responses of a language model about a unit's rows lie."""
+    """The folder of a language model's responses about a unit's rows."""
     return f"{RESPONSES}/{stage}/{unit_id}"
 
 
-#: Folder of the records that the trainings leave.
+#: Folder of the records of an experiment's trainings.
 CELLS = "experiment/cells"
-#: The list of all cells, without curves; there when all of them are finished.
+#: The list of all cells, without curves; written when all of them are finished.
 INDEX = "experiment/cells.json"
-#: Ends the name of a subset's random control.
+#: Suffix of the name of a subset's random control.
 CONTROL = "-random"
 
-#: Name of the reading of the source in the ledger; its index is 0, the first stage's is 1.
+#: Name of the ledger entry for reading the source; its index is 0, that of the first stage 1.
 SOURCE = "source"
 #: The column with the name of the source that a row comes from, in a run with named sources.
 SOURCE_NAME = "source_name"
 
-#: Columns of token rows, and of what a cached teacher says about them.
+#: Columns of token rows, and of a teacher's cached log-probabilities for them.
 TOKENS = ("row_id", "input_ids", "answer_mask")
 
 CACHE = ("row_id", "tokens_hash", "teacher_ids", "teacher_log_probs", "teacher_tail", "teacher")
 
-#: The column that says which rows are for what.
+#: The column with the split of a row: train, validation or test.
 SPLIT = "split"
 
-#: The column that says of which subsets a row is.
+#: The column with the list of subsets that a row is in.
 SUBSETS = "subsets"

@@ -1,4 +1,4 @@
-"""ledger.json and done.json: the account on storage."""
+"""``ledger.json`` and ``done.json``: the accounts of a run and of a segment on storage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Status = Literal["running", "succeeded", "failed", "interrupted", "budget_exhaus
 
 @dataclass
 class LedgerEntry:
-    """One stage's line of the ledger."""
+    """One stage's entry in the ledger."""
 
     index: int
     fingerprint: str
@@ -28,7 +28,7 @@ class LedgerEntry:
     reused: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in ``ledger.json``."""
+        """The entry as plain data, for ``ledger.json``."""
         data = self.account.to_json()
         data["seconds"] = round(data["seconds"], 3)
         head = {"index": self.index, "name": data.pop("name"), "fingerprint": self.fingerprint}
@@ -37,15 +37,15 @@ class LedgerEntry:
 
 @dataclass
 class Ledger:
-    """The account of a run directory."""
+    """The accounts of all stages of a run, and how the run ended."""
 
     run: str
     status: Status = "running"
-    #: Why a run that did not succeed ended.
+    #: Why the run ended, if it did not succeed.
     message: str | None = None
     entries: list[LedgerEntry] = field(default_factory=list)
     seconds: float = 0.0
-    #: Seconds of wall time by what the run was busy with.
+    #: Seconds of wall time by phase of the run.
     phases: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -59,10 +59,10 @@ class Ledger:
             self.phases[phase] = round(self.phases.get(phase, 0.0) + spent, 3)
 
     def by_source(self) -> dict[str, dict[str, int]]:
-        """What became of the rows of each named source, over all stages; empty without names.
+        """Row counts of each named source over all stages; empty in a run without named sources.
 
-        ``rows_in`` are those that were read, ``kept`` those that came through the last stage, and
-        the account balances as that of a stage does.
+        ``rows_in`` counts the rows read and ``kept`` those that the last stage kept. The counts
+        balance as those of a `StageAccount` do.
         """
         accounts = [entry.account.sources for entry in self.entries]
         totals = {}
@@ -88,11 +88,11 @@ class Ledger:
         storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))
 
     def check(self) -> None:
-        """Hold the account to its promise.
+        """Check that no row is missing between or within stages.
 
         Raises:
-            RunError: a stage's rows do not add up, or a stage did not get all that the one before
-                it kept.
+            RunError: a stage's row counts do not add up, or a stage did not read all the rows
+                that the stage before it kept.
         """
         for entry in self.entries:
             if not entry.account.balances:
@@ -115,7 +115,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Done:
-    """``done.json`` of a segment: it is complete for these units and this input."""
+    """The content of a segment's ``done.json``: it is complete for these units and this input."""
 
     fingerprint: str
     #: Digest over the units and the digests of the parts that were read.
@@ -128,7 +128,7 @@ class Done:
     identities: dict[str, Any] = field(default_factory=dict)
 
     def save(self, storage: Storage, folder: str) -> None:
-        """Write it; the last thing that is written of a segment."""
+        """Write ``done.json``. Everything else of the segment must be on storage before."""
         data = {
             "fingerprint": self.fingerprint,
             "input_digest": self.input_digest,
@@ -141,7 +141,7 @@ class Done:
 
     @classmethod
     def load(cls, storage: Storage, folder: str) -> Done | None:
-        """Read it, or None."""
+        """Read a segment's ``done.json``; None where there is none."""
         raw = storage.read_bytes(f"{folder}/{DONE}")
         if raw is None:
             return None

@@ -1,9 +1,9 @@
-"""One run at a time in a run directory, and no leftovers of a killed one.
+"""Locks that allow one run at a time in a run directory, and no workers of a killed one.
 
-On a local file system two kernel locks do it, which the kernel lets go of when a process dies,
-however it dies: the driver holds ``run.lock``; each worker shares ``workers.lock``, so that a new
-driver can wait until the workers of a killed one are gone. On object storage the driver renews a
-heartbeat, and a lock whose heartbeat is old counts as abandoned.
+On a local file system these are two kernel locks, which the kernel releases however a process
+dies: the driver holds ``run.lock`` exclusively, and each worker shares ``workers.lock``, so that a
+new driver can wait until the workers of a killed one are gone. On object storage the driver renews
+a heartbeat, and a lock whose heartbeat is old counts as abandoned.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _held: dict[str, IO[bytes]] = {}
 
 @contextlib.contextmanager
 def run_lock(storage: Storage, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Hold the run directory for this process.
+    """Hold the run directory's lock for the block.
 
     Args:
         storage: the run directory.
-        say: takes a line when the run has to wait for the workers of a killed one.
+        say: called with a message when the run has to wait for the workers of a killed one.
 
     Raises:
         UserError: another run holds it; the message names that run.
@@ -89,7 +89,7 @@ def _lock_file(storage: Storage) -> IO[bytes]:
         return path.open("a+b")
     except OSError as error:
         raise UserError(
-            f"{storage.uri()}: cannot be used as a run directory: {error}. Mend that, or name "
+            f"{storage.uri()}: cannot be used as a run directory: {error}. Fix that, or name "
             "another one (--run-dir)"
         ) from None
 
@@ -97,7 +97,7 @@ def _lock_file(storage: Storage) -> IO[bytes]:
 def _wait_for_workers(storage: Storage, say: Callable[[str], None]) -> None:
     with storage.local_path(WORKERS_LOCK).open("a+b") as file:
         deadline = time.monotonic() + 60
-        said = False
+        has_reported = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,16 +108,16 @@ def _wait_for_workers(storage: Storage, say: Callable[[str], None]) -> None:
                         f"{storage.uri()}: workers of an earlier run are still alive after a "
                         "minute; stop them (ray stop) or give this run another directory"
                     ) from None
-                if not said:
+                if not has_reported:
                     say("waiting for the workers of an earlier, killed run to end")
-                    said = True
+                    has_reported = True
                 time.sleep(0.1)
 
 
-def hold_as_worker(storage: Storage) -> None:
+def share_workers_lock(storage: Storage) -> None:
     """Share the workers' lock of a run directory for as long as this process lives.
 
-    The lock counts until the driver calls `let_workers_go`.
+    The lock keeps other runs out until the driver calls `release_workers_lock`.
     """
     if not storage.is_local:
         return
@@ -137,11 +137,12 @@ def _is_still(file: IO[bytes], path: Path) -> bool:
     return False
 
 
-def let_workers_go(storage: Storage) -> None:
-    """Say that no worker of the run will write any more; the driver holds the run's lock.
+def release_workers_lock(storage: Storage) -> None:
+    """Release the workers' lock, because no worker of the run will write any more.
 
-    Ray keeps idle processes for the next tasks of the same driver, and they keep their locks. So
-    the file is removed: the next run makes another one, which they do not hold.
+    Only the driver that holds the run's lock may call this. Ray keeps idle processes for later
+    tasks of the same driver, and they keep their shared locks. So the file is removed: the next
+    run creates another one, which those processes do not hold.
     """
     if storage.is_local:
         storage.local_path(WORKERS_LOCK).unlink(missing_ok=True)
@@ -154,11 +155,11 @@ def _heartbeat_lock(storage: Storage) -> Iterator[None]:
     if other and not _abandoned(other):
         raise _refuse(storage, other)
     storage.write_bytes(RUN_LOCK, orjson.dumps(mine))
-    # Two that start in the same moment both write: the last one stands, the other steps back.
+    # Two runs that start at the same moment both write: the last writer wins, the other gives up.
     time.sleep(0.5)
-    standing = orjson.loads(storage.read_bytes(RUN_LOCK) or b"{}")
-    if standing.get("id") != mine["id"]:
-        raise _refuse(storage, standing)
+    current = orjson.loads(storage.read_bytes(RUN_LOCK) or b"{}")
+    if current.get("id") != mine["id"]:
+        raise _refuse(storage, current)
 
     stop = threading.Event()
 

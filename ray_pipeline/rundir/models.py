@@ -1,4 +1,4 @@
-"""Models by all the names that a person has for them: those of runs as well."""
+"""Finds a model by name: a folder, a packaged model, a hub id, or a model that a run trained."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OF_RUN = re.compile(r"(?P<run>.+?)(?::|/models/)(?P<model>[\w.-]+)/?")
 
 
 def find_model(name: str) -> str:
-    """What transformers and vLLM can load for a name.
+    """Resolve a model's name to something that transformers and vLLM can load.
 
     Args:
         name: a folder, a packaged model, a hub id, or a run's model: ``RUN:NAME`` or
@@ -53,7 +53,7 @@ def _model_of_run(run: str, model: str) -> str:
         return get_model(storage, model)
     if there:
         raise UserError(f"run {run} has no model '{model}'{nearest(model, there)}")
-    RunReader(run)  # says so when this is no run directory
+    RunReader(run)  # raises a better error when this is not a run directory
     raise UserError(
         f"run {run} has no models yet: run its job to the end of a stage that trains one"
     )
@@ -69,12 +69,12 @@ def model_names(storage: Storage) -> list[str]:
 
 
 def model_folder(name: str) -> str:
-    """Where a run keeps a model, relative to the run directory."""
+    """The folder of a run's model, relative to the run directory."""
     return f"{MODELS}/{name}"
 
 
 def get_model(storage: Storage, name: str) -> str:
-    """A folder on this machine with a run's model.
+    """A folder on this machine with a run's model; it is downloaded from object storage.
 
     Raises:
         RunError: the run has no such model.

@@ -1,7 +1,7 @@
 """Parts: the committed rows of one unit after one segment, with their account in the footer.
 
-The part's existence under its final name is the only truth about a unit being done. Every
-attempt at a unit writes the same name, so that repeating one is harmless.
+A unit is done if and only if its part exists under its final name. Every attempt at a unit writes
+the same name, so that repeating one is harmless.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.layout import part_of, part_path
 
 _FOOTER_KEY = b"ray_pipeline"
-#: Files up to this size are read whole. Parquet's reader fetches as much of a file's end for the
-#: footer alone, so that the rows of a small part cost no further request on object storage.
+#: Files up to this many bytes are read whole. Parquet's reader fetches this much of a file's end
+#: for the footer anyway, so the rows of a small part cost no further request to object storage.
 _READ_AT_ONCE = 64 * 1024
-#: What `OpenedParts` keeps: at most 64 MiB of small parts, and some 20 MiB of footers.
+#: The limits of `OpenedParts`: at most 64 MiB of small parts, and about 20 MiB of footers.
 _PARTS_KEPT = 1_000
 _INFOS_KEPT = 10_000
 
 
 @dataclass(frozen=True)
 class PartInfo:
-    """What a part's footer says about how it came to be."""
+    """The content of a part's footer: what it was made from, and its account."""
 
     #: Identity of the stages that made it.
     fingerprint: str
-    #: Digest of the rows they read; of the unit itself where they read the source.
+    #: Digest of the rows that they read; the unit's id where they read the source.
     input_digest: str
     #: Digest of the kept rows: what the next segment reads.
     digest: str
@@ -57,7 +57,20 @@ def write_part(
     accounts: list[StageAccount],
     durable: bool = False,
 ) -> PartInfo:
-    """Commit a unit: one rename puts its rows, account and fingerprint under the final name."""
+    """Commit a unit: write its rows, account and fingerprint atomically under the final name.
+
+    Args:
+        storage: the run directory.
+        path: of the part.
+        rows: all rows of the unit, with their envelope.
+        fingerprint: identity of the stages that made them.
+        input_digest: digest of the rows that they read.
+        accounts: one for each stage.
+        durable: also survive a power loss, not only the death of the process.
+
+    Raises:
+        RunError: storage failed.
+    """
     info = PartInfo(fingerprint, input_digest, _digest(kept(rows)), rows.num_rows, accounts)
     footer = {
         "fingerprint": info.fingerprint,
@@ -83,10 +96,10 @@ def _digest(rows: pa.Table) -> str:
 
 
 class Part:
-    """A committed part, opened once: its footer is here, its rows are read when asked for.
+    """A committed part: its footer is read when it is opened, its rows only on request.
 
     Args:
-        uri: names it in messages.
+        uri: of the part, for messages.
         file: the open file, or all of its bytes.
     """
 
@@ -106,7 +119,7 @@ class Part:
 
     @cached_property
     def info(self) -> PartInfo:
-        """What the footer says about how the part came to be."""
+        """The content of the footer."""
         footer = orjson.loads(self._metadata.metadata[_FOOTER_KEY])
         return PartInfo(
             fingerprint=footer["fingerprint"],
@@ -117,7 +130,7 @@ class Part:
         )
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows, kept, dropped and failed ones; all columns, or those named.
+        """All rows, whatever their status, with all columns or those named.
 
         Raises:
             RunError: the file cannot be read, or has no such column.
@@ -133,7 +146,7 @@ class Part:
 
 
 def open_part(storage: Storage, path: str) -> Part | None:
-    """A part, or None when there is none, or one that a power loss left torn.
+    """Open a part; None when there is none, or when a power loss left the file incomplete.
 
     Raises:
         RunError: storage failed.
@@ -149,10 +162,10 @@ def open_part(storage: Storage, path: str) -> Part | None:
 
 
 class OpenedParts:
-    """Parts of one run that were looked at already: nobody opens the same file twice.
+    """A cache of opened parts of one run. Safe to use from several threads.
 
-    Memory is bounded: of the parts that were used last, the small ones are kept whole, and of more
-    of them the footers. Safe to use from several threads.
+    Memory is bounded: small parts that were used recently are kept whole, and the footers of a
+    larger number of parts.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -162,24 +175,24 @@ class OpenedParts:
         self._infos: OrderedDict[str, PartInfo] = OrderedDict()
 
     def open(self, path: str) -> Part | None:
-        """As `open_part`."""
+        """Like `open_part`, from the cache where possible."""
         with self._lock:
             part = self._parts.get(path)
         if part is None:
             part = open_part(self._storage, path)
             if part is not None:
-                self._keep(path, part)
+                self._remember(path, part)
         return part
 
     def info(self, path: str) -> PartInfo | None:
-        """As `read_info`."""
+        """Like `read_info`, from the cache where possible."""
         with self._lock:
             info = self._infos.get(path)
         if info is None and (part := self.open(path)) is not None:
             info = part.info
         return info
 
-    def _keep(self, path: str, part: Part) -> None:
+    def _remember(self, path: str, part: Part) -> None:
         with self._lock:
             self._infos[path] = part.info
             if part.is_in_memory:
@@ -191,7 +204,7 @@ class OpenedParts:
 
 
 def missing_part(storage: Storage, path: str) -> RunError:
-    """The error of a part that was committed and is gone: which one, and how to make it again."""
+    """The error for a committed part that is gone, with the way to make it again."""
     folder, unit_id = part_of(path)
     return RunError(
         f"{storage.uri(folder)}: unit {unit_id} is missing: delete that folder and run again"
@@ -199,10 +212,10 @@ def missing_part(storage: Storage, path: str) -> RunError:
 
 
 def existing_part(storage: Storage, path: str) -> Part:
-    """A part that must be there.
+    """Open a part that must exist.
 
     Raises:
-        RunError: it is gone or torn; the message says what to do.
+        RunError: the part is gone or incomplete; the message says what to do.
     """
     part = open_part(storage, path)
     if part is None:
@@ -211,23 +224,23 @@ def existing_part(storage: Storage, path: str) -> Part:
 
 
 def read_info(storage: Storage, path: str) -> PartInfo | None:
-    """A part's footer, or None when there is no part, or one that a power loss left torn."""
+    """A part's footer; None when there is no part, or a power loss left the file incomplete."""
     part = open_part(storage, path)
     return None if part is None else part.info
 
 
 def read_infos(storage: Storage, folder: str, unit_ids: Sequence[str]) -> list[PartInfo | None]:
-    """The footers of a segment's parts of some units; None where there is no part."""
+    """The footers of a segment's parts for the given units; None where there is no part."""
     with ThreadPoolExecutor(16) as threads:
         paths = [part_path(folder, unit_id) for unit_id in unit_ids]
         return list(threads.map(lambda path: read_info(storage, path), paths))
 
 
 def existing_infos(storage: Storage, folder: str, unit_ids: Sequence[str]) -> list[PartInfo]:
-    """The footers of a segment's parts, all of which must be there.
+    """The footers of a segment's parts, which must all exist.
 
     Raises:
-        RunError: one is gone; the message names it.
+        RunError: a part is gone; the message names it.
     """
     infos = []
     for unit_id, info in zip(unit_ids, read_infos(storage, folder, unit_ids), strict=True):
@@ -238,9 +251,9 @@ def existing_infos(storage: Storage, folder: str, unit_ids: Sequence[str]) -> li
 
 
 def read_rows(storage: Storage, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows of a part that must be there; all columns, or those named.
+    """All rows of a part that must exist, with all columns or those named.
 
     Raises:
-        RunError: it is gone or cannot be read.
+        RunError: the part is gone or cannot be read.
     """
     return existing_part(storage, path).rows(columns)

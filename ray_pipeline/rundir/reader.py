@@ -1,7 +1,7 @@
-"""Reads a run directory, finished or running: its account, its units and their parts.
+"""Reads a run directory, finished or running: its ledger, its units and their parts.
 
-Nothing but the directory is needed: not the job, not the source, not Ray. Memory is bounded however
-large the run is: one large part at a time, and the small ones that were read last.
+Only the directory is needed: not the job, the source or Ray. Memory is bounded however large the
+run is: one large part at a time, and a cache of small ones.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ from ray_pipeline.rundir.units import Unit
 
 _T = TypeVar("_T")
 
-#: How many digits of a row id are enough to look for it.
+#: The shortest prefix of a row id that can be searched for, in digits.
 SHORTEST_PREFIX = 6
-#: Text columns that are shown when the configuration maps none.
+#: Number of text columns to show when the configuration maps none.
 _TEXTS = 3
-#: Columns that hold text, but not the data's own.
+#: Text columns that the pipeline added, which are not data of the source.
 _NOT_DATA = {SOURCE_NAME, "source_raw", "version", "note", *ENVELOPE_COLUMNS}
-#: Parts that are looked into at a time.
+#: Parts that are read at the same time.
 _THREADS = 16
 
 
 @dataclass(frozen=True)
 class SegmentFolder:
-    """Stages that committed together, as found in the run directory."""
+    """A segment (stages that committed together) as found in the run directory."""
 
     #: ``stages/03-clean-text``, relative to the run directory.
     folder: str
@@ -74,7 +74,7 @@ class SegmentFolder:
 
 @dataclass(frozen=True)
 class Answer:
-    """A response of a language model, as the journal holds it."""
+    """A response of a language model, as recorded in the journal."""
 
     stage: str
     model: str
@@ -84,14 +84,14 @@ class Answer:
     completion_tokens: int
     cost_usd: float
     attempts: int
-    #: Whether it was judged unusable, and asked for again or given up.
+    #: Whether it was judged unusable; the request was then repeated, or the row failed.
     rejected: bool
-    #: Whether `text` is a reply that could not even be read.
+    #: Whether `text` is the raw body of a reply that could not be parsed.
     malformed: bool
 
 
 class RunReader:
-    """A run directory.
+    """A run directory, opened for reading.
 
     Args:
         uri: local path or object-storage URI.
@@ -111,7 +111,7 @@ class RunReader:
 
     @cached_property
     def config_text(self) -> str:
-        """``config.yaml`` as it stands, empty when there is none."""
+        """The text of ``config.yaml``; empty when there is none."""
         return (self.storage.read_bytes(CONFIG_FILE) or b"").decode(errors="replace")
 
     @cached_property
@@ -125,15 +125,15 @@ class RunReader:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """What the run ran on, empty when it did not come to writing it."""
+        """The content of ``environment.json``; empty when the run ended before writing it."""
         loaded = orjson.loads(self.storage.read_bytes(ENVIRONMENT_FILE) or b"{}")
         return loaded if isinstance(loaded, dict) else {}
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """``metrics.json``: figures of stages that made files of all rows; empty without any.
+        """The content of ``metrics.json``: figures of artifact stages, by stage.
 
-        It may still name stages of an earlier run of the directory: see `made_by`.
+        It may still hold stages of an earlier run in the same directory: see `made_by`.
         """
         try:
             loaded = orjson.loads(self.storage.read_bytes(METRICS_FILE) or b"{}")
@@ -143,7 +143,7 @@ class RunReader:
         return loaded if isinstance(loaded, dict) else {"": loaded}
 
     def made_by(self, stage: str) -> dict[str, Any] | None:
-        """Figures of a stage of this run that made files of all rows; None: it did not."""
+        """Figures of an artifact stage of this run; None if the stage has made no artifact."""
         figures = self.metrics.get(stage)
         in_ledger = any(entry.account.name == stage for entry in self.ledger.entries)
         return figures if in_ledger and isinstance(figures, dict) else None
@@ -163,18 +163,18 @@ class RunReader:
     def segments(self) -> list[SegmentFolder]:
         """The folders that hold this run's rows, in order.
 
-        Found from the last stage backwards: each folder's footers say which stages are in it, so
-        a folder that an earlier run with other cuts left behind is never taken for one of these.
+        They are found from the last stage backwards: the footers in each folder name its stages.
+        So a folder left by an earlier run that was cut into other segments is never included.
         """
-        found: list[SegmentFolder] = []
+        folders: list[SegmentFolder] = []
         by_index = {entry.index: entry for entry in self.ledger.entries}
         index = max(by_index, default=-1)
         while index >= 0:
             segment = self._segment_ending_with(by_index[index]) if index in by_index else None
             if segment is not None:
-                found.append(segment)
+                folders.append(segment)
             index -= len(segment.stages) if segment is not None else 1
-        return found[::-1]
+        return folders[::-1]
 
     def _segment_ending_with(self, entry: LedgerEntry) -> SegmentFolder | None:
         folder = segment_folder(entry.index, entry.account.name)
@@ -191,18 +191,18 @@ class RunReader:
     def identities(self) -> dict[str, Any]:
         """What the fingerprints of complete stages were made of, by stage.
 
-        Stages are missing that did not complete, or that an earlier version of this code ran.
+        Stages that did not complete, or that an earlier version of this code ran, are missing.
         """
-        found: dict[str, Any] = {}
+        identities: dict[str, Any] = {}
         for entry in self.ledger.entries:
             folder = segment_folder(entry.index, entry.account.name)
             done = Done.load(self.storage, folder)
             if done is not None and done.fingerprint == entry.fingerprint:
-                found |= done.identities
-        return found
+                identities |= done.identities
+        return identities
 
     def entry(self, stage: str) -> LedgerEntry:
-        """A stage's line of the ledger.
+        """A stage's entry in the ledger.
 
         Raises:
             UserError: no such stage; the message names the nearest.
@@ -214,21 +214,21 @@ class RunReader:
         return by_name[stage]
 
     def segment_of(self, stage: str) -> SegmentFolder | None:
-        """The segment that a stage committed in; None: no unit of it is committed."""
+        """The segment that a stage belongs to; None if none of its units is committed."""
         return next((s for s in self.segments if stage in s.stages), None)
 
     def upstream_of(self, segment: SegmentFolder) -> SegmentFolder | None:
-        """The segment whose kept rows this one read; None where it read the source."""
+        """The segment whose kept rows ``segment`` read; None where it read the source."""
         position = self.segments.index(segment)
         return self.segments[position - 1] if position else None
 
     def part_info(self, segment: SegmentFolder, unit: Unit) -> PartInfo | None:
-        """The footer of a unit's part; None when it is not committed by this run's stages."""
+        """The footer of a unit's part; None unless this run's stages committed it."""
         info = self._parts.info(part_path(segment.folder, unit.unit_id))
         return info if info is not None and info.fingerprint == segment.fingerprint else None
 
     def _part(self, segment: SegmentFolder, unit: Unit) -> Part | None:
-        """A unit's part; None when it is not committed by this run's stages."""
+        """A unit's part; None unless this run's stages committed it."""
         part = self._parts.open(part_path(segment.folder, unit.unit_id))
         is_ours = part is not None and part.info.fingerprint == segment.fingerprint
         return part if is_ours else None
@@ -250,7 +250,7 @@ class RunReader:
         return part.rows(columns)
 
     def schema(self, segment: SegmentFolder) -> pa.Schema:
-        """Columns of a segment's rows, as the first committed part has them."""
+        """The schema of a segment's first committed part; empty where none is committed."""
         if segment.folder not in self._schemas:
             parts = (self._part(segment, unit) for unit in self.units)
             first = next((part for part in parts if part is not None), None)
@@ -260,7 +260,7 @@ class RunReader:
     def columns(
         self, segment: SegmentFolder, unit: Unit, names: Collection[str]
     ) -> pa.Table | None:
-        """Some columns of a unit's rows after a segment, nulls for those that are not there.
+        """Some columns of a unit's rows after a segment; columns that do not exist are null.
 
         Returns: None when the unit is not committed.
         """
@@ -276,7 +276,10 @@ class RunReader:
     def each_unit(
         self, segment: SegmentFolder, names: Collection[str], units: Collection[Unit] | None = None
     ) -> Iterator[tuple[Unit, pa.Table]]:
-        """`columns` of each committed unit, in order. For narrow columns: several are in memory."""
+        """Some columns of each committed unit, in order, with nulls as in `columns`.
+
+        The tables of several units are in memory at once, so the columns should be narrow.
+        """
         wanted = self.units if units is None else units
         for unit, table in _in_threads(lambda unit: self.columns(segment, unit, names), wanted):
             if table is not None:
@@ -292,13 +295,13 @@ class RunReader:
                 yield unit, info
 
     def find(self, row_id: str) -> tuple[str, Unit]:
-        """A row's whole id and its unit.
+        """The full id of a row, and its unit.
 
         Args:
-            row_id: the id, or enough of its beginning to be unique.
+            row_id: the id, or a unique prefix of it.
 
         Raises:
-            UserError: no row has it, or several have.
+            UserError: no row matches, or several do.
         """
         wanted = row_id.strip().lower()
         if len(wanted) < SHORTEST_PREFIX:
@@ -318,7 +321,7 @@ class RunReader:
         raise UserError(f"row id {row_id!r}: no committed row of {self.storage.uri()} has it")
 
     def _new_ids(self, segment: SegmentFolder, prefix: str, unit: Unit) -> list[str]:
-        """Ids that begin so, of a part that holds rows which no part before it has."""
+        """Ids with a prefix, from a unit's part that has rows that no earlier segment had."""
         info = self.part_info(segment, unit)
         is_first = segment is self.segments[0]
         if info is None or not (is_first or any(account.created for account in info.accounts)):
@@ -329,10 +332,10 @@ class RunReader:
         return ids
 
     def answers(self, stage: str, unit: Unit, row_id: str) -> list[Answer]:
-        """What a language model answered about a row at a stage, oldest first.
+        """A language model's responses about a row at a stage, oldest first.
 
-        An identical question of several rows of a unit is asked once, and recorded under the row
-        that asked first.
+        Identical requests of several rows of a unit are sent once, and recorded under the first
+        of these rows.
         """
         mine: list[dict[str, Any]] = []
         rejected: set[str] = set()
@@ -362,10 +365,10 @@ class RunReader:
 
 
 def _in_threads(do: Callable[[Unit], _T], units: Iterable[Unit]) -> Iterator[tuple[Unit, _T]]:
-    """Units with what `do` returns for them, in order; a few are done at a time."""
+    """Each unit with the result of `do`, in order; a few are processed at the same time."""
     waiting = iter(units)
     with ThreadPoolExecutor(_THREADS) as threads:
-        # Bounded batches: a caller that has seen enough pays for no further units.
+        # In bounded batches: a caller that stops early pays for few further units.
         while batch := list(islice(waiting, 4 * _THREADS)):
             yield from zip(batch, threads.map(do, batch), strict=True)
 
@@ -387,7 +390,7 @@ def _answer(stage: str, record: dict[str, Any], rejected: bool) -> Answer:
 
 
 def _ledger(raw: bytes, where: str) -> Ledger:
-    """The ledger from its JSON; keys that this version does not know are left aside."""
+    """The ledger from its JSON; keys that this version does not know are ignored."""
     try:
         data = orjson.loads(raw)
         entries = [_entry(stage) for stage in data["stages"]]
@@ -410,7 +413,7 @@ def _entry(stage: dict[str, Any]) -> LedgerEntry:
 
 
 def _runs_nearby(uri: str) -> str:
-    """The run directories inside `uri` or beside it, for the end of an error message."""
+    """The end of an error message: the run directories inside `uri`, or beside it."""
     fs, path = filesystem(uri)
     name = path.rstrip("/").rpartition("/")[2]
     inside = [f"{name}/{run}" for run in _runs_in(fs, path)]
@@ -430,21 +433,24 @@ def _runs_in(fs: pafs.FileSystem, folder: str) -> list[str]:
         folders = [info for info in infos if info.type == pafs.FileType.Directory][:200]
         ledgers = fs.get_file_info([f"{info.path}/ledger.json" for info in folders])
     except OSError:
-        # Looking around is a courtesy: the user may read this folder and not the one above.
+        # This is only a hint: the user may have no permission to read the parent folder.
         return []
     pairs = zip(folders, ledgers, strict=True)
     return sorted(folder.base_name for folder, ledger in pairs if ledger.is_file)
 
 
 def text_columns(reader: RunReader, schema: pa.Schema) -> list[str]:
-    """The columns of text that the rows are about: those that the configuration maps from the
-    source, else the first ones that the source has.
+    """The text columns to show: those mapped in the configuration, else the source's first ones.
+
+    Args:
+        reader: the run.
+        schema: the columns to choose from.
     """
     strings = [field.name for field in schema if is_text(field.type)]
     sources = [reader.config.get("source"), *(reader.config.get("sources") or {}).values()]
     mappings = [source.get("columns") for source in sources if isinstance(source, dict)]
     wanted = list(dict.fromkeys(str(name) for mapped in mappings for name in mapped or ()))
-    if found := [name for name in wanted if name in strings]:
-        return found
+    if mapped_columns := [name for name in wanted if name in strings]:
+        return mapped_columns
     first = reader.schema(reader.segments[0]).names if reader.segments else []
     return [name for name in first if name in strings and name not in _NOT_DATA][:_TEXTS]

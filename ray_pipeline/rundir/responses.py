@@ -1,10 +1,10 @@
-"""The journal: every model response of a unit, on storage before anything is done with it.
+"""The journal: every model response of a unit, stored before it is used.
 
-Each attempt at a unit appends to a segment file of its own, so there is nothing to lock. A unit
-that starts again reads its segments first and asks only for what is missing. A torn last line (a
-process killed in mid-write) is skipped.
+Each attempt at a unit appends to a file of its own, so nothing has to be locked. A unit that starts
+again reads these files first and requests only what is missing. An incomplete last line (a process
+was killed while writing it) is skipped.
 
-On object storage, where nothing can be appended, an attempt puts a new numbered segment every
+On object storage, where files cannot be appended to, an attempt writes a new numbered file every
 few seconds: a killed worker loses at most the responses of the last `FLUSH_SECONDS`.
 """
 
@@ -24,26 +24,26 @@ from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.layout import RESPONSES, responses_folder
 
-#: Object storage: how often collected responses are put.
+#: Object storage: seconds between two writes of collected responses.
 FLUSH_SECONDS = 2.0
 
 
 @dataclass
 class Response:
-    """What a model answered, as it arrived, before anything was parsed or judged."""
+    """A model's answer as it arrived, before it was parsed or checked."""
 
     text: str
-    #: ``stop``, ``length``, ``content_filter``, or what else the server says.
+    #: ``stop``, ``length``, ``content_filter``, or another value that the server sends.
     finish_reason: str | None
     prompt_tokens: int
     completion_tokens: int
     #: Part of `prompt_tokens` that the server took from its prompt cache.
     cached_prompt_tokens: int = 0
-    #: Tries it took: 1 when the first was answered.
+    #: Number of HTTP tries; 1 when the first was answered.
     attempts: int = 1
     #: Seconds from the first try to the answer.
     seconds: float = 0.0
-    #: Dollars at the configured prices; filled in by the caller.
+    #: Dollars at the configured prices; set by the caller.
     cost_usd: float = 0.0
 
 
@@ -51,7 +51,7 @@ _RESPONSE_FIELDS = tuple(Response.__dataclass_fields__)
 
 
 class Journal:
-    """The responses of one unit at one stage: those of earlier attempts, and this one's."""
+    """The responses of one unit at one stage, from earlier attempts and from this one."""
 
     def __init__(self, storage: Storage, stage: str, unit_id: str) -> None:
         self._storage = storage
@@ -59,7 +59,7 @@ class Journal:
         self._attempt = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         self._file: int | None = None
         self._pending: list[bytes] = []
-        self._put = 0
+        self._files_written = 0
         self._lock = threading.Lock()
         #: Responses of earlier attempts by request key.
         self.stored: dict[str, Response] = {}
@@ -73,18 +73,25 @@ class Journal:
                 self.rejected.discard(record["key"])
 
     def append(self, key: str, row_id: str, model: str, response: Response) -> None:
-        """Put a response on storage. Returns when it would survive the death of this process."""
+        """Store a response.
+
+        On a local disk it survives the death of this process when this returns; on object storage
+        after the next `flush`.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         record = {"key": key, "row_id": row_id, "model": model, "at": time.time()}
         self._write(record | asdict(response))
 
     def append_malformed(self, key: str, row_id: str, model: str, raw: str) -> None:
-        """Keep a reply that could not be read: it may have been billed. It is never reused."""
+        """Store a reply that could not be parsed: it may have been billed. It is never reused."""
         self._write(
             {"key": key, "row_id": row_id, "model": model, "at": time.time(), "malformed": raw}
         )
 
     def reject(self, key: str) -> None:
-        """Note that the answer was judged unusable, so that a retry asks for it afresh."""
+        """Record that an answer was judged unusable, so that a retry requests a new one."""
         if key not in self.rejected:
             self.rejected.add(key)
             self._write({"rejected": key, "at": time.time()})
@@ -100,30 +107,30 @@ class Journal:
                 self._file = self._open()
             written = os.write(self._file, line)
         except OSError as error:
-            raise RunError(f"cannot write {self._segment_uri()}: {error}") from error
+            raise RunError(f"cannot write {self._file_uri()}: {error}") from error
         if written != len(line):
-            raise RunError(f"cannot write {self._segment_uri()}: the disk is full")
+            raise RunError(f"cannot write {self._file_uri()}: the disk is full")
 
     def _open(self) -> int:
         path = self._storage.local_path(f"{self._folder}/{self._attempt}.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    def _segment_uri(self) -> str:
+    def _file_uri(self) -> str:
         return self._storage.uri(f"{self._folder}/{self._attempt}.jsonl")
 
     def flush(self) -> None:
-        """Put what was collected (object storage), or nothing to do (local)."""
+        """Write the collected responses to object storage. No-op on a local disk."""
         with self._lock:
             lines, self._pending = self._pending, []
-            number = self._put
-            self._put += bool(lines)
+            number = self._files_written
+            self._files_written += bool(lines)
         if lines:
             path = f"{self._folder}/{self._attempt}-{number:04d}.jsonl"
             self._storage.write_bytes(path, b"".join(lines))
 
     def close(self, durable: bool = False) -> None:
-        """Flush, and with ``durable`` also survive a power loss."""
+        """Flush and close; with ``durable``, the responses also survive a power loss."""
         self.flush()
         if self._file is not None:
             file, self._file = self._file, None
@@ -131,13 +138,13 @@ class Journal:
                 if durable:
                     os.fsync(file)
             except OSError as error:
-                raise RunError(f"cannot write {self._segment_uri()}: {error}") from error
+                raise RunError(f"cannot write {self._file_uri()}: {error}") from error
             finally:
                 os.close(file)
 
 
 def read_records(storage: Storage, folder: str) -> Iterator[dict[str, Any]]:
-    """All records of the segments under ``folder``, oldest attempt first; torn lines skipped."""
+    """All records under a folder of responses, oldest attempt first, without incomplete lines."""
     for path in sorted(storage.list(folder, recursive=True)):
         for line in (storage.read_bytes(path) or b"").splitlines():
             try:
@@ -149,7 +156,7 @@ def read_records(storage: Storage, folder: str) -> Iterator[dict[str, Any]]:
 
 
 def spent(storage: Storage) -> tuple[float, int]:
-    """Dollars and tokens of every response in a run directory, whatever became of it."""
+    """Dollars and tokens of all responses in a run directory, used or not."""
     cost, tokens = 0.0, 0
     for record in read_records(storage, RESPONSES):
         cost += record.get("cost_usd", 0.0)

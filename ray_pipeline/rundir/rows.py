@@ -38,7 +38,7 @@ class Rows:
 
     Args:
         reader: the run.
-        stage: named as in the ledger.
+        stage: its name in the ledger.
         status: only rows with this status; None: all of them.
         reason: only rows whose reason starts with this text.
         columns: the columns to read, in this order; None: all of them.
@@ -46,7 +46,7 @@ class Rows:
         source: only rows of this named source; None: those of all sources.
 
     Attributes:
-        schema: the columns of every batch; without any where no unit of the stage is committed.
+        schema: the columns of every batch; empty where no unit of the stage is committed.
 
     Raises:
         UserError: no such stage, status, column or source.
@@ -84,7 +84,7 @@ class Rows:
 
     @property
     def note(self) -> str | None:
-        """Where the kept rows come from, if not from the stage itself; else None."""
+        """A sentence on where the kept rows come from, if not from the stage itself; else None."""
         if self._status not in (None, KEPT) or self._reason is not None:
             return None
         stage, segment = self._stage, self._segment
@@ -127,12 +127,12 @@ class Rows:
                     yield rows.cast(self.schema)
 
     def _may_be_in(self, info: PartInfo) -> bool:
-        """Whether a part can hold such rows, by its account: most parts need not be opened."""
+        """Whether a part can hold selected rows, by its account: saves reading most parts."""
         account = next((a for a in info.accounts if a.name == self._stage), None)
         if account is None:
             return False
         if self._reason is not None:
-            # The account counts by code; `reason` may be shorter, or go on into the detail.
+            # The account counts by code; `reason` may be shorter, or include part of the detail.
             code = reason_code(self._reason)
             return any(counted.startswith(code) for counted in account.reasons)
         counts = {KEPT: account.kept, DROPPED: account.dropped, FAILED: account.failed}

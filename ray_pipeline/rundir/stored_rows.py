@@ -1,4 +1,4 @@
-"""The kept rows of a whole run, in parts on storage: what an `ArtifactStage` reads."""
+"""The kept rows of a whole run, in parts on storage: the input of an `ArtifactStage`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ray_pipeline.rundir.parts import read_rows
 
 @dataclass(frozen=True)
 class StoredRows:
-    """Rows in the order of the source, whoever made the parts. Small: it travels to workers.
+    """The kept rows of all units, in the source's order. Holds only paths, so it pickles cheaply.
 
     Attributes:
         storage: the run directory.
@@ -31,7 +31,7 @@ class StoredRows:
     digest: str
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Columns of the kept rows, a part at a time.
+        """The named columns of the kept rows, one part at a time.
 
         Raises:
             RunError: a part is gone or cannot be read.
@@ -43,11 +43,11 @@ class StoredRows:
     def mapped(
         self, columns: Sequence[str], containing: Mapping[str, str] | None = None, /, **equal: str
     ) -> pa.Table:
-        """Columns of the kept rows in a file of this machine, mapped: not in memory until used.
+        """The named columns of the kept rows, memory-mapped from a temporary file.
 
         Args:
-            columns: which.
-            containing: only rows whose columns of lists have these values among theirs.
+            columns: names of the columns to read.
+            containing: only rows whose list in the named column contains the value.
             equal: only rows whose columns have these values, as ``split="train"``.
 
         Raises:
@@ -59,9 +59,9 @@ class StoredRows:
             self._write(path, list(columns), containing or {}, equal)
             return pa.ipc.open_file(pa.memory_map(path)).read_all()
         except OSError as error:
-            raise RunError(f"rows cannot be laid out in {path}: {error}") from error
+            raise RunError(f"rows cannot be written to {path}: {error}") from error
         finally:
-            os.unlink(path)  # what is mapped stays until nobody uses it
+            os.unlink(path)  # the mapping keeps the data until the table is garbage-collected
 
     def _write(
         self, path: str, columns: list[str], containing: Mapping[str, str], equal: dict[str, str]
@@ -82,8 +82,8 @@ class StoredRows:
 
 
 def rows_containing(table: pa.Table, column: str, value: str) -> pa.Table:
-    """The rows whose list in a column has a value among its own, in order."""
+    """The rows whose list in a column contains a value, in their order."""
     lists = table[column].combine_chunks()
-    found = pc.equal(pc.list_flatten(lists), pa.scalar(value, lists.type.value_type))
-    rows = pc.list_parent_indices(lists).filter(found)
+    matches = pc.equal(pc.list_flatten(lists), pa.scalar(value, lists.type.value_type))
+    rows = pc.list_parent_indices(lists).filter(matches)
     return table.take(pc.unique(rows))

@@ -1,4 +1,4 @@
-"""The life of one row: where it was read, what each stage made of it, where it rests."""
+"""The history of one row: where it was read, and what each stage did to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_pipeline.rundir.layout import SOURCE
 from ray_pipeline.rundir.reader import Answer, RunReader, SegmentFolder
 from ray_pipeline.rundir.units import Unit
 
-#: A stage that makes more rows than this from one row is not recognised as their maker.
+#: A stage that creates more rows than this from one row is not recognised as their creator.
 _MOST_CREATED = 1000
 
 
@@ -24,7 +24,7 @@ class Change:
     column: str
     before: Any
     after: Any
-    #: Whether the column was there before: else `before` says nothing.
+    #: Whether the column did not exist before; `before` is None then.
     is_new: bool
 
 
@@ -38,20 +38,20 @@ class Event:
     #: The one of `stages` that dropped or failed the row.
     stage: str | None
     reason: str | None
-    #: The stage that created the row here; None: it was there before.
+    #: The stage of this segment that created the row; None: it existed before.
     created_by: str | None
-    #: Against what came into the segment; against the parent for a row that was created here.
+    #: Compared with the row that came into the segment; with the parent, for a row created here.
     changes: list[Change]
-    #: Whether the row as it came in is not on storage: then `changes` holds all its values.
+    #: Whether the row's values before the segment are not stored; `changes` has all values then.
     from_source: bool
-    #: Ids of the rows that were made from it here.
+    #: Ids of the rows that the segment created from this one.
     created: list[str]
     answers: list[Answer]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A row's life."""
+    """The history of a row."""
 
     row_id: str
     parent_id: str | None
@@ -68,10 +68,10 @@ def trace(reader: RunReader, row_id: str) -> Trace:
 
     Args:
         reader: the run.
-        row_id: its id, or a unique beginning of at least six digits.
+        row_id: its id, or a unique prefix of at least six digits.
 
     Raises:
-        UserError: no row has this id, or several begin so.
+        UserError: no row has this id, or several have this prefix.
     """
     row_id, unit = reader.find(row_id)
     events: list[Event] = []
@@ -83,8 +83,8 @@ def trace(reader: RunReader, row_id: str) -> Trace:
         if after is None:
             waits_for = segment.stages
             break
-        ids, above = after["row_id"].to_pylist(), after["parent_id"].to_pylist()
-        parents |= dict(zip(ids, above, strict=True))
+        ids, parent_ids = after["row_id"].to_pylist(), after["parent_id"].to_pylist()
+        parents |= dict(zip(ids, parent_ids, strict=True))
         row = _row(after, row_id)
         if row is not None:
             events.append(_event(reader, segment, unit, row, before, after))
@@ -115,7 +115,7 @@ def _event(
         status=row["status"],
         stage=row["stage"],
         reason=row["reason"],
-        created_by=_maker(row, segment.stages) if is_created else None,
+        created_by=_creator(row, segment.stages) if is_created else None,
         changes=changes(came_in, row),
         from_source=came_in is None,
         created=[child for child in children if child not in known],
@@ -125,24 +125,24 @@ def _event(
 
 def changes(before: dict[str, Any] | None, after: dict[str, Any]) -> list[Change]:
     """The data columns that differ, in order; all of them where there is no `before`."""
-    found = []
+    differing = []
     for name, value in after.items():
         if name in ENVELOPE_COLUMNS:
             continue
         is_new = before is None or name not in before
         old = None if before is None else before.get(name)
         if before is None or value != old:
-            found.append(Change(name, old, value, is_new))
-    return found
+            differing.append(Change(name, old, value, is_new))
+    return differing
 
 
 def _row(table: pa.Table, row_id: str) -> dict[str, Any] | None:
-    found: list[dict[str, Any]] = table.filter(pc.equal(table["row_id"], row_id)).to_pylist()
-    return found[0] if found else None
+    rows: list[dict[str, Any]] = table.filter(pc.equal(table["row_id"], row_id)).to_pylist()
+    return rows[0] if rows else None
 
 
-def _maker(row: dict[str, Any], stages: tuple[str, ...]) -> str:
-    """Which of several stages created a row: the one whose ids it bears."""
+def _creator(row: dict[str, Any], stages: tuple[str, ...]) -> str:
+    """The stage that created a row: its name is part of the hash that is the row's id."""
     names = [stage for stage in stages if stage != SOURCE]
     for number in range(_MOST_CREATED):
         for stage in names:
@@ -158,7 +158,7 @@ def _root(row_id: str, parents: dict[str, str | None]) -> str:
 
 
 def _position(unit: Unit, row_id: str) -> int | None:
-    """Ids are one-way hashes: the position is found by making those of the unit again."""
+    """A source row's position in its file, found by recomputing the ids of its unit's rows."""
     for position in range(unit.first_row, unit.first_row + unit.rows):
         if source_row_id(unit.file_id, position) == row_id:
             return position

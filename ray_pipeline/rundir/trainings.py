@@ -1,7 +1,7 @@
-"""What trainings leave in a run directory: learning curves, and the figures they ended with.
+"""Trainings in a run directory: their learning curves and final figures.
 
 A curve is a file with a line of JSON for each step and each evaluation. A training that is running,
-or was stopped, has a curve and no figures yet.
+or was stopped, has a curve but no final figures yet.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ray_pipeline.rundir.reader import RunReader
 
 #: Seconds between two saves of a curve.
 _SAVE_SECONDS = 5.0
-#: Points of a curve: steps with a value at each.
+#: The points of a curve: pairs of a step and a value.
 Points = list[tuple[int, float]]
 
 
 class Curve:
-    """Collects the loop's figures, and puts them on storage every few seconds.
+    """Collects the training loop's figures, and stores them every few seconds.
 
-    Call `save` before each checkpoint: a training that resumes from it repeats nothing before. A
-    resumed training repeats the steps since its last checkpoint: what the file has of them is
-    replaced, so each step is in it once.
+    Call `save` before each checkpoint, so that the file covers all steps before it. A resumed
+    training repeats the steps since its last checkpoint: their lines in the file are replaced, so
+    each step is in it once.
 
     Args:
         storage: the run directory.
-        path: of the file in it.
+        path: the curve's file, relative to the run directory.
     """
 
     def __init__(self, storage: Storage, path: str) -> None:
@@ -45,9 +45,9 @@ class Curve:
         self._saved = time.monotonic()
 
     def add(self, figures: dict[str, Any]) -> None:
-        """Take in figures with their ``step``."""
+        """Add the figures of a step, whose number is under ``step``."""
         if self._resumed:
-            self._figures = [one for one in self._figures if one["step"] < figures["step"]]
+            self._figures = [line for line in self._figures if line["step"] < figures["step"]]
             self._resumed = False
         self._figures.append(figures)
         if time.monotonic() - self._saved > _SAVE_SECONDS:
@@ -55,68 +55,68 @@ class Curve:
 
     def save(self) -> None:
         """Write all that was collected."""
-        lines = b"".join(orjson.dumps(one) + b"\n" for one in self._figures)
+        lines = b"".join(orjson.dumps(line) + b"\n" for line in self._figures)
         self._storage.write_bytes(self._path, lines)
         self._saved = time.monotonic()
 
 
 def read_curve(storage: Storage, path: str) -> list[dict[str, Any]]:
-    """The lines of a curve; none where there is no file."""
+    """The lines of a curve, as plain data; empty where there is no file."""
     return [orjson.loads(line) for line in (storage.read_bytes(path) or b"").splitlines()]
 
 
 @dataclass(frozen=True)
 class Training:
-    """One stage that trains."""
+    """The training of one stage."""
 
     stage: str
-    #: Of ``metrics.json``; empty while it is not finished.
+    #: The final figures from ``metrics.json``; empty while the training is not finished.
     figures: Mapping[str, Any]
     curve: Sequence[Mapping[str, Any]]
 
     @property
     def is_finished(self) -> bool:
-        """Whether it came to its end."""
+        """Whether the training ran to its end."""
         return bool(self.figures)
 
     def points(self, name: str) -> Points:
-        """A figure's values over the steps; those that are no finite number are left out."""
-        found = ((line.get("step"), finite(line.get(name))) for line in self.curve)
-        return [(s, value) for s, value in found if isinstance(s, int) and value is not None]
+        """A figure's values over the steps, without those that are not finite numbers."""
+        pairs = ((line.get("step"), finite(line.get(name))) for line in self.curve)
+        return [(s, value) for s, value in pairs if isinstance(s, int) and value is not None]
 
     @property
     def steps(self) -> int:
-        """Updates of the weights so far."""
+        """Number of optimizer steps so far."""
         return max((step for step, _ in self.points("loss")), default=0)
 
     @property
     def total_steps(self) -> int:
-        """Updates that it takes at most."""
+        """Number of optimizer steps of the whole training, at most."""
         return int(max((total for _, total in self.points("total_steps")), default=0))
 
 
 def trainings(reader: RunReader) -> list[Training]:
-    """The trainings of a run in order, the unfinished one last."""
-    found = []
+    """The trainings of a run in the order of their stages; an unfinished one comes last."""
+    result = []
     for entry in reader.ledger.entries:
         name = entry.account.name
         figures = reader.made_by(name)
         if figures is not None and "steps" in figures:
-            found.append(Training(name, figures, _curve(reader, entry.index, name)))
-    if (following := _under_way(reader)) is not None and (curve := _curve(reader, *following)):
-        found.append(Training(following[1], {}, curve))
-    return found
+            result.append(Training(name, figures, _curve(reader, entry.index, name)))
+    if (current := _stage_under_way(reader)) is not None and (curve := _curve(reader, *current)):
+        result.append(Training(current[1], {}, curve))
+    return result
 
 
 def _curve(reader: RunReader, index: int, stage: str) -> list[dict[str, Any]]:
     return read_curve(reader.storage, f"{work_folder(segment_folder(index, stage))}/curve.jsonl")
 
 
-def _under_way(reader: RunReader) -> tuple[int, str] | None:
-    """The stage after the last one of the ledger, with its index, where that one is complete.
+def _stage_under_way(reader: RunReader) -> tuple[int, str] | None:
+    """The index and name of the stage that may be running: the one after the ledger's last entry.
 
-    A stage that makes files enters the ledger when it is done. Whether the one before it is
-    complete matters: else a curve that lies there may be that of an earlier run.
+    An artifact stage enters the ledger when it is done. None unless the last entry is complete:
+    otherwise a curve of the following stage may be that of an earlier run.
     """
     entries, stages = reader.ledger.entries, reader.config.get("stages")
     if reader.ledger.status == "succeeded" or not entries or not isinstance(stages, dict):
@@ -125,5 +125,5 @@ def _under_way(reader: RunReader) -> tuple[int, str] | None:
     done = Done.load(reader.storage, segment_folder(last.index, last.account.name))
     if done is None or done.fingerprint != last.fingerprint or len(stages) <= last.index:
         return None
-    # The source is stage 0, so the configuration's stages are one behind.
+    # The source has index 0 in the ledger, so the configuration's stages are offset by one.
     return last.index + 1, str(list(stages)[last.index])

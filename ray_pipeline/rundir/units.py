@@ -1,4 +1,4 @@
-"""Units: the fixed ranges of a source's rows that are read, committed and resumed as one."""
+"""Units: fixed ranges of a source's rows, each read, committed and resumed as a whole."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pyarrow as pa
 
 #: Rows of a unit of a small source; a power of two times this for larger ones.
 DEFAULT_UNIT_ROWS = 512
-#: How many units a run has at most, roughly, when the user gives no ``unit_rows``.
+#: The approximate maximum number of units of a run when ``unit_rows`` is not set.
 MOST_UNITS = 10_000
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A range of rows of one file: the grain of work, commit and resume."""
+    """A range of rows of one file: the granularity of work, commit and resume."""
 
     #: Hash of the file's content identity and the range: the same file gives the same ids.
     unit_id: str
@@ -31,7 +31,7 @@ class Unit:
     #: Position of the unit's first row in its file, from 0.
     first_row: int
     rows: int
-    #: Name of the source that the file belongs to; empty where the run has one without a name.
+    #: Name of the source that the file belongs to; empty where the run's source has no name.
     source: str = ""
 
 
@@ -41,7 +41,7 @@ def unit_id(file_id: str, first_row: int, rows: int) -> str:
 
 
 def default_unit_rows(rows_of_files: Sequence[int]) -> int:
-    """Unit size for a source: a power of two times 512, so that there are some 10,000 at most."""
+    """Rows per unit for a source: 512 times a power of two, for about 10,000 units at most."""
     size = DEFAULT_UNIT_ROWS
     largest = max(rows_of_files, default=0)
     while size < largest and sum(-(-rows // size) for rows in rows_of_files) > MOST_UNITS:
@@ -50,10 +50,10 @@ def default_unit_rows(rows_of_files: Sequence[int]) -> int:
 
 
 class Marks:
-    """Byte offsets of every ``step``-th record of a file, taken while it is read once.
+    """Byte offsets of every ``step``-th record of a file, recorded while the file is read once.
 
-    When the step may grow (nobody asked for a unit size) at most some 20,000 offsets are kept,
-    however large the file is: `default_unit_rows` never needs a finer step than is left.
+    When the step may grow (``unit_rows`` is not set), at most 20,000 offsets are kept, however
+    large the file is: `default_unit_rows` never needs a finer step than the one that remains.
     """
 
     def __init__(self, step: int, may_grow: bool) -> None:
@@ -62,14 +62,17 @@ class Marks:
         self._may_grow = may_grow
 
     def add(self, offset: int) -> None:
-        """Note where record ``len(offsets) * step`` starts."""
+        """Record the byte where record number ``len(offsets) * step`` starts."""
         self.offsets.append(offset)
         if self._may_grow and len(self.offsets) > 2 * MOST_UNITS:
             self.offsets = self.offsets[::2]
             self.step *= 2
 
     def every(self, rows: int) -> list[int]:
-        """Offsets of the records 0, ``rows``, 2 x ``rows``, ...; a multiple of the step."""
+        """Offsets of the records 0, ``rows``, 2 x ``rows``, ...
+
+        ``rows`` must be a multiple of the step.
+        """
         return self.offsets[:: rows // self.step]
 
 
@@ -77,9 +80,9 @@ class Marks:
 
 
 def unit_blocks(units: Sequence[Unit], size: int) -> list[pa.Table]:
-    """The units as Arrow tables of ``size`` rows, one for each block."""
+    """The units as Arrow tables of ``size`` rows, one for each Ray Data block."""
     table = pa.Table.from_pylist([asdict(unit) for unit in units])
-    # Copied, since a slice would be pickled with the whole table behind it.
+    # Copied, since a slice is pickled together with the buffers of the whole table.
     return [
         pa.Table.from_pylist(table.slice(start, size).to_pylist(), schema=table.schema)
         for start in range(0, len(units), size)
@@ -87,5 +90,5 @@ def unit_blocks(units: Sequence[Unit], size: int) -> list[pa.Table]:
 
 
 def units_of(block: pa.Table) -> list[Unit]:
-    """The units that a block carries."""
+    """The units in a block: the inverse of `unit_blocks`."""
     return [Unit(**row) for row in block.to_pylist()]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ray_pipeline.core.rows import ENVELOPE, error_reason, fail, failed, kept_again, with_envelope
+from ray_pipeline.core.rows import ENVELOPE, error_reason, fail, failed, reset_marks, with_envelope
 
 
 def rows() -> pa.Table:
@@ -22,5 +22,5 @@ def test_failed_rows_bear_their_stage_and_the_schema_stays() -> None:
 def test_a_retried_row_is_as_it_came_in() -> None:
     out = fail(rows(), pa.array([True, False]), error_reason(ValueError("not\nthis")), "stage")
     assert failed(out)["reason"].to_pylist() == ["error:ValueError: not this"]
-    again = kept_again(failed(out), ["text", *ENVELOPE.names])
+    again = reset_marks(failed(out), ["text", *ENVELOPE.names])
     assert again.to_pylist() == rows().slice(0, 1).drop_columns(["made"]).to_pylist()

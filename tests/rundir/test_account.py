@@ -11,7 +11,7 @@ from ray_pipeline.rundir.ledger import Ledger, LedgerEntry
 
 def account(source: str, **rows: int) -> StageAccount:
     made = StageAccount("tidy", **rows)
-    made.belongs_to(source)
+    made.set_source(source)
     return made
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir import lock
-from ray_pipeline.rundir.lock import hold_as_worker, let_workers_go, run_lock
+from ray_pipeline.rundir.lock import release_workers_lock, run_lock, share_workers_lock
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def storage(tmp_path: Path) -> Iterator[Storage]:
     """A run directory whose workers are this process."""
     storage = Storage(str(tmp_path))
     with run_lock(storage):
-        hold_as_worker(storage)
+        share_workers_lock(storage)
     yield storage
     lock._held.clear()
 
@@ -40,22 +40,22 @@ def test_the_workers_of_a_killed_run_are_waited_for(storage: Storage) -> None:
 
 
 def test_idle_workers_of_a_run_that_ended_are_not_waited_for(storage: Storage) -> None:
-    let_workers_go(storage)
+    release_workers_lock(storage)
     assert not waits(storage)
 
 
 def test_an_idle_worker_that_works_for_the_next_run_is_waited_for(storage: Storage) -> None:
-    let_workers_go(storage)
+    release_workers_lock(storage)
     with run_lock(storage):
-        hold_as_worker(storage)
-        hold_as_worker(storage)
+        share_workers_lock(storage)
+        share_workers_lock(storage)
     assert waits(storage)
 
 
 def test_a_worker_holds_each_directory_that_it_writes_to(storage: Storage, tmp_path: Path) -> None:
     other = Storage(str(tmp_path / "other"))
     with run_lock(other):
-        hold_as_worker(other)
-    let_workers_go(storage)
+        share_workers_lock(other)
+    release_workers_lock(storage)
     assert not waits(storage)
     assert waits(other)

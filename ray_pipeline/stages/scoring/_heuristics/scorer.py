@@ -13,16 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_pipeline.stages.scoring._heuristics import row_by_row, rules
+from ray_pipeline.stages.scoring._heuristics import rules
 from ray_pipeline.stages.scoring._heuristics.characters import Flags, Texts, offsets_of
-from ray_pipeline.stages.scoring._heuristics.readability import Readability
-from ray_pipeline.stages.scoring._heuristics.responses import (
+from ray_pipeline.stages.scoring._heuristics.found import (
+    correct,
     fences,
     lists,
     paragraphs,
     sentences,
     word_counts,
 )
+from ray_pipeline.stages.scoring._heuristics.readability import Readability
 from ray_pipeline.stages.scoring._heuristics.rules import (
     COMPLEX_QUESTIONS,
     DIRECTIVES,
@@ -84,7 +85,7 @@ class QualityScorer:
         found = _found(questions, answers, read, self._readability.of_texts(questions), counts)
         for row in np.flatnonzero(strange | read.unsure).tolist():
             instruction, response = instructions[row].as_py(), responses[row].as_py()
-            row_by_row.correct(found, row, instruction, response, self._readability)
+            correct(found, row, instruction, response, self._readability)
             self.alone += 1
         return found
 

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_pipeline.stages.scoring._heuristics import byte_pairs
 from ray_pipeline.stages.scoring._heuristics.characters import Flags
+from ray_pipeline.stages.scoring._heuristics.pieces import encoder
 from ray_pipeline.stages.scoring._heuristics.vocabulary import Numbers
 
 _GPT2_PIECES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
@@ -59,7 +59,7 @@ class Tokens:
         self.added = [t.content for t in self._backend.get_added_tokens_decoder().values()]
         #: Whether it cuts texts as GPT-2's does, so that pieces can be encoded by themselves.
         self.cuts_as_gpt2 = _cuts_as_gpt2(self._backend)
-        self._encode = byte_pairs.encoder(self._backend) if self.cuts_as_gpt2 else None
+        self._encode = encoder(self._backend) if self.cuts_as_gpt2 else None
 
     def by_text(self, texts: pa.Array) -> Counts:
         """Counts of texts that the tokenizer itself reads from end to end."""
