@@ -40,11 +40,11 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="for sampling, above temperature 0")] = 0,
     engine: Annotated[Engine, typer.Option(help="what runs the model")] = "transformers",
 ) -> None:
-    """Ask a model, as it was asked in its training. Answers to a file come as JSON lines."""
+    """Ask a model questions, in its training format. Answers to a file come as JSON lines."""
     from ray_pipeline.rundir.models import find_model
-    from ray_pipeline.sources.questions import asked
+    from ray_pipeline.sources.questions import questions_of
 
-    questions = asked(prompt, file)
+    questions = questions_of(prompt, file)
     folder = find_model(model)
     with native_output_hidden():
         from ray_pipeline.evaluate.answers import answers
