@@ -288,13 +288,13 @@ class ModelStageConfig(StageConfig):
     """Configuration of a stage with a local model in an actor pool."""
 
     actors: Annotated[int, Execution] = Field(
-        1, ge=1, description="number of workers; each loads the model once"
+        1, ge=1, description="number of workers; each loads its own copy of the model"
     )
     num_cpus: Annotated[float | None, Execution] = Field(
         None, ge=0, description="CPUs reserved per worker; null: none"
     )
     num_gpus: Annotated[float, Execution] = Field(
-        0, ge=0, description="GPUs per worker; fractions allowed"
+        0, ge=0, description="GPUs reserved per worker; fractions are allowed"
     )
 
     def resources(self) -> Resources:
@@ -343,8 +343,8 @@ class Expand:
 class AskStageConfig(StageConfig):
     """Configuration of a stage that asks a language model."""
 
-    llm: str = Field(description="language model to ask: a name under `llms`")
-    prompt: str = Field(description="prompt file: its name without suffix, or a path")
+    llm: str = Field(description="language model that is asked: a name under `llms`")
+    prompt: str = Field(description="prompt file: its name without the suffix, or a path")
 
 
 class AskStage(Stage):

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 class Prices(Section):
     """US dollars for a million tokens."""
 
-    prompt: float = Field(ge=0, description="US dollars for a million prompt tokens")
+    prompt: float = Field(ge=0, description="US dollars per million prompt tokens")
     cached_prompt: float | None = Field(
         None,
         ge=0,
-        description="US dollars for a million prompt tokens that the server had cached; null: as "
-        "`prompt`",
+        description="US dollars per million prompt tokens that the server read from its "
+        "cache; null: the price in `prompt`",
     )
-    completion: float = Field(ge=0, description="US dollars for a million tokens of answers")
+    completion: float = Field(ge=0, description="US dollars per million answer tokens")
 
     def cost(self, prompt: int, completion: int, cached: int = 0) -> float:
         """Dollars for these token counts; ``cached`` is a part of ``prompt``."""
@@ -39,104 +39,133 @@ class LlmConfig(Section):
     """A language model under ``llms:``. The fields not marked `Execution` are its identity."""
 
     model: str = Field(
-        description="name of the model: as the server knows it, a packaged model, a model that a "
-        "run trained, a folder, or a Hugging Face id"
+        description="the model: its name on the server, a packaged model, a model that a run "
+        "trained, a folder, or a Hugging Face id"
     )
     revision: str | None = Field(
-        None, description="Hugging Face revision of the weights; null: the newest"
+        None,
+        description="Hugging Face revision of the weights (branch, tag or commit); null: the "
+        "newest",
     )
-    max_tokens: int = Field(256, ge=1, description="longest answer, in tokens")
+    max_tokens: int = Field(256, ge=1, description="maximum length of an answer, in tokens")
     temperature: float = Field(
-        0.7, ge=0, description="sampling temperature; 0 takes the most probable token"
+        0.7, ge=0, description="sampling temperature; 0 always takes the most likely token"
     )
     top_p: float = Field(
-        1.0, gt=0, le=1, description="sample from the tokens that make up this probability"
+        1.0,
+        gt=0,
+        le=1,
+        description="nucleus sampling: sample from the most likely tokens that together have "
+        "this probability",
     )
     stop: tuple[str, ...] = Field(
-        (), description="texts that end an answer; they are not part of it"
+        (),
+        description="stop sequences: generation ends at any of these texts, which is not "
+        "part of the answer",
     )
 
     engine: Annotated[str, Execution] = Field(
         "auto",
-        description="what runs the model: `openai` (any server that speaks OpenAI's chat "
-        "completions), `vllm`, `transformers`, or `package.module:Class` for an engine of your "
-        "own; `auto` is vllm where it is installed, else transformers",
+        description="engine that runs the model: `openai` (any server with OpenAI's chat "
+        "completions API), `vllm`, `transformers`, or `package.module:Class` for an engine "
+        "of your own; `auto` is vllm if it is installed, else transformers",
     )
     reasks: Annotated[int, AddedWith(2)] = Field(
         2,
         ge=0,
-        description="how often an unusable answer is asked again, with what is wrong in view",
+        description="maximum number of times an unusable answer is requested again; the new "
+        "prompt includes the answer and what is wrong with it",
     )
 
     # Servers
     base_url: Annotated[str | None, Execution] = Field(
-        None, description="URL of the server, up to `/v1`; null: OpenAI's"
+        None, description="URL of the server, up to and including `/v1`; null: OpenAI's own"
     )
     api_keys_env: Annotated[list[str], Execution] = Field(
         ["OPENAI_API_KEY"],
-        description="names of environment variables that hold API keys; requests are spread over "
-        "them; empty for a server without keys",
+        description="names of environment variables that hold API keys; requests are spread "
+        "over the keys; empty for a server without keys",
     )
     concurrency: Annotated[int, Execution] = Field(
-        256, ge=1, description="requests in flight, for each key and the whole cluster"
+        256,
+        ge=1,
+        description="maximum number of requests in flight per API key, over the whole cluster",
     )
     requests_per_minute: Annotated[int | None, Execution] = Field(
-        None, ge=1, description="requests started a minute, for each key and the whole cluster"
+        None,
+        ge=1,
+        description="maximum number of requests started per minute and API key, over the "
+        "whole cluster; null: no limit",
     )
     tokens_per_minute: Annotated[int | None, Execution] = Field(
         None,
         ge=1,
-        description="tokens a minute, prompts and answers, for each key and the whole cluster",
+        description="maximum number of tokens (prompts and answers) per minute and API key, "
+        "over the whole cluster; null: no limit",
     )
     timeout_seconds: Annotated[float, Execution] = Field(
-        120.0, gt=0, description="seconds that one try of a request may take"
+        120.0, gt=0, description="time-out of one try of a request, in seconds"
     )
     max_tries: Annotated[int, Execution] = Field(
-        8, ge=1, description="tries of a request before its row fails"
+        8,
+        ge=1,
+        description="maximum number of tries of a request; after the last one its row fails",
     )
     max_backoff_seconds: Annotated[float, Execution] = Field(
-        60.0, gt=0, description="longest wait between two tries, in seconds"
+        60.0, gt=0, description="maximum wait between two tries of a request, in seconds"
     )
     give_up_after_seconds: Annotated[float, Execution] = Field(
-        900.0, gt=0, description="seconds that all tries of a request may take together"
+        900.0,
+        gt=0,
+        description="maximum time for all tries of a request together, in seconds; its row "
+        "then fails",
     )
     usd_per_million: Annotated[Prices | None, Execution] = Field(
-        None, description="prices, for costs and `budget.max_cost_usd`; null: free"
+        None,
+        description="token prices, used to compute costs and to enforce "
+        "`budget.max_cost_usd`; null: requests are free",
     )
     extra_body: dict[str, Any] = Field(
-        {}, description="further fields of the request's JSON body, as the server accepts them"
+        {},
+        description="further fields of the request's JSON body, for options that only this "
+        "server accepts",
     )
 
     # Models in this cluster
     actors: Annotated[int, Execution] = Field(
         1,
         ge=1,
-        description="copies of a local model; for a server, processes that send requests",
+        description="number of copies of a local model; for a server, number of processes "
+        "that send requests",
     )
     num_cpus: Annotated[float | None, Execution] = Field(
-        None, ge=0, description="CPUs of one copy; null: none are reserved"
+        None, ge=0, description="CPUs reserved for each copy; null: none"
     )
     num_gpus: Annotated[float | None, Execution] = Field(
         None,
         ge=0,
-        description="GPUs of one copy; null: `tensor_parallel_size` if the cluster has GPUs",
+        description="GPUs reserved for each copy; null: `tensor_parallel_size` if the "
+        "cluster has GPUs, else none",
     )
     tensor_parallel_size: Annotated[int, Execution] = Field(
-        1, ge=1, description="GPUs that one copy is spread over (vllm)"
+        1, ge=1, description="number of GPUs that one copy is spread over (vllm)"
     )
     max_model_len: Annotated[int | None, AddedWith(None)] = Field(
         None,
         ge=16,
-        description="longest prompt and answer together, in tokens; null: what the model supports",
+        description="maximum length of prompt and answer together, in tokens; null: what the "
+        "model supports",
     )
     max_num_seqs: Annotated[int, Execution] = Field(
-        64, ge=1, description="requests that one copy works on at once (vllm)"
+        64,
+        ge=1,
+        description="maximum number of requests that one copy processes at the same time (vllm)",
     )
     batch_size: Annotated[int, Execution] = Field(
-        32, ge=1, description="requests in a batch (transformers)"
+        32, ge=1, description="maximum number of requests per batch (transformers)"
     )
     dtype: Annotated[str, AddedWith("bfloat16")] = Field(
-        "bfloat16", description="number format of the weights, such as bfloat16 or float32"
+        "bfloat16", description="data type of the weights, such as bfloat16 or float32"
     )
     adapter: str | None = Field(
         None, description="name or folder of a LoRA adapter to apply to the model"
@@ -208,20 +237,20 @@ class Budget(Section):
     max_cost_usd: float | None = Field(
         None,
         ge=0,
-        description="US dollars for all requests; the run stops (exit code 3) before it is passed; "
-        "null: no limit",
+        description="US dollars that all requests together may cost; the run stops (exit "
+        "code 3) before exceeding it; null: no limit",
     )
     max_tokens: int | None = Field(
         None,
         ge=0,
-        description="tokens of all prompts and answers; the run stops (exit code 3) before it is "
-        "passed; null: no limit",
+        description="tokens that all prompts and answers together may have; the run stops "
+        "(exit code 3) before exceeding it; null: no limit",
     )
     max_failed_rows: float = Field(
         0.05,
         ge=0,
-        description="rows that may fail before the run stops: a whole number counts rows, a number "
-        "below 1 is a fraction of the source's rows",
+        description="number of rows that may fail before the run stops; a value below 1 is a "
+        "fraction of the source rows",
     )
 
     def failed_rows_allowed(self, source_rows: int) -> int:

@@ -41,10 +41,11 @@ class Embed(ModelStage):
         max_tokens: int | None = Field(
             256,
             ge=8,
-            description="tokens of a text that are embedded, at most; null: the model's own limit",
+            description="maximum number of tokens of a text that are embedded; the rest is cut "
+            "off; null: the model's own limit",
         )
         bfloat16: bool = Field(
-            False, description="compute in bfloat16: faster on processors with instructions for it"
+            False, description="compute in bfloat16: faster on CPUs with bfloat16 instructions"
         )
         batch_size: Annotated[int, Execution] = Field(
             64, ge=1, description="texts per forward pass"

@@ -43,8 +43,9 @@ class Started:
         for end in ends:
             os.close(end)
         self.args = [module, *arguments]
-        self.stdout: IO[str] = os.fdopen(out)
-        self.stderr: IO[str] = os.fdopen(err)
+        # A byte that is no text must not end the thread that reads: all output would be lost.
+        self.stdout: IO[str] = os.fdopen(out, errors="replace")
+        self.stderr: IO[str] = os.fdopen(err, errors="replace")
         self.returncode: int | None = None
         self._status: IO[str] = os.fdopen(status)
         self.pid = int(self._status.readline())

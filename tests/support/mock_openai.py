@@ -232,6 +232,27 @@ def key_label(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:12] if key else "none"
 
 
+def client_of(address: tuple[str, int]) -> int:
+    """The number of the process that opened a connection; 0 where it cannot be found.
+
+    A process that the client has just forked holds the same connection until it runs a program of
+    its own, and it is the one that is found first: then its parent is the client.
+    """
+    with contextlib.suppress(psutil.Error):
+        found = next((c.pid for c in psutil.net_connections("tcp4") if c.laddr == address), None)
+        while found and _holds(parent := psutil.Process(found).ppid(), address):
+            found = parent
+        return found or 0
+    return 0
+
+
+def _holds(process: int, address: tuple[str, int]) -> bool:
+    with contextlib.suppress(psutil.Error):
+        connections = psutil.Process(process).net_connections("tcp4")
+        return any(connection.laddr == address for connection in connections)
+    return False
+
+
 class Server:
     """Decides what each request gets."""
 
@@ -249,10 +270,14 @@ class Server:
         """The number of the client's process; 0 where they are not to be told apart."""
         if not self.options.processes:
             return 0
-        address = transport.get_extra_info("peername")
-        found = [c.pid for c in psutil.net_connections("tcp4") if c.laddr == address]
-        self._processes.update(pid for pid in found if pid)
-        return found[0] or 0 if found else 0
+        process = client_of(transport.get_extra_info("peername"))
+        if process:
+            self._processes.add(process)
+        return process
+
+    def stats(self) -> dict[str, Any]:
+        """What happened so far; ``processes``: the numbers of those that have connected."""
+        return {**self.book.stats(), "processes": sorted(self._processes)}
 
     def latency(self) -> float:
         jitter = self.options.jitter
@@ -357,7 +382,7 @@ class Connection(asyncio.Protocol):
     def _handle(self, head: bytes, lower: bytes, body: bytes) -> None:
         method, path, _ = head.split(b"\r\n", 1)[0].split(b" ", 2)
         if method == b"GET" and path.endswith(b"/stats"):
-            self._write("200 OK", orjson.dumps(self._server.book.stats()))
+            self._write("200 OK", orjson.dumps(self._server.stats()))
         elif method == b"GET" and path.endswith(b"/models"):
             self._write("200 OK", b'{"object": "list", "data": [{"id": "mock"}]}')
         elif method == b"POST" and path.endswith(b"/chat/completions"):

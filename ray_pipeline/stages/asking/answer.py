@@ -29,7 +29,9 @@ class Answer(AskStage):
 
     class Config(AskStageConfig):
         llm: str = Field("student", description="language model that answers: a name under `llms`")
-        prompt: str = Field("answer", description="prompt file: its name without suffix, or a path")
+        prompt: str = Field(
+            "answer", description="prompt file: its name without the suffix, or a path"
+        )
 
     config: Config
 

@@ -206,7 +206,7 @@ class CleanText(MapStage):
 
     class Config(StageConfig):
         columns: tuple[str, ...] = Field((), description="text columns to clean")
-        form: Form = Field("NFKC", description="Unicode normal form of the result")
+        form: Form = Field("NFKC", description="Unicode normalisation form of the cleaned text")
         allowed_symbols: str = Field(
             DEFAULT_SYMBOLS,
             description="symbols to keep besides letters, digits, underscore and white space; a "
@@ -214,19 +214,20 @@ class CleanText(MapStage):
         )
         keep_non_ascii: bool = Field(
             False,
-            description="keep non-ASCII characters; false: replace them by ASCII ones, é by e",
+            description="keep non-ASCII characters; false: replace them by ASCII equivalents (é "
+            "by e) where there is one, and remove the others",
         )
         keep_newlines: bool = Field(
             False,
-            description="keep line breaks, and at most one blank line in a row; false: join the "
-            "text to one line",
+            description="keep line breaks, with at most one blank line in a row; false: join the "
+            "text into one line",
         )
         max_lost_letters: float = Field(
             0.25,
             ge=0,
             le=1,
-            description="share of a text's letters that may be lost because they have no ASCII "
-            "form; if more are lost, the row is dropped instead of garbled",
+            description="maximum share of a text's letters that cleaning may remove because they "
+            "have no ASCII equivalent; a row that would lose more is dropped",
         )
 
     config: Config

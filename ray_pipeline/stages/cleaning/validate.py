@@ -40,8 +40,8 @@ class Validate(MapStage):
             0.05,
             ge=0,
             le=1,
-            description="largest share of control and replacement characters (U+FFFD) in a "
-            "text; a text with more is dropped",
+            description="maximum share of control and replacement characters (U+FFFD) in a text; "
+            "rows above it are dropped",
         )
 
     config: Config

@@ -88,12 +88,14 @@ class SameText(DecideStage):
     class Config(StageConfig):
         keep: Literal["all", "best", "none"] = Field(
             "all",
-            description="which rows of a group stay: all of them, marked with their group; the "
-            "best one, with the longest text; or none, because it is unknown which "
-            "one is right",
+            description="rows of a group that are kept: `all` of them, marked with their group; "
+            "the `best` one, which has the longest text; or `none`, because it is unknown which "
+            "one is correct",
         )
         ignore: tuple[str, ...] = Field(
-            (), description="texts that are no sign of a duplicate, because many rows share them"
+            (),
+            description='texts that many unrelated rows share, such as "yes"; rows that have '
+            "only such a text in common are not grouped",
         )
 
     config: Config

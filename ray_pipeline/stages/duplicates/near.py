@@ -52,14 +52,13 @@ class NearDuplicates(DecideStage):
 
     class Config(StageConfig):
         enabled: Annotated[bool, AddedWith(True)] = Field(
-            True, description="turn the stage on; false: it reads, compares and drops nothing"
+            True, description="turn the stage on; false: no rows are compared or dropped"
         )
         threshold: float = Field(
             0.8,
             gt=0,
             le=1,
-            description="smallest Jaccard similarity of word n-grams that makes two rows near "
-            "duplicates",
+            description="minimum Jaccard similarity of the word n-grams of two near duplicates",
         )
         ngram: int = Field(
             2,
@@ -71,18 +70,18 @@ class NearDuplicates(DecideStage):
             20,
             ge=1,
             le=512,
-            description="number of MinHash bands: more of them find more candidates",
+            description="number of MinHash bands; more bands find more candidate pairs",
         )
         band_rows: int = Field(
             6,
             ge=1,
             le=64,
-            description="hashes per MinHash band: more of them find fewer candidates",
+            description="hashes per MinHash band; more hashes find fewer candidate pairs",
         )
         must_equal: tuple[str, ...] = Field(
             ("answer",),
-            description="columns that must be equal besides: the same question about another "
-            "year has another answer. Leave it empty for long answers",
+            description="columns that must also be equal in near duplicates: the same question "
+            "about another year has another answer. Leave it empty if answers are long",
         )
 
     config: Config

@@ -39,25 +39,35 @@ class AnalyseTradeoff(ArtifactStage):
         target_perplexity: float | None = Field(
             None,
             gt=1,
-            description="perplexity to which time and tokens are read from the curves; 20 in the "
-            "original experiment; null: the lowest that every training of a mode reaches",
+            description="perplexity at which training time and tokens are read off the curves; "
+            "20 in the original experiment; null: the lowest perplexity that all trainings of a "
+            "mode reach",
         )
         better_by: float = Field(
             0.1,
             gt=0,
             lt=1,
-            description="fraction by which a perplexity must be lower to be better; 10% in the "
-            "original experiment",
+            description="fraction by which a perplexity must be lower to count as better; 10% in "
+            "the original experiment",
         )
-        confidence: float = Field(0.95, gt=0, lt=1, description="confidence of all intervals")
+        confidence: float = Field(0.95, gt=0, lt=1, description="confidence level of all intervals")
         bootstrap: int = Field(
-            200, ge=0, description="bootstrap resamples of seeds for the scaling law"
+            200,
+            ge=0,
+            description="number of bootstrap resamples of the seeds, for the intervals of the "
+            "scaling law",
         )
         vocabulary: int | None = Field(
-            None, ge=2, description="tokens an untrained model chooses from; null: the tokenizer's"
+            None,
+            ge=2,
+            description="vocabulary size, which determines the loss of an untrained model; null: "
+            "that of the tokenizer",
         )
         dpi: Annotated[int, AddedWith(300)] = Field(
-            300, ge=30, description="dots per inch of the PNG files, as in the original experiment"
+            300,
+            ge=30,
+            description="resolution of the PNG files in dots per inch; 300 in the original "
+            "experiment",
         )
 
     config: Config

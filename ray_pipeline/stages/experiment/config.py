@@ -20,10 +20,16 @@ from ray_pipeline.train.scratch import ScratchConfig
 class SubsetSettings(Section):
     """How a subset and its control are trained; null: as in the original experiment."""
 
-    epochs: int | None = Field(None, ge=1, description="passes over the subset's rows")
-    learning_rate: float | None = Field(None, gt=0, description="peak learning rate")
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description="number of epochs over the subset's rows; null: as in the original experiment",
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate; null: as in the original experiment"
+    )
     evaluate_every: int | None = Field(
-        None, ge=1, description="steps between evaluations; null: see evaluations"
+        None, ge=1, description="steps between evaluations; null: derived from `evaluations`"
     )
 
 
@@ -40,12 +46,13 @@ class CellLoopConfig(UpdateConfig):
     """How each step changes the weights, in every cell. Defaults follow the original experiment."""
 
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        "linear", description="shape of the learning rate after the warm-up"
+        "linear", description="learning-rate schedule after the warm-up"
     )
     warmup: float = Field(
         1000,
         ge=0,
-        description="warm-up steps, at most a third of all steps; below 1: a share of all steps",
+        description="number of warm-up steps, at most a third of all steps; a value below 1 "
+        "is a share of all steps",
     )
 
 
@@ -55,7 +62,8 @@ class CellBatchConfig(BatchConfig):
     step_rows: int | None = Field(
         32,
         ge=1,
-        description="rows per update; the original experiment's 8 per batch x 4 accumulated",
+        description="rows per weight update; the default is the original experiment's batch "
+        "size of 8 times 4 accumulation steps",
     )
 
 
@@ -63,57 +71,63 @@ class TrainSubsetsConfig(TrialWorkersConfig):
     """Configuration of `TrainSubsets`."""
 
     model: ScratchConfig = Field(
-        ScratchConfig(), description="architecture that is trained from scratch in every cell"
+        ScratchConfig(),
+        description="architecture of the model that is trained from scratch on every subset",
     )
     modes: list[Mode] = Field(
         ["epochs", "tokens"],
         min_length=1,
-        description="epochs: each subset is trained for its own number of epochs; tokens: every "
-        "subset is trained on the same number of tokens",
+        description="how long to train; epochs: each subset for its own number of epochs; "
+        "tokens: every subset on the same number of tokens",
     )
     seeds: list[int] = Field(
-        [1, 2, 3], min_length=1, description="every subset is trained once with each seed"
+        [1, 2, 3], min_length=1, description="random seeds; every subset is trained once with each"
     )
     learning_rates: list[float] | None = Field(
         None,
         min_length=1,
-        description="every subset is trained with each of them; null: with the one in settings",
+        description="learning rates; every subset is trained with each of them; null: only "
+        "the one in `settings`",
     )
     settings: dict[str, SubsetSettings] = Field(
-        {}, description="epochs and learning rate by the name of the subset"
+        {}, description="epochs and learning rate of each subset, by its name"
     )
     budget_tokens: int | None = Field(
         None,
         ge=1,
-        description="tokens that every training of the mode tokens sees; null: those that the "
-        "smallest subset sees in its epochs",
+        description="tokens that every training in the mode `tokens` processes; null: the "
+        "number of tokens that the smallest subset has in all its epochs",
     )
     evaluations: int = Field(
-        12, ge=1, description="evaluations of each training, evenly spread over its steps"
+        12,
+        ge=1,
+        description="number of evaluations during each training, evenly spread over its steps",
     )
     loop: CellLoopConfig = Field(
-        CellLoopConfig(), description="how each step changes the weights, in every cell"
+        CellLoopConfig(), description="optimiser and learning-rate schedule of every training"
     )
     batches: CellBatchConfig = Field(
-        CellBatchConfig(), description="sizes of steps and micro-batches"
+        CellBatchConfig(),
+        description="numbers of rows and tokens per weight update and per micro-batch",
     )
     keep_models: Literal["first_seed", "all", "none"] = Field(
-        "first_seed", description="trained models that are kept in the run directory"
+        "first_seed", description="which trained models are kept in the run directory"
     )
     workers: Annotated[WorkersConfig, Execution] = Field(
         WorkersConfig(),
-        description="processes of each training; with several, cells are trained one after another",
+        description="worker processes of each training; with more than one, the trainings "
+        "run one after another",
     )
     gradient_checkpointing: Annotated[bool, Execution] = Field(
         False,
-        description="recompute activations: less memory for about a third more work; on in the "
-        "original experiment",
+        description="recompute activations in the backward pass: less memory for about a "
+        "third more computation; on in the original experiment",
     )
     flops_per_second: Annotated[float | None, Execution] = Field(
         None,
         gt=0,
-        description="FLOP/s that one GPU achieves in training, for the estimate of "
-        "GPU-hours; null: no estimate",
+        description="FLOP/s that one GPU achieves in training, to estimate GPU-hours; null: "
+        "no estimate",
     )
 
     @field_validator("modes", "seeds", "learning_rates")

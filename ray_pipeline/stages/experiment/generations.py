@@ -71,27 +71,31 @@ class SubsetGenerations(ArtifactStage):
     uses_seed = True
 
     class Config(StageConfig):
-        prompts: int = Field(20, ge=1, description="test rows whose instructions are completed")
-        samples: int = Field(5, ge=1, description="completions of each instruction")
-        temperature: float = Field(0.8, gt=0, description="of the sampling")
+        prompts: int = Field(
+            20, ge=1, description="number of test rows whose instructions are completed"
+        )
+        samples: int = Field(5, ge=1, description="number of completions per instruction")
+        temperature: float = Field(0.8, gt=0, description="sampling temperature")
         top_p: float = Field(
             0.9,
             gt=0,
             le=1,
-            description="tokens are sampled from the most likely ones up to this mass",
+            description="nucleus sampling: sample from the most likely tokens that together have "
+            "this probability",
         )
-        max_tokens: int = Field(200, ge=1, description="largest number of tokens of a completion")
+        max_tokens: int = Field(200, ge=1, description="maximum number of tokens per completion")
         reference_model: str | None = Field(
             None,
-            description="model whose perplexity on completions measures fluency; null: none",
+            description="model whose perplexity on the completions measures their fluency; null: "
+            "fluency is not measured",
         )
         dtype: Literal["float32", "bfloat16"] = Field(
-            "float32", description="precision of the weights"
+            "float32", description="data type of the weights"
         )
         # Sampled tokens depend on the other rows of a batch, so this is not an execution field.
         batch_rows: int = Field(50, ge=1, description="completions per batch")
         gpu: Annotated[bool | None, Execution] = Field(
-            None, description="whether to use a GPU; null: if this machine has one"
+            None, description="run the models on a GPU; null: if this machine has one"
         )
 
     config: Config

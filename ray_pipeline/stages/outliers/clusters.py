@@ -54,36 +54,34 @@ class OutlierClusters(DecideStage):
     uses_seed = True
 
     class Config(StageConfig):
-        min_cluster_size: int = Field(
-            6, ge=2, description="smallest number of rows that make a cluster"
-        )
+        min_cluster_size: int = Field(6, ge=2, description="minimum number of rows in a cluster")
         min_samples: int | None = Field(
             None,
             ge=1,
-            description="HDBSCAN's min_samples, the neighbours that define density; null: "
-            "min_cluster_size",
+            description="HDBSCAN's min_samples: the number of neighbours that define density; "
+            "null: min_cluster_size",
         )
         exact_rows: int = Field(
             10_000,
             ge=100,
-            description="largest number of rows that are clustered at once; larger sets are "
-            "clustered in parts",
+            description="maximum number of rows that are clustered together; larger sets are "
+            "split into parts, each of which is clustered separately",
         )
         part_rows: int = Field(
             4_000,
             ge=100,
-            description="approximate rows per part, if there are more than exact_rows",
+            description="approximate number of rows per part, if there are more than exact_rows",
         )
         dimensions: int | None = Field(
             None,
             ge=2,
-            description="dimensions that the embeddings of a part are reduced to, if there are "
-            "more than exact_rows; null: not reduced",
+            description="number of dimensions to which the embeddings of a part are reduced, if "
+            "there are more rows than exact_rows; null: they are not reduced",
         )
         sample_rows: int = Field(
             20_000,
             ge=100,
-            description="sampled rows that the parts and the reduction are fitted to",
+            description="number of sampled rows to which the parts and the reduction are fitted",
         )
 
     config: Config

@@ -40,28 +40,34 @@ class Outliers(AskStage):
         llm: str = Field("judge", description="language model that judges: a name under `llms`")
         prompt: str = Field(
             "outlier_judge",
-            description="prompt file whose answer is a label: its name without suffix, or a path",
+            description="prompt file whose answer format is a label: its name without the "
+            "suffix, or a path",
         )
         max_score: float = Field(
             0.3,
             ge=0,
             le=1,
-            description="GLOSH score above which a row outside all clusters is suspect",
+            description="GLOSH outlier score (0 to 1) above which a row outside all clusters is "
+            "suspect",
         )
         judge: Literal["suspects", "all", "never"] = Field(
             "suspects",
-            description="which rows the model judges: the suspects, all, or none; never: "
-            "suspects are dropped without a judge",
+            description="which rows the model judges: the suspects or all; never: suspects are "
+            "dropped without asking a model",
         )
         trusted_rules: tuple[str, ...] = Field(
-            (), description="rules whose matches are dropped without a judge"
+            (),
+            description="rules (`outlier-rules.patterns`, or `language`) whose matches are "
+            "dropped without asking a model",
         )
         keep_label: str = Field(
-            "question", description="label that keeps a row; every other label drops it"
+            "question",
+            description="label of rows that are kept; rows with any other label are dropped",
         )
         if_unusable: Literal["fail", "keep"] = Field(
             "fail",
-            description="what happens to a row without a usable label: it fails, or it is kept",
+            description="what happens to a row if the model gives no usable label: it fails or "
+            "is kept",
         )
 
     config: Config

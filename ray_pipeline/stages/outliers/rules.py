@@ -52,21 +52,23 @@ class OutlierRules(MapStage):
     class Config(StageConfig):
         patterns: dict[str, str] = Field(
             default_factory=lambda: dict(_PATTERNS),
-            description="name of a rule → its regular expression; the first rule that matches "
-            "counts",
+            description="regular expressions by the name of their rule; a row is marked with the "
+            "first rule that matches",
         )
         language: str | None = Field(
             "en",
-            description="ISO 639-1 code of the language that rows must have; null: any language",
+            description="ISO 639-1 code of the language that rows must be in; null: any language",
         )
         min_language_confidence: float = Field(
             0.8,
             ge=0,
             le=1,
-            description="probability of another language above which a row breaks the rule",
+            description="probability above which a text counts as written in another language",
         )
         min_language_chars: int = Field(
-            20, ge=1, description="texts with fewer characters are not checked for their language"
+            20,
+            ge=1,
+            description="minimum number of characters of a text for its language to be checked",
         )
 
         @field_validator("patterns")

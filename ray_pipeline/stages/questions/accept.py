@@ -46,30 +46,33 @@ class AcceptParaphrases(MapStage):
 
     class Config(StageConfig):
         min_similarity: float = Field(
-            0.75, ge=-1, le=1, description="smallest `similarity` that a paraphrase must have"
+            0.75,
+            ge=-1,
+            le=1,
+            description="minimum `similarity` (cosine, -1 to 1) of a paraphrase to its source",
         )
         min_similarity_typos: float = Field(
             0.3,
             ge=-1,
             le=1,
-            description="the same for versions with typing errors, which the embedding model "
-            "rates lower although the meaning is unchanged",
+            description="the same for versions with typing errors; embedding models rate them "
+            "lower although their meaning is unchanged",
         )
         max_growth: float = Field(
             2.0,
             ge=1,
-            description="longest paraphrase, as a multiple of its source's characters; 40 "
-            "characters more are always allowed",
+            description="maximum length of a paraphrase, as a multiple of its source's "
+            "characters; 40 more characters are always allowed",
         )
         min_length: float = Field(
             0.4,
             ge=0,
             le=1,
-            description="shortest paraphrase, as a fraction of its source's characters",
+            description="minimum length of a paraphrase, as a fraction of its source's characters",
         )
         same_numbers: bool = Field(
             True,
-            description="require that a paraphrase has the numbers of its source and no others",
+            description="require that a paraphrase contains exactly the numbers of its source",
         )
 
     config: Config

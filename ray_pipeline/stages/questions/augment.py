@@ -44,17 +44,17 @@ class Augment(AskStage):
 
     class Config(AskStageConfig):
         llm: str = Field(description="language model that paraphrases: a name under `llms`")
-        prompt: str = Field(description="prompt file: its name without suffix, or a path")
+        prompt: str = Field(description="prompt file: its name without the suffix, or a path")
         answer_min_words: int = Field(
             12,
             ge=1,
-            description="answers with at least this number of words are paraphrased too; "
-            "shorter ones are facts and stay",
+            description="minimum number of words of an answer that is paraphrased too; shorter "
+            "answers are facts and stay unchanged",
         )
         ask_again: bool = Field(
             False,
-            description="request refusals, copies and statements again, up to the model's "
-            "`reasks`; a small model rarely does better the second time",
+            description="request a paraphrase again if it is a refusal, a copy or a statement, "
+            "up to the model's `reasks`; small models rarely do better the second time",
         )
 
     config: Config

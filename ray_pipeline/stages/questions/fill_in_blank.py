@@ -35,7 +35,7 @@ class FillInBlank(AskStage):
 
     class Config(RewriteConfig):
         prompt: str = Field(
-            "fill_in_blank", description="prompt file: its name without suffix, or a path"
+            "fill_in_blank", description="prompt file: its name without the suffix, or a path"
         )
 
     config: Config

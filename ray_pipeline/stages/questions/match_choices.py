@@ -66,31 +66,31 @@ class MatchChoices(ModelStage):
             90.0,
             ge=0,
             le=100,
-            description="smallest token_sort_ratio (rapidfuzz) at which answer and option count "
-            "as two spellings of the same text; numbers must always be equal",
+            description="minimum token_sort_ratio (rapidfuzz, 0 to 100) of an answer and an "
+            "option that count as spellings of the same text; their numbers must always be equal",
         )
         min_similarity: float = Field(
             0.6,
             ge=-1,
             le=1,
-            description="smallest cosine similarity of answer and option that counts as a match",
+            description="minimum cosine similarity of an answer and the option that it matches",
         )
         min_margin: float = Field(
             0.05,
             ge=0,
-            description="difference in similarity by which the best option must lead the "
-            "second; otherwise the row is ambiguous",
+            description="minimum lead in similarity of the best option over the second; with a "
+            "smaller lead the row is ambiguous",
         )
         if_no_option: Literal["drop", "keep"] = Field(
             "drop",
-            description="what happens to a row whose answer matches no option, or several: it "
-            "is dropped, or it is kept unchanged and not converted",
+            description="what happens to a row whose answer matches no option, or several: it is "
+            "dropped, or kept unchanged and not converted",
         )
         spell_out: bool = Field(
             True,
-            description='replace "All of these" or "Both A and B" by the options they refer to, '
-            'and treat "None of these" as no match: without the options they answer '
-            "nothing",
+            description='replace an option such as "All of these" or "Both A and B" by the '
+            'options it refers to, and treat "None of these" as no match, because neither is an '
+            "answer once the options are removed",
         )
         batch_size: Annotated[int, Execution] = Field(
             64, ge=1, description="texts embedded per batch"

@@ -42,22 +42,21 @@ class MultipleChoice(AskStage):
 
     class Config(RewriteConfig):
         prompt: str = Field(
-            "multiple_choice", description="prompt file: its name without suffix, or a path"
+            "multiple_choice", description="prompt file: its name without the suffix, or a path"
         )
         rewrite: Literal["all", "when_needed"] = Field(
             "all",
-            description="all: every stem is rewritten; when_needed: a stem that ends with a "
-            "question mark and does not refer to the options is kept, without a "
-            "request",
+            description="which stems are rewritten; all: every stem; when_needed: only stems "
+            "that do not end with a question mark or that refer to the options",
         )
         true_false: str = Field(
             "True or false: {stem}",
-            description="question made from a statement whose options are True and False; no "
-            "model is asked, because a rewrite could only change whether the "
-            "statement is true",
+            description="template of the question made from a statement with the options True "
+            "and False; no model is asked, because rewording could change whether the statement "
+            "is true",
         )
         yes_no: str = Field(
-            "Yes or no: {stem}", description="the same for a statement whose options are Yes and No"
+            "Yes or no: {stem}", description="the same for a statement with the options Yes and No"
         )
 
         @field_validator("true_false", "yes_no")

@@ -55,7 +55,7 @@ class Rephrase(AskStage):
     class Config(RewriteConfig):
         llm: str = Field(description="language model that rephrases: a name under `llms`")
         prompt: str = Field(
-            "rephrase", description="prompt file: its name without suffix, or a path"
+            "rephrase", description="prompt file: its name without the suffix, or a path"
         )
         needs: tuple[Need, ...] = Field(
             (
@@ -66,19 +66,19 @@ class Rephrase(AskStage):
                 "refers_to_options",
                 "shares_question",
             ),
-            description="rephrase a row if any of these conditions holds; `shares_answer` and "
-            "`rephrased` (by the stage before) exist as well",
+            description="rephrase a row if any of these conditions holds; further conditions are "
+            "`shares_answer` and `rephrased` (an earlier stage rephrased the row)",
         )
         if_unusable: Literal["fail", "keep"] = Field(
             "keep",
-            description="what happens to a row without a usable rephrasing: it keeps its text, "
-            "with a `note`, or it fails",
+            description="what happens to a row if the model gives no usable rephrasing: it keeps "
+            "its text and gets a `note`, or it fails",
         )
         answer_min_words: int = Field(
             12,
             ge=1,
-            description="answers with at least this number of words are rephrased too; shorter "
-            "ones are facts and stay",
+            description="minimum number of words of an answer that is rephrased too; shorter "
+            "answers are facts and stay unchanged",
         )
 
         def question_check(self, question: str, answer: str) -> Check:

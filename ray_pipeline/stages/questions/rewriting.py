@@ -17,24 +17,27 @@ from ray_pipeline.stages.text.answers import Check, question_check
 class RewriteConfig(AskStageConfig):
     """Configuration of a stage that has questions rewritten."""
 
-    llm: str = Field("formal", description="language model that rewrites: a name under `llms`")
+    llm: str = Field(
+        "formal", description="language model that rewrites questions: a name under `llms`"
+    )
     if_unusable: Literal["fail", "keep"] = Field(
         "fail",
-        description="what happens to a row without a usable question: it fails; or it is "
-        "kept, with a `note`, with a draft made by rule if that is usable, else "
-        "with its old question",
+        description="what happens to a row if the model gives no usable question; fail: the "
+        "row fails; keep: the row is kept with a `note`, and its question is a draft made by "
+        "rule if the draft is usable, else the old question",
     )
     min_shared_words: float = Field(
         0.6,
         ge=0,
         le=1,
-        description="share of the old question's content words that the new one must keep: "
-        "a small model tends to ask about something else",
+        description="minimum share of the old question's content words in the new one; small "
+        "models tend to ask about something else",
     )
     max_growth: float = Field(
         1.5,
         ge=1,
-        description="longest new question, as a multiple of the old question's characters",
+        description="maximum length of a new question, as a multiple of the old question's "
+        "characters",
     )
 
     def check(self, original: str, answer: str) -> Check:

@@ -40,8 +40,8 @@ class ParaphraseSimilarity(ModelStage):
         )
         bfloat16: bool = Field(
             False,
-            description="compute in bfloat16: about three times as fast on a processor with "
-            "instructions for it; similarities change in the third digit",
+            description="compute in bfloat16: about three times as fast on CPUs with bfloat16 "
+            "instructions; similarities change in the third decimal",
         )
 
     config: Config

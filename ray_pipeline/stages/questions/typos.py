@@ -66,10 +66,13 @@ class Typos(MapStage):
             ("question",), min_length=1, description="columns that get typing errors"
         )
         words_per_typo: int = Field(
-            4, ge=1, description="words per typing error; every text gets at least one"
+            4,
+            ge=1,
+            description="average number of words per typing error; every text gets at least one "
+            "error",
         )
         min_letters: int = Field(
-            3, ge=2, description="letters of the shortest word that may get an error"
+            3, ge=2, description="minimum number of letters of a word that may get an error"
         )
         weights: dict[Kind, float] = Field(
             {
@@ -80,8 +83,8 @@ class Typos(MapStage):
                 "apostrophe": 0.05,
                 "space": 0.05,
             },
-            description="relative frequency of each kind of error among those that are possible "
-            "in a word",
+            description="relative frequency of each kind of error, among the kinds that are "
+            "possible in a word",
         )
 
         @field_validator("weights")

@@ -43,7 +43,8 @@ class ScoreQuality(ModelStage):
     class Config(ModelStageConfig):
         tokenizer: str = Field(
             "gpt2-tokenizer",
-            description="tokenizer whose tokens are counted: a packaged name, a folder or a hub id",
+            description="tokenizer used to count tokens: a packaged name, a folder or a Hugging "
+            "Face id",
         )
 
     config: Config

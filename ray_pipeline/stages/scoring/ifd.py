@@ -68,30 +68,40 @@ class ScoreIfd(ModelStage):
         )
         ratio: Literal["loss", "perplexity"] = Field(
             "loss",
-            description="ratio of the mean losses, as in the paper of 2023; or of the "
-            "perplexities, as in Superfiltering, which ranks by the difference of "
-            "the losses",
+            description="what the score is the ratio of; loss: mean losses, as in Li et al. "
+            "(2023); perplexity: perplexities, as in Superfiltering (2024), which ranks rows by "
+            "the difference of the losses",
         )
         max_tokens: int = Field(
-            512, ge=2, description="tokens of an answer that are scored, at most"
+            512,
+            ge=2,
+            description="maximum number of answer tokens that are scored; further tokens are "
+            "ignored",
         )
-        min_tokens: int = Field(2, ge=2, description="answers with fewer tokens get no score")
+        min_tokens: int = Field(
+            2,
+            ge=2,
+            description="minimum number of answer tokens; rows with a shorter answer get no score",
+        )
         max_instruction_tokens: int = Field(
             1024,
             ge=1,
-            description="rows with a longer instruction, format included, get no score",
+            description="maximum number of tokens of an instruction with its formatting; rows "
+            "with a longer one get no score",
         )
         style: Literal["auto", "chat", "plain"] = Field(
             "auto",
-            description="how the text is made: chat uses the tokenizer's template, plain uses "
-            "`prompt` and `answer`; auto: chat if the tokenizer has a template",
+            description="how the prompt is built; chat: with the tokenizer's chat template; "
+            "plain: with `prompt`; auto: chat if the tokenizer has a template, else plain",
         )
         prompt: str = Field(
             "### Instruction:\n{question}\n\n### Response:\n",
-            description="prompt of the plain style, with {question} in it",
+            description="prompt of the style plain; it must contain {question}",
         )
         bfloat16: bool = Field(
-            False, description="weights in bfloat16: faster; scores change by hundredths at most"
+            False,
+            description="load the weights in bfloat16: faster; scores change by at most a few "
+            "hundredths",
         )
         batch_tokens: Annotated[int, Execution] = Field(
             4096, ge=1, description="tokens per forward pass, padding included"

@@ -53,19 +53,26 @@ class JudgeQuality(AskStage):
             description="language model that judges: a name under `llms`; null: the stage is off",
         )
         prompt: str = Field(
-            "judge_quality", description="prompt file: its name without suffix, or a path"
+            "judge_quality", description="prompt file: its name without the suffix, or a path"
         )
-        share: float = Field(1.0, ge=0, le=1, description="fraction of the rows that are judged")
+        share: float = Field(
+            1.0,
+            ge=0,
+            le=1,
+            description="fraction of the rows that are judged; a larger fraction includes the "
+            "rows of a smaller one",
+        )
         max_chars: int = Field(
             8_000,
             ge=16,
-            description="characters of the instruction, and of the response, that the model is "
-            "shown at most",
+            description="maximum number of characters of the instruction, and of the response, "
+            "that the model is shown",
         )
         if_unusable: Literal["keep", "fail"] = Field(
             "keep",
-            description="what happens to a row without a usable judgement: it is kept without "
-            "scores, with a `note`; or it fails. If no answer came at all, it fails",
+            description="what happens to a row if the model gives no usable judgement: it is "
+            "kept without scores and gets a `note`, or it fails. A row whose request got no "
+            "answer at all fails in both cases",
         )
 
     config: Config

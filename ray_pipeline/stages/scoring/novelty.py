@@ -52,15 +52,18 @@ class ScoreNovelty(DecideStage):
 
     class Config(StageConfig):
         enabled: bool = Field(
-            False, description="turn the stage on; false: no embeddings and no scores"
+            False, description="turn the stage on; false: no embeddings and no scores are computed"
         )
         reference_rows: int = Field(
             4_096,
             ge=2,
-            description="size of the sample of distinct texts that every row is compared with",
+            description="number of distinct texts in the sample with which every row is compared",
         )
         neighbours: int = Field(
-            10, ge=1, description="nearest rows of the sample whose mean distance is the score"
+            10,
+            ge=1,
+            description="number of nearest rows in the sample; the score is the mean distance to "
+            "them",
         )
 
     config: Config

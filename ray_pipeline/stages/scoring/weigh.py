@@ -29,8 +29,8 @@ class WeighScores(MapStage):
     class Config(StageConfig):
         weights: dict[str, float] = Field(
             {"clarity": 0.25, "response_quality": 0.35, "diversity": 0.2, "complexity": 0.2},
-            description="score column → its weight; weights sum to 1, and a column of weight 0 "
-            "is not read",
+            description="weight of each score column; the weights must sum to 1, and a column of "
+            "weight 0 is not read",
         )
 
         @field_validator("weights")

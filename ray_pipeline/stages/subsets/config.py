@@ -27,13 +27,21 @@ class Subset(Section):
     """
 
     rows: int | None = Field(
-        None, ge=1, description="keep this many rows, best first; all if there are fewer"
+        None, ge=1, description="keep this many rows, best first; all rows if there are fewer"
     )
     share: float | None = Field(
-        None, gt=0, le=1, description="keep this fraction of the rows, best first"
+        None,
+        gt=0,
+        le=1,
+        description="keep this fraction of the rows, best first; ties are broken by a hash "
+        "of the text",
     )
     quantile: float | None = Field(
-        None, ge=0, le=1, description="keep the rows at or above this quantile of the score"
+        None,
+        ge=0,
+        le=1,
+        description="keep the rows at or above this quantile of the scores (0 to 1); ties at "
+        "the threshold are included",
     )
     min_score: float | None = Field(
         None, allow_inf_nan=False, description="keep the rows with at least this score"
@@ -75,7 +83,10 @@ class Quota(Section):
 
     column: str = Field("source", description="column that names the source of a row")
     max_share: float = Field(
-        gt=0, le=1, description="largest fraction of a subset's rows from one source, rounded down"
+        gt=0,
+        le=1,
+        description="maximum fraction of a subset's rows from one source, rounded down to "
+        "whole rows",
     )
 
     def most(self, rows: int) -> int:
@@ -92,13 +103,16 @@ class SelectSubsetsConfig(StageConfig):
             "high_100k": Subset(rows=100_000),
             "medium_1m": Subset(rows=1_000_000),
         },
-        description="subsets by name, each with one of rows, share, quantile, min_score",
+        description="subsets by name; each sets exactly one of rows, share, quantile and min_score",
     )
     quota: Quota | None = Field(
-        None, description="limit on the rows of a subset that come from one source; null: no limit"
+        None,
+        description="limit on the share of a subset's rows that come from one source; null: "
+        "no limit",
     )
     controls: bool = Field(
-        True, description="give each subset a control: the same number of random rows"
+        True,
+        description="make a control for each subset: the same number of rows, chosen at random",
     )
 
     @field_validator("subsets")

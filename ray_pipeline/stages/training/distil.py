@@ -45,15 +45,22 @@ class Distil(TrainingStage):
         """Configuration of `Distil`. α, β and T follow the original experiment."""
 
         student: StudentConfig = StudentConfig(every=3)
-        alpha: float = Field(0.4664, ge=0, description="α, the weight of the cross-entropy")
-        beta: float = Field(0.2081, ge=0, description="β, the weight of T² KL(teacher ‖ student)")
+        alpha: float = Field(0.4664, ge=0, description="α, the weight of the cross-entropy loss")
+        beta: float = Field(
+            0.2081,
+            ge=0,
+            description="β, the weight of the distillation loss T² KL(teacher ‖ student)",
+        )
         temperature: float = Field(
-            0.7, gt=0, description="temperature T of both distributions in the KL term"
+            0.7,
+            gt=0,
+            description="temperature T of the teacher's and the student's distribution in the "
+            "distillation loss",
         )
         teacher: Literal["cached", "online"] = Field(
             "cached",
-            description="cached: the teacher's stored log-probabilities; online: the teacher "
-            "runs beside the student",
+            description="cached: use the stored log-probabilities of teacher-log-probs; online: "
+            "run the teacher during training",
         )
 
         @property

@@ -83,12 +83,12 @@ class Evaluate(ArtifactStage):
         rows: int = Field(
             200,
             ge=1,
-            description="test rows that are answered, at most; the perplexity is computed on "
-            "all test rows",
+            description="maximum number of test rows that the models answer; the perplexity is "
+            "computed on all test rows",
         )
-        max_new_tokens: int = Field(64, ge=1, description="tokens per answer, at most")
+        max_new_tokens: int = Field(64, ge=1, description="maximum number of tokens per answer")
         dtype: Literal["float32", "bfloat16"] = Field(
-            "float32", description="precision of the weights while models are measured"
+            "float32", description="data type of the weights during the evaluation"
         )
         batch_rows: Annotated[int, Execution] = Field(
             32, ge=1, description="rows answered per batch"

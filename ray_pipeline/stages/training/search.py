@@ -47,15 +47,17 @@ TRIALS, TABLE, BEST_CONFIG = "search/trials.jsonl", "search/trials.csv", "search
 class TrialLoopConfig(Section):
     """What differs in a trial's training loop; null: as in ``stages.distil.loop``."""
 
-    epochs: int | None = Field(None, ge=1, description="epochs of a trial; null: as in distil.loop")
+    epochs: int | None = Field(
+        None, ge=1, description="number of epochs of a trial; null: as in distil.loop"
+    )
     max_steps: int | None = Field(
-        None, ge=1, description="steps of a trial, at most; null: as in distil.loop"
+        None, ge=1, description="maximum number of steps of a trial; null: as in distil.loop"
     )
     evaluate_every: int | None = Field(
         None,
         ge=1,
-        description="steps between evaluations of a trial; null: as in distil.loop. Pruning "
-        "needs several evaluations",
+        description="steps between evaluations of a trial; pruning needs several evaluations "
+        "per trial; null: as in distil.loop",
     )
 
 
@@ -75,7 +77,8 @@ class Search(TrainingStage, ParameterSearch):
         loop: TrialLoopConfig = TrialLoopConfig()
         pruning: PruningConfig | None = Field(
             PruningConfig(),
-            description="successive halving of trials; null: every trial is trained to its end",
+            description="successive halving, which stops trials that perform poorly; null: every "
+            "trial is trained to its end",
         )
 
     config: Config

@@ -34,8 +34,12 @@ class Split(MapStage):
     uses_seed = True
 
     class Config(StageConfig):
-        validation: float = Field(0.05, ge=0, lt=1, description="fraction of the rows")
-        test: float = Field(0.05, ge=0, lt=1, description="fraction of the rows")
+        validation: float = Field(
+            0.05, ge=0, lt=1, description="fraction of the rows that form the validation split"
+        )
+        test: float = Field(
+            0.05, ge=0, lt=1, description="fraction of the rows that form the test split"
+        )
 
         @model_validator(mode="after")
         def _leaves_some(self) -> Self:

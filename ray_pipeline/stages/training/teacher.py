@@ -27,12 +27,12 @@ class TrainTeacher(TrainingStage):
     class Config(TrainingConfig):
         model: str = Field(
             "smollm2-135m-instruct",
-            description="model to fine-tune: a packaged name, a folder or a hub id",
+            description="model to fine-tune: a packaged name, a folder or a Hugging Face id",
         )
         method: Literal["full", "lora", "none"] = Field(
             "full",
-            description="full: all weights; lora: an adapter, merged at the end; none: the "
-            "model as it is",
+            description="full: train all weights; lora: train an adapter and merge it into the "
+            "weights; none: use the model unchanged",
         )
         adapter: AdapterConfig = AdapterConfig()
 

@@ -55,21 +55,22 @@ class TeacherLogProbs(ModelStage):
         k: int = Field(
             64,
             ge=0,
-            description="most likely tokens stored per answer token; the others are summed up "
-            "in one tail; 0: nothing is stored",
+            description="number of most likely tokens whose log-probabilities are stored per "
+            "answer token; the probability of all others is stored as one sum; 0: nothing is "
+            "stored",
         )
         engine: Literal["transformers", "vllm"] = Field(
             "transformers",
-            description="library that computes them; vllm is for a teacher that does not fit "
-            "one process, and no faster on a CPU",
+            description="library that computes the log-probabilities; vllm is for teachers that "
+            "do not fit in one process, and is not faster on CPUs",
         )
         engine_args: Annotated[dict[str, Any], AddedWith({})] = Field(
-            {}, description="arguments of vLLM, such as tensor_parallel_size"
+            {}, description="arguments of vLLM's engine, such as tensor_parallel_size"
         )
         precision: Precision = Field(
             "auto",
-            description="precision of the forward pass; auto: bfloat16 on GPUs that support it, "
-            "else float32. The softmax is always in float32",
+            description="data type of the forward pass; auto: bfloat16 on GPUs that support it, "
+            "else float32. The softmax is always computed in float32",
         )
         batch_tokens: Annotated[int, Execution] = Field(
             8192, ge=1, description="tokens per forward pass, padding included"

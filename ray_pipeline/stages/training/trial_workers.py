@@ -17,23 +17,24 @@ if TYPE_CHECKING:
 class TrialWorkersConfig(StageConfig):
     """What each of the trainings has, and how many there are at the same time."""
 
-    num_cpus: Annotated[float, Execution] = Field(1, gt=0, description="CPUs per training")
+    num_cpus: Annotated[float, Execution] = Field(1, gt=0, description="CPUs reserved per training")
     num_gpus: Annotated[float | None, Execution] = Field(
         None,
         ge=0,
-        description="GPUs per training, fractions allowed; null: 1 if this machine has one",
+        description="GPUs reserved per training; fractions are allowed; null: 1 if this "
+        "machine has a GPU, else 0",
     )
     concurrency: Annotated[int | None, Execution] = Field(
         None,
         ge=1,
-        description="largest number of trainings at the same time; null: as many as fit the "
-        "cluster",
+        description="maximum number of trainings at the same time; null: limited only by the "
+        "resources of the cluster",
     )
     stall_timeout: Annotated[float, Execution] = Field(
         3600,
         gt=0,
         validation_alias=AliasChoices("stall_timeout", "silence"),  # the old name of the key
-        description="fail if no trial reports for this long (seconds)",
+        description="fail if no training reports progress for this long, in seconds",
     )
 
     def resources(self) -> Resources:
