@@ -275,6 +275,10 @@ class Server:
             self._processes.add(process)
         return process
 
+    def stats(self) -> dict[str, Any]:
+        """What happened so far; ``processes``: the numbers of those that have connected."""
+        return {**self.book.stats(), "processes": sorted(self._processes)}
+
     def latency(self) -> float:
         jitter = self.options.jitter
         base: float = self.options.latency
@@ -378,7 +382,7 @@ class Connection(asyncio.Protocol):
     def _handle(self, head: bytes, lower: bytes, body: bytes) -> None:
         method, path, _ = head.split(b"\r\n", 1)[0].split(b" ", 2)
         if method == b"GET" and path.endswith(b"/stats"):
-            self._write("200 OK", orjson.dumps(self._server.book.stats()))
+            self._write("200 OK", orjson.dumps(self._server.stats()))
         elif method == b"GET" and path.endswith(b"/models"):
             self._write("200 OK", b'{"object": "list", "data": [{"id": "mock"}]}')
         elif method == b"POST" and path.endswith(b"/chat/completions"):
