@@ -53,7 +53,7 @@ class Pipeline:
         """Check a raw configuration against this pipeline's stages.
 
         Raises:
-            UserError: says each thing that is wrong, with its path.
+            UserError: lists every error, with the path of its key.
         """
         return parse(raw, config_type(self.stages), where)
 
@@ -86,7 +86,7 @@ class Pipeline:
             until: the last stage to run, instead of the configuration's.
             address: the Ray cluster to join, instead of the configuration's. A cluster that this
                 process has joined already is used whatever the address.
-            display: receives progress; None: nobody does.
+            display: receives progress updates; None: they are not shown.
             check: whether to raise an error where the run does not succeed. Without, the status
                 of the returned run says how it ended.
 
@@ -96,8 +96,8 @@ class Pipeline:
         Raises:
             UserError: the configuration or the input is wrong; no row was touched.
             RunError: the run failed; what was committed is reused when it is run again.
-            BudgetExhausted: the budget was spent; likewise.
-            KeyboardInterrupt: the run was interrupted; likewise.
+            BudgetExhausted: the budget was spent; what was committed is reused.
+            KeyboardInterrupt: the run was interrupted; what was committed is reused.
         """
         job = load_job(config, overrides, run_dir, self, address)
         return run_job(job, display=display, until=until, check=check)
@@ -111,12 +111,14 @@ class Pipeline:
         until: str | None = None,
         address: str | None = None,
     ) -> list[StagePlan]:
-        """Say of each stage what a run would do and cost at most. Nothing is run or written.
+        """Estimate what a run would do at each stage and what it would cost at most.
+
+        Nothing is run or written.
 
         The arguments are those of `run`.
 
         Raises:
-            UserError: what would stop the run: the configuration, the input, or too few resources.
+            UserError: the configuration or the input is wrong, or resources are missing.
         """
         return plan_job(load_job(config, overrides, run_dir, self, address), until)
 
@@ -130,7 +132,7 @@ class Pipeline:
     ) -> Run:
         """Run exactly the failed rows of a run again, with the run's own configuration.
 
-        The arguments and errors are those of the method `run`, but for the first.
+        Arguments and errors are those of the method `run`, except for the first argument.
 
         Args:
             run: the run directory.
@@ -179,7 +181,7 @@ def retry_job(
     It is valid within the block only.
 
     Raises:
-        UserError: there is no run, or its job is no longer there.
+        UserError: there is no run, or its job script no longer exists.
     """
     storage = Run(run).reader.storage
     with tempfile.TemporaryDirectory() as folder:
@@ -229,7 +231,7 @@ def load_job(
 
 
 def _raw(config: Config) -> tuple[dict[str, Any], Path]:
-    """A configuration, and its file: prompts are looked up beside it, and messages name it."""
+    """A raw configuration and its file, beside which prompts are looked up."""
     if isinstance(config, Mapping):
         return dict(config), Path("configuration")
     return read_yaml(Path(config)), Path(config)

@@ -25,7 +25,7 @@ class Run:
         uri: the run directory: a path or an ``s3://`` URI.
 
     Attributes:
-        reader: reads the parts of the directory that have no method here.
+        reader: gives access to the parts of the directory that have no method here.
 
     Raises:
         UserError: there is no run at `uri`; the message names the nearest directories with one.
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def uri(self) -> str:
-        """Where the run directory is."""
+        """The run directory: a path or an ``s3://`` URI."""
         return self.reader.storage.uri()
 
     @property
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Figures of the stages that trained, searched or evaluated, by stage."""
+        """Metrics of the stages that trained, searched or evaluated, by stage."""
         figures = {stage: self.reader.made_by(stage) for stage in self.stages}
         return {stage: made for stage, made in figures.items() if made is not None}
 
@@ -114,21 +114,21 @@ class Run:
         return Rows(self.reader, stage, status, reason, columns, limit, source)
 
     def trace(self, row_id: str) -> Trace:
-        """The life of one row: where it was read, and what each stage made of it.
+        """Trace one row: where it was read from, and what each stage did with it.
 
         Args:
             row_id: its id, or a beginning of at least six digits that no other row has.
 
         Raises:
-            UserError: no row has this id, or several ids begin so.
+            UserError: no row has this id, or several ids begin with it.
         """
         return trace(self.reader, row_id)
 
     def report(self) -> str:
-        """Write ``report.html`` into the run directory, in place of the one before.
+        """Write ``report.html`` into the run directory, replacing an earlier one.
 
         Returns:
-            Where it is.
+            The path or URI of the report.
 
         Raises:
             RunError: the directory cannot be read or written.

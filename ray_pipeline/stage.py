@@ -1,12 +1,12 @@
-"""What a stage is: plain Python on Arrow tables. How it runs is the engine's business.
+"""The base classes of stages: plain Python on Arrow tables. The engine decides how they run.
 
 Five kinds cover everything:
 
 - `MapStage`     rows in, the same rows out; may drop rows and create rows;
 - `AskStage`     one row, questions to a language model, the row's next state;
-- `ModelStage`   a `MapStage` with a local model, loaded once a worker;
+- `ModelStage`   a `MapStage` with a local model, loaded once per worker;
 - `DecideStage`  needs to see many rows at once: keys out, decisions back;
-- `ArtifactStage`  makes files of all rows (a trained model, an evaluation), which go on unchanged.
+- `ArtifactStage`  makes files from all rows (a trained model, an evaluation); rows pass unchanged.
 
 A stage declares its name (as in the ledger), its configuration, and the columns it reads and
 writes. Its configuration is a typed object; a field marked `Execution` changes only the speed,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ray_pipeline.llm.prompt import Prompt
     from ray_pipeline.rundir.stored_rows import StoredRows
 
-#: A class of stages, or one that stages inherit from.
+#: A stage class, or a base class of stages.
 _Kind = TypeVar("_Kind")
 
 #: A row as an `AskStage` sees it: its data columns by name.
@@ -46,18 +46,18 @@ Row = dict[str, Any]
 
 
 class StageConfig(Section):
-    """What every stage's configuration has."""
+    """Base of the configurations of all stages."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a stage may use of the run's configuration beyond its own."""
+    """The parts of the run's configuration, other than its own, that a stage may use."""
 
     seed: int = 0
     #: Local folder or hub id of the sentence-embedding model, and the identity of its weights.
     embedder: str | None = None
     embedder_revision: str | None = None
-    #: Prompts by the names that stages' configurations give.
+    #: Prompts, by the name that a stage's configuration uses for them.
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
     #: Identity of each language model (its configuration and weights) by its name under ``llms``.
     llms: Mapping[str, Any] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Stage(ABC):
 
     @property
     def config_type(self) -> type[StageConfig]:
-        """`Config` with the defaults of this stage: the type of its section in the YAML."""
+        """`Config` with this stage's own defaults: the type of its section in the YAML file."""
         return varied(self.Config, self._defaults)
 
     def bound(
@@ -134,7 +134,7 @@ class Stage(ABC):
 
         Args:
             config: the configuration, or the fields of it that are not the defaults.
-            settings: what else it may use of the run's.
+            settings: the other parts of the run's configuration that it may use.
         """
         stage = copy.copy(self)
         if not isinstance(config, StageConfig):
@@ -157,7 +157,7 @@ class Stage(ABC):
 
     @property
     def reads(self) -> Mapping[str, pa.DataType]:
-        """Data columns that must be there, with their Arrow types."""
+        """Data columns that the stage requires, with their Arrow types."""
         return {}
 
     def reads_of(self, source: str) -> Mapping[str, pa.DataType]:
@@ -170,7 +170,7 @@ class Stage(ABC):
 
     @property
     def needs(self) -> Collection[str]:
-        """Those of `reads` without which no row comes through: what writes them must be on."""
+        """Columns of `reads` that must have values; the stage that writes them may not be off."""
         return ()
 
     @property
@@ -180,22 +180,22 @@ class Stage(ABC):
 
     @property
     def removes(self) -> Collection[str]:
-        """Data columns that go no further than this stage."""
+        """Data columns that are removed after this stage."""
         return ()
 
     @property
     def internal(self) -> Collection[str]:
-        """Data columns of `writes` that are for later stages alone: no exported file has them."""
+        """Data columns of `writes` that only later stages use; they are not exported."""
         return ()
 
     @property
     def needs_stages(self) -> tuple[type[Stage], ...]:
-        """Stages that must be before this one, and on: it uses their configuration or files."""
+        """Stages that must run before this one: it uses their configuration or files."""
         return ()
 
     @property
     def is_off(self) -> bool:
-        """Whether the configuration turns it off. Then `engine.off.Off` stands in its place."""
+        """Whether the configuration turns it off; `engine.off.Off` then replaces it."""
         return False
 
     @property
@@ -212,7 +212,7 @@ class Stage(ABC):
         return self.settings.revisions[self.models[key]]
 
     def find_stage(self, kind: type[_Kind]) -> _Kind | None:
-        """The job's stage of a class, with this one's settings; None: the job has none.
+        """The job's stage of a class, with this one's settings; None if the job has none.
 
         Of several the last one before this one, else the first one after it. What a stage uses of
         a later one belongs into its identity; on those before it its fingerprint depends anyway.
@@ -226,10 +226,10 @@ class Stage(ABC):
         return found
 
     def stage_of(self, kind: type[_Kind]) -> _Kind:
-        """The same where the job must have one.
+        """The job's stage of a class, as `find_stage`; raises an error if there is none.
 
         Raises:
-            UserError: it has none.
+            UserError: the job has no stage of this class.
         """
         stage = self.find_stage(kind)
         if stage is None:
@@ -237,14 +237,14 @@ class Stage(ABC):
         return stage
 
     def check(self) -> None:  # noqa: B027 most stages have nothing to look at
-        """Look at what the configuration names before anything is run or paid for.
+        """Check what the configuration refers to, before anything is run or paid for.
 
         Raises:
             UserError: the stage could not work.
         """
 
     def resources(self) -> Resources | None:
-        """Processes of its own that run at the same time; None: it needs none."""
+        """Worker processes that the stage needs at the same time; None if it needs none."""
         return None
 
     def identity(self) -> dict[str, Any]:
@@ -259,11 +259,11 @@ class Stage(ABC):
         return identity
 
     def exported(self, rows: pa.Table) -> pa.Table:
-        """The rows for the stage's exported file, of one unit: those it dropped, by default."""
+        """The rows of one unit for the stage's exported file; by default those it dropped."""
         return rows.filter(pc.equal(rows["stage"], self.name))
 
     def exports(self) -> Mapping[str, Callable[[pa.Table], pa.Table]]:
-        """The stage's files under ``exports/`` by name, and what chooses their rows in a unit."""
+        """The stage's files under ``exports/``: name → function that selects a unit's rows."""
         return {} if self.export is None else {self.export: self.exported}
 
 
@@ -276,7 +276,7 @@ class MapStage(Stage):
 
         Args:
             rows: rows with their envelope, every one ``kept``.
-            counts: what the stage wishes to count for the report (``counts["mojibake"] += 1``).
+            counts: counters that are shown in the report (``counts["mojibake"] += 1``).
 
         Every ``row_id`` that came in must go out once (drop with `core.rows.drop`, never
         filter). A created row has a new id (`rows.created_row_id`) and a ``parent_id``. An
@@ -298,7 +298,7 @@ class ModelStageConfig(StageConfig):
     )
 
     def resources(self) -> Resources:
-        """The pool's workers."""
+        """Number of workers of the pool, and the CPUs and GPUs of each."""
         return Resources(self.actors, self.num_cpus or 0, self.num_gpus)
 
 
@@ -315,7 +315,7 @@ class ModelStage(MapStage):
     is_quick: bool = False
 
     def resources(self) -> Resources:
-        """The pool's workers, as configured."""
+        """Number of workers of the pool, and the CPUs and GPUs of each, as configured."""
         resources: Resources = self.config.resources()
         return resources
 
@@ -326,7 +326,7 @@ class ModelStage(MapStage):
 
 @dataclass(frozen=True)
 class Drop:
-    """Answer of `AskStage.ask`: the row is dropped. ``row`` may carry evidence."""
+    """Result of `AskStage.ask`: the row is dropped. ``row`` may hold evidence for the reason."""
 
     reason: str
     row: Row | None = None
@@ -334,7 +334,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Expand:
-    """Answer of `AskStage.ask`: the row goes on, and so do rows made from it."""
+    """Result of `AskStage.ask`: the row is kept, together with new rows made from it."""
 
     row: Row
     created: list[Row]
@@ -348,7 +348,7 @@ class AskStageConfig(StageConfig):
 
 
 class AskStage(Stage):
-    """Asks a language model about a row. Written as if there were one row and one answer."""
+    """Asks a language model about each row; its code handles one row and one answer at a time."""
 
     Config = AskStageConfig
 
@@ -373,15 +373,15 @@ class AskStage(Stage):
         }
 
     def keep(self, row: Row, what: str, error: AnswerError) -> Row:
-        """The row that goes on without a usable answer, where ``if_unusable`` says ``keep``.
+        """The row that is kept without a usable answer, if ``if_unusable`` is ``keep``.
 
         Args:
-            row: as it goes on but for its `note`, which says what became of it.
+            row: the row to keep; its `note` is set here and says what happened.
             what: what the stage did instead, such as "kept the old question".
             error: why there is no usable answer.
 
         Raises:
-            AnswerError: the row is to fail. Where no answer came at all, it does in any case: a
+            AnswerError: the row fails. It always fails if no answer came at all, because a
                 retry may bring one.
         """
         if getattr(self.config, "if_unusable", "keep") == "fail" or error.answer is None:
@@ -409,7 +409,7 @@ class DecideStage(Stage):
 
     @abstractmethod
     def keys(self, rows: pa.Table) -> pa.Table:
-        """What deciding needs to know of ``rows``: ``ref`` and keys, hashes, scores.
+        """The data that `decide` needs about ``rows``: ``ref`` and keys, hashes or scores.
 
         Each row's depend on the row alone. It is called with a unit's rows.
 
@@ -430,12 +430,12 @@ class DecideStage(Stage):
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where an `ArtifactStage` works.
+    """The storage and the output that an `ArtifactStage` works with.
 
     Attributes:
         storage: the run directory.
-        folder: the stage's own folder in it, for what a later attempt goes on with.
-        say: takes a line of news for the user.
+        folder: the stage's own folder in it, for files from which a later attempt resumes.
+        say: shows a line of progress to the user.
     """
 
     storage: Storage
@@ -451,30 +451,30 @@ class ArtifactStage(Stage):
 
     @property
     def makes(self) -> Sequence[str]:
-        """Files that it makes, by their paths in the run: while one is missing it is not done."""
+        """Paths in the run of the files that it makes; it is done once all of them exist."""
         return ()
 
     def estimate(self, rows: pa.Table, scale: float) -> str | None:
-        """A line for `plan` on what the work costs; None: there is nothing to say.
+        """A line for `plan` on the expected cost; None if no estimate can be made.
 
         Args:
-            rows: a sample of the rows that come in; what only a run can tell is null in them.
-            scale: rows that each of them stands for.
+            rows: a sample of the input rows; values that only a run can compute are null.
+            scale: number of input rows that each row of the sample represents.
         """
         return None
 
     @abstractmethod
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
-        """Make the files. What an earlier, killed attempt left is to be gone on with.
+        """Make the files, resuming from what an earlier, killed attempt left.
 
         Returns: figures for ``metrics.json``, as plain data.
 
         Raises:
-            RunError: it cannot be done; the message says what stands in the way.
+            RunError: the files cannot be made; the message says why.
         """
 
     def outcome(self, place: Workplace) -> Any:
-        """What later stages depend on that a second making might not repeat, as plain data.
+        """Results that later stages depend on and that a second run might not reproduce exactly.
 
         Configuration and rows are told to them in any case. None: nothing else.
         """

@@ -1,4 +1,4 @@
-"""The `ray-pipeline` command, and what a job script ends with."""
+"""The `ray-pipeline` command, and the command line of a job script."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Make training data with language models on Ray, with every row accounted for.",
 )
-# Their modules import what they need when they are called: `--help` must not wait for Ray.
+# The commands import what they need when they are called, so that `--help` does not load Ray.
 app.add_typer(run.app)
 app.add_typer(look.app)
 app.add_typer(preview.app)

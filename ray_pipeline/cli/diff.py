@@ -17,7 +17,7 @@ def diff(
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="another one")],
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Show what changed between two runs. Exits with 0 whatever the differences."""
+    """Show what changed between two runs. The exit code is 0 even if they differ."""
     from ray_pipeline.cli.views import diff as views
     from ray_pipeline.run import Run
     from ray_pipeline.rundir.diff import diff

@@ -25,26 +25,35 @@ def generate(
         ),
     ],
     prompt: Annotated[
-        list[str], typer.Option(metavar="TEXT", help="a question; may be given several times")
+        list[str], typer.Option(metavar="TEXT", help="a question; may be repeated")
     ] = [],  # noqa: B006 - typer copies it
     file: Annotated[
         Path | None,
         typer.Option(
-            help="a file of questions: .txt, one a line; .csv, .jsonl, ...: the column `question`"
+            help="a file of questions: .txt with one per line, or .csv, .jsonl, ... with a column "
+            "`question`"
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="tokens of an answer, at most")] = 128,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="maximum number of tokens per answer")
+    ] = 128,
     temperature: Annotated[
-        float, typer.Option(min=0, help="0 always takes the likeliest token")
+        float,
+        typer.Option(min=0, help="sampling temperature; 0 always takes the most likely token"),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="for sampling, above temperature 0")] = 0,
-    engine: Annotated[Engine, typer.Option(help="what runs the model")] = "transformers",
+    seed: Annotated[
+        int, typer.Option(min=0, help="random seed for sampling (temperature above 0)")
+    ] = 0,
+    engine: Annotated[Engine, typer.Option(help="library that runs the model")] = "transformers",
 ) -> None:
-    """Ask a model, as it was asked in its training. Answers to a file come as JSON lines."""
-    from ray_pipeline.rundir.models import find_model
-    from ray_pipeline.sources.questions import asked
+    """Ask a model questions, formatted as in its training.
 
-    questions = asked(prompt, file)
+    Answers to a file of questions are printed as JSON lines.
+    """
+    from ray_pipeline.rundir.models import find_model
+    from ray_pipeline.sources.questions import questions_of
+
+    questions = questions_of(prompt, file)
     folder = find_model(model)
     with native_output_hidden():
         from ray_pipeline.evaluate.answers import answers

@@ -1,4 +1,4 @@
-"""The commands that look at a run, also while it is running: status, rows, trace, report."""
+"""The commands that inspect a run, even while it is running: status, rows, trace, report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ app = typer.Typer()
 
 @app.command()
 def status(run: RunDirectory) -> None:
-    """Show the account of a run, also while it runs."""
+    """Show how many rows each stage kept, dropped and failed, even while the run is running."""
     from ray_pipeline.cli.views import look as views
     from ray_pipeline.run import Run
 
@@ -26,13 +26,13 @@ def rows(
     stage: Annotated[str, typer.Argument(help="a stage, named as in the ledger")],
     status: Annotated[str | None, typer.Option(help="kept, dropped or failed")] = None,
     reason: Annotated[
-        str | None, typer.Option(help="the code of a reason, or the beginning of one")
+        str | None, typer.Option(help="only rows whose reason starts with this text")
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="one of several sources, named as in the configuration")
+        str | None, typer.Option(help="only rows of this source, named as in the configuration")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="show this many rows at most")] = 20,
-    json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON lines")] = False,
 ) -> None:
     """Show the rows that a stage kept, dropped or failed, and why."""
     from ray_pipeline.cli.views import look as views
@@ -53,7 +53,7 @@ def trace(
         str, typer.Argument(metavar="ROW_ID", help="a row's id, or its first digits (6 or more)")
     ],
 ) -> None:
-    """Show the life of one row, stage by stage, before and after."""
+    """Show what each stage did with one row, with its values before and after."""
     from ray_pipeline.cli.views import look as views
     from ray_pipeline.run import Run
 
@@ -63,7 +63,7 @@ def trace(
 
 @app.command()
 def report(run: RunDirectory) -> None:
-    """Write the report of a run (again)."""
+    """Write the HTML report of a run, replacing an earlier one."""
     from ray_pipeline.run import Run
 
     out.print(f"report: {Run(run).report()}", soft_wrap=True)

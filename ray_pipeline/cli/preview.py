@@ -25,13 +25,16 @@ def preview(
         float | None, typer.Option(help="keep rows at or above this quantile of the scores (0-1)")
     ] = None,
     by: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="also count kept rows by this column")
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="also count the kept rows by the values of this column"
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="one JSON object per subset")] = False,
 ) -> None:
     """Show what a quality threshold would keep of a run's scored rows, without writing anything.
 
-    Without a threshold: each of the subsets that the run's configuration names.
+    Without a threshold, each subset of the run's configuration is shown.
     """
     from ray_pipeline.cli.views import preview as views
     from ray_pipeline.run import Run

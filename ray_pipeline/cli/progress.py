@@ -17,7 +17,7 @@ _PLAIN_EVERY = 10.0
 
 
 class ProgressDisplay:
-    """Shows how a run goes; a context manager. Implements `ray_pipeline.engine.run.Display`."""
+    """Shows the progress of a run; a context manager. Implements `engine.run.Display`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -47,11 +47,11 @@ class ProgressDisplay:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """One line of news."""
+        """Print one line of progress."""
         self._console.print(text, highlight=False, markup=False)
 
     def update(self, tally: Tally, starting: Sequence[str]) -> None:
-        """Redraw the table, or print lines of the stages that moved on."""
+        """Redraw the table, or print a line for each stage that made progress."""
         if self._console.is_terminal:
             self._live.update(_table(tally, starting))
             return

@@ -1,4 +1,4 @@
-"""The commands that run a job, or say what running it would take: run, plan, retry."""
+"""The commands that run a job or estimate what running it would cost: run, plan, retry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RunDir = Annotated[
 Until = Annotated[str | None, typer.Option(metavar="STAGE", help="the last stage to run")]
 Address = Annotated[str | None, typer.Option(help="address of a Ray cluster to join")]
 
-#: What is printed before a run's own message, by the status that it ended with.
+#: Text printed before a run's own message, by the status that the run ended with.
 _HEADLINES = {
     "failed": "error: the run failed",
     "budget_exhausted": "stopped: the budget is exhausted (raise it under budget: to continue)",
@@ -41,13 +41,13 @@ def run(
     until: Until = None,
     address: Address = None,
 ) -> None:
-    """Run a job to its report. Run it again to continue, or to reuse what is done."""
+    """Run a job and write its report. Run it again to resume; finished work is reused."""
     run_configured(config, set_, run_dir, until, address)
 
 
 @app.command()
 def plan(config: ConfigFile, set_: Sets = [], run_dir: RunDir = None, until: Until = None) -> None:  # noqa: B006
-    """Show what a run would do, need and cost, without doing it."""
+    """Show what a run would do, need and cost, without running anything."""
     from ray_pipeline.cli.views.plan import print_plan
     from ray_pipeline.engine.plan import plan
     from ray_pipeline.pipeline import load_job
@@ -60,7 +60,7 @@ def plan(config: ConfigFile, set_: Sets = [], run_dir: RunDir = None, until: Unt
 
 @app.command()
 def retry(run: RunDirectory, address: Address = None) -> None:
-    """Run exactly the failed rows of a run again."""
+    """Run only the failed rows of a run again."""
     from ray_pipeline.pipeline import retry_job
 
     with retry_job(run, address=address) as job:
@@ -75,7 +75,7 @@ def run_configured(
     address: str | None,
     pipeline: Pipeline | None = None,
 ) -> None:
-    """Run the job of a configuration file, show how it goes and how it ended.
+    """Run the job of a configuration file; show its progress and how it ended.
 
     Raises:
         typer.Exit: the run did not succeed.

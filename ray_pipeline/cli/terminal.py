@@ -1,4 +1,4 @@
-"""What the commands share: the two streams, exit codes, options, and quiet around Ray."""
+"""Shared by the commands: output streams, exit codes, options, and hiding Ray's own output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RunDirectory = Annotated[
 
 @contextlib.contextmanager
 def errors_explained() -> Iterator[None]:
-    """Turn the errors that a user meets into one message and an exit code, without a traceback."""
+    """Turn expected errors into one message and an exit code, without a traceback."""
     try:
         yield
     except UserError as error:
@@ -54,14 +54,14 @@ def _fail(error: Exception, code: int) -> None:
 
 @contextlib.contextmanager
 def native_output_hidden(log: Path | None = None) -> Iterator[None]:
-    """Keep what Ray's native code writes to the standard streams off the screen.
+    """Keep the output of Ray's native code off the terminal.
 
-    It goes to a file, and from there to the screen only if the block ends with an unexpected
+    It goes to a file, and from there to the terminal only if the block ends with an unexpected
     error, whose cause it may hold. A lasting file is best: native code may end the process
     without Python noticing.
 
     Args:
-        log: the file, appended to; None: a temporary one.
+        log: the file to append to; None: a temporary file.
     """
     with _opened(log) as chatter:
         start = chatter.seek(0, os.SEEK_END)

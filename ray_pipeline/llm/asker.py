@@ -21,7 +21,7 @@ from ray_pipeline.rundir.responses import Journal, Response
 
 @dataclass(frozen=True)
 class RequestTemplate:
-    """What all requests of one stage have in common."""
+    """The fields that all requests of one stage share."""
 
     #: Name of the stage.
     stage: str
@@ -47,13 +47,13 @@ class RequestTemplate:
 
 
 class UnitAsker:
-    """Everything between a stage's questions about one unit and an engine.
+    """Sends a stage's requests for one unit to an engine, and stores the responses.
 
     Args:
-        template: what the stage's requests have in common.
-        engine: answers what is not on storage.
+        template: the fields that the stage's requests share.
+        engine: answers the requests that have no stored response.
         journal: the unit's responses.
-        ask_afresh: row ids for which answers that were judged unusable are not reused.
+        ask_afresh: ids of rows for which stored answers that were unusable are requested again.
     """
 
     def __init__(
@@ -67,18 +67,18 @@ class UnitAsker:
         self._engine = engine
         self._journal = journal
         self._ask_afresh = ask_afresh
-        # Only what earlier attempts rejected is asked afresh, not what this attempt rejects.
+        # Only answers rejected by earlier attempts are requested again, not those of this attempt.
         self._rejected_before = frozenset(journal.rejected)
         self._answers: dict[str, asyncio.Future[Response]] = {}
         self._stopping = False
         self.usage = LlmUsage()
 
     def stop(self) -> None:
-        """Send no further request; those in flight continue."""
+        """Send no further requests; those in flight continue."""
         self._stopping = True
 
     def for_row(self, row_id: str) -> RowAsker:
-        """The model as a stage sees it, for one row."""
+        """The callable through which a stage asks the model about one row."""
         return RowAsker(self, row_id)
 
     def request(self, prompt: Prompt, messages: tuple[Message, ...], sample: int) -> Request:
@@ -87,11 +87,11 @@ class UnitAsker:
 
     @property
     def reasks(self) -> int:
-        """How often an unusable answer is asked again."""
+        """Maximum number of times that an unusable answer is requested again."""
         return self._template.llm.reasks
 
     async def respond(self, request: Request, key: str, row_id: str) -> Response:
-        """The response: from storage, from an identical request in flight, or from the engine."""
+        """Return the response from storage, from an identical request in flight, or the engine."""
         if (pending := self._answers.get(key)) is None:
             pending = asyncio.ensure_future(self._fetch(request, key, row_id))
             self._answers[key] = pending
@@ -130,7 +130,7 @@ class UnitAsker:
         self.usage.cost_usd += response.cost_usd
 
     def reject(self, key: str) -> None:
-        """Record on storage that the answer was unusable."""
+        """Record in the journal that the answer was unusable."""
         self._journal.reject(key)
 
 
@@ -157,7 +157,7 @@ class RowAsker:
             try:
                 response = await self._unit.respond(request, key, self._row_id)
             except EngineError as error:
-                # A filter's verdict is an answer: asking again would bring the same one.
+                # Asking again would trigger the content filter again.
                 filtered = "" if error.code == "content_filter" else None
                 raise AnswerError(error.code, error.detail, answer=filtered) from None
             code, complaint, value = judge(response, prompt, check)
@@ -192,11 +192,11 @@ def judge(
 
 
 def parse(text: str, answer_format: AnswerFormat) -> Any:
-    """The value of an answer.
+    """Parse the value of an answer.
 
     Raises:
         ValueError: the text is not one of the labels, or not JSON for the schema; the message is
-            written for the model that is asked again.
+            part of the next request to the model.
     """
     if answer_format.kind == "label":
         return _label(text, answer_format.labels)
@@ -210,7 +210,7 @@ def _label(text: str, labels: tuple[str, ...]) -> str:
     for label in labels:
         if bare == label.casefold():
             return label
-    # A server without guided decoding may wrap the label in JSON, as it was asked to.
+    # A server without guided decoding may return the label wrapped in JSON.
     try:
         wrapped = orjson.loads(text)
     except orjson.JSONDecodeError:

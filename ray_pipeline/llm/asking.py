@@ -1,4 +1,4 @@
-"""What a stage sees of a language model: call it with a prompt, get a usable answer."""
+"""The interface of a language model for stages: called with a prompt, it returns an answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Answer:
     """A usable answer."""
 
     text: str
-    #: The text, the label, or the parsed JSON, as the prompt's answer format says.
+    #: The text, the label, or the parsed JSON, depending on the prompt's answer format.
     value: Any
     response: Response
 
@@ -36,10 +36,10 @@ class Llm(Protocol):
 
         Args:
             prompt: the prompt file to render.
-            check: says what is wrong with an answer's text, or None; the model sees the complaint
+            check: returns what is wrong with an answer's text, or None; the model sees it
                 when it is asked again.
-            sample: tells apart several answers to one question.
-            values: what the prompt's template uses.
+            sample: distinguishes several answers to the same question.
+            values: values of the variables in the prompt's template.
 
         Raises:
             AnswerError: no usable answer came (the row fails as ``llm:CODE``).
@@ -49,11 +49,11 @@ class Llm(Protocol):
 
 
 class AnswerError(Exception):
-    """No usable answer for a row: ``code`` for the ledger, the raw answer for the reader.
+    """The model gave no usable answer for a row.
 
     Args:
         code: short and stable; the row fails as ``llm:CODE``.
-        detail: for people.
+        detail: an explanation for people.
         answer: what the model answered; None when no answer came (the request failed).
     """
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Prices(Section):
-    """US dollars for a million tokens."""
+    """US dollars per million tokens."""
 
     prompt: float = Field(ge=0, description="US dollars per million prompt tokens")
     cached_prompt: float | None = Field(
@@ -198,7 +198,7 @@ class LlmConfig(Section):
 
     @property
     def kind(self) -> str:
-        """The kind of engine: as configured, and what ``auto`` stands for on this machine."""
+        """The kind of engine, with ``auto`` resolved for this machine."""
         return kind_of(self.engine)
 
     @property
@@ -207,21 +207,21 @@ class LlmConfig(Section):
         return engine_type(self.kind)
 
     def identity(self) -> dict[str, Any]:
-        """What changes this model's answers, but for its weights."""
+        """The settings that change this model's answers, without the identity of its weights."""
         data = super().identity()
         if arguments := changing(data.pop("engine_args", {})):
             data["engine_args"] = arguments
         return data
 
     def identity_with(self, weights: str) -> dict[str, Any]:
-        """What changes this model's answers; ``weights`` tells its weights apart."""
+        """The settings that change this model's answers, and ``weights``, the weights' identity."""
         return {**self.identity(), "weights": weights}
 
     def resources(self, gpus_there: float) -> Resources:
-        """What the actors of a local model need.
+        """Number of actors of a local model, and the CPUs and GPUs of each.
 
         Args:
-            gpus_there: of the cluster, for engines that take one where there is one.
+            gpus_there: GPUs of the cluster, for engines that use a GPU if there is one.
         """
         gpus = self.engine_type.gpus(self, gpus_there)
         return Resources(self.actors, self.num_cpus or 0, gpus)
@@ -232,7 +232,7 @@ class LlmConfig(Section):
 
 
 class Budget(Section):
-    """Limits of a run. Money and tokens count over the whole run directory, restarts included."""
+    """Limits of a run. Cost and tokens accumulate in the run directory over all restarts."""
 
     max_cost_usd: float | None = Field(
         None,

@@ -78,7 +78,7 @@ _Templates = tuple[
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt file, checked."""
+    """A validated prompt file."""
 
     name: str
     system: str | None
@@ -123,7 +123,7 @@ class Prompt:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Everything of the prompt that changes an answer, as plain data."""
+        """All parts of the prompt that can change an answer, as plain data."""
         identity = {
             "system": self.system,
             "user": self.user,
@@ -134,7 +134,7 @@ class Prompt:
         return identity | ({"examples": self.examples} if self.examples else {})
 
     def to_yaml(self) -> str:
-        """The prompt as a file that `load` reads."""
+        """The prompt as YAML text that `load` can read."""
         answer: dict[str, Any] = {"format": self.format.kind}
         if self.format.labels:
             answer["labels"] = list(self.format.labels)
@@ -152,7 +152,7 @@ class Prompt:
         return yaml.safe_dump(parts, sort_keys=False, allow_unicode=True)
 
     def variables(self) -> set[str]:
-        """Names without whose values the templates do not render."""
+        """Names of the variables that the templates require."""
         sources = (self.system or "", self.user, *chain(*self.examples))
         return set().union(*(_needed(_ENVIRONMENT.parse(source)) for source in sources))
 
@@ -173,7 +173,7 @@ class Prompt:
         return (*messages, {"role": "user", "content": user.render(**values).strip()})
 
     def merged_sampling(self, defaults: Sampling) -> Sampling:
-        """The model's defaults with this prompt's own settings over them."""
+        """The model's sampling defaults, overridden by this prompt's settings."""
         return replace(defaults, **self.sampling)
 
     @cached_property
@@ -201,7 +201,7 @@ _ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
 
 
 def _needed(template: nodes.Template) -> set[str]:
-    """Variables of a template but for those that it does without: ``x is defined``, ``default``."""
+    """Variables that a template requires: not those under ``is defined`` or ``default``."""
     optional = {
         node.node.name
         for node in template.find_all((nodes.Test, nodes.Filter))

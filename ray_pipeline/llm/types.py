@@ -20,7 +20,7 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is drawn. All of it is part of a request's identity."""
+    """Sampling parameters of an answer; all are part of a request's identity."""
 
     max_tokens: int = 256
     temperature: float = 0.7
@@ -52,7 +52,7 @@ class Request:
     sampling: Sampling = Sampling()
     format: AnswerFormat = AnswerFormat()
     seed: int = 0
-    #: Tells apart several answers to the same question.
+    #: Distinguishes several answers to the same question.
     sample: int = 0
 
     def key(self) -> str:
@@ -79,7 +79,7 @@ class Request:
 
 @dataclass
 class EngineError(Exception):
-    """A request got no answer, after all the retries that made sense.
+    """A request got no answer, even after retries.
 
     `code` is short and stable and ends up in the row's reason as ``llm:CODE``; `detail` is for
     people and never holds a key or a header.
@@ -102,7 +102,7 @@ class Engine(Protocol):
         """Answer one request. Many calls are in flight at once.
 
         Raises:
-            EngineError: this request has no answer; its neighbours are not concerned.
+            EngineError: this request has no answer; other requests are not affected.
             BudgetExhausted: the budget does not allow it.
         """
         ...

@@ -24,9 +24,9 @@ def components(edges: Tables, left: str, right: str) -> Tables:
     """The edges with the column ``component``: the smallest node of their component.
 
     Args:
-        edges: with two int64 columns of nodes, which differ in every edge.
-        left: name of the one.
-        right: name of the other.
+        edges: tables with two int64 columns of nodes; no edge connects a node to itself.
+        left: name of the first column of nodes.
+        right: name of the second column of nodes.
     """
 
     def links(table: pa.Table) -> pa.Table:
@@ -72,13 +72,13 @@ def _large_star(groups: pa.Table) -> pa.Table:
 
 
 def _small_star(groups: pa.Table) -> pa.Table:
-    """Links a node, and its smaller neighbours, to the smallest of these."""
+    """Links a node and its smaller neighbours to the smallest of these neighbours."""
     node, link, least = _least_of_run(groups)
     return _larger_to_smaller(np.concatenate([node, link]), np.concatenate([least, least]))
 
 
 def _not_yet_stars(groups: pa.Table) -> pa.Table:
-    """The nodes that link to two others, or that link and are linked to; sorted, both ways."""
+    """Nodes with two outgoing links, or with incoming and outgoing ones: not yet in a star."""
     node, link, _ = _least_of_run(groups)
     first = run_starts(groups["node"])
     run = np.cumsum(first) - 1
@@ -89,7 +89,7 @@ def _not_yet_stars(groups: pa.Table) -> pa.Table:
 
 
 def _labels(stars: pa.Table) -> pa.Table:
-    """Nodes with their component: what each links to, and the centres their own."""
+    """Nodes with their component: the node that each links to, or itself for a centre."""
     node, link = stars["node"].to_numpy(), stars["link"].to_numpy()
     centres = np.unique(link)
     return pa.table(
@@ -108,5 +108,5 @@ def _label(groups: pa.Table) -> pa.Table:
 
 
 def _payload(groups: pa.Table) -> str:
-    """A column that only edges have."""
+    """A null column in place of one that only edges have."""
     return next(name for name in groups.column_names if name not in ("node", "component"))

@@ -27,8 +27,8 @@ class Embed(ModelStage):
     A row whose embedding is not a number (NaN) fails; ``ray-pipeline retry`` tries it again.
 
     Args:
-        columns: whose texts are embedded, joined by a line break.
-        only_for: the stage that alone uses the embeddings. Where it is off or not in the job, this
+        columns: columns whose texts are embedded, joined by a line break.
+        only_for: the only stage that uses the embeddings. If it is off or not in the job, this
             one is off too.
         options: name and defaults of the configuration.
     """
@@ -66,12 +66,12 @@ class Embed(ModelStage):
 
     @property
     def internal(self) -> Collection[str]:
-        """The embeddings, where one stage alone uses them."""
+        """The embeddings, if only one stage uses them."""
         return () if self._only_for is None else ("embedding",)
 
     @property
     def is_off(self) -> bool:
-        """It is where nothing uses the embeddings."""
+        """Whether the only stage that would use the embeddings is off or missing."""
         if self._only_for is None:
             return False
         user = self.find_stage(self._only_for)
@@ -98,7 +98,7 @@ class Embed(ModelStage):
 
 
 def embedding_column(vectors: Vectors, usable: npt.NDArray[np.bool_]) -> pa.Array:
-    """Vectors as a list column of half floats; null where they are not usable."""
+    """Vectors as a list column of half floats; null for vectors that are not finite."""
     number, dimensions = vectors.shape
     lengths = np.where(usable, dimensions, 0)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

@@ -16,7 +16,7 @@ from ray_pipeline.core.text import NONE, count, dollars, duration, one_line, pla
 from ray_pipeline.rundir.diff import Changed, ChangedRow, RowExample, RowsDiff, RunDiff, StageDiff
 
 _VALUE, _TEXT = 48, 160
-#: Reasons why rows are in one run only that are named.
+#: Maximum number of reasons shown for rows that are in one run only.
 _WHYS = 12
 
 
@@ -30,7 +30,7 @@ def print_diff(console: Console, found: RunDiff, as_json: bool = False) -> None:
 
 
 def to_json(found: RunDiff) -> dict[str, Any]:
-    """What changed, as plain data; changed values carry their difference where they are numbers."""
+    """What changed, as plain data; changed numbers include their difference."""
     data = asdict(found)
     for name in ("config", "effort", "environment", "metrics"):
         data[name] = [_changed_json(change) for change in getattr(found, name)]
@@ -110,7 +110,7 @@ def _differing(stages: Sequence[StageDiff]) -> list[StageDiff]:
 
 
 def _account(stages: Sequence[StageDiff]) -> Table:
-    """One line a stage: B's numbers, each with its difference to A's where there is one."""
+    """One line per stage: B's numbers, with their difference to A's if they differ."""
     table = _table("stage", "rows in", "created", "kept", "dropped", "failed", "")
     for stage in stages:
         cells = [

@@ -1,4 +1,4 @@
-"""What `status`, `rows` and `trace` show: text for a terminal, JSON lines for a pipe."""
+"""The output of `status`, `rows` and `trace`: text for a terminal, JSON lines for a pipe."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COLOURS = {KEPT: "green", DROPPED: "yellow", FAILED: "red"}
 
 
 def status(reader: RunReader) -> RenderableType:
-    """The account of a run, stage by stage, why rows left it, and what was made of them."""
+    """Print the rows of each stage, why rows were dropped or failed, and what was trained."""
     ledger = reader.ledger
     parts: list[RenderableType] = [_headline(reader), _account(ledger)]
     if sources := ledger.by_source():
@@ -75,7 +75,7 @@ def _account(ledger: Ledger) -> Table:
 
 
 def _account_cells(entry: LedgerEntry) -> dict[str, str]:
-    """Texts by column. Zeros are shown as blanks."""
+    """The cells of the table, by column. Zeros are shown as blanks."""
     account, llm = entry.account, entry.account.llm or LlmUsage()
     numbers = {
         "created": account.created,
@@ -96,7 +96,7 @@ def _account_cells(entry: LedgerEntry) -> dict[str, str]:
 
 
 def _sources(sources: Mapping[str, Mapping[str, int]]) -> Table:
-    """What became of the rows of each source, over all stages."""
+    """Rows of each source that were kept, dropped and failed, over all stages."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("source")
     columns = ("rows_in", "created", "kept", "dropped", "failed")
@@ -120,18 +120,18 @@ def _reasons(ledger: Ledger) -> Table:
 
 
 def print_json_rows(console: Console, rows: Rows) -> None:
-    """Print rows as they are read, one JSON object a line."""
+    """Print rows as they are read, one JSON object per line."""
     for row in _dicts(rows):
         console.file.write(orjson.dumps(row, str).decode() + "\n")
 
 
 def print_rows(console: Console, rows: Rows, account: StageAccount, limit: int) -> None:
-    """Print rows as they are read, and how many there are in all.
+    """Print rows as they are read, then the total number of rows.
 
     Args:
-        console: where to.
-        rows: of one stage.
-        account: of that stage.
+        console: the console to print to.
+        rows: rows of one stage.
+        account: the account of that stage.
         limit: the most rows that `rows` yields.
     """
     if rows.note is not None:
@@ -169,11 +169,11 @@ def _row(row: dict[str, Any]) -> RenderableType:
 
 
 def trace(life: Trace, status: Status) -> RenderableType:
-    """The life of one row, stage by stage.
+    """Print what each stage did with one row.
 
     Args:
-        life: of the row.
-        status: of the run.
+        life: the row's trace.
+        status: the run's status.
     """
     parts: list[RenderableType] = [_origin(life)]
     for event in life.events:
@@ -250,14 +250,14 @@ def _end(life: Trace, status: Status) -> str:
     return "came through every stage that is done"
 
 
-# What `status` says of stages that make files: trainings, searches, evaluations.
+# The lines of `status` for stages that make files: trainings, searches, evaluations.
 
 #: Steps that the time of a step is taken from, and figures and characters of any other stage.
 _STEPS, _FIGURES, _VALUE = 50, 6, 40
 
 
 def made(reader: RunReader) -> Table | None:
-    """A line for each stage that made files, and for a training under way; None without any."""
+    """A line for each stage that made files and for running trainings; None if there are none."""
     trained = {one.stage: one for one in trainings(reader)}
     lines = {}
     for entry in reader.ledger.entries:

@@ -1,4 +1,4 @@
-"""How `plan` shows what a run would do."""
+"""The output of `plan`: what a run would do and cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ray_pipeline.engine.plan import StagePlan
 
 
 def print_plan(console: Console, plans: Sequence[StagePlan]) -> None:
-    """Print a line per stage, notes on the cost of some, and the cost at most."""
+    """Print a line per stage, notes on the cost of some stages, and the maximum total cost."""
     console.print(_table(plans))
     for plan in plans:
         if plan.note is not None:

@@ -1,4 +1,4 @@
-"""How `preview` shows what a quality threshold would keep: a table, or JSON lines."""
+"""The output of `preview`: what a quality threshold would keep, as a table or JSON lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ray_pipeline.stages.subsets.preview import Preview
 def print_previews(
     console: Console, previews: Mapping[str, Preview], as_json: bool = False
 ) -> None:
-    """Print what each subset keeps, and where asked for, how much of each source."""
+    """Print what each subset keeps and, if requested, how much of each source."""
     if as_json:
         for name, preview in previews.items():
             console.file.write(orjson.dumps({"subset": name, **_plain(preview)}).decode() + "\n")

@@ -1,4 +1,4 @@
-"""What the rest of the package needs to know of an engine: the bases of all engines."""
+"""The base classes of all engines: the interface that the rest of the package uses."""
 
 from __future__ import annotations
 
@@ -17,65 +17,65 @@ from ray_pipeline.rundir.responses import Response
 if TYPE_CHECKING:
     from ray_pipeline.llm.config import LlmConfig
 
-#: Gives the actors of a local model's pool, starting them when need be.
+#: Returns the actors of a local model's pool, and starts them if they are not running.
 Actors = Callable[[], Awaitable[list[Any]]]
 
 
 class BaseEngine(ABC):
     """A kind of engine. ``name`` is always the model's name under ``llms``."""
 
-    #: Whether it holds the model's weights in a pool of actors; else it is a server elsewhere.
+    #: Whether the model runs in a pool of actors of this cluster; if not, on an external server.
     is_local: ClassVar[bool]
 
     @classmethod
     @abstractmethod
     def check(cls, name: str, config: LlmConfig) -> None:
-        """See before a run that what it needs is there; sends nothing.
+        """Check before a run that everything the engine needs exists. Sends no request.
 
         Raises:
-            UserError: names what is missing and how to fix it.
+            UserError: something is missing; the message says what, and how to fix it.
         """
 
     @classmethod
     @abstractmethod
     def connect(cls, name: str, config: LlmConfig, limits: LimitsClient, actors: Actors) -> Engine:
-        """The engine as a worker process uses it.
+        """Create the engine object that a worker process uses.
 
         Args:
             name: the model's name.
             config: its configuration.
             limits: the process's share of the run's limits.
-            actors: gives the model's pool, if it has one.
+            actors: returns the actors of the model's pool, if it has one.
         """
 
     @classmethod
     @abstractmethod
     def key_limits(cls, name: str, config: LlmConfig) -> dict[str, KeyLimits]:
-        """The limits of its API keys, by label (``NAME/...``); at least one."""
+        """The limits of the model's API keys, by label (``NAME/...``); at least one."""
 
     @classmethod
     @abstractmethod
     def workers(cls, config: LlmConfig) -> int:
-        """Processes that ask it, for each stage."""
+        """Number of worker processes per stage that send requests to the engine."""
 
     @classmethod
     @abstractmethod
     def requests_at_once(cls, config: LlmConfig) -> int:
-        """Requests that keep it busy, from all workers together."""
+        """Number of requests in flight, from all workers together, that keeps the engine busy."""
 
     @classmethod
     def gpus(cls, config: LlmConfig, gpus_of_cluster: float) -> float:
-        """GPUs of this cluster that one of its actors takes."""
+        """Number of GPUs of this cluster that each of its actors uses."""
         return 0
 
     @classmethod
     def request_tokens(cls, config: LlmConfig, request: Request) -> RequestTokens:
-        """What a request may use: for the plan, the budget, and the tokens a minute."""
+        """Tokens that a request may use, for the plan, the budget and the tokens per minute."""
         return request_tokens(request)
 
 
 class RemoteEngine(BaseEngine):
-    """A server elsewhere. A worker process makes one: ``Class(name, config, limits)``."""
+    """An engine on an external server, created by each worker: ``Class(name, config, limits)``."""
 
     is_local = False
 
@@ -92,17 +92,17 @@ class RemoteEngine(BaseEngine):
 
     @classmethod
     def check(cls, name: str, config: LlmConfig) -> None:
-        """See that the API keys are set."""
+        """Check that the API keys are set."""
         cls.read_keys(name, config)
 
     @classmethod
     def connect(cls, name: str, config: LlmConfig, limits: LimitsClient, actors: Actors) -> Engine:
-        """The engine itself: each worker process has its own connections."""
+        """Create an engine: each worker process has its own connections."""
         return cls(name, config, limits)
 
     @classmethod
     def key_limits(cls, name: str, config: LlmConfig) -> dict[str, KeyLimits]:
-        """The configured limits, for each key."""
+        """The configured limits, which are the same for each key."""
         limits = KeyLimits(config.concurrency, config.requests_per_minute, config.tokens_per_minute)
         return dict.fromkeys(_key_variables(name, config), limits)
 
@@ -120,17 +120,17 @@ class RemoteEngine(BaseEngine):
 
     @classmethod
     def workers(cls, config: LlmConfig) -> int:
-        """As configured: ``actors``."""
+        """The configured number of ``actors``."""
         return config.actors
 
     @classmethod
     def requests_at_once(cls, config: LlmConfig) -> int:
-        """The concurrency of all keys."""
+        """The sum of the concurrency of all keys."""
         return config.concurrency * max(1, len(config.api_keys_env))
 
 
 class LocalEngine(BaseEngine):
-    """A model in this cluster. Made as a Ray actor: ``Class(config, model)``.
+    """An engine that runs in this cluster, as a Ray actor: ``Class(config, model)``.
 
     ``model`` is the folder or hub id of the weights.
     """
@@ -153,11 +153,11 @@ class LocalEngine(BaseEngine):
 
     @classmethod
     def check(cls, name: str, config: LlmConfig) -> None:
-        """Nothing: whether it starts shows where it starts, which may be another machine."""
+        """No check: the engine may start on another machine, where missing parts are reported."""
 
     @classmethod
     def connect(cls, name: str, config: LlmConfig, limits: LimitsClient, actors: Actors) -> Engine:
-        """The pool of actors as one engine."""
+        """Create an engine that sends each request to an actor of the pool."""
         from ray_pipeline.llm.engines.pool import PooledEngine
 
         return PooledEngine(name, config, actors, limits)
@@ -169,19 +169,19 @@ class LocalEngine(BaseEngine):
 
     @classmethod
     def gpus(cls, config: LlmConfig, gpus_of_cluster: float) -> float:
-        """As configured, else those that the model is spread over, where there are any."""
+        """As configured; by default one per tensor-parallel rank if the cluster has GPUs."""
         if config.num_gpus is not None:
             return config.num_gpus
         return config.tensor_parallel_size if gpus_of_cluster else 0
 
     @classmethod
     def workers(cls, config: LlmConfig) -> int:
-        """One process keeps a whole pool busy."""
+        """One: a single process keeps a whole pool busy."""
         return 1
 
     @classmethod
     def requests_at_once(cls, config: LlmConfig) -> int:
-        """More than the engines run at once, so that the next requests are at hand."""
+        """Twice what the engines process at the same time, so that they never wait for requests."""
         return 2 * config.actors * config.max_num_seqs
 
 

@@ -63,14 +63,14 @@ def _completions_url(name: str, config: LlmConfig) -> URL:
 
 @dataclass(frozen=True)
 class Dialect:
-    """Which fields this server accepts, as learnt from what it refused."""
+    """The request fields that this server accepts, learnt from the requests that it refused."""
 
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     left_out: frozenset[str] = frozenset()
     json_format: Literal["strict", "schema", "object", "none"] = "strict"
 
     def after_refusal(self, status: int, body: bytes) -> Dialect | None:
-        """The dialect to try instead if the server refused a field of the request; else None."""
+        """The dialect to try next if the server refused a field of the request; else None."""
         if status not in (400, 422):
             return None
         error = error_fields(body)
@@ -156,7 +156,7 @@ class OpenAIEngine(RemoteEngine):
 
     @classmethod
     def check(cls, name: str, config: LlmConfig) -> None:
-        """See that the model's API keys are set and its URL is one; sends nothing.
+        """Check that the model's API keys are set and that its URL is valid. Sends no request.
 
         Raises:
             UserError: an environment variable is not set or holds no key, or ``base_url`` is not
@@ -167,7 +167,7 @@ class OpenAIEngine(RemoteEngine):
 
     @classmethod
     def request_tokens(cls, config: LlmConfig, request: Request) -> RequestTokens:
-        """As far as ``extra_body`` says: it may ask for longer answers, or several."""
+        """Tokens that a request may use; ``extra_body`` may ask for longer or several answers."""
         tokens = request_tokens(request)
         extra = config.extra_body
         limits = (extra.get("max_tokens"), extra.get("max_completion_tokens"))
@@ -178,7 +178,7 @@ class OpenAIEngine(RemoteEngine):
         return f"OpenAIEngine({self._name!r}, {self._config.model!r})"
 
     async def generate(self, request: Request) -> Response:
-        """Answer one request, trying again where that makes sense.
+        """Answer one request; errors that may be temporary are retried.
 
         Raises:
             EngineError: no answer. Codes: ``rate_limited``, ``server_error``, ``timeout``,
@@ -221,7 +221,7 @@ class OpenAIEngine(RemoteEngine):
             self._session = None
 
     async def _start(self, estimate: Estimate, started: float | None) -> Lease:
-        """Wait for permission to try. A further try does not wait for ever."""
+        """Wait for permission to try; a retry gives up when its time is over."""
         if started is None:
             return await self._limits.start(estimate)
         deadline = started + self._config.give_up_after_seconds
@@ -237,8 +237,8 @@ class OpenAIEngine(RemoteEngine):
         """Seconds until the next try.
 
         Raises:
-            EngineError: there is none for this request.
-            RunError: there is none for any request.
+            EngineError: this request is not tried again.
+            RunError: no request can succeed, so the run stops.
         """
         config = self._config
         if failed.verdict == "run":
@@ -257,7 +257,7 @@ class OpenAIEngine(RemoteEngine):
         return wait
 
     def _check_server(self, failed: Failure, attempt: int, started: float) -> None:
-        """Stop the run rather than fail row after row on a server that isn't there.
+        """Stop the run if the server is down, instead of failing row after row.
 
         That is so when no request got an answer since this one began, and either no connection
         could be made (which is no request's fault) or there has never been an answer.
@@ -275,7 +275,7 @@ class OpenAIEngine(RemoteEngine):
     async def _try(
         self, lease: Lease, request: Request, body: bytes, dialect: Dialect
     ) -> Response | Failure | None:
-        """One HTTP call; ends the lease. None: repeat it in the dialect just learnt."""
+        """Make one HTTP call and end the lease. None: repeat it in the dialect just learnt."""
         try:
             status, headers, reply = await self._post(lease.key_label, body)
         except BaseException as error:
@@ -335,7 +335,7 @@ class OpenAIEngine(RemoteEngine):
         return response
 
     def _learn(self, used: Dialect, status: int, reply: bytes) -> bool:
-        """Whether the server refused this dialect and there is another one to try."""
+        """Switch to another dialect if the server refused this one; returns whether it did."""
         better = used.after_refusal(status, reply)
         if better is None:
             return False
@@ -367,7 +367,7 @@ def _headers(key: str | None) -> dict[str, str]:
 
 
 def _connection_failure(error: BaseException, timeout: float) -> Failure | None:
-    """What an exception of the HTTP call means; None: it is not a connection error."""
+    """The failure that an exception of the HTTP call means; None: not a connection error."""
     # Only the kind of error goes into the text: an HTTP library's message may quote the request.
     kind = type(error).__name__
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):

@@ -17,9 +17,9 @@ from ray_pipeline.rundir.responses import Response
 if TYPE_CHECKING:
     from ray_pipeline.llm.config import LlmConfig
 
-#: An engine that dies this often under a request is killed by that request.
+#: After this number of engine deaths during a request, the request counts as their cause.
 _MAX_DEATHS = 3
-#: Seconds that an engine may take to come back after it died.
+#: Seconds that an engine may take to restart after it died.
 _RESTART_PATIENCE = 300.0
 
 
@@ -27,7 +27,7 @@ async def start_pool(name: str, config: LlmConfig, model: str) -> list[Any]:
     """Start a model's actors and wait until each can answer.
 
     Raises:
-        RunError: an engine did not start; the message ends with the engine's own.
+        RunError: an engine did not start; the message ends with the engine's error.
     """
     actors = [_actor(config).remote(config, model) for _ in range(config.actors)]
     try:
@@ -60,7 +60,7 @@ class PooledEngine:
     Args:
         name: the model's name under ``llms``.
         config: its configuration.
-        actors: gives the pool's actors, starting them when need be.
+        actors: returns the pool's actors, and starts them if they are not running.
         limits: the process's share of the run's limits.
     """
 
@@ -84,7 +84,7 @@ class PooledEngine:
         """Answer one request; see `ray_pipeline.llm.types.Engine`."""
         for deaths in range(_MAX_DEATHS):
             # After two deaths of an engine with this request and others in flight, such requests
-            # are sent one at a time, so that the one that kills the engine fails alone.
+            # are sent one at a time, so that only the request that kills the engine fails.
             gate = self._slots if deaths < _MAX_DEATHS - 1 else self._alone
             try:
                 async with gate:

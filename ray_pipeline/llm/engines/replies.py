@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import orjson
 
-#: Wait before the second try, at most; doubled for each further one.
+#: Maximum seconds to wait before the second try; doubled for each further try.
 FIRST_BACKOFF_SECONDS = 0.5
 
 Verdict = Literal["retry", "row", "key", "run"]
@@ -20,7 +20,7 @@ Verdict = Literal["retry", "row", "key", "run"]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a try gave no answer, and what that means.
+    """Why a try gave no answer, and how to react.
 
     ``verdict``: ``retry`` the request, fail its ``row``, give up the API ``key``, or stop the
     ``run``. ``code`` is stable and ends up in the row's reason; ``detail`` is for people.
@@ -41,7 +41,7 @@ def backoff(attempt: int, ceiling: float) -> float:
 
 
 def failure(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    """What a reply with a status other than 200 means."""
+    """Classify a reply with a status other than 200."""
     error = error_fields(body)
     detail = f"HTTP {status}: {error.message}" if error.message else f"HTTP {status}"
     if status == 402 or (status == 429 and "insufficient_quota" in (error.code, error.type)):
@@ -64,7 +64,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
 
 @dataclass(frozen=True)
 class ErrorFields:
-    """The parts of an error body that servers agree on, empty where there are none."""
+    """The parts of an error body that servers have in common; missing ones are empty."""
 
     message: str = ""
     code: str = ""
@@ -125,11 +125,11 @@ def _is_context_length(error: ErrorFields) -> bool:
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds that a reply asks to wait, from any of the headers in use; None: it doesn't say.
+    """Seconds that a reply asks to wait, from any of the usual headers; None if it has none.
 
     Args:
-        headers: of the reply; a mapping that does not mind upper and lower case.
-        now: seconds since the epoch, for HTTP dates.
+        headers: headers of the reply, in a case-insensitive mapping.
+        now: current time in seconds since the epoch, for HTTP dates.
     """
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000
@@ -158,7 +158,7 @@ def _http_date(value: str) -> float | None:
 
 
 def _reset(headers: Mapping[str, str]) -> float | None:
-    """From ``x-ratelimit-reset-*``, for those limits of which nothing remains."""
+    """Seconds from ``x-ratelimit-reset-*``, for the limits that are used up."""
     waits = []
     for limit in ("requests", "tokens"):
         if _number(headers.get(f"x-ratelimit-remaining-{limit}")) == 0:

@@ -1,4 +1,4 @@
-"""What a request may use, before it is sent: the one estimate, for plans, budgets and limits."""
+"""Estimates the tokens of a request before it is sent, for plans, budgets and limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray_pipeline.llm.types import Request
 if TYPE_CHECKING:
     from ray_pipeline.llm.config import Prices
 
-#: Bytes of UTF-8 in a token of English text, in the usual byte-pair vocabularies.
+#: Average bytes of UTF-8 per token of English text, in common byte-pair vocabularies.
 BYTES_PER_TOKEN = 4
 #: Tokens that servers and chat templates add around each message and the whole prompt, at most.
 _TOKENS_PER_MESSAGE = 8
@@ -25,18 +25,18 @@ _TOKENS_PER_PROMPT = 16
 class RequestTokens:
     """Tokens that a request may use."""
 
-    #: Of the prompt, if it is English text.
+    #: Estimate for the prompt, if it is English text.
     prompt: int
-    #: Of the prompt, at most: a token has at least one byte.
+    #: Upper bound for the prompt: a token has at least one byte.
     most_prompt: int
-    #: Of the answer, at most.
+    #: Upper bound for the answer.
     completion: int
 
     def reservation(self, prices: Prices | None) -> Estimate:
-        """What to reserve of the run's limits until the true numbers are known.
+        """Cost and tokens to reserve from the run's limits until the true numbers are known.
 
         Args:
-            prices: of the tokens; None: they cost nothing.
+            prices: prices of the tokens; None: they are free.
         """
         cost = prices.cost(self.most_prompt, self.completion) if prices else 0.0
         return Estimate(
@@ -47,7 +47,7 @@ class RequestTokens:
 
 
 def request_tokens(request: Request) -> RequestTokens:
-    """Tokens of a request that gets one answer of at most ``max_tokens``."""
+    """Estimate a request that gets one answer of at most ``max_tokens`` tokens."""
     size = prompt_bytes(request)
     overhead = _TOKENS_PER_MESSAGE * len(request.messages) + _TOKENS_PER_PROMPT
     prompt = size // BYTES_PER_TOKEN + overhead
@@ -55,7 +55,7 @@ def request_tokens(request: Request) -> RequestTokens:
 
 
 def text_tokens(size: int) -> int:
-    """Tokens in ``size`` bytes of English text."""
+    """Estimated number of tokens in ``size`` bytes of English text."""
     return math.ceil(size / BYTES_PER_TOKEN)
 
 

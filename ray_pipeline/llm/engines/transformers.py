@@ -14,7 +14,7 @@ from ray_pipeline.rundir.responses import Response
 if TYPE_CHECKING:
     from ray_pipeline.llm.config import LlmConfig
 
-#: How long a batch waits for more requests once it has one.
+#: Seconds that a batch waits for more requests once it has one.
 _GATHER_SECONDS = 0.05
 
 
@@ -27,7 +27,7 @@ class _Waiting:
 
 
 class TransformersEngine(LocalEngine):
-    """One model. An actor of `ray_pipeline.llm.engines.pool`.
+    """A model run by transformers; an actor of `ray_pipeline.llm.engines.pool`.
 
     Args:
         config: the model's configuration.
@@ -105,7 +105,7 @@ class TransformersEngine(LocalEngine):
                 self._arrived.clear()
 
     def _next_batch(self) -> list[_Waiting]:
-        """Requests of one sampling, of similar length so that little is padded."""
+        """Requests with equal sampling settings and similar lengths, to keep padding small."""
         self._waiting.sort(key=lambda w: len(w.prompt))
         sampling = self._waiting[0].request.sampling
         same = [w for w in self._waiting if w.request.sampling == sampling]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class VllmEngine(LocalEngine):
-    """One vLLM engine. An actor of `ray_pipeline.llm.engines.pool`.
+    """A vLLM engine; an actor of `ray_pipeline.llm.engines.pool`.
 
     Args:
         config: the model's configuration.
@@ -107,7 +107,7 @@ class VllmEngine(LocalEngine):
 
 
 def _settings(config: LlmConfig) -> dict[str, Any]:
-    """Arguments of vLLM's engine that a model's configuration decides."""
+    """Arguments of vLLM's engine, from a model's configuration."""
     settings: dict[str, Any] = {
         "revision": config.revision,
         "dtype": config.dtype,
@@ -137,7 +137,7 @@ def _sampling_params(request: Request) -> Any:
 
 
 def _guided(answer_format: AnswerFormat) -> Any:
-    """Guided decoding for labels and JSON: the engine can't answer anything else."""
+    """Guided decoding: the engine can only generate one of the labels, or JSON for the schema."""
     from vllm.sampling_params import StructuredOutputsParams
 
     if answer_format.kind == "label":

@@ -32,16 +32,16 @@ _log = logging.getLogger(__name__)
 
 
 class LimitsClient:
-    """One worker process's share of the limits. Lives on one event loop.
+    """One worker process's share of the limits, used from one event loop.
 
     Args:
-        name: tells the clients of a run apart, in the server's messages; made unique here.
-        call: reaches `LimitsServer.sync`, wherever it is.
+        name: identifies the client in the server's messages; a unique suffix is added.
+        call: calls `LimitsServer.sync`, which may be in another process.
     """
 
     def __init__(self, name: str, call: Callable[[ClientReport], Awaitable[Grants]]) -> None:
         self._call = call
-        # Process numbers come again, on other machines and after restarts.
+        # Process ids repeat on other machines and after restarts.
         self._name = f"{name}-{uuid.uuid4().hex[:12]}"
         self._llms: dict[str, LlmLimits] = {}
         self._sequence = 0
@@ -56,7 +56,7 @@ class LimitsClient:
         self.cost = Meter()
         self.tokens = Meter()
         self.valid_until = -math.inf
-        #: Makes the error that every request gets from now on.
+        #: Creates the error that every request raises from now on.
         self.failure: Callable[[], Exception] | None = None
 
     def llm(self, name: str, keys: Mapping[str, KeyLimits]) -> LlmLimits:
@@ -71,14 +71,14 @@ class LimitsClient:
         return self._llms[name]
 
     async def close(self) -> None:
-        """Report what was spent and hand everything back. Nothing can start after."""
+        """Report what was spent and return all permits; no request can start afterwards."""
         if self._task is None:
             return
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._task = None
-        with contextlib.suppress(Exception):  # otherwise the server notices the silence
+        with contextlib.suppress(Exception):  # otherwise the server drops this client after a while
             async with asyncio.timeout(CALL_SECONDS):
                 await self._call(self._report(releases=True))
 
@@ -88,7 +88,7 @@ class LimitsClient:
     # Called by requests
 
     def need(self) -> None:
-        """A request waits: sync if that would help it."""
+        """A request is waiting: sync if that may let it start."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="limits")
             self._task.add_done_callback(self._ended)
@@ -97,20 +97,20 @@ class LimitsClient:
             self._wake.set()
 
     def sync_soon(self) -> None:
-        """Other clients should know soon: a key is paused or retired."""
+        """Sync soon, so that other clients learn that a key is paused or retired."""
         self._hurry = True
         self._sleeps = False
         self._wake.set()
 
     def freed(self, llm: LlmLimits) -> None:
-        """A request has ended: start what can start now."""
+        """A request has ended: start the requests that can start now."""
         if self.cost.ceiling is None and self.tokens.ceiling is None:
             llm.pump()
         else:
             self.pump()
 
     def pump(self) -> None:
-        """Start what can start."""
+        """Start all waiting requests that can start."""
         for llm in self._llms.values():
             llm.pump()
 
@@ -217,7 +217,7 @@ class LimitsClient:
             spent=meter.spent,
             lost=meter.lost,
             in_use=meter.in_use,
-            # As much again as is in flight: each may be followed by another until the next sync.
+            # Double what is in flight: each request may be followed by another until the next sync.
             wanted=max(waiting, meter.in_use),
             next=min(heads, default=0),
         )
@@ -262,8 +262,8 @@ class LlmLimits:
         """Wait until one try of a request may start.
 
         Args:
-            estimate: what it may use.
-            again: a further try of a request; goes before requests that were not tried yet.
+            estimate: the most that the try may use.
+            again: whether this is a retry, which goes before requests not tried yet.
 
         Raises:
             BudgetExhausted: the budget does not allow it, and nothing in flight can change that.
@@ -339,7 +339,7 @@ class LlmLimits:
     # For its leases
 
     def lease_ended(self) -> None:
-        """A slot is free: start the next request."""
+        """A slot is free: start the next request that waits."""
         self._client.freed(self)
 
     def key_changed(self) -> None:
@@ -365,7 +365,7 @@ class LlmLimits:
         return any(key.slots == 0 or key.in_use < key.slots for key in usable)
 
     def head(self) -> Estimate | None:
-        """What the first waiting request needs."""
+        """The estimate of the first waiting request."""
         return next((estimate for estimate, future in self._queue if not future.done()), None)
 
     def startable(self) -> Iterator[Estimate]:
@@ -375,7 +375,7 @@ class LlmLimits:
             yield estimate
 
     def reports(self) -> Iterator[tuple[Key, KeyReport]]:
-        """Each key, and what the next sync says of it."""
+        """Each key with its report for the next sync."""
         now = asyncio.get_running_loop().time()
         usable = [key for key in self.keys if key.paused_until <= now and key.retired is None]
         part = math.ceil(len(self._queue) / max(1, len(usable)))
@@ -384,7 +384,7 @@ class LlmLimits:
             yield key, key.report(part if key in usable else 0, head, now)
 
     def check_keys(self) -> None:
-        """Give up when no key is left; wake up at the end of a pause."""
+        """Fail all requests if no key is usable; wake up at the end of a pause."""
         if all(key.retired is not None for key in self.keys):
             reasons = (f"{k.label.removeprefix(f'{self._name}/')}: {k.retired}" for k in self.keys)
             self._no_keys = f"llms.{self._name}: no usable API key is left ({'; '.join(reasons)})"

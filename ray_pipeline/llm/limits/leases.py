@@ -18,7 +18,7 @@ from ray_pipeline.llm.limits.protocol import (
 
 
 class Key:
-    """One API key as this client sees it."""
+    """This client's state of one API key."""
 
     def __init__(self, label: str, limits: KeyLimits) -> None:
         self.label = label
@@ -45,7 +45,7 @@ class Key:
         return 0 if limit is None else min(estimate.rate_tokens, limit)
 
     def return_unused(self, batch: Batch, permits: int, tokens: int) -> None:
-        """Hand permits and tokens of a grant back with the next report."""
+        """Return unused permits and tokens of a grant with the next report."""
         old = self._unused.get(batch.sequence, (0, 0))
         self._unused[batch.sequence] = (old[0] + permits, old[1] + tokens)
 
@@ -71,7 +71,7 @@ class Key:
     def apply(
         self, grant: KeyGrant, sequence: int, sent: float, loop: asyncio.AbstractEventLoop
     ) -> None:
-        """Take in a grant, the answer to the report ``sequence`` that was sent at ``sent``."""
+        """Apply a grant, the reply to the report ``sequence`` that was sent at time ``sent``."""
         self.slots = grant.slots
         self.retired = self.retired or grant.retired
         if grant.pause_seconds > 0:
@@ -93,7 +93,7 @@ class Key:
 
 @dataclass(slots=True)
 class Batch:
-    """The permits of one grant that are left."""
+    """The remaining permits of one grant."""
 
     sequence: int
     permits: int
@@ -101,7 +101,7 @@ class Batch:
     expires: float
 
     def has(self, tokens: int, now: float) -> bool:
-        """Whether a request of ``tokens`` may start on it."""
+        """Whether a request of ``tokens`` may use a permit of this grant."""
         return self.permits > 0 and self.tokens >= tokens and now < self.expires
 
 
@@ -114,7 +114,7 @@ class Meter:
         self.spent = 0
         self.lost = 0
         self.in_use = 0
-        self.ceiling: int | None = 0  # nothing before the first sync
+        self.ceiling: int | None = 0  # nothing is granted before the first sync
 
     def fits(self, amount: int) -> bool:
         """Whether the amount can be reserved on top of what is used."""
@@ -123,7 +123,7 @@ class Meter:
 
 
 class Owner(Protocol):
-    """Who hands out leases: the limits of one model."""
+    """Receives the events of leases: the limits of one model."""
 
     cost: Meter
     tokens: Meter
@@ -138,7 +138,7 @@ class Owner(Protocol):
 
 
 class Lease:
-    """Permission for one try of a request. It ends once: `settle`, `release` or `lose`."""
+    """Permission for one try of a request; ended by one of `settle`, `release` and `lose`."""
 
     __slots__ = ("_batch", "_estimate", "_key", "_open", "_owner")
 
@@ -162,11 +162,11 @@ class Lease:
         return self._key.label
 
     def settle(self, tokens: int, cost_usd: float) -> None:
-        """The reply has come.
+        """The reply has arrived: count what it used.
 
         Args:
-            tokens: what it used, prompt and completion.
-            cost_usd: what it cost.
+            tokens: tokens of prompt and completion.
+            cost_usd: cost in US dollars.
         """
         self._owner.cost.spent += picodollars(cost_usd)
         self._owner.tokens.spent += tokens

@@ -1,27 +1,27 @@
-"""What server and client exchange in a sync, and the times that both go by."""
+"""The messages that server and client exchange in a sync, and the time limits of both."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 
-#: Life of a request permit, from the moment a client asked for it.
+#: Lifetime of a request permit in seconds, from the moment a client requested it.
 PERMIT_SECONDS = 1.0
-#: A minute, plus a permit's life, plus a second for what the network does to arrival times.
+#: A minute, plus a permit's lifetime, plus a second for network delays.
 WINDOW_SECONDS = 60.0 + PERMIT_SECONDS + 1.0
-#: Time between two syncs of a client that waits for something, and of one that does not.
+#: Seconds between two syncs of a client with waiting requests, and of one without.
 SYNC_SECONDS = 0.1
 HEARTBEAT_SECONDS = 0.25
-#: A client without requests gives everything back after this long, and then keeps quiet.
+#: After this time without requests, a client returns all permits and stops syncing.
 IDLE_SECONDS = 1.0
-#: A client that has not called for this long is considered dead.
+#: A client that has not called for this number of seconds is considered dead.
 SILENT_SECONDS = 5.0
-#: What a client may use without having reached the server; below `SILENT_SECONDS`.
+#: Seconds that a client may use its grants without a sync; below `SILENT_SECONDS`.
 LEASE_SECONDS = 4.0
-#: How long a client tries to reach the server before the run fails.
+#: Seconds that a client tries to reach the server before the run fails.
 UNREACHABLE_SECONDS = 60.0
 CALL_SECONDS = 10.0
-#: Where there are fewer slots than clients, the slots change hands this often.
+#: If there are fewer slots than clients, the clients take turns at this interval.
 TURN_SECONDS = 2.0
 #: The server can take about this many syncs a second.
 SYNCS_PER_SECOND = 250
@@ -45,7 +45,7 @@ class KeyLimits:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What one try of a request may use, before it is known."""
+    """Upper bounds of what one try of a request may use."""
 
     #: The most it can cost, in picodollars.
     cost: int = 0
@@ -57,7 +57,7 @@ class Estimate:
 
 @dataclass(slots=True)
 class KeyReport:
-    """What a client uses of one key, and what it could use."""
+    """What a client uses of one key, and what it requests."""
 
     in_use: int
     #: Requests that wait for a slot.
@@ -71,7 +71,7 @@ class KeyReport:
     unused: dict[int, tuple[int, int]] = field(default_factory=dict)
     #: The model's server asked for a pause of this length from now.
     pause_seconds: float = 0.0
-    #: Why the key is no longer usable.
+    #: Why the key is no longer usable; None: it is usable.
     retired: str | None = None
 
 
@@ -92,7 +92,7 @@ class BudgetReport:
 
 @dataclass(slots=True)
 class ClientReport:
-    """A client's side of a sync. Sending the same report again is harmless."""
+    """The client's message in a sync. Sending the same report again has no effect."""
 
     client: str
     sequence: int
@@ -119,16 +119,16 @@ class KeyGrant:
 
 @dataclass(slots=True)
 class Grants:
-    """The server's side of a sync."""
+    """The server's reply in a sync."""
 
     sequence: int
     keys: dict[str, KeyGrant]
     #: How far the client's spent, lost and reserved together may go; None: not limited.
     cost_ceiling: int | None
     tokens_ceiling: int | None
-    #: Why nothing more may start in this run.
+    #: Why no more requests may start in this run; None: they may.
     exhausted: str | None
     #: The client must give back slots that another one waits for: sync soon.
     hurry: bool
-    #: Seconds to leave between two syncs, at least.
+    #: Minimum number of seconds between two syncs.
     sync_seconds: float

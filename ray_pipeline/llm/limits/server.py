@@ -29,9 +29,9 @@ class LimitsServer:
         keys: limits of each API key, by label.
         max_cost_usd: dollars for the whole run; None: no limit.
         max_tokens: tokens for the whole run; None: no limit.
-        spent_usd: what the run directory's journal of responses has already cost.
+        spent_usd: cost of the responses already in the run directory's journal.
         spent_tokens: the tokens in that journal.
-        clock: seconds, never going back.
+        clock: returns monotonic time in seconds.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class LimitsServer:
         self._exhausted: str | None = None
 
     def sync(self, report: ClientReport) -> Grants:
-        """Take in what a client did and wants; returns what it may use.
+        """Process a client's report and return what it may use.
 
         Raises:
-            ValueError: the report names a key that the limits do not have.
+            ValueError: the report names an unknown key.
         """
         if unknown := report.keys.keys() - self._keys.keys():
             raise ValueError(f"no limits are known for {', '.join(sorted(unknown))}")
@@ -64,7 +64,7 @@ class LimitsServer:
         client = self._clients.setdefault(report.client, _Client())
         client.last_call = now
         if client.grants is not None and report.sequence <= client.sequence:
-            return client.grants  # a repeated call: its reply was lost
+            return client.grants  # a repeated call, because the reply was lost
         self._drop_silent(now)
         client.sequence = report.sequence
         client.silent = False
@@ -163,7 +163,7 @@ class KeyState:
             for rate, wanted, smallest in wishes
         ]
         if 0 in offers:
-            # Starts without tokens, or tokens without starts, would only keep others from both.
+            # Permits are useless without tokens and vice versa: leave both to other clients.
             offers = [None if offer is None else 0 for offer in offers]
         for (rate, _, _), offer in zip(wishes, offers, strict=True):
             if rate is not None and offer:

@@ -16,7 +16,7 @@ class SlotLease:
 
     #: Slots in the last grant.
     granted: int = 0
-    #: The most it can have in flight, until it confirms a smaller number.
+    #: Maximum number in flight, until the client confirms a smaller grant.
     held: int = 0
     in_use: int = 0
     wanted: int = 0
@@ -33,7 +33,7 @@ class Slots:
         self._leases: dict[str, SlotLease] = {}
 
     def update(self, client: str, in_use: int, waiting: int, releases: bool) -> None:
-        """Take in a client's report."""
+        """Process a client's report."""
         lease = self._leases.setdefault(client, SlotLease())
         # The client applied its last grant before it wrote this report.
         lease.held = in_use if releases else max(lease.granted, in_use)
@@ -218,7 +218,7 @@ class Reservations:
         return self._spent_before + sum(a.ceiling - a.before for a in self._accounts.values())
 
     def update(self, client: str, report: BudgetReport, releases: bool) -> None:
-        """Take in a client's report."""
+        """Process a client's report."""
         account = self._accounts.get(client)
         if account is None:
             account = self._accounts[client] = Account(before=report.spent)

@@ -1,4 +1,4 @@
-"""What a model answers to the rows' questions: a trained one at work, on any number of rows."""
+"""Answering the rows' questions with a model, such as one that another run trained."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class Cleaned:
 
 
 class TextCleaner:
-    """Cleans one text at a time. Cleaning what is clean changes nothing."""
+    """Cleans one text at a time. Cleaning a text that is already clean changes nothing."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class TextCleaner:
         self.entity_pattern = _ENTITY
 
     def clean(self, text: str) -> Cleaned:
-        """Clean one text, whatever it holds."""
+        """Clean one text, which may hold any characters."""
         cleaned = Cleaned(text)
         for _ in range(_MAX_ROUNDS):
             before = cleaned.text
@@ -158,7 +158,7 @@ class TextCleaner:
                 kept_characters.append(character)
                 continue
             category = unicodedata.category(character)
-            if category[0] == "M":  # an accent: its letter stays
+            if category[0] == "M":  # an accent is removed, its letter stays
                 continue
             if category[0] == "Z":
                 kept_characters.append(" ")
@@ -289,7 +289,7 @@ class CleanText(MapStage):
         return drop(rows, _mask(list(lost), rows.num_rows), pa.array(reasons, pa.string()))
 
     def exported(self, rows: pa.Table) -> pa.Table:
-        """The cleaned rows that go on, without the envelope but for ``row_id``."""
+        """The kept rows, without the envelope except for ``row_id``."""
         return kept(rows).select(["row_id", *data_columns(rows)])
 
 

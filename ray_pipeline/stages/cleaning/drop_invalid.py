@@ -48,10 +48,10 @@ class DropInvalid(MapStage):
     config: Config
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
-        """Mark the rows whose review columns hold one of the configured values.
+        """Drop the rows whose review columns hold one of the configured values.
 
         Raises:
-            UserError: a review column is not there, and the configuration requires it.
+            UserError: a review column is missing, and the configuration requires it.
         """
         columns = data_columns(rows)
         for column, values in self.config.marks.items():

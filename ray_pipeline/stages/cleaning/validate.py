@@ -64,11 +64,11 @@ class Validate(MapStage):
 
     @property
     def reads(self) -> Mapping[str, pa.DataType]:
-        """The columns that the job names; the configuration may name others besides."""
+        """The columns that the job names; the configuration may name further ones."""
         return dict.fromkeys(self.columns, pa.string())
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
-        """Mark the rows that are not valid; the first reason found stays."""
+        """Drop the rows that are not valid, with the first reason that applies."""
         for column in self.config.columns:
             rows = _with_decodable(rows, column)
             text = rows[column]

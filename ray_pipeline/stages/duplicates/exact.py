@@ -23,7 +23,7 @@ class ExactDuplicates(DecideStage):
     hash of content and row id, so the winner never depends on the order of rows or files.
 
     Args:
-        columns: that must all be equal.
+        columns: columns that must all be equal.
     """
 
     name = "exact-duplicates"
@@ -52,7 +52,7 @@ class ExactDuplicates(DecideStage):
         )
 
     def decide(self, keys: Tables) -> Tables:
-        """All but the best of each group are dropped."""
+        """Drop all rows of each group except the best one."""
         return keys.group(["key", "check"], _losers, order=["rank", "row_id"])
 
 
@@ -80,7 +80,7 @@ class SameText(DecideStage):
     have been dropped before.
 
     Args:
-        column: that agrees. The stage's name is ``same-COLUMN``.
+        column: column in which the rows agree. The stage's name is ``same-COLUMN``.
         pair: the two columns of a row.
         defaults: of the configuration.
     """
@@ -111,16 +111,16 @@ class SameText(DecideStage):
 
     @property
     def reads(self) -> Mapping[str, pa.DataType]:
-        """Both columns."""
+        """The two columns of a row that are compared."""
         return dict.fromkeys(self.pair, pa.string())
 
     @property
     def writes(self) -> Mapping[str, pa.DataType]:
-        """The mark."""
+        """The column with the id of the group."""
         return {self.evidence: pa.string()}
 
     def keys(self, rows: pa.Table) -> pa.Table:
-        """The key of the shared text, of the rows that have one."""
+        """The key of the shared text; rows with an empty or ignored text are left out."""
         texts = [normalised(text) for text in rows[self.column].to_pylist()]
         ignored = {"", *(normalised(text) for text in self.config.ignore)}
         rows = rows.append_column("text", pa.array(texts, pa.string()))
@@ -133,7 +133,7 @@ class SameText(DecideStage):
         )
 
     def decide(self, keys: Tables) -> Tables:
-        """Rows of groups of two and more, marked, and dropped where the configuration says so."""
+        """Mark the rows of groups of two or more; drop those that the configuration drops."""
         return keys.group(["key", "check"], self._groups, order=["rank", "row_id"])
 
     def _groups(self, groups: pa.Table) -> pa.Table:
@@ -154,7 +154,7 @@ class SameText(DecideStage):
         return table.filter(pa.array(shared))
 
     def exported(self, rows: pa.Table) -> pa.Table:
-        """The rows of groups, group by group as far as they lie in one unit."""
+        """The rows of groups, sorted by group within the unit."""
         grouped = rows.filter(pc.is_valid(rows[self.evidence]))
         columns = [self.evidence, "row_id", *self.pair, "status"]
         return grouped.select(columns).sort_by([(name, "ascending") for name in columns[:2]])

@@ -25,7 +25,7 @@ from ray_pipeline.stages.components import components
 from ray_pipeline.stages.duplicates.minhash import band_keys, jaccard, shingles
 from ray_pipeline.stages.text.keys import normalised, ranks, run_starts, text_hash
 
-#: Within a band, each row is paired with the best one and with this many that follow it.
+#: Within a band, each row is paired with the best one and with this number of following rows.
 _NEIGHBOURS = 16
 #: Pairs whose shingles are compared at once: bounds memory.
 _PAIRS_AT_ONCE = 20_000
@@ -38,7 +38,7 @@ class NearDuplicates(DecideStage):
     99.8%.
 
     Args:
-        columns: whose text is compared.
+        columns: columns whose texts are compared.
         defaults: of the configuration.
     """
 
@@ -85,8 +85,8 @@ class NearDuplicates(DecideStage):
         )
 
     config: Config
-    #: Similar pairs that are decided on in one process (about 60 bytes each); beyond, each
-    #: connected component is decided on by itself.
+    #: Maximum number of similar pairs that one process decides on (about 60 bytes each); if
+    #: there are more, each connected component is decided separately.
     pairs_in_memory = 5_000_000
 
     def __init__(self, *columns: str, **defaults: Any) -> None:
@@ -100,7 +100,7 @@ class NearDuplicates(DecideStage):
 
     @property
     def is_off(self) -> bool:
-        """It is where it is not enabled."""
+        """Whether the configuration does not enable it."""
         return not self.config.enabled
 
     def keys(self, rows: pa.Table) -> pa.Table:
@@ -122,7 +122,7 @@ class NearDuplicates(DecideStage):
         return table.filter(pc.greater(pc.list_value_length(table["shingles"]), 0))
 
     def decide(self, keys: Tables) -> Tables:
-        """All rows but those that no better, surviving row is similar to."""
+        """Drop each row that is similar to a better row that is kept."""
         keys = keys.saved()
         candidates = keys.map(self._bands).group(
             ["band"], _candidates, order=["rank", REF], fan_out=self.config.bands
@@ -138,7 +138,7 @@ class NearDuplicates(DecideStage):
         return similar.group(["component"], _drop_worse, order=["better_rank", "better", "worse"])
 
     def _bands(self, keys: pa.Table) -> pa.Table:
-        """A row for each band of each text."""
+        """One row per band of each text."""
         bands = self.config.bands
         lists = keys["shingles"].combine_chunks()
         hashes = band_keys(lists, bands, self.config.band_rows, self.settings.seed)
@@ -148,7 +148,7 @@ class NearDuplicates(DecideStage):
         return pa.table({"band": band, **again})
 
     def _similar_enough(self, pairs: pa.Table, worse: pa.Table) -> pa.Table:
-        """The candidates that are similar, verified on the texts' shingles."""
+        """The candidates whose shingles are similar enough."""
         at = pc.index_in(pairs["worse"], worse[REF].combine_chunks()).combine_chunks()
         found = [
             jaccard(
@@ -191,7 +191,7 @@ def _distinct(better: npt.NDArray[Any], worse: npt.NDArray[Any]) -> pa.Table:
 
 
 def _with_better(pairs: pa.Table, better: pa.Table) -> pa.Table:
-    """Distinct candidates, with what is known of the better row."""
+    """Distinct candidates, with the data of the better row."""
     pairs = _distinct(pairs["better"].to_numpy(), pairs["worse"].to_numpy())
     rows = better.take(pc.index_in(pairs["better"], better[REF].combine_chunks()))
     return pa.table(

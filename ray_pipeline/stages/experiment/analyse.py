@@ -1,4 +1,4 @@
-"""The answer of the experiment: is less, better data enough?"""
+"""Analysis of the experiment: can fewer rows of higher quality replace more rows?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
 from ray_pipeline.stages.training.tokenise import Tokenise
 
-#: A row a cell, a row a subset, and everything; relative to the run directory.
+#: One row per cell, one row per subset, and all results; relative to the run directory.
 RESULTS, SUMMARY = "experiment/results.csv", "experiment/summary.csv"
 ANALYSIS = "experiment/analysis.json"
 _OF_CELL = ("cell", "subset", "of", "control", "mode", "seed", "learning_rate", "rows", "tokens")
@@ -74,13 +74,13 @@ class AnalyseTradeoff(ArtifactStage):
 
     @property
     def makes(self) -> Sequence[str]:
-        """Tables, analysis and figures."""
+        """The tables, the analysis and the figures."""
         from ray_pipeline.evaluate.experiment.figures import FIGURES
 
         return (RESULTS, SUMMARY, ANALYSIS, *FIGURES)
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
-        """Analyse the records that lie in the run."""
+        """Analyse the training records in the run directory."""
         from ray_pipeline.evaluate.experiment.figures import write_figures
 
         storage, config = place.storage, self.config

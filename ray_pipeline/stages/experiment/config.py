@@ -145,7 +145,7 @@ class TrainSubsetsConfig(TrialWorkersConfig):
         return values
 
     def settings_of(self, subset: str, rows: int) -> SubsetSettings:
-        """A subset's settings: as configured, else those of the original experiment."""
+        """A subset's settings: as configured, with defaults from the original experiment."""
 
         def ratio(original: tuple[int, int, float]) -> float:
             return max(original[0] / rows, rows / original[0])
@@ -169,7 +169,7 @@ class TrainSubsetsConfig(TrialWorkersConfig):
         """Tokens of a cell of the mode ``tokens``.
 
         Args:
-            parts: rows and tokens of subsets and controls by name.
+            parts: number of rows and tokens of each subset and control, by name.
         """
         if self.budget_tokens is not None:
             return self.budget_tokens

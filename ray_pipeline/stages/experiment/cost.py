@@ -1,4 +1,4 @@
-"""What trainings cost, before they are run."""
+"""Estimates the cost of trainings before they run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """The compute of some trainings of one model.
+    """The computation that a number of trainings of one model takes.
 
     Attributes:
-        number: of trainings.
-        parameters: of the model.
-        tokens: that all of them see.
-        flops_per_second: of one GPU in training; None: not known.
+        number: number of trainings.
+        parameters: number of parameters of the model.
+        tokens: number of tokens that all trainings process together.
+        flops_per_second: FLOP/s that one GPU achieves in training; None: not known.
     """
 
     number: int
@@ -28,7 +28,7 @@ class TrainingCost:
 
     @property
     def flops(self) -> float:
-        """6 a parameter and token: forward and backward (Kaplan et al. 2020, section 2.1).
+        """6 FLOPs per parameter and token, forward and backward (Kaplan et al. 2020, section 2.1).
 
         Without attention over long texts, evaluation, and the third more that gradient
         checkpointing computes again.
@@ -37,11 +37,11 @@ class TrainingCost:
 
     @property
     def gpu_hours(self) -> float | None:
-        """Hours of one GPU, where its speed is known."""
+        """Hours on one GPU; None if its speed is not known."""
         return None if self.flops_per_second is None else self.flops / self.flops_per_second / 3600
 
     def __str__(self) -> str:
-        """For a line of news, and for a plan."""
+        """One line for progress output and for the plan."""
         flops = (
             f"{self.flops:.2g} FLOPs (6 · {self.parameters:,} parameters · {self.tokens:,} tokens)"
         )
@@ -52,14 +52,14 @@ class TrainingCost:
 
 
 def subset_rows(config: Any, rows: pa.Table, scale: float) -> Mapping[str, int]:
-    """About how many rows the subsets of a configuration will have.
+    """Estimate the number of rows of each configured subset.
 
     Args:
-        config: of the stage that selects them.
+        config: configuration of the stage that selects the subsets.
         rows: a sample of all rows.
-        scale: rows that each of the sample stands for.
+        scale: number of rows that each row of the sample represents.
 
-    Returns: by name; subsets about which a sample tells nothing are left out.
+    Returns: rows by subset name; without subsets whose size cannot be estimated from a sample.
     """
     if "split" in rows.column_names:
         rows = rows.filter(pc.equal(rows["split"], "train"))

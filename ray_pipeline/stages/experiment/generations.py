@@ -1,4 +1,4 @@
-"""What the models of an experiment write: several completions of each of some test instructions."""
+"""Completions by the models of an experiment: several per instruction, with quality measures."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class _Prompts:
-    """The instructions, in the order of the source."""
+    """The instructions to complete, in the order of the source."""
 
     row_ids: list[str]
     instructions: list[str]
@@ -102,16 +102,16 @@ class SubsetGenerations(ArtifactStage):
 
     @property
     def models(self) -> Mapping[str, str]:
-        """The one that reads, where there is one."""
+        """The reference model, if one is configured."""
         name = self.config.reference_model
         return {} if name is None else {"reference_model": name}
 
     def check(self) -> None:
-        """See that the GPU that is asked for is there."""
+        """Check that this machine has a GPU if the configuration requires one."""
         check_gpu(self.config.gpu)
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
-        """Let each model complete the instructions, unless an earlier attempt did, and measure."""
+        """Complete the instructions with each model and measure; reuses earlier attempts."""
         prompts = self._prompts(rows)
         cells = with_models(read_cells(place.storage))
         if not cells:
@@ -134,7 +134,7 @@ class SubsetGenerations(ArtifactStage):
                 "there are no test rows to take instructions from: raise stages.split.test"
             )
         ids, config = table["row_id"].to_pylist(), self.config
-        # The rows that give word pairs are others than those whose references are measured by them.
+        # Word pairs come from other rows than those whose references are measured.
         drawn = chosen(ids, config.prompts, self.settings.seed)
         more = set(chosen(ids, config.prompts + _KNOWN, self.settings.seed)) - set(drawn)
         asked, others = table.take(drawn), table.take(sorted(more))
@@ -162,7 +162,7 @@ class SubsetGenerations(ArtifactStage):
         return lines, _figures(cell, prompts, families, lines)
 
     def _completions(self, cell: Cell, prompts: _Prompts, place: Workplace) -> dict[str, Any]:
-        """What `_made` gives, from storage where an earlier attempt left it."""
+        """The result of `_made`, from storage if an earlier attempt left it there."""
         path = f"{place.folder}/{cell.name}.json"
         raw = place.storage.read_bytes(path)
         if raw is None:
@@ -199,13 +199,13 @@ class SubsetGenerations(ArtifactStage):
         return {
             "completions": [asdict(one) for one in made],
             "nats": nats,
-            # No model can write more, so none is blamed for less.
+            # Cut to the length that models may write, so that lengths are comparable.
             "references": [min(length, config.max_tokens) for length in lengths],
         }
 
     @cached_property
     def _reader(self) -> ReferenceModel | None:
-        """Loaded when the first completions are there to be read."""
+        """The reference model, loaded when the first completions are measured."""
         if self.config.reference_model is None:
             return None
         import torch
@@ -236,7 +236,7 @@ def with_models(cells: Sequence[Cell]) -> list[Cell]:
 def _lines(
     cell: Cell, prompts: _Prompts, row: int, family: Sequence[Generated], reference: int
 ) -> list[dict[str, Any]]:
-    """A line for each completion of an instruction."""
+    """One line of the CSV file per completion of an instruction."""
     texts = [one.text for one in family]
     of_all = dict(zip(OF_ALL, _of_all(texts), strict=True))
     instruction = prompts.instructions[row]
@@ -281,7 +281,7 @@ def _figures(
             if line[name] is not None:
                 by_row.setdefault(line["row_id"], []).append(line[name])
         means = [math.fsum(values) / len(values) for values in by_row.values()]
-        # The interval is cut to where a measure can lie.
+        # The interval is clipped to the measure's range.
         within = estimate(means).mapped(lambda x: min(1.0, max(0.0, x))) if means else None
         figures[name] = None if within is None else within.to_json()
     turned = [*prompts.instructions[1:], *prompts.instructions[:1]]
@@ -302,7 +302,7 @@ def _figures(
 
 
 def _of_references(prompts: _Prompts) -> dict[str, float | None]:
-    """What the references themselves get: where a measure's scale ends for a person."""
+    """Measures of the reference responses: the values that human-written text reaches."""
     both = zip(prompts.instructions, prompts.references, strict=True)
     followed = [f for a, b in both if (f := metrics.follows(a, b)) is not None]
     return {

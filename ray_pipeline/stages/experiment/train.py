@@ -53,7 +53,7 @@ class TrainSubsets(ArtifactStage):
 
     @property
     def text(self) -> TextConfig:
-        """How rows became tokens."""
+        """The configuration with which the rows were tokenised."""
         return self.stage_of(Tokenise).config.text
 
     @property
@@ -67,13 +67,13 @@ class TrainSubsets(ArtifactStage):
 
     @property
     def names(self) -> list[str]:
-        """Names of all that is trained on, a control behind its subset."""
+        """Names of all subsets and controls, each control after its subset."""
         if not self._selection.controls:
             return self.subsets
         return [name for one in self.subsets for name in (one, one + CONTROL)]
 
     def check(self) -> None:
-        """See that model, batches, held-out rows and the names of the settings fit."""
+        """Check the model's size, the batches, the held-out rows and the names in settings."""
         longest, config = self.text.max_tokens, self.config
         where = f"stages.{self.stage_of(Tokenise).name}.text.max_tokens"
         if longest > config.model.n_positions:
@@ -101,12 +101,12 @@ class TrainSubsets(ArtifactStage):
                 )
 
     def resources(self) -> Resources:
-        """One cell must fit; more are trained where there is room."""
+        """The resources of one cell; more cells are trained at the same time if they fit."""
         config = self.config
         return config.workers.resources() if config.workers.number > 1 else config.resources()
 
     def estimate(self, rows: pa.Table, scale: float) -> str | None:
-        """What the trainings cost, of a sample of the rows, each of which stands for ``scale``."""
+        """Estimate the cost of the trainings from a sample with ``scale`` rows per sampled row."""
         sizes = subset_rows(self._selection, rows, scale)
         mean = _mean_tokens(rows)
         if not sizes or not mean:
@@ -119,7 +119,7 @@ class TrainSubsets(ArtifactStage):
         return str(self._cost(parts))
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
-        """Train the cells that have no record yet."""
+        """Train all cells without a stored record."""
         census = take_census(rows, self.names)
         self._check_rows(census)
         cells = self.cells(census, rows, place)
@@ -132,7 +132,7 @@ class TrainSubsets(ArtifactStage):
         return _figures(records, census)
 
     def outcome(self, place: Workplace) -> Any:
-        """Losses and times: a second training need not repeat them to the last digit."""
+        """Losses and times, which a second training may not reproduce exactly."""
         return orjson.loads(place.storage.read_bytes(INDEX) or b"null")
 
     def cells(self, census: Census, rows: StoredRows, place: Workplace) -> list[CellTraining]:
@@ -156,7 +156,7 @@ class TrainSubsets(ArtifactStage):
         ]
 
     def _length(self, plan: CellPlan, budget: int) -> tuple[int, int]:
-        """Epochs of a cell's training (the last one may be cut short), and tokens that it sees."""
+        """Epochs of a cell's training (the last may be partial), and the tokens it processes."""
         if plan.mode == "tokens":
             return -(-budget // plan.tokens), budget
         epochs = self.config.settings_of(plan.of, plan.rows).epochs or 1
@@ -205,11 +205,11 @@ class TrainSubsets(ArtifactStage):
 
     @property
     def _tokenizer(self) -> str:
-        """Folder or hub id of the tokenizer that the rows' tokens are of."""
+        """Folder or hub id of the tokenizer with which the rows were tokenised."""
         return self.stage_of(Tokenise).tokenizer
 
     def _identity(self, census: Census, part: PartOfRows) -> list[Any]:
-        """What cells depend on besides their own configuration."""
+        """Identity of everything that cells depend on besides their own configuration."""
         rows = [part.digest, census.validation.digest, census.test.digest]
         tokenizer = self.stage_of(Tokenise).revision("model")
         return [self.version, *rows, tokenizer, self.text.identity()]
@@ -264,7 +264,7 @@ _INDEXED = (
 
 
 def _mean_tokens(rows: pa.Table) -> float:
-    """Tokens of a row, in a sample; 0 where it has none yet."""
+    """Mean tokens per row in a sample; 0 if its rows are not tokenised yet."""
     return pc.mean(pc.list_value_length(rows["input_ids"])).as_py() or 0.0
 
 

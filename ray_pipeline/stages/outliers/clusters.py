@@ -1,4 +1,4 @@
-"""How far each row lies from what the other rows are about: HDBSCAN on the embeddings.
+"""Outlier scores of rows by meaning: HDBSCAN and GLOSH on the embeddings.
 
 Campello, Moulavi and Sander, "Density-Based Clustering Based on Hierarchical Density Estimates"
 (2013), and their outlier score GLOSH (2015): 0 for the core of a cluster, towards 1 for a row whose
@@ -9,8 +9,8 @@ into parts of similar rows (k-means on their principal components), and each par
 itself, in all dimensions: the cost then grows with the rows. `benchmarks/outliers.py` measures how
 far the two agree; fewer dimensions agree far less.
 
-A part is mostly about one thing, and so may be one cluster; without that, HDBSCAN splits what
-belongs together and calls most of a part outside of clusters.
+A part is mostly about one topic, so HDBSCAN may return it as a single cluster; otherwise it splits
+related rows and puts most of a part outside of all clusters.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ray_pipeline.stage import DecideStage, StageConfig
 from ray_pipeline.stages.embed import EMBEDDING, vectors_of
 from ray_pipeline.stages.text.keys import text_hash
 
-#: Dimensions in which rows are near enough to the same centre.
+#: Dimensions in which rows are assigned to their nearest centre.
 _PART_DIMENSIONS = 32
 
 
@@ -49,7 +49,7 @@ class OutlierClusters(DecideStage):
         "outlier_cluster": pa.int64(),
         "outlier_score": pa.float32(),
     }
-    #: Kilobytes a row, which the stages after this one would carry along and copy.
+    #: Takes kilobytes per row, which later stages would otherwise copy.
     removes = ("embedding",)
     uses_seed = True
 
@@ -87,7 +87,7 @@ class OutlierClusters(DecideStage):
     config: Config
 
     def keys(self, rows: pa.Table) -> pa.Table:
-        """The usable embeddings, and an order of rows that depends on neither place nor unit."""
+        """The usable embeddings, and a sort key that does not depend on position or unit."""
         order = [text_hash([row_id]) for row_id in rows["row_id"].to_pylist()]
         table = pa.table(
             {REF: rows[REF], "order": pa.array(order, pa.uint64()), "embedding": rows["embedding"]}
@@ -96,7 +96,7 @@ class OutlierClusters(DecideStage):
         return table.filter(pa.array(np.isfinite(vectors_of(table["embedding"])).all(axis=1)))
 
     def decide(self, keys: Tables) -> Tables:
-        """Clusters and scores of all rows that have an embedding."""
+        """Compute the cluster and the score of all rows that have an embedding."""
         keys = keys.saved()
         rows = keys.num_rows
         if rows <= self.config.exact_rows:
@@ -130,7 +130,7 @@ class OutlierClusters(DecideStage):
             labels, score[mine] = _cluster(
                 vectors[mine], self.config.min_cluster_size, self.config.min_samples
             )
-            # A cluster's number holds its part's, so that numbers do not meet.
+            # A cluster's number includes its part's number, so that it is unique.
             cluster[mine] = np.where(labels < 0, -1, (number << 20) + labels)
         nothing = pa.nulls(len(part), pa.string())
         return pa.table(
@@ -151,7 +151,7 @@ def _with_part(table: pa.Table, part: npt.NDArray[Any]) -> pa.Table:
 def _cluster(
     vectors: Vectors, min_cluster_size: int, min_samples: int | None
 ) -> tuple[npt.NDArray[np.int64], Vectors]:
-    """HDBSCAN's labels and GLOSH scores, of at least twice ``min_cluster_size`` vectors."""
+    """HDBSCAN's labels and GLOSH scores of vectors, at least twice ``min_cluster_size``."""
     import hdbscan
 
     if (vectors == vectors[0]).all():
@@ -160,7 +160,7 @@ def _cluster(
         min_cluster_size=min_cluster_size,
         min_samples=min_samples,
         allow_single_cluster=True,
-        core_dist_n_jobs=1,  # the parts are what runs side by side
+        core_dist_n_jobs=1,  # parallelism comes from clustering parts at the same time
     )
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         # Equal vectors have no distance: 0/0 in the scores, which are then 0.

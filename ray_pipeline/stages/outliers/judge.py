@@ -1,4 +1,4 @@
-"""The verdict on rows of another kind: rules and clusters name candidates, a model judges them."""
+"""Dropping outliers: rules and clusters find candidates, and a language model judges them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray_pipeline.stage import AskStage, AskStageConfig, Drop, Expand, Row
 
 
 class Outliers(AskStage):
-    """Drops rows that are of another kind than the rest.
+    """Drops rows that are not of the same kind as the others.
 
     A row is suspect if it breaks a rule (``outlier_rule``), or if it lies outside every cluster
     with a score above the threshold. The model has the last word on suspects. The evidence is
@@ -75,7 +75,7 @@ class Outliers(AskStage):
     variables = ("question", "answer")
 
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
-        """Judge the row, where it needs a judge."""
+        """Judge the row, unless it is clear without asking the model."""
         suspicion = self._suspicion(row)
         trusted = row["outlier_rule"] in self.config.trusted_rules
         if suspicion and (trusted or self.config.judge == "never"):
@@ -92,7 +92,7 @@ class Outliers(AskStage):
         return judged
 
     def _suspicion(self, row: Row) -> str | None:
-        """Why the row is suspect; None: it is not."""
+        """The reason why the row is suspect; None if it is not."""
         if row["outlier_rule"]:
             return f"outlier:rule: {row['outlier_rule']}"
         score = row["outlier_score"]
@@ -101,5 +101,5 @@ class Outliers(AskStage):
         return None
 
     def exports(self) -> Mapping[str, Callable[[pa.Table], pa.Table]]:
-        """What was dropped, and what stays."""
+        """The dropped rows, and the kept rows in ``SOAP_QA.csv``."""
         return {**super().exports(), "SOAP_QA.csv": kept}

@@ -1,4 +1,4 @@
-"""Rows that a rule knows to be of another kind: course talk, code, filler, another language."""
+"""Rules that recognise outliers: references to a course, code, filler text, other languages."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class OutlierRules(MapStage):
         return set_column(rows, "outlier_rule", pa.array(broken, pa.string()))
 
     def _broken(self, question: str, answer: str) -> str | None:
-        # A long text shows what it is at its beginning; patterns on megabytes take minutes.
+        # The beginning of a long text is enough; matching megabytes takes minutes.
         text = f"{question[:2_000]}\n{answer[:2_000]}"
         for name, pattern in self._compiled.items():
             if pattern.search(text):
@@ -120,5 +120,5 @@ class OutlierRules(MapStage):
         return _identifier()
 
     def __getstate__(self) -> dict[str, Any]:
-        # The language model is loaded where it is used, not sent along.
+        # The language identifier is loaded in each worker instead of being pickled.
         return {k: v for k, v in self.__dict__.items() if k not in ("_language", "_compiled")}

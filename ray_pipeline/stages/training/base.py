@@ -1,4 +1,4 @@
-"""What the stages that train a causal language model have in common."""
+"""Base of the stages that train a causal language model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TrainingStage(ArtifactStage):
 
     @property
     def needs_stages(self) -> tuple[type[Stage], ...]:
-        """The rows as tokens."""
+        """The stage that tokenises the rows."""
         return (Tokenise,)
 
     @property
@@ -51,20 +51,20 @@ class TrainingStage(ArtifactStage):
 
     @property
     def text(self) -> TextConfig:
-        """How rows became tokens."""
+        """The configuration with which the rows were tokenised."""
         return self.stage_of(Tokenise).config.text
 
     @property
     def tokenizer(self) -> str:
-        """Folder or hub id of the tokenizer that the rows' tokens are of."""
+        """Folder or hub id of the tokenizer with which the rows were tokenised."""
         return self.stage_of(Tokenise).tokenizer
 
     @abstractmethod
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
-        """The training."""
+        """The training job that `make` runs."""
 
     def resources(self) -> Resources | None:
-        """Those of Ray Train's workers; None where the run's own process trains."""
+        """Resources of Ray Train's workers; None if the training runs in the run's own process."""
         config = self.training.workers
         return None if config.in_process else config.resources()
 
@@ -76,10 +76,10 @@ class TrainingStage(ArtifactStage):
 
 
 def same_tokenizer(folders: Sequence[str]) -> None:
-    """See that models have one tokenizer.
+    """Check that all models have the same tokenizer.
 
     Raises:
-        UserError: they have different ones, so that one's tokens mean nothing to the other.
+        UserError: the tokenizers differ, so token ids of one model are meaningless to another.
     """
     tokenizers = {folder: load_tokenizer(folder) for folder in folders}
     if len({tokenizer_hash(tokenizer) for tokenizer in tokenizers.values()}) > 1:

@@ -27,10 +27,10 @@ class ParameterSearch:
     """
 
     def best_parameters(self, run: Storage) -> Parameters | None:
-        """The best ones; None where it does not search.
+        """The best parameters; None if the search is off.
 
         Raises:
-            RunError: they are not there.
+            RunError: the search has left no result.
         """
         raise NotImplementedError
 
@@ -65,7 +65,7 @@ class Distil(TrainingStage):
 
         @property
         def parameters(self) -> Parameters:
-            """What a search varies, as configured."""
+            """The configured values of the parameters that a search varies."""
             return Parameters(
                 alpha=self.alpha,
                 beta=self.beta,
@@ -77,24 +77,24 @@ class Distil(TrainingStage):
 
     @property
     def needs_stages(self) -> tuple[type[Stage], ...]:
-        """Rows as tokens, the teacher, and what it said where that is stored."""
+        """The stages for the tokens, the teacher and, if cached, its log-probabilities."""
         cached = self.config.teacher == "cached"
         return (Tokenise, TrainTeacher, *((TeacherLogProbs,) if cached else ()))
 
     @property
     def models(self) -> Mapping[str, str]:
-        """The student, where it is another model."""
+        """The student, if it is a separate model."""
         name = self.config.student.model
         return {"student.model": name} if name is not None else {}
 
     @property
     def source(self) -> ModelSource:
-        """What is trained: the student made of the run's teacher."""
+        """The model to train: the student made from the run's teacher."""
         student = self.config.student
         return ModelSource("teacher", of_run=True, student=student, student_base=self._other())
 
     def check(self) -> None:
-        """See that α and β make an objective, and that a model named as student fits the rows."""
+        """Check that α and β are not both 0, and that the student fits the tokenised rows."""
         self.config.parameters.objective  # noqa: B018 it raises
         if self.config.teacher == "cached" and self.stage_of(TeacherLogProbs).config.k == 0:
             raise UserError(
@@ -107,21 +107,21 @@ class Distil(TrainingStage):
         return self.model("student.model") if self.config.student.model else None
 
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
-        """The student under its teacher."""
+        """The training of the student with its teacher."""
         return self.job_with(self.chosen_parameters(place.storage), rows, place)
 
     def chosen_parameters(self, run: Storage) -> Parameters:
-        """The best ones that the run's search found, where it has searched; else as configured.
+        """The best parameters of the run's search; as configured if it has not searched.
 
         Raises:
-            RunError: it has searched, and its result is not there.
+            RunError: the search has run, but its result is missing.
         """
         search = self.find_stage(ParameterSearch)
         found = None if search is None else search.best_parameters(run)
         return found or self.config.parameters
 
     def job_with(self, parameters: Parameters, rows: StoredRows, place: Workplace) -> TrainingJob:
-        """The same with other parameters."""
+        """The training of the student with the given parameters."""
         return TrainingJob(
             rows=rows,
             storage=place.storage,
@@ -150,16 +150,16 @@ class TrainAlone(TrainingStage):
 
     @property
     def needs_stages(self) -> tuple[type[Stage], ...]:
-        """The rows as tokens, and the stage whose student it trains."""
+        """The stage that tokenises the rows, and the stage whose student it trains."""
         return (Tokenise, Distil)
 
     @property
     def training(self) -> Distil.Config:
-        """That of `Distil`."""
+        """The training configuration of `Distil`."""
         return self.stage_of(Distil).config
 
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
-        """The student's cross-entropy on answers."""
+        """The training of the student with cross-entropy on answers."""
         distil, config = self.stage_of(Distil), self.training
         parameters = distil.chosen_parameters(place.storage)
         return TrainingJob(

@@ -1,4 +1,4 @@
-"""What the run's models answer to the rows that were kept aside to test, and how well."""
+"""Evaluation of the run's models on the test split: their answers and metrics."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from ray_pipeline.train.job import ModelSource
 
 #: The file of all answers, relative to the run directory.
 RESULTS = "exports/validation_results.csv"
-#: The student as it is before its training.
+#: The untrained student.
 BEFORE = "student-before"
 
 
 @dataclass(frozen=True)
 class _TestRows:
-    """The rows to test on: tokens of all, and those that are asked, in the order of the source."""
+    """The test rows: tokens of all, and the rows to answer, in the order of the source."""
 
     tokens: TokenRows
     row_ids: list[str]
@@ -49,14 +49,14 @@ class _TestRows:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model that is measured."""
+    """A model that is evaluated."""
 
     name: str
     source: ModelSource
 
     @property
     def is_saved(self) -> bool:
-        """Whether the run keeps it; the untrained student is made anew instead."""
+        """Whether it is stored in the run; the untrained student is created again instead."""
         return self.source.student is None
 
 
@@ -103,7 +103,7 @@ class Evaluate(ArtifactStage):
     config: Config
 
     def check(self) -> None:
-        """See that there will be rows, and that the GPU that is asked for is there."""
+        """Check that there is a test split, and that this machine has a GPU if one is required."""
         split = self.find_stage(Split)
         if split is not None and split.config.test == 0:
             raise UserError(
@@ -112,7 +112,7 @@ class Evaluate(ArtifactStage):
         check_gpu(self.config.gpu)
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
-        """Measure the models that were not measured yet, and write all answers."""
+        """Evaluate the models that have no stored results, and write all answers."""
         test = self._test_rows(rows)
         measured = {
             subject.name: self._figures(subject, test, place) for subject in self._subjects()
@@ -154,7 +154,7 @@ class Evaluate(ArtifactStage):
             yield _Subject("student-alone", ModelSource("student-alone", of_run=True))
 
     def _figures(self, subject: _Subject, test: _TestRows, place: Workplace) -> ModelFigures:
-        """What was measured on a model, by this attempt or an earlier one."""
+        """The metrics of a model, measured now or by an earlier attempt."""
         path = f"{place.folder}/{subject.name}.json"
         if (raw := place.storage.read_bytes(path)) is not None:
             return ModelFigures.from_json(raw)
@@ -185,7 +185,7 @@ class Evaluate(ArtifactStage):
         return ModelFigures(found.answers, {**found.figures, **disk})
 
     def _student_seed(self) -> int:
-        """The seed with which `Distil` makes its student, so that this one begins as that did."""
+        """The seed with which `Distil` initialises its student, to get the same initial weights."""
         distil = self.find_stage(Distil)
         return 0 if distil is None else distil.config.loop.seed
 
@@ -200,7 +200,7 @@ def chosen(row_ids: Sequence[str], number: int, seed: int) -> list[int]:
 
 
 def _write(storage: Storage, test: _TestRows, answers: Mapping[str, list[str]]) -> None:
-    """Write one line a row, with each model's answer and its scores."""
+    """Write one line per row, with each model's answer and its scores."""
     columns: dict[str, Any] = {
         "row_id": test.row_ids,
         "question": test.questions,

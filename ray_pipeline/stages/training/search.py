@@ -1,4 +1,4 @@
-"""A search for better hyper-parameters of the distillation than the configured ones."""
+"""Hyper-parameter search for the distillation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TRIALS, TABLE, BEST_CONFIG = "search/trials.jsonl", "search/trials.csv", "search
 
 
 class TrialLoopConfig(Section):
-    """What differs in a trial's training loop; null: as in ``stages.distil.loop``."""
+    """Overrides of the training loop in trials; null: as in ``stages.distil.loop``."""
 
     epochs: int | None = Field(
         None, ge=1, description="number of epochs of a trial; null: as in distil.loop"
@@ -85,33 +85,33 @@ class Search(TrainingStage, ParameterSearch):
 
     @property
     def needs_stages(self) -> tuple[type[Stage], ...]:
-        """Those of `Distil`, whose trainings it runs."""
+        """The stages that `Distil` needs, because trials are trainings of `Distil`."""
         return self.stage_of(Distil).needs_stages if self.config.trials else ()
 
     @property
     def makes(self) -> Sequence[str]:
-        """The best parameters, alone and as a configuration, and the table of all trials."""
+        """The best parameters, a configuration with them, and the table of all trials."""
         return (BEST, BEST_CONFIG, TABLE) if self.config.trials else ()
 
     @cached_property
     def distil(self) -> Distil:
-        """The stage whose parameters are sought."""
+        """The stage whose parameters are optimised."""
         distil = self.stage_of(Distil)
         return distil.bound(distil.config, _with_models(self.settings, distil))
 
     @property
     def training(self) -> Distil.Config:
-        """That of `Distil`."""
+        """The training configuration of `Distil`."""
         return self.distil.config
 
     def identity(self) -> dict[str, Any]:
-        """Its own, and that of `Distil`, which stands behind it."""
+        """Its own identity and that of `Distil`, which comes later in the job."""
         if self.config.trials == 0:
             return {"config": {"trials": 0}}
         return {**super().identity(), "distil": self.distil.identity()}
 
     def check(self) -> None:
-        """See that the configured parameters, which are tried first, lie within the ranges."""
+        """Check that the configured parameters, which are tried first, are in the search space."""
         if self.config.trials == 0:
             return
         self.distil.check()
@@ -130,16 +130,18 @@ class Search(TrainingStage, ParameterSearch):
             )
 
     def resources(self) -> Resources | None:
-        """One trial must fit; more run where there is room."""
+        """The resources of one trial; more trials run at the same time if they fit."""
         return self.config.resources() if self.config.trials else None
 
     def best_parameters(self, run: Storage) -> Parameters | None:
-        """Those of the best trial."""
+        """The parameters of the best trial."""
         return get_best(run) if self.config.trials else None
 
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
-        """The training that all trials share."""
-        beta = self.config.space.beta.high  # above 0: with a teacher, for the trials that need it
+        """The training that every trial runs with other parameters."""
+        beta = (
+            self.config.space.beta.high
+        )  # above 0: the teacher is loaded, because some trials need it
         changed = self.config.loop.model_dump(exclude_none=True)
         return replace(
             self.distil.job_with(self.training.parameters, rows, place),
@@ -149,7 +151,7 @@ class Search(TrainingStage, ParameterSearch):
         )
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
-        """Search, and leave the best parameters for `Distil`."""
+        """Run the search and store the best parameters for `Distil`."""
         if self.config.trials == 0:
             return {}
         records = self._search(rows, place)
@@ -165,7 +167,7 @@ class Search(TrainingStage, ParameterSearch):
         return _figures(records, chosen)
 
     def outcome(self, place: Workplace) -> Any:
-        """The best parameters: a second search need not find the same."""
+        """The best parameters, because a second search may find others."""
         return get_best(place.storage).model_dump() if self.config.trials else None
 
     def _search(self, rows: StoredRows, place: Workplace) -> list[TrialRecord]:
@@ -180,7 +182,7 @@ class Search(TrainingStage, ParameterSearch):
             first=self.training.parameters,
             seed=self.settings.seed,
             pruning=config.pruning,
-            # Not the number of trials: raising it goes on with those that there are.
+            # Without the number of trials: raising it continues the existing search.
             identity=[self.version, config.loop.model_dump(), self.distil.identity(), teacher],
         )
         workers = config.trial_workers(self.name)
@@ -218,7 +220,7 @@ def _with_models(settings: Settings, distil: Distil) -> Settings:
 
 
 def _table(records: Sequence[TrialRecord]) -> bytes:
-    """All trials as CSV, the best one first."""
+    """All trials as CSV, best first."""
     text = io.StringIO()
     names = list(records[0].parameters.model_dump())
     writer = csv.writer(text)

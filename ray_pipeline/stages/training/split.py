@@ -57,17 +57,17 @@ class Split(MapStage):
 
     @property
     def reads(self) -> Mapping[str, pa.DataType]:
-        """The columns by whose texts it is drawn."""
+        """The columns whose texts determine the split."""
         return dict.fromkeys(self._texts, pa.string())
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
-        """Choose a side for every row."""
+        """Assign every row to a split."""
         sides = [self._side(root) for root in self._roots(rows)]
         counts.update(sides)
         return set_column(rows, "split", pa.array(sides, pa.string()))
 
     def _roots(self, rows: pa.Table) -> Iterable[str]:
-        """What draws each row's side: rows with one root are on one side."""
+        """The text that determines each row's split; rows with equal texts get the same split."""
         if self._texts:
             columns = [rows[name].to_pylist() for name in self._texts]
             return ["\x1f".join(map(normalised, texts)) for texts in zip(*columns, strict=True)]

@@ -1,4 +1,4 @@
-"""Fine-tuning of the teacher on the run's own rows: without it, it teaches less."""
+"""Fine-tuning of the teacher on the run's own rows, before the student learns from it."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class TrainTeacher(TrainingStage):
 
     @property
     def models(self) -> Mapping[str, str]:
-        """The model to start from."""
+        """The model to fine-tune."""
         return {"model": self.config.model}
 
     def check(self) -> None:
-        """See that the model is one, and that its tokenizer is that of the rows."""
+        """Check that the model can be loaded and has the tokenizer of the rows."""
         if self.config.method == "lora":
             self.config.adapter.check()
             if self.config.adapter.four_bit and self.config.workers.sharded:
@@ -55,7 +55,7 @@ class TrainTeacher(TrainingStage):
         same_tokenizer([self.tokenizer, self.model("model")])
 
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
-        """Cross-entropy on answers."""
+        """The fine-tuning of the teacher with cross-entropy on answers."""
         adapter = self.config.adapter if self.config.method == "lora" else None
         return TrainingJob(
             rows=rows,
@@ -69,7 +69,7 @@ class TrainTeacher(TrainingStage):
         )
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
-        """Train it, or take it as it is."""
+        """Fine-tune the teacher, or copy it unchanged."""
         if self.config.method != "none":
             return super().make(rows, place)
         folder = self.model("model")

@@ -1,4 +1,4 @@
-"""What the teacher says about every answer token, stored once: training never loads the teacher."""
+"""The teacher's log-probabilities, stored once so that training need not load the teacher."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class TeacherLogProbs(ModelStage):
         )
 
         def identity(self) -> dict[str, Any]:
-            """Without the arguments of vLLM that change only its speed."""
+            """The configuration without vLLM arguments that change only the speed."""
             data = super().identity()
             if arguments := changing(data.pop("engine_args", {})):
                 data["engine_args"] = arguments
@@ -118,7 +118,7 @@ class TeacherLogProbs(ModelStage):
         return CacheWriter(load(folder).to(device), self._info, config.precision)
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
-        """Ask the teacher about the rows that are trained on."""
+        """Compute log-probabilities for the rows of the training split."""
         from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 
         wanted = pc.equal(rows["split"], "train")

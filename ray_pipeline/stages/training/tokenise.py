@@ -1,4 +1,4 @@
-"""Rows to token ids with a mask of the answer: computed once, for every training."""
+"""Tokenisation of rows, with a mask of the answer tokens; done once for all trainings."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Tokenise(ModelStage):
     prompt leaves no room for the answer. Truncated answers are counted.
 
     Args:
-        question: column of what is asked.
-        answer: column of what is to be learnt.
+        question: column with the question.
+        answer: column with the answer.
         defaults: of the configuration.
     """
 
@@ -59,12 +59,12 @@ class Tokenise(ModelStage):
 
     @property
     def tokenizer(self) -> str:
-        """Folder or hub id of the tokenizer that the rows' tokens are of."""
+        """Folder or hub id of the tokenizer."""
         return self.model("model")
 
     @property
     def models(self) -> Mapping[str, str]:
-        """The tokenizer's model."""
+        """The model whose tokenizer is used."""
         return {"model": self.config.model}
 
     def load(self) -> None:

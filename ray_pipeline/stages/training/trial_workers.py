@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TrialWorkersConfig(StageConfig):
-    """What each of the trainings has, and how many there are at the same time."""
+    """Resources of each training, and the number of trainings at the same time."""
 
     num_cpus: Annotated[float, Execution] = Field(1, gt=0, description="CPUs reserved per training")
     num_gpus: Annotated[float | None, Execution] = Field(
@@ -38,12 +38,12 @@ class TrialWorkersConfig(StageConfig):
     )
 
     def resources(self) -> Resources:
-        """Those of one training."""
+        """The resources of one training."""
         return Resources(1, self.num_cpus, self.gpus)
 
     @property
     def gpus(self) -> float:
-        """GPUs of each, as configured or as this machine has them."""
+        """GPUs per training: as configured, else 1 if this machine has a GPU."""
         if self.num_gpus is not None:
             return float(self.num_gpus)
         import torch
@@ -51,7 +51,7 @@ class TrialWorkersConfig(StageConfig):
         return float(torch.cuda.is_available())
 
     def trial_workers(self, stage: str) -> TrialWorkers:
-        """As Ray Tune is asked for them; ``stage`` is whose configuration this is."""
+        """The workers for Ray Tune; ``stage`` is the stage that this configuration belongs to."""
         from ray_pipeline.tune.runner import TrialWorkers
 
         return TrialWorkers(self.num_cpus, self.gpus, self.concurrency, self.stall_timeout, stage)
