@@ -476,6 +476,6 @@ class ArtifactStage(Stage):
     def outcome(self, place: Workplace) -> Any:
         """Results that later stages depend on and that a second run might not reproduce exactly.
 
-        Configuration and rows are told to them in any case. None: nothing else.
+        The configuration and the rows are always part of what they depend on. None: nothing else.
         """
         return None

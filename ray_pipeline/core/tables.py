@@ -1,6 +1,6 @@
 """Tables too large for one process: the interface that decide stages are written against.
 
-A `Tables` is an Arrow table in parts. Three operations cover what decide stages need: map over
+A `Tables` is an Arrow table in parts. A few operations cover what decide stages need: map over
 the parts, group rows with equal keys, and join rows with the rows that they refer to. The engine
 runs them on the cluster through storage (`ray_pipeline.engine.stored_tables`). The number of parts
 and where they are processed never affect a result, because every group arrives whole and sorted.

@@ -11,20 +11,23 @@ from ray_pipeline.engine.plan import StagePlan
 
 
 def print_plan(console: Console, plans: Sequence[StagePlan]) -> None:
-    """Print a line per stage, notes on the cost of some stages, and the maximum total cost."""
+    """Print a line per stage, notes on the cost of some stages, and the estimated total cost."""
     console.print(_table(plans))
     for plan in plans:
         if plan.note is not None:
             console.print(f"{plan.name}: {plan.note}")
     total = sum(plan.max_cost_usd or 0 for plan in plans)
-    console.print(f"at most ${total:,.2f}; estimated from a sample of the rows; nothing was run")
+    console.print(
+        f"about ${total:,.2f}, if every answer is as long as allowed and no request is repeated; "
+        "estimated from a sample of the rows; nothing was run"
+    )
 
 
 def _table(plans: Sequence[StagePlan]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("stage", ""):
         table.add_column(heading)
-    for heading in ("rows in", "requests", "prompt tokens", "answer tokens ≤", "cost ≤"):
+    for heading in ("rows in", "requests", "prompt tokens", "answer tokens ≤", "cost ≈"):
         table.add_column(heading, justify="right")
     for plan in plans:
         numbers = (plan.requests, plan.prompt_tokens, plan.completion_tokens)
