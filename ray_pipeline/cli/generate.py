@@ -51,9 +51,9 @@ def generate(
     Answers to a file of questions are printed as JSON lines.
     """
     from ray_pipeline.rundir.models import find_model
-    from ray_pipeline.sources.questions import asked
+    from ray_pipeline.sources.questions import questions_of
 
-    questions = asked(prompt, file)
+    questions = questions_of(prompt, file)
     folder = find_model(model)
     with native_output_hidden():
         from ray_pipeline.evaluate.answers import answers

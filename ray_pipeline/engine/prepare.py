@@ -20,7 +20,7 @@ from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.models import packaged as models
 from ray_pipeline.rundir.layout import SOURCE_NAME
 from ray_pipeline.sources.config import SourceConfig
-from ray_pipeline.sources.survey import Survey, Wanted, survey_all
+from ray_pipeline.sources.survey import SourceRequest, Survey, survey_all
 from ray_pipeline.stage import AskStage, Settings, Stage
 
 
@@ -213,10 +213,12 @@ def _check_sources(stages: Sequence[Stage], names: Sequence[str]) -> None:
             )
 
 
-def _wanted(name: str, source: SourceConfig, stages: Sequence[Stage]) -> Wanted:
+def _wanted(name: str, source: SourceConfig, stages: Sequence[Stage]) -> SourceRequest:
     """A source, with the columns that its files must have."""
     required = _required(name, stages)
-    return Wanted(source, required, {column: _hint(column, name, stages) for column in required})
+    return SourceRequest(
+        source, required, {column: _hint(column, name, stages) for column in required}
+    )
 
 
 def _required(source: str, stages: Sequence[Stage]) -> dict[str, pa.DataType]:

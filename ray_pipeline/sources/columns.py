@@ -1,4 +1,4 @@
-"""Columns of a source: the pipeline's names for them, and values of one type from all files."""
+"""Columns of a source: their names in the pipeline, and one type for all files."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 
 #: The raw text of malformed records, in a source that has any.
 RAW_COLUMN = "source_raw"
-#: Characters of a value in a message.
+#: Maximum number of characters of a value in a message.
 _SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Column:
-    """What one file holds under one name.
+    """The values that one file has in one column.
 
-    ``kinds`` are those of the values that are not null: ``text``, ``int``, ``wide`` (an integer
-    that a double cannot hold), ``float``, ``bool``, ``other``.
+    ``kinds`` are the kinds of the values that are not null: ``text``, ``int``, ``wide`` (an
+    integer that a double cannot hold), ``float``, ``bool``, ``other``.
     """
 
     kinds: frozenset[str]
-    #: The type that the file declares (Parquet, Arrow); None where values speak for themselves.
+    #: The type that the file declares (Parquet, Arrow); None for formats without declared types.
     declared: pa.DataType | None = None
 
     @staticmethod
@@ -77,14 +77,14 @@ def choose_columns(
     Args:
         names: the file's columns.
         mapping: pipeline's name -> file's name, as configured.
-        required: pipeline's names of the columns that must be there, each with what ends the
-            message where it is not.
+        required: pipeline's names of the required columns, each with the end of the error message
+            where it is missing.
         uri: the file, for messages.
-        how_read: how the names were found, for messages (the delimiter).
+        how_read: how the names were read (the delimiter), for messages.
         reserved: names that no column may have.
 
     Raises:
-        UserError: a column that is missing, there twice, or has a reserved name.
+        UserError: a column is missing, occurs twice, or has a reserved name.
     """
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -110,13 +110,13 @@ def _missing(name: str, own: str, names: Sequence[str], uri: str) -> str:
     message = (
         f"source {uri}: column {own!r}{purpose} is not there; columns: {', '.join(names) or 'none'}"
     )
-    same = [one for one in names if one.strip().lower() == own.strip().lower()]
+    same = [other for other in names if other.strip().lower() == own.strip().lower()]
     close = same or difflib.get_close_matches(own, names, n=1, cutoff=0.6)
     if not close:
         return f"{message}; say which it is in source.columns: {{{name}: ...}}"
     how = ", which differs only in case or spaces" if same else ""
-    mend = f"source.columns: {{{name}: {close[0]}}}"
-    return f"{message}; did you mean {close[0]!r}{how}? Then set {mend}"
+    setting = f"source.columns: {{{name}: {close[0]}}}"
+    return f"{message}; did you mean {close[0]!r}{how}? Then set {setting}"
 
 
 def _check_free(
@@ -146,7 +146,7 @@ def _other_name(name: str) -> str:
 
 
 def check_required(name: str, own: str, column: Column, expected: pa.DataType, uri: str) -> None:
-    """Refuse a column that cannot be what a stage reads, whatever its single values.
+    """Raise an error for a column none of whose values can have the type that a stage reads.
 
     Raises:
         UserError: no value of the column has the expected type.
@@ -162,7 +162,7 @@ def check_required(name: str, own: str, column: Column, expected: pa.DataType, u
 
 
 def may_be(column: Column, expected: pa.DataType) -> bool:
-    """Whether some values of a column may be of a type."""
+    """Whether some values of a column may have a type, or be read as it."""
     if _is_text(expected):
         return "text" in column.kinds
     if column.declared is not None and column.declared.equals(expected):
@@ -177,7 +177,7 @@ def may_be(column: Column, expected: pa.DataType) -> bool:
 
 
 def common_type(columns: Sequence[Column]) -> pa.DataType | None:
-    """The type that holds the values of a column in all files; None: only JSON text does."""
+    """The type that holds a column's values in all files; None where only JSON text can."""
     filled = [column for column in columns if column.kinds]
     declared = {column.declared for column in filled}
     if len(declared) == 1 and (only := declared.pop()) is not None:
@@ -196,7 +196,7 @@ def common_type(columns: Sequence[Column]) -> pa.DataType | None:
 
 
 def as_json(value: Any) -> str | None:
-    """JSON text of a value; None stays None."""
+    """A value as JSON text; None stays None."""
     if value is None:
         return None
     return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
@@ -215,7 +215,7 @@ def describe(value: Any) -> str:
 
 
 def type_name(type: pa.DataType) -> str:
-    """What a type is called in messages."""
+    """The name of a type in messages."""
     if pat.is_string(type) or pat.is_large_string(type):
         return "text"
     if pat.is_integer(type):
@@ -230,22 +230,23 @@ def type_name(type: pa.DataType) -> str:
 def typed_column(
     values: Sequence[Any], type: pa.DataType, from_text: bool
 ) -> tuple[pa.Array, dict[int, str]]:
-    """Values as a column of the type that a stage asks for, and what is wrong with which.
+    """Convert values to a column of the type that a stage requires.
 
     Args:
-        values: JSON values or, with ``from_text``, CSV cells (of which an empty one is null
-            unless text is asked for).
+        values: JSON values or, with ``from_text``, CSV cells. An empty cell is null, unless the
+            type is text.
         type: the column's type.
-        from_text: whether numbers and the like are written as text.
+        from_text: whether all values are text, so that numbers have to be parsed.
 
-    Returns: the column, where a wrong value is null (as text: its JSON), and messages by index.
+    Returns: the column, and an error message by index for each value of a wrong type. Such a
+        value is null in the column; in a column of text it is the value's JSON.
     """
     is_text = pat.is_string(type) or pat.is_large_string(type)
     if is_text:
         try:
             return pa.array(values, type), {}
         except (pa.ArrowInvalid, pa.ArrowTypeError):
-            pass  # some value is not text: find out which
+            pass  # a value is not text: find it below
     fits = _check_of(type)
     column: list[Any] = []
     problems = {}
@@ -267,7 +268,7 @@ def _check_of(type: pa.DataType) -> Callable[[Any], bool]:
     if pat.is_floating(type):
         return lambda value: isinstance(value, int | float) and not isinstance(value, bool)
     if pat.is_integer(type):
-        # Arrow would cut a fraction off without a word.
+        # Arrow would truncate a fraction silently.
         return lambda value: (
             isinstance(value, int) and not isinstance(value, bool) and _converts(value, type)
         )
@@ -283,7 +284,7 @@ def _converts(value: Any, type: pa.DataType) -> bool:
 
 
 def _parsed(text: str, type: pa.DataType) -> Any:
-    """The value that a CSV cell writes; the text itself when it writes none of this type."""
+    """The value of a CSV cell; the text itself where it is not of this type."""
     text = text.strip()
     if not text:
         return None

@@ -1,4 +1,4 @@
-"""Configuration of the source."""
+"""The configuration of a source."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""CSV: records with the byte offset where each starts, and faults that stay within their record.
+"""CSV: records with their byte offsets; a malformed record does not affect the others.
 
-Lines are cut from the binary file here and handed to Python's `csv` one by one, so that the
-offset of a record is known even where cells hold line ends.
+Lines are read from the binary file here and passed to Python's `csv` one by one, so that the offset
+of a record is known even where cells contain line ends.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any, BinaryIO
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.columns import Column
 from ray_pipeline.sources.format import FileSpec
-from ray_pipeline.sources.text import Found, Record, TextFormat, TextScan
+from ray_pipeline.sources.text import Record, TextFacts, TextFormat, TextScan
 
 DELIMITERS = (",", ";", "\t", "|")
-#: A quote that is still open after so many bytes was never meant to be one.
+#: The longest record, in bytes. A quote that is still open after it is taken for a stray character.
 _LONGEST_RECORD = 16 << 20
-#: The module's own limit (128 KiB a cell) is less than a document; ours bounds the memory.
+#: Python's default limit (128 KiB per cell) is too small for documents; this one bounds the memory.
 csv.field_size_limit(2 * _LONGEST_RECORD)
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a CSV file is written."""
+    """The delimiter, encoding and header of a CSV file."""
 
     delimiter: str
-    #: Python's name of the encoding, one in which a line end is the byte 10.
+    #: Python's name of the encoding, in which a line end must be the byte 10.
     encoding: str
     #: Names of the columns.
     header: tuple[str, ...]
@@ -39,17 +39,17 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Csv(TextFormat):
-    """Comma-separated values with a header, or with another delimiter than the comma."""
+    """CSV with a header, separated by commas or another delimiter."""
 
     name = "csv"
     expected = "CSV"
     values_are_text = True
 
-    #: What the file's extension says of the delimiter; None: it is found out.
+    #: The delimiter that the file's extension implies; None: it is detected.
     delimiter: str | None = None
 
-    def scan_text(self, scan: TextScan) -> Found:
-        """The header names the columns; it is checked before the records are read."""
+    def scan_text(self, scan: TextScan) -> TextFacts:
+        """Read the column names from the header and check them, then count the records."""
         delimiter = scan.options.config.delimiter or self.delimiter
         dialect, start = read_header(
             io.BytesIO(scan.head), delimiter, scan.encoding, scan.options.own_names(), scan.uri
@@ -58,10 +58,10 @@ class Csv(TextFormat):
         how_read = _how_read(dialect, configured=delimiter is not None)
         chosen = scan.options.choose(dialect.header, columns, self, scan.uri, how_read)
         scan.count(self.records(scan.skip(start), dialect, start))
-        return Found(columns, chosen, dialect)
+        return TextFacts(columns, chosen, dialect)
 
     def records(self, stream: BinaryIO, layout: Dialect, start: int) -> Iterator[Record]:
-        """Blank lines are no records; ``cells`` are as many as the header has."""
+        """The records, without blank lines; ``cells`` has one cell for each column."""
         return _records(stream, layout, start)
 
     def values(self, records: Sequence[Record], file: FileSpec) -> Mapping[str, Sequence[Any]]:
@@ -71,7 +71,7 @@ class Csv(TextFormat):
 
 
 def _how_read(dialect: Dialect, configured: bool) -> str:
-    """How the header was cut, for the end of a message about its columns."""
+    """The delimiter that the header was read with, for the end of a message about its columns."""
     origin = "as configured" if configured else "found out"
     read_with = f" (read with the delimiter {dialect.delimiter!r}, {origin}"
     if other := other_delimiter(dialect):
@@ -82,12 +82,12 @@ def _how_read(dialect: Dialect, configured: bool) -> str:
 def read_header(
     file: BinaryIO, delimiter: str | None, encoding: str, needed: Sequence[str], uri: str
 ) -> tuple[Dialect, int]:
-    """Read the header and find the delimiter out.
+    """Read the header, and detect the delimiter where it is not given.
 
     Args:
-        file: at its start.
-        delimiter: None to find it out: the one that shows most of the needed columns, then the
-            one that makes most columns.
+        file: the open file, at its start.
+        delimiter: None to detect it: the one that yields most of the needed columns, then the one
+            that yields most columns.
         encoding: of the text.
         needed: names that the header should have.
         uri: the file, for messages.
@@ -100,7 +100,7 @@ def read_header(
     if encoding == "utf-8" and file.read(3) != codecs.BOM_UTF8:
         file.seek(0)
     begin = file.tell()
-    found = []
+    candidates = []
     for candidate in (delimiter,) if delimiter else DELIMITERS:
         file.seek(begin)
         lines = _Lines(file, encoding)
@@ -112,18 +112,18 @@ def read_header(
             )
         if names:
             score = (sum(name in needed for name in names), len(names))
-            found.append((score, Dialect(candidate, encoding, _named(names)), lines.passed))
-    if not found:
+            candidates.append((score, Dialect(candidate, encoding, _named(names)), lines.passed))
+    if not candidates:
         raise UserError(
             f"source {uri}: expected a CSV header, found a quote in it that is never closed, or a "
-            "carriage return within a name: mend its first line"
+            "carriage return within a name: fix its first line"
         )
-    _, dialect, length = max(found, key=lambda entry: entry[0])
+    _, dialect, length = max(candidates, key=lambda entry: entry[0])
     return dialect, begin + length
 
 
 def _first_record(lines: _Lines, delimiter: str) -> list[str]:
-    """The first record that is not blank; none when there is no such, or it is malformed."""
+    """The cells of the first record that is not blank; empty where that is malformed or missing."""
     try:
         for names in csv.reader(lines.feed(), delimiter=delimiter):
             lines.passed += lines.length
@@ -136,36 +136,37 @@ def _first_record(lines: _Lines, delimiter: str) -> list[str]:
 
 
 def _named(names: Sequence[str]) -> tuple[str, ...]:
-    """Names for the columns that have none, like the index that pandas writes."""
+    """The header with names for unnamed columns, such as the index column that pandas writes."""
     return tuple(name or f"column_{number}" for number, name in enumerate(names, 1))
 
 
 class _Lines:
-    """Feeds the lines of a file to `csv.reader` and remembers those of the record under way."""
+    """Feeds the lines of a file to `csv.reader` and keeps those of the current record."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
         self._readline = file.readline
         self._encoding = encoding
-        #: Lines to be read again, after a record that took more than its own.
-        self._again: deque[bytes] = deque()
-        #: Lines of the record under way; to be emptied when it is done.
+        #: Lines to read again, because a stray quote made a record swallow them.
+        self._reread: deque[bytes] = deque()
+        #: Lines of the current record; the caller clears the list when the record is done.
         self.taken: list[bytes] = []
-        #: Their bytes.
+        #: Number of bytes in `taken`.
         self.length = 0
-        #: Bytes of the records before it, where somebody counts them.
+        #: Number of bytes of the records before it; only counted while the header is read.
         self.passed = 0
+        #: Whether a line of the current record cannot be decoded.
         self.undecodable = False
-        #: The file ended, or the record became too long, before the reader had enough.
+        #: Whether the file ended, or the record became too long, within the current record.
         self.ended = False
 
     def feed(self) -> Iterator[str]:
         """Decoded lines, line ends included; bytes that cannot be decoded are escaped."""
-        readline, again, taken, encoding = self._readline, self._again, self.taken, self._encoding
-        while line := (again.popleft() if again else readline()):
+        readline, reread, taken, encoding = self._readline, self._reread, self.taken, self._encoding
+        while line := (reread.popleft() if reread else readline()):
             if not taken:
                 self.length = 0
             elif self.length > _LONGEST_RECORD:
-                again.appendleft(line)
+                reread.appendleft(line)
                 break
             self.length += len(line)
             taken.append(line)
@@ -177,8 +178,8 @@ class _Lines:
         self.ended = True
 
     def give_back(self) -> None:
-        """Keep only the first line; the others are to be read again."""
-        self._again.extendleft(reversed(self.taken[1:]))
+        """Keep only the record's first line; the others will be read again."""
+        self._reread.extendleft(reversed(self.taken[1:]))
         del self.taken[1:]
         self.length = len(self.taken[0])
         self.ended = False
@@ -208,7 +209,7 @@ def _records(file: BinaryIO, dialect: Dialect, start: int) -> Iterator[Record]:
         else:
             if cells is None:
                 return
-            # The common case, kept short.
+            # The common case first, because this loop runs for every record.
             simple = len(taken) == 1 and not lines.undecodable and not lines.ended
             if simple and len(cells) == width:
                 yield Record(start, cells)
@@ -217,7 +218,7 @@ def _records(file: BinaryIO, dialect: Dialect, start: int) -> Iterator[Record]:
                 continue
             broken = _broken_quotes(lines, dialect)
         if broken:
-            # The quote may have swallowed records that are whole: only its own line is lost.
+            # A stray quote may have swallowed well-formed records: only its own line is malformed.
             lines.give_back()
             reader = csv.reader(lines.feed(), delimiter=dialect.delimiter)
             cells = _cells_of_line(taken[0], dialect)
@@ -230,7 +231,10 @@ def _records(file: BinaryIO, dialect: Dialect, start: int) -> Iterator[Record]:
 
 
 def _broken_quotes(lines: _Lines, dialect: Dialect) -> str | None:
-    """The fault of a record whose quoted cell runs over lines that are probably not its own."""
+    """The fault of a record with a quote that is never or not properly closed; None if it is fine.
+
+    Such a quote is probably a stray character, and the lines after it are other records.
+    """
     if lines.ended:
         return "source:quotes: a quote is opened and never closed"
     if len(lines.taken) > 1:
@@ -239,7 +243,7 @@ def _broken_quotes(lines: _Lines, dialect: Dialect) -> str | None:
             for _ in csv.reader(text, delimiter=dialect.delimiter, strict=True):
                 pass
         except csv.Error as error:
-            return f"source:quotes: a quoted cell goes on over lines and does not end well: {error}"
+            return f"source:quotes: a quoted cell over several lines is malformed: {error}"
     return None
 
 
@@ -260,7 +264,7 @@ def _odd_record(
     if not fault and len(cells) != width:
         fault = f"source:fields: expected {width} fields, found {len(cells)}"
     if lines.undecodable:
-        cells, undecodable = _mend(cells, dialect)
+        cells, undecodable = _with_replacements(cells, dialect)
         fault = fault or undecodable
     if fault is None:
         return Record(start, cells)
@@ -269,10 +273,10 @@ def _odd_record(
     return Record(start, padded, fault, raw)
 
 
-def _mend(cells: list[str], dialect: Dialect) -> tuple[list[str], str | None]:
-    """Cells with a replacement character for what is undecodable, and the first such fault."""
+def _with_replacements(cells: list[str], dialect: Dialect) -> tuple[list[str], str | None]:
+    """Cells with U+FFFD for undecodable bytes, and the fault for the first such byte."""
     fault = None
-    mended = []
+    replaced = []
     for number, cell in enumerate(cells):
         if any("\udc80" <= character <= "\udcff" for character in cell):
             escaped = next(c for c in cell if "\udc80" <= c <= "\udcff")
@@ -285,14 +289,14 @@ def _mend(cells: list[str], dialect: Dialect) -> tuple[list[str], str | None]:
             )
             encoded = cell.encode(dialect.encoding, "surrogateescape")
             cell = encoded.decode(dialect.encoding, "replace")
-        mended.append(cell)
-    return mended, fault
+        replaced.append(cell)
+    return replaced, fault
 
 
 def other_delimiter(dialect: Dialect) -> str | None:
-    """A delimiter that would cut a header of one column into several."""
+    """A delimiter that would split a header of one column into several; None if there is none."""
     if len(dialect.header) > 1:
         return None
     name = "".join(dialect.header)
-    fitting = [one for one in DELIMITERS if one in name and one != dialect.delimiter]
-    return max(fitting, key=name.count, default=None)
+    others = [mark for mark in DELIMITERS if mark in name and mark != dialect.delimiter]
+    return max(others, key=name.count, default=None)

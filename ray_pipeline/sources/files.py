@@ -1,4 +1,4 @@
-"""Opening source files, wherever they lie, and hashing what is in them."""
+"""Opens source files, local or on object storage, and hashes their content."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pyarrow.fs as pafs
 from ray_pipeline.core import storage
 from ray_pipeline.core.errors import UserError
 
-#: Bytes read at a time when a whole file is read, and when a unit is.
+#: Buffer sizes in bytes, for reading a whole file and for reading one unit.
 WHOLE_FILE_BUFFER = 4 << 20
 UNIT_BUFFER = 256 << 10
 
 
 def locate(uri: str) -> tuple[pafs.FileSystem, str]:
-    """File system and path of a URI; connections to object storage are kept for the next call.
+    """The file system and path of a URI; connections to object storage are cached.
 
     Raises:
         UserError: the scheme is not known.
@@ -37,7 +37,7 @@ def locate(uri: str) -> tuple[pafs.FileSystem, str]:
 
 @lru_cache(maxsize=16)
 def _connect(root: str, account: tuple[str | None, ...]) -> tuple[pafs.FileSystem, str]:
-    # The account is part of the key only: the file system reads it from the environment itself.
+    # The account only serves as a cache key: the file system reads it from the environment itself.
     return storage.filesystem(root)
 
 
@@ -51,7 +51,7 @@ def open_binary(uri: str, buffer: int = WHOLE_FILE_BUFFER) -> BinaryIO:
 
 
 def size_of(file: BinaryIO) -> int:
-    """Size in bytes of an open file, whose position stays where it is."""
+    """Size in bytes of an open file; its position does not change."""
     here = file.tell()
     size = file.seek(0, os.SEEK_END)
     file.seek(here)
@@ -60,7 +60,11 @@ def size_of(file: BinaryIO) -> int:
 
 @contextmanager
 def readable(uri: str) -> Iterator[None]:
-    """Turn the operating system's errors into ones for the user of ``uri``."""
+    """Convert the operating system's errors on reading ``uri`` into user errors.
+
+    Raises:
+        UserError: instead of OSError.
+    """
     try:
         yield
     except FileNotFoundError:
@@ -86,24 +90,24 @@ def content_hash(uri: str) -> str:
 
 
 class HashingReader(io.RawIOBase):
-    """A raw file that hashes what goes through it: one pass over the file serves two ends."""
+    """A raw file that hashes all bytes read through it, so one pass both parses and hashes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._hash = hashlib.sha256()
 
     def readable(self) -> bool:
-        """Yes."""
+        """True: the file is open for reading."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read the next bytes into ``buffer``; how many they are."""
+        """Read the next bytes into ``buffer``; returns their number."""
         count = self._file.readinto(buffer)  # type: ignore[attr-defined]
         self._hash.update(memoryview(buffer)[:count])
         return cast(int, count)
 
     def finish(self) -> str:
-        """Read to the end of the file; the SHA-256 of all of it."""
+        """Read to the end of the file; returns the SHA-256 of the whole file."""
         while self.read(WHOLE_FILE_BUFFER):
             pass
         return self._hash.hexdigest()

@@ -1,4 +1,4 @@
-"""From what the user typed to a list of files: a file, a folder, a glob, a list of these."""
+"""Resolves the configured path (a file, a folder, a glob or a list of these) to source files."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def find_files(config: SourceConfig, scratch: str) -> list[SourceFile]:
         scratch: folder URI where a data set of the hub is put.
 
     Raises:
-        UserError: nothing there, no file that can be read, an unknown extension, a data set that
-            the hub does not have, a split that is missing or needless.
+        UserError: nothing exists at the path, no file can be read, an extension is unknown, the
+            hub does not have the data set, or a split is missing or superfluous.
     """
     paths = [config.path] if isinstance(config.path, str) else config.path
     if not paths:
         raise UserError("source.path: an empty list: name at least one file")
-    found = {file.uri: file for path in paths for file in _expand(path, config.split, scratch)}
-    return [found[uri] for uri in sorted(found)]
+    files = {file.uri: file for path in paths for file in _expand(path, config.split, scratch)}
+    return [files[uri] for uri in sorted(files)]
 
 
 def recognise(uri: str) -> SourceFile | None:
-    """The file's format by its extensions; None when they say nothing."""
+    """A file's format by its extensions; None where they are unknown."""
     stem, extension = os.path.splitext(uri)
     compression = COMPRESSIONS.get(extension.lower())
     if compression:
@@ -65,7 +65,7 @@ def recognise(uri: str) -> SourceFile | None:
 
 
 def known_extensions() -> str:
-    """What files may be called, for messages."""
+    """The known file extensions, for messages."""
     return f"{' '.join(FORMATS)}, and the text formats with {' '.join(COMPRESSIONS)} after it"
 
 
@@ -181,7 +181,7 @@ def _matching(path: str, fs: pafs.FileSystem, root: str) -> list[SourceFile]:
 
 
 def _listed(fs: pafs.FileSystem, pattern: str) -> Iterator[str]:
-    """Objects that match a pattern. ``*`` stays in its folder, ``**`` goes through folders."""
+    """Objects that match a pattern. ``*`` matches within a folder, ``**`` across folders."""
     magic = min(pattern.find(character) for character in "*?[" if character in pattern)
     folder = pattern[:magic].rpartition("/")[0]
     deep = "**" in pattern
@@ -191,13 +191,13 @@ def _listed(fs: pafs.FileSystem, pattern: str) -> Iterator[str]:
     patterns = {pattern, pattern.replace("**/", "")}
     for info in fs.get_file_info(selector):
         same_depth = info.path.count("/") == pattern.count("/")
-        fits = any(fnmatch.fnmatchcase(info.path, one) for one in patterns)
-        if info.is_file and fits and (deep or same_depth):
+        matches = any(fnmatch.fnmatchcase(info.path, variant) for variant in patterns)
+        if info.is_file and matches and (deep or same_depth):
             yield info.path
 
 
 def _nearby(fs: pafs.FileSystem, root: str) -> str:
-    """What lies where the file was expected, for the end of a message."""
+    """The end of a message about a missing file: a file beside it with a similar name."""
     folder, _, name = root.rpartition("/")
     try:
         infos = fs.get_file_info(pafs.FileSelector(folder)) if folder else []

@@ -1,4 +1,4 @@
-"""What a file format is: how its files are surveyed once, and how units of them are read.
+"""The interface of a file format: files are scanned once, then read unit by unit.
 
 A new format is one subclass of `Format` in a file of its own (of
 `ray_pipeline.sources.text.TextFormat` where records are lines of text) and one line in
@@ -24,43 +24,45 @@ from ray_pipeline.sources.config import SourceConfig
 class Format(ABC):
     """One file format. Instances are pickled and sent to workers."""
 
-    #: Recorded with every unit.
+    #: The format's name, recorded with every unit.
     name: ClassVar[str]
-    #: Whether its files may have an extension like ``.gz`` after their own.
+    #: Whether files may be compressed, with an extension like ``.gz`` after the format's own.
     compressible: ClassVar[bool] = False
     #: Whether every value is text, as in CSV, so that numbers have to be parsed.
     values_are_text: ClassVar[bool] = False
 
     @abstractmethod
     def scan(self, file: SourceFile, options: ScanOptions, limit: int | None) -> FileFacts:
-        """Read a whole file once: what it holds, and where units can begin.
+        """Read a whole file once, to learn its columns and rows and where units can begin.
 
         Args:
-            file: to be read; it may be compressed if the format is `compressible`.
-            options: of the survey.
-            limit: records after which the file is only hashed; None: no limit.
+            file: the file; it may be compressed if the format is `compressible`.
+            options: the survey's options.
+            limit: number of records after which the file is only hashed; None: no limit.
 
         Raises:
             UserError: the file is not what its name says, is empty, or lacks a column.
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
 
     @abstractmethod
     def read(self, unit: Unit, file: FileSpec) -> Cells:
-        """Read the records of one unit; only the bytes around them.
+        """Read the records of one unit, and of the file little more than their bytes.
 
         Raises:
             RunError: the file is not the one that was surveyed.
-            OSError, pyarrow.ArrowException: it cannot be read.
+            OSError, pyarrow.ArrowException: the file cannot be read.
         """
 
     def make_seekable(self, facts: FileFacts, unit_rows: int, scratch: str) -> FileFacts:
-        """The same records in a file where reading a unit does not mean reading much more.
+        """Make sure that a unit can be read alone, if need be from a copy of the file.
 
         Args:
-            facts: from `scan`.
+            facts: the result of `scan`.
             unit_rows: rows of a unit, now that the size of the whole source is known.
             scratch: folder URI for a copy.
+
+        Returns: ``facts`` of the file to read, which is the original or the copy.
         """
         del unit_rows, scratch
         return facts
@@ -68,7 +70,7 @@ class Format(ABC):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that holds rows, as it was found."""
+    """A file of a source, before it is scanned."""
 
     #: Absolute path or URI.
     uri: str
@@ -79,23 +81,23 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """What a survey asks of every file."""
+    """A survey's options for all files of a source."""
 
     config: SourceConfig
-    #: Pipeline's name -> type of the columns that must be there.
+    #: Pipeline's name -> type of the required columns.
     required: Mapping[str, pa.DataType]
     unit_rows: int | None
     #: Folder URI for copies.
     scratch: str
     #: Python's name of the configured encoding.
     encoding: str
-    #: What to add to the message about a required column that is missing, by its name.
+    #: The end of the error message about a required column that is missing, by the column's name.
     hints: Mapping[str, str]
-    #: Names that the pipeline needs for columns of its own.
+    #: Names of the pipeline's own columns, which no column of a file may have.
     reserved: Collection[str] = ENVELOPE_COLUMNS
 
     def own_names(self) -> list[str]:
-        """The names that the files should have for the required columns."""
+        """The required columns by the names that they should have in the files."""
         return [self.config.columns.get(name, name) for name in self.required]
 
     def choose(
@@ -106,22 +108,22 @@ class ScanOptions:
         uri: str,
         how_read: str = "",
     ) -> dict[str, str]:
-        """The pipeline's names of a file's columns -> the file's own.
+        """Map the pipeline's names of a file's columns to the file's own names.
 
         Args:
-            names: of the file's columns, in its order.
-            columns: what is known of each.
+            names: the file's columns, in its order.
+            columns: the kinds of values in each column.
             format: of the file.
             uri: the file, for messages.
-            how_read: how the names were found, for the end of messages.
+            how_read: how the names were read, for the end of messages.
 
         Raises:
-            UserError: a required column is not there or cannot have its type, or a name is
-                there twice or taken.
+            UserError: a required column is missing or cannot have its type, or a name occurs
+                twice or is reserved.
         """
         required = {name: self.hints.get(name, "") + how_read for name in self.required}
         chosen = choose_columns(names, self.config.columns, required, uri, how_read, self.reserved)
-        # Text may well write a number: each value is judged when it is read.
+        # A cell of text may contain a number: its values are checked one by one when they are read.
         for name, expected in self.required.items() if not format.values_are_text else ():
             own = chosen[name]
             check_required(name, own, columns[own], expected, uri)
@@ -130,12 +132,12 @@ class ScanOptions:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a survey found in one file."""
+    """The result of scanning one file."""
 
     rows: int
-    #: Malformed rows among them.
+    #: Number of malformed rows among them.
     malformed: int
-    #: By the file's names, in the file's order.
+    #: The columns by the file's names, in the file's order.
     columns: dict[str, Column]
     #: Pipeline's name -> the file's name.
     chosen: dict[str, str]
@@ -144,13 +146,13 @@ class FileFacts:
     #: The file to read, which may be a copy of the original, and its size in bytes.
     uri: str
     size: int
-    #: Whatever else `Format.read` needs to know of the file; can be pickled.
+    #: What else `Format.read` needs to read the file; can be pickled.
     layout: Any = None
-    #: Byte offsets of records; None: a unit is entered by the number of its first row.
+    #: Byte offsets of records; None: units are located by the number of their first row.
     marks: Marks | None = None
 
     def offsets(self, unit_rows: int) -> Sequence[int]:
-        """Where each unit is entered: at a byte, or at a row."""
+        """The offset of each unit in the file: a byte or, without `marks`, a row."""
         return self.marks.every(unit_rows) if self.marks else range(0, self.rows, unit_rows)
 
 
@@ -161,15 +163,15 @@ class FileSpec:
     #: The original, for messages.
     origin: str
     format: Format
-    #: Bytes of the file that is read: another size means that it is not the one surveyed.
+    #: Size of the file in bytes; any other size means that it changed after the survey.
     size: int
-    #: Pipeline's names of its columns -> its own.
+    #: Pipeline's names of its columns -> the file's names.
     columns: dict[str, str]
     #: `FileFacts.layout`.
     layout: Any = None
 
     def changed(self, found: str) -> RunError:
-        """The error for a file that is not the one that was surveyed."""
+        """The error for a file that changed after the survey; ``found`` describes how."""
         return RunError(
             f"source {self.origin}: changed since the run began: found {found}. Start the run "
             "again: what it did on unchanged files is kept"
@@ -178,12 +180,12 @@ class FileSpec:
 
 @dataclass
 class Cells:
-    """The rows of a unit in the file's own columns, and what is wrong with which."""
+    """The rows of a unit by the file's own columns, with the faults of malformed rows."""
 
-    #: The file's name -> values.
+    #: The file's column name -> values.
     columns: Mapping[str, Sequence[Any] | pa.ChunkedArray]
     rows: int
-    #: Row in the unit -> reason.
+    #: Row number within the unit -> reason why it is malformed.
     faults: dict[int, str] = field(default_factory=dict)
-    #: Row in the unit -> raw text.
+    #: Row number within the unit -> raw text of a malformed row.
     raw: dict[int, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub."""
+"""Downloads data sets of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _BATCH_ROWS = 1000
 
 
 def fetch(path: str, split: str | None, scratch: str) -> SourceFile:
-    """Put a data set of the hub under ``scratch`` as one Arrow stream.
+    """Download a data set of the hub to a folder, as one Arrow stream.
 
     Args:
         path: ``hf://NAME``, ``hf://OWNER/NAME`` or ``hf://OWNER/NAME/CONFIGURATION``.
-        split: which split; None where there is only one.
-        scratch: folder URI.
+        split: name of the split; None where there is only one.
+        scratch: URI of the folder for the copy.
 
     Raises:
         UserError: the hub has no such data set or cannot be reached, or the split is wrong.
@@ -30,7 +30,7 @@ def fetch(path: str, split: str | None, scratch: str) -> SourceFile:
     name = hashlib.sha256(f"{path}:{split}".encode()).hexdigest()
     uri = staged_uri(scratch, f"hub-{name}.arrow")
     schema = data_set.features.arrow_schema.remove_metadata()
-    # Written anew each time, since the hub's data may have changed: its identity is its content.
+    # Written on every call: the data on the hub may have changed, and its content is its identity.
     with publish(uri) as out, pa.ipc.new_stream(cast(Any, out), schema) as writer:
         for table in data_set.with_format("arrow").iter(batch_size=_BATCH_ROWS):
             writer.write_table(table.combine_chunks().cast(schema))

@@ -1,4 +1,4 @@
-"""JSON: an object a line, or one array of objects; a malformed line is a row of its own."""
+"""JSON: one object per line, or one array of objects; a malformed line is a failed row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import orjson
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.columns import Column
 from ray_pipeline.sources.format import FileSpec
-from ray_pipeline.sources.text import Found, Record, TextFormat, TextScan
+from ray_pipeline.sources.text import Record, TextFacts, TextFormat, TextScan
 
 #: Integers up to here are exact as doubles.
 _EXACT_IN_DOUBLE = 2**53
@@ -25,13 +25,13 @@ _CHUNK = 1 << 20
 
 
 class JsonLines(TextFormat):
-    """One JSON object a line."""
+    """JSON Lines: one JSON object per line."""
 
     name = "jsonl"
     expected = "JSON lines"
 
-    def scan_text(self, scan: TextScan) -> Found:
-        """The objects name the columns: all of them are read."""
+    def scan_text(self, scan: TextScan) -> TextFacts:
+        """Read all objects, because together they define the columns."""
         start = len(codecs.BOM_UTF8) if scan.head.startswith(codecs.BOM_UTF8) else 0
         seen = _ColumnsSeen()
         scan.count(seen.watch(self.records(scan.skip(start), scan.encoding, start)))
@@ -43,10 +43,10 @@ class JsonLines(TextFormat):
             )
         columns = seen.columns()
         chosen = scan.options.choose(list(columns), columns, self, scan.uri)
-        return Found(columns, chosen, scan.encoding)
+        return TextFacts(columns, chosen, scan.encoding)
 
     def records(self, stream: BinaryIO, layout: str, start: int) -> Iterator[Record]:
-        """Blank lines are no records; ``cells`` is a line's object, empty when there is none."""
+        """The records, without blank lines; ``cells`` is the line's object, empty if malformed."""
         loads = orjson.loads
         is_utf8 = layout == "utf-8"
         for line in stream:
@@ -73,19 +73,22 @@ class JsonLines(TextFormat):
 
 
 class Json(JsonLines):
-    """JSON lines, or one array of objects, of which a copy with an object a line is read."""
+    """JSON Lines, or one array of objects; an array is read from a copy as JSON Lines."""
 
     def needs_copy(self, head: bytes) -> bool:
-        """Whether it is an array."""
+        """Whether the file is an array."""
         return _starts_array(head)
 
     def as_records(self, chunks: Iterable[bytes], uri: str) -> Iterable[bytes]:
-        """The elements of an array, one a line; other JSON goes through as it is."""
+        """The elements of an array, one per line; JSON Lines are passed through unchanged."""
         return _lines_of_array(chunks, uri)
 
 
 def _odd_record(start: int, line: bytes, encoding: str) -> Record:
-    """A line that orjson did not make an object of: malformed, or in need of a second look."""
+    """The record of a line that orjson does not parse to an object.
+
+    It may still be valid for Python's parser, which accepts NaN and Infinity.
+    """
     raw = line.decode(encoding, "replace").rstrip("\r\n")
     fault = None
     try:
@@ -94,9 +97,9 @@ def _odd_record(start: int, line: bytes, encoding: str) -> Record:
         byte = line[error.start]
         fault = f"source:undecodable: byte 0x{byte:02x} at {error.start} is not {encoding}"
     try:
-        # Python's own reader knows what Python writes: NaN and Infinity.
+        # Python's own parser accepts what Python writes: NaN and Infinity.
         cells = json.loads(raw)
-        orjson.dumps(cells)  # half a surrogate pair is no text
+        orjson.dumps(cells)  # raises for half a surrogate pair, which is not valid text
     except (ValueError, TypeError, RecursionError) as error:
         problem = str(error) or type(error).__name__
         return Record(start, {}, fault or f"source:json: {problem}", raw)
@@ -107,16 +110,16 @@ def _odd_record(start: int, line: bytes, encoding: str) -> Record:
 
 
 class _ColumnsSeen:
-    """Which columns a file has, in order of appearance, and what kinds of values."""
+    """Collects the columns of a file, in order of appearance, and the kinds of their values."""
 
     def __init__(self) -> None:
         self._types: defaultdict[str, set[Any]] = defaultdict(set)
-        #: Records with at least one value.
+        #: Number of records with at least one value.
         self.objects = 0
         self.first_fault: str | None = None
 
     def watch(self, records: Iterator[Record]) -> Iterator[Record]:
-        """The same records, with their columns noted."""
+        """Yield the same records, and record their columns."""
         types = self._types
         for record in records:
             if record.fault:
@@ -136,10 +139,8 @@ class _ColumnsSeen:
 
 
 def _kinds(types: set[Any]) -> frozenset[str]:
-    named = {
-        one if isinstance(one, str) else _KINDS.get(one, "other") for one in types - {type(None)}
-    }
-    return frozenset(named)
+    present = types - {type(None)}
+    return frozenset(t if isinstance(t, str) else _KINDS.get(t, "other") for t in present)
 
 
 # Arrays
@@ -151,7 +152,7 @@ def _starts_array(head: bytes) -> bool:
 
 
 def _lines_of_array(chunks: Iterable[bytes], uri: str) -> Iterator[bytes]:
-    """The elements of a JSON array, one a line; other JSON goes through as it is."""
+    """The elements of a JSON array, one per line; other JSON is passed through unchanged."""
     chunks = iter(chunks)
     head = b""
     for chunk in chunks:
@@ -165,7 +166,7 @@ def _lines_of_array(chunks: Iterable[bytes], uri: str) -> Iterator[bytes]:
     array = _ArrayText(head.removeprefix(codecs.BOM_UTF8), chunks)
     try:
         for element in array.elements():
-            # In JSON a line end can only stand between tokens, where a space says the same.
+            # In JSON a line end can only occur between tokens, where a space is equivalent.
             line = element.replace("\n", " ").replace("\r", " ")
             yield line.encode("utf-8", "surrogateescape") + b"\n"
     except ValueError as error:
@@ -176,10 +177,10 @@ def _lines_of_array(chunks: Iterable[bytes], uri: str) -> Iterator[bytes]:
 
 
 class _ArrayText:
-    """Cuts the text of a JSON array into its elements, with one of them in memory at a time.
+    """Splits the text of a JSON array into its elements, with one in memory at a time.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: the text is not JSON.
     """
 
     _SPACE = re.compile(r"[ \t\r\n]*")
@@ -187,13 +188,13 @@ class _ArrayText:
     _LONGEST_ELEMENT = 256 << 20
 
     def __init__(self, head: bytes, chunks: Iterator[bytes]) -> None:
-        # Undecodable bytes go through to the lines, where they fail their own row only.
+        # Undecodable bytes are kept in the lines, where they fail only their own row.
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self._chunks = chunks
         self._text = self._decode(head)
         self._at = 0
         self._ended = False
-        #: Elements found so far.
+        #: Number of elements so far.
         self.count = 0
 
     def elements(self) -> Iterator[str]:
@@ -207,8 +208,8 @@ class _ArrayText:
                 yield self._element()
                 self.count += 1
                 mark = self._take()
-        if left := self._next():
-            raise ValueError(f"{left!r} after the end of the array")
+        if trailing := self._next():
+            raise ValueError(f"{trailing!r} after the end of the array")
 
     def _take(self) -> str:
         mark = self._next()
@@ -216,7 +217,7 @@ class _ArrayText:
         return mark
 
     def _next(self) -> str:
-        """The next character that is not space; empty at the end."""
+        """The next character that is not white space; empty at the end."""
         while True:
             self._at = cast(re.Match[str], self._SPACE.match(self._text, self._at)).end()
             if self._at < len(self._text) or self._ended:
@@ -235,13 +236,16 @@ class _ArrayText:
                     return element
             except (ValueError, RecursionError) as error:
                 problem = str(error)
-            # The text may end within the element: scan it again when there is more of it.
+            # The text may end within the element: scan it again after reading more.
             if self._ended or len(self._text) - self._at > self._LONGEST_ELEMENT:
                 raise ValueError(problem)
             self._read_on()
 
     def _read_on(self) -> None:
-        """Forget what was used, and read as much again as is left: scans stay linear."""
+        """Discard the text before the position, and at least double the rest.
+
+        Doubling keeps repeated scans of one long element linear in its length.
+        """
         self._text = self._text[self._at :]
         self._at = 0
         more = b""

@@ -1,4 +1,4 @@
-"""Parquet files and Arrow streams: what they hold, and ranges of their rows."""
+"""Parquet files and Arrow streams: their schema, and reading ranges of their rows."""
 
 from __future__ import annotations
 
@@ -28,28 +28,29 @@ from ray_pipeline.sources.format import (
 from ray_pipeline.sources.staging import is_there, publish, staged_uri
 
 _BATCH_ROWS = 8192
-#: Bytes of a column that are fetched at once where a file is read from its start to its end.
+#: Bytes of a column that are fetched at once where a whole file is read.
 _READ_AHEAD = 1 << 20
-#: A row group of so many units is read by each of them; a larger one is worth a copy.
+#: Each unit reads the whole row groups that it is in. A file whose row groups have more than this
+#: many units' rows is copied with smaller ones.
 _GROUP_UNITS = 4
 
 
 class _Table(NamedTuple):
-    """What a file says about itself."""
+    """The metadata of a file."""
 
     rows: int
     schema: pa.Schema
-    #: Rows of its largest row group; None where it has none that could be entered.
+    #: Rows of the largest row group; None where the format has no row groups.
     largest_group: int | None
 
 
 class Parquet(Format):
-    """Parquet; a copy with smaller row groups is read where those of a file are large."""
+    """Parquet. A file with large row groups is read from a copy with smaller ones."""
 
     name = "parquet"
 
     def scan(self, file: SourceFile, options: ScanOptions, limit: int | None) -> FileFacts:
-        """See `Format.scan`: only the footer is parsed."""
+        """See `Format.scan`. The file is hashed, but only its footer is parsed."""
         del limit
         uri = file.uri
         content = content_hash(uri)
@@ -70,7 +71,7 @@ class Parquet(Format):
         return Cells({name: table[name] for name in names}, table.num_rows)
 
     def make_seekable(self, facts: FileFacts, unit_rows: int, scratch: str) -> FileFacts:
-        """See `Format.make_seekable`: a row group is read as a whole."""
+        """See `Format.make_seekable`. The copy has one row group for each unit."""
         table: _Table = facts.layout
         largest = table.largest_group
         if largest is not None and largest <= unit_rows * _GROUP_UNITS:
@@ -83,7 +84,7 @@ class Parquet(Format):
 
     def batches(self, uri: str) -> Iterator[pa.RecordBatch]:
         """All rows of a file, a few thousand at a time."""
-        # pyarrow's own read-ahead fetches every row group and keeps it until the last one is read.
+        # pyarrow's own read-ahead would keep every row group in memory until the last one is read.
         with _opened(uri, pre_buffer=False, buffer_size=_READ_AHEAD) as parquet:
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
                 yield batch.replace_schema_metadata(None)
@@ -98,7 +99,7 @@ class Parquet(Format):
 
 
 class ArrowStream(Parquet):
-    """An Arrow stream, as `datasets` saves it; it is read as a Parquet copy."""
+    """An Arrow stream, as `datasets` saves it; it is read from a Parquet copy."""
 
     def batches(self, uri: str) -> Iterator[pa.RecordBatch]:
         """All rows of a file, in the batches it was written in."""
@@ -142,15 +143,15 @@ def _must_be(what: str, uri: str) -> Iterator[None]:
 def _write_groups(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int, uri: str
 ) -> None:
-    """Write a table as Parquet with ``rows`` rows a row group, so that a unit reads only its own.
+    """Write a Parquet file with one row group for each unit.
 
     Args:
         batches: the rows in order, in batches of any size.
         schema: of the batches.
-        rows: rows of a group.
+        rows: rows of a row group.
         uri: the file to write.
     """
-    # Statistics are of no use here, and stay in memory for every group until the file is closed.
+    # Statistics are not used, and would stay in memory for every group until the file is closed.
     options = {"write_statistics": False}
     with publish(uri) as out, pq.ParquetWriter(cast(Any, out), schema, **options) as writer:
         for group in _regrouped(batches, schema, rows):
@@ -175,9 +176,9 @@ def _read_range(uri: str, size: int, first_row: int, rows: int, names: list[str]
 
     Args:
         uri: the file.
-        size: its bytes, which tell a file that was replaced from the one surveyed.
-        first_row: from 0.
-        rows: how many.
+        size: its size in bytes; part of the cache key, so a replaced file is opened again.
+        first_row: number of the first row, from 0.
+        rows: number of rows.
         names: columns to read.
     """
     metadata, starts = _footer(uri, size)
@@ -185,14 +186,14 @@ def _read_range(uri: str, size: int, first_row: int, rows: int, names: list[str]
     end_group = bisect.bisect_left(starts, first_row + rows)
     groups = list(range(max(first_group, 0), end_group))
     with _opened(uri, metadata=metadata) as file:
-        # Units are read by many processes at once: threads within one only get in the way.
+        # Many processes read units at the same time, so threads within one would only contend.
         table = file.read_row_groups(groups, columns=names, use_threads=False)
     return table.slice(first_row - starts[groups[0]], rows)
 
 
 @lru_cache(maxsize=64)
 def _footer(uri: str, size: int) -> tuple[pq.FileMetaData, list[int]]:
-    """A file's metadata, and the first row of each row group (and the end of the last)."""
+    """A file's metadata, and the first row of each row group, followed by the number of rows."""
     with _opened(uri) as file:
         metadata = file.metadata
     groups = (metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))

@@ -1,4 +1,4 @@
-"""Questions that a person asks a model: typed on the command line, or read from a file."""
+"""Questions for `ray-pipeline generate`: typed on the command line, or read from a file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from ray_pipeline.sources.find import known_extensions, recognise
 from ray_pipeline.sources.read import read_unit
 from ray_pipeline.sources.survey import survey
 
-#: The column of a file that holds the questions.
+#: The column with the questions in a file.
 COLUMN = "question"
 
 
-def asked(prompts: Sequence[str], file: Path | None) -> list[str]:
-    """The questions that were typed, or those in a file.
+def questions_of(prompts: Sequence[str], file: Path | None) -> list[str]:
+    """The questions of the command line: those that were typed, or those in a file.
+
+    Args:
+        prompts: values of ``--prompt``.
+        file: value of ``--file``.
 
     Raises:
-        UserError: there are none, there are both, or the file is not usable.
+        UserError: neither or both were given, a prompt is empty, or the file is not usable.
     """
     if prompts and file is not None:
         raise UserError("--prompt and --file: give one of them")
@@ -38,17 +42,17 @@ def read_questions(file: Path) -> list[str]:
     """The questions in a file, in order.
 
     Args:
-        file: ``.txt`` (one a line, empty lines left out), or any file that can be the source of a
-            run (``.csv``, ``.jsonl``, ``.parquet``, ...) with the column `COLUMN`.
+        file: ``.txt`` with one question per line, empty lines ignored, or any file that can be
+            the source of a run (``.csv``, ``.jsonl``, ``.parquet``, ...) with the column `COLUMN`.
 
     Raises:
         UserError: there is no such file, it is not what its name says, it lacks the column, a row
-            has no question, or there is none at all.
+            has no question, or the file has no questions.
     """
     if file.suffix.lower() == ".txt":
         questions = [line.strip() for line in _text_of(file).splitlines() if line.strip()]
     elif recognise(str(file)):
-        questions = list(_of_source(file))
+        questions = list(_questions_in_rows(file))
     else:
         raise UserError(
             f"{file}: questions come in .txt, one a line, or in one of the formats of sources "
@@ -68,25 +72,25 @@ def _text_of(file: Path) -> str:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def _of_source(file: Path) -> Iterator[str]:
+def _questions_in_rows(file: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as scratch:
-        found = survey(SourceConfig(path=str(file)), {}, None, scratch)
-        if COLUMN not in (names := found.schema.names):
+        surveyed = survey(SourceConfig(path=str(file)), {}, None, scratch)
+        if COLUMN not in (names := surveyed.schema.names):
             raise UserError(
                 f"{file}: no column '{COLUMN}'{nearest(COLUMN, names)}. Rename the column that has "
                 "the questions"
             )
-        if COLUMN in found.spec.as_json:
+        if COLUMN in surveyed.spec.as_json:
             raise UserError(f"{file}: not every '{COLUMN}' is text: write questions in that column")
-        for unit in found.units:
-            rows = read_unit(unit, found.spec).select([COLUMN, "reason"]).to_pylist()
+        for unit in surveyed.units:
+            rows = read_unit(unit, surveyed.spec).select([COLUMN, "reason"]).to_pylist()
             for number, row in enumerate(rows, start=unit.first_row + 1):
                 yield _question(row, f"{file}, row {number}")
 
 
 def _question(row: dict[str, object], where: str) -> str:
     if row["reason"]:
-        # Codes of the source, as in "source:json: ...", say no more than what follows them.
+        # The code of a reason, as in "source:json: ...", adds nothing to the text after it.
         problem = str(row["reason"]).partition(": ")[2]
         raise UserError(f"{where}: cannot be read: {problem}. Fix the row, or take it out")
     question = row[COLUMN]

@@ -1,4 +1,4 @@
-"""Reading a unit: its rows as an Arrow table, with identities and the malformed ones marked."""
+"""Reads a unit: its rows as an Arrow table with row ids, malformed rows marked as failed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ReadSpec:
 
     #: Data columns, the same for all units of the source.
     schema: pa.Schema
-    #: Those whose type the stages ask for: other values fail their row.
+    #: Columns whose type the stages require: a value of another type fails its row.
     required: frozenset[str]
-    #: Those that hold JSON text, because their values have no common type.
+    #: Columns of JSON text, because their values have no common type.
     as_json: frozenset[str]
-    #: By ``file_id``.
+    #: How to read each file, by its ``file_id``.
     files: dict[str, FileSpec]
 
 
@@ -34,11 +34,11 @@ def read_unit(unit: Unit, spec: ReadSpec) -> pa.Table:
     """Read the rows of a unit.
 
     Args:
-        unit: from `ray_pipeline.sources.survey.survey`.
+        unit: a unit of a `ray_pipeline.sources.survey.Survey`.
         spec: of the same survey.
 
-    Returns: ``unit.rows`` rows, the columns of ``spec.schema`` and the envelope. Malformed rows
-        are ``failed`` in the stage ``source`` and hold what could be read.
+    Returns: ``unit.rows`` rows with the columns of ``spec.schema`` and the envelope. Malformed
+        rows are ``failed`` in the stage ``source``, with the values that could be read.
 
     Raises:
         RunError: the file is gone, cannot be read, or is not the one that was surveyed.
@@ -64,7 +64,7 @@ def read_unit(unit: Unit, spec: ReadSpec) -> pa.Table:
 
 
 def _column(cells: Cells, name: str, file: FileSpec, spec: ReadSpec) -> Any:
-    """One column of the result; wrong values of a required one are added to the faults."""
+    """One column of the result; values of a wrong type in a required one are added to faults."""
     expected = spec.schema.field(name).type
     own = file.columns.get(name)
     if name == RAW_COLUMN and cells.raw:
@@ -76,7 +76,7 @@ def _column(cells: Cells, name: str, file: FileSpec, spec: ReadSpec) -> Any:
     if name in spec.as_json:
         return pa.array(map(as_json, _python(values)), expected, size=cells.rows)
     if isinstance(values, pa.ChunkedArray):
-        # Not safe: integers beyond 2**53 lose digits when another file of the source has doubles.
+        # Lossy: integers beyond 2**53 lose digits where another file of the source has doubles.
         return values if values.type.equals(expected) else values.cast(expected, safe=False)
     if name not in spec.required:
         return pa.array(values, expected)

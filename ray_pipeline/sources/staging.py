@@ -1,8 +1,8 @@
-"""Where copies of source files lie, and how they get there whole.
+"""Copies of source files that allow reading from the middle.
 
-A file that cannot be entered in the middle is copied: decompressed, as lines, in small groups. A
-copy is named by the hash of its original's content, so that the next run finds it again, and
-appears under its name only when it is whole.
+A file that cannot be read from the middle is copied: decompressed, as JSON Lines, or with small row
+groups. A copy is named by the hash of its original's content, so that the next run reuses it, and
+appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _CHUNK = 1 << 20
 
 
 def staged_uri(scratch: str, name: str) -> str:
-    """URI of a staged file; of a local one the absolute path, since workers start elsewhere."""
+    """URI of a copy; an absolute path if local, because workers have another working directory."""
     uri = f"{scratch.rstrip('/')}/{name}"
     fs, path = locate(uri)
     return path if isinstance(fs, pafs.LocalFileSystem) else uri
 
 
 def is_there(uri: str) -> bool:
-    """Whether a file was staged before."""
+    """Whether a copy exists."""
     fs, path = locate(uri)
     return bool(fs.get_file_info(path).is_file)
 
 
 @contextmanager
 def publish(uri: str) -> Iterator[BinaryIO]:
-    """A stream whose content appears under ``uri`` at the end, and not at all after an error.
+    """A stream whose content appears under ``uri`` when the block ends, and not after an error.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file cannot be written.
     """
     fs, path = locate(uri)
     try:

@@ -1,4 +1,4 @@
-"""The survey: one look at all sources before a run, which cuts them into units."""
+"""The survey: reads all sources once before a run, and cuts them into units."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from ray_pipeline.sources.text import known_encoding
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A source to be surveyed."""
+class SourceRequest:
+    """A source to survey, with the columns that the stages require of it."""
 
     config: SourceConfig
-    #: The pipeline's names and types of the columns that must be there.
+    #: The pipeline's names and types of the required columns.
     required: Mapping[str, pa.DataType] = field(default_factory=dict)
-    #: What to add to the message about a required column that is missing, by its name.
+    #: The end of the error message about a required column that is missing, by the column's name.
     hints: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -45,20 +45,20 @@ class Wanted:
 class Survey:
     """All sources, cut into units. Can be pickled."""
 
-    #: In the order of the sources, of their files (by URI) and of the rows in these.
+    #: The units, ordered by source, then by the file's URI, then by row.
     units: list[Unit]
     #: Data columns by the pipeline's names, without the envelope; the same for every unit.
     schema: pa.Schema
     rows: int
-    #: Rows that cannot be read as what they should be; `read_unit` marks them failed. Values of
+    #: Number of records that cannot be parsed; `read_unit` marks them failed. Rows with values of
     #: a wrong type are not counted here.
     malformed: int
-    #: What `ray_pipeline.sources.read.read_unit` needs.
+    #: The second argument of `ray_pipeline.sources.read.read_unit`.
     spec: ReadSpec
 
     @property
     def rows_by_source(self) -> dict[str, int]:
-        """Rows of each source, by its name."""
+        """Number of rows of each source, by its name."""
         rows: Counter[str] = Counter()
         for unit in self.units:
             rows[unit.source] += unit.rows
@@ -72,33 +72,33 @@ def survey(
     scratch: str,
     hints: Mapping[str, str] = MappingProxyType({}),
 ) -> Survey:
-    """`survey_all` for one source without a name."""
-    return survey_all({"": Wanted(config, required, hints)}, unit_rows, scratch)
+    """Survey one source without a name; see `survey_all`."""
+    return survey_all({"": SourceRequest(config, required, hints)}, unit_rows, scratch)
 
 
-def survey_all(sources: Mapping[str, Wanted], unit_rows: int | None, scratch: str) -> Survey:
-    """Read every file of every source once: content, columns, rows, where units begin.
+def survey_all(sources: Mapping[str, SourceRequest], unit_rows: int | None, scratch: str) -> Survey:
+    """Read every file of every source once, and cut the sources into units.
 
     Args:
-        sources: by name. One alone may have an empty name; rows of named ones carry theirs in
-            the column `SOURCE_NAME`, which is part of the identity of their units and rows.
-        unit_rows: rows of a unit; None: 512, times a power of two for large sources, so that
-            each has some 10,000 units at most.
-        scratch: folder URI for copies of files that cannot be entered in the middle.
+        sources: the sources by name. A single source may have an empty name. Rows of a named
+            source carry its name in the column `SOURCE_NAME`, and the name is part of the
+            identity of its units and rows.
+        unit_rows: rows of a unit; None: 512 times a power of two, so that each source has about
+            10,000 units at most.
+        scratch: folder URI for copies of files that cannot be read from the middle.
 
     Raises:
-        UserError: anything about a source that is wrong as a whole, before any work: a file
-            that is missing or not what its name says, a column that is missing or of another
-            type than in another source, no rows.
+        UserError: a file is missing or not what its name says, a column is missing or has another
+            type than in another source, or a source has no rows.
         RunError: ``scratch`` cannot be written.
     """
-    scanned = [_scan(name, wanted, unit_rows, scratch) for name, wanted in sources.items()]
+    scanned = [_scan(name, request, unit_rows, scratch) for name, request in sources.items()]
     schema, as_json = _schema(scanned)
     units: list[Unit] = []
     specs: dict[str, FileSpec] = {}
     for source in scanned:
         source.cut(unit_rows, scratch, units, specs)
-    required = frozenset(name for source in scanned for name in source.wanted.required)
+    required = frozenset(name for source in scanned for name in source.request.required)
     return Survey(
         units,
         schema,
@@ -113,54 +113,53 @@ class _Scanned:
     """A source whose files have been read once."""
 
     name: str
-    wanted: Wanted
-    #: Up to the limit, and what is in them (never more rows than the limit).
+    request: SourceRequest
+    #: The files read, with at most as many rows in all as the source's limit allows.
     files: list[tuple[SourceFile, FileFacts]]
 
     @property
     def facts(self) -> list[FileFacts]:
-        """What is in each file."""
+        """The scan result of each file."""
         return [facts for _, facts in self.files]
 
-    def holders(self, name: str) -> list[Column]:
-        """A column, by the pipeline's name, as each file has it."""
+    def columns_named(self, name: str) -> list[Column]:
+        """The column with this name in the pipeline, in each file that has it."""
         return [f.columns[f.chosen[name]] for f in self.facts if name in f.chosen]
 
     def cut(
         self, unit_rows: int | None, scratch: str, units: list[Unit], specs: dict[str, FileSpec]
     ) -> None:
-        """Add the units, and how each file is read."""
-        # Of this source alone: what another one has must not move the units of this one.
+        """Append this source's units to ``units``, and add its files to ``specs``."""
+        # From this source alone: a change in another source must not move the units of this one.
         size = unit_rows or default_unit_rows([facts.rows for facts in self.facts])
         copies: Counter[str] = Counter()
         for file, facts in self.files:
-            # Two files with the same content are different rows, and so is a file that is in two
-            # sources.
+            # Files with the same content have different rows, and so does a file in two sources.
             file_id = f"{facts.content}.{copies[facts.content]}"
             copies[facts.content] += 1
             file_id = f"{self.name}/{file_id}" if self.name else file_id
-            entered = file.format.make_seekable(facts, size, scratch)
-            firsts = range(0, entered.rows, size)
-            for first, offset in zip(firsts, entered.offsets(size), strict=True):
-                rows = min(size, entered.rows - first)
+            seekable = file.format.make_seekable(facts, size, scratch)
+            firsts = range(0, seekable.rows, size)
+            for first, offset in zip(firsts, seekable.offsets(size), strict=True):
+                rows = min(size, seekable.rows - first)
                 identity, kind = unit_id(file_id, first, rows), file.format.name
-                unit = Unit(identity, entered.uri, kind, file_id, offset, first, rows, self.name)
+                unit = Unit(identity, seekable.uri, kind, file_id, offset, first, rows, self.name)
                 units.append(unit)
             specs[file_id] = FileSpec(
-                file.uri, file.format, entered.size, entered.chosen, entered.layout
+                file.uri, file.format, seekable.size, seekable.chosen, seekable.layout
             )
 
 
-def _scan(name: str, wanted: Wanted, unit_rows: int | None, scratch: str) -> _Scanned:
-    config = wanted.config
+def _scan(name: str, request: SourceRequest, unit_rows: int | None, scratch: str) -> _Scanned:
+    config = request.config
     with _settings_of(name):
         options = ScanOptions(
             config,
-            wanted.required,
+            request.required,
             unit_rows,
             scratch,
             known_encoding(config.encoding),
-            wanted.hints,
+            request.hints,
             (*ENVELOPE_COLUMNS, SOURCE_NAME) if name else ENVELOPE_COLUMNS,
         )
         files = []
@@ -176,12 +175,12 @@ def _scan(name: str, wanted: Wanted, unit_rows: int | None, scratch: str) -> _Sc
             files.append((file, facts))
         if not any(facts.rows for _, facts in files):
             raise UserError(f"source {config.path}: no rows in it: expected at least one")
-    return _Scanned(name, wanted, files)
+    return _Scanned(name, request, files)
 
 
 @contextmanager
 def _settings_of(name: str) -> Iterator[None]:
-    """Errors speak of settings in the section ``source``: name the one of a named source."""
+    """Rewrite errors about ``source.KEY`` to ``sources.NAME.KEY`` where the source has a name."""
     try:
         yield
     except UserError as error:
@@ -193,7 +192,7 @@ def _settings_of(name: str) -> Iterator[None]:
 
 
 def _schema(sources: Sequence[_Scanned]) -> tuple[pa.Schema, frozenset[str]]:
-    """The columns of all files, in order of appearance, and which of them hold JSON text."""
+    """The columns of all files, in order of appearance, and the names of those of JSON text."""
     fields, as_json = [], set()
     if any(source.name for source in sources):
         fields.append(pa.field(SOURCE_NAME, pa.string()))
@@ -224,23 +223,23 @@ def _type_of(name: str, sources: Sequence[_Scanned]) -> pa.DataType | None:
     """The type of a column in all sources; None: its values are written as JSON text.
 
     Raises:
-        UserError: sources have it with types that have nothing in common.
+        UserError: the column has incompatible types in two sources.
     """
-    holders = {source.name: source.holders(name) for source in sources}
-    asked = {s.name: s.wanted.required[name] for s in sources if name in s.wanted.required}
+    by_source = {source.name: source.columns_named(name) for source in sources}
+    required = {s.name: s.request.required[name] for s in sources if name in s.request.required}
     types = {
-        source: asked.get(source) or common_type(columns)
-        for source, columns in holders.items()
-        if source in asked or any(column.kinds for column in columns)
+        source: required.get(source) or common_type(columns)
+        for source, columns in by_source.items()
+        if source in required or any(column.kinds for column in columns)
     }
     if len(set(types.values())) <= 1:
         return next(iter(types.values()), pa.string())
-    columns = [column for of_source in holders.values() for column in of_source if column.kinds]
-    wanted = next(iter(asked.values()), None)
-    if wanted is None and (shared := common_type(columns)) is not None:
+    columns = [column for of_source in by_source.values() for column in of_source if column.kinds]
+    expected = next(iter(required.values()), None)
+    if expected is None and (shared := common_type(columns)) is not None:
         return shared
-    if wanted is not None and all(may_be(column, wanted) for column in columns):
-        return wanted
+    if expected is not None and all(may_be(column, expected) for column in columns):
+        return expected
     (a, of_a), (b, of_b) = next(
         (first, second)
         for first in types.items()

@@ -1,4 +1,4 @@
-"""Formats of text: records one after another, each entered at the byte where it begins."""
+"""Text formats: a sequence of records, which can be read from the byte where any of them starts."""
 
 from __future__ import annotations
 
@@ -43,63 +43,67 @@ class Record(NamedTuple):
 
     #: Byte offset of its first line.
     start: int
-    #: Its values, in whatever container the format has.
+    #: Its values, in the format's own container.
     cells: Any
-    #: Why it is malformed, and its raw text; None for a good record.
+    #: Why it is malformed, and its raw text; None for a well-formed record.
     fault: str | None = None
     raw: str | None = None
 
 
-class Found(NamedTuple):
-    """What `TextFormat.scan_text` has found out."""
+class TextFacts(NamedTuple):
+    """The result of `TextFormat.scan_text`."""
 
-    #: By the file's names.
+    #: The columns by the file's names.
     columns: dict[str, Column]
     #: Pipeline's name -> the file's name.
     chosen: dict[str, str]
-    #: What `TextFormat.records` needs to know of the file.
+    #: What `TextFormat.records` needs to read the file, such as a CSV dialect.
     layout: Any
 
 
 class TextFormat(Format):
-    """A format of records that are lines of text, or several lines each.
+    """A format whose records are one or several lines of text.
 
-    A subclass says how a file is laid out (`scan_text`), where its records are (`records`), and
-    which values they have (`values`). Hashing, decompression, encodings, counting and offsets
-    are here.
+    A subclass finds the columns of a file (`scan_text`), splits it into records (`records`), and
+    extracts their values (`values`). Hashing, decompression, encodings, counting and offsets are
+    implemented here.
     """
 
     compressible = True
-    #: What messages call it.
+    #: The format's name in messages.
     expected: ClassVar[str]
 
     @abstractmethod
-    def scan_text(self, scan: TextScan) -> Found:
-        """Find the layout and the columns out; every record goes through ``scan.count``."""
+    def scan_text(self, scan: TextScan) -> TextFacts:
+        """Find the layout and the columns; every record must be passed to ``scan.count``.
+
+        Raises:
+            UserError: the file is not of this format, or lacks a column.
+        """
 
     @abstractmethod
     def records(self, stream: BinaryIO, layout: Any, start: int) -> Iterator[Record]:
-        """The records from byte ``start`` on, where one begins and the stream stands.
+        """The records from byte ``start`` on, which is the stream's position and a record's start.
 
-        The same file gives the same records wherever it is entered.
+        Records must not depend on where in the file reading starts.
         """
 
     @abstractmethod
     def values(self, records: Sequence[Record], file: FileSpec) -> Mapping[str, Sequence[Any]]:
-        """The values of each column, by the file's names."""
+        """The values of each column, by the file's names; one for each record."""
 
     def needs_copy(self, head: bytes) -> bool:
-        """Whether a file that begins like this is only entered in the middle as a copy."""
+        """Whether a file that begins like this can only be read from the middle in a copy."""
         del head
         return False
 
     def as_records(self, chunks: Iterable[bytes], uri: str) -> Iterable[bytes]:
-        """The bytes of a copy, for those of the plain text of a file."""
+        """Convert the plain text of a file to the bytes of its copy."""
         del uri
         return chunks
 
     def scan(self, file: SourceFile, options: ScanOptions, limit: int | None) -> FileFacts:
-        """See `Format.scan`. One pass serves both the hash and the records."""
+        """See `Format.scan`. One pass over the file both hashes and parses it."""
         recode = None if _has_plain_lines(options.encoding) else options.encoding
         uri, content, head = file.uri, None, head_of(file.uri)
         if file.compression or recode or self.needs_copy(head):
@@ -113,12 +117,12 @@ class TextFormat(Format):
             hashing = HashingReader(raw)
             stream = cast(BinaryIO, io.BufferedReader(hashing, WHOLE_FILE_BUFFER))
             scan = TextScan(file.uri, head, stream, encoding, options, limit, marks)
-            found = self.scan_text(scan)
+            facts = self.scan_text(scan)
             hashed = hashing.finish()
             return FileFacts(
-                rows=scan.rows, malformed=scan.malformed, columns=found.columns,
-                chosen=found.chosen, content=content or hashed, uri=uri, size=raw.tell(),
-                layout=found.layout, marks=marks,
+                rows=scan.rows, malformed=scan.malformed, columns=facts.columns,
+                chosen=facts.chosen, content=content or hashed, uri=uri, size=raw.tell(),
+                layout=facts.layout, marks=marks,
             )  # fmt: skip
 
     def read(self, unit: Unit, file: FileSpec) -> Cells:
@@ -136,7 +140,7 @@ class TextFormat(Format):
         return cells
 
     def _staged(self, file: SourceFile, content: str, recode: str | None, scratch: str) -> str:
-        """URI of a plain copy: decompressed, recoded to UTF-8 if asked, as records."""
+        """URI of a copy: decompressed, and converted to UTF-8 where ``recode`` is an encoding."""
         recoded = f"-{recode}" if recode else ""
         uri = staged_uri(scratch, f"{content}{recoded}.{self.name}")
         if is_there(uri):
@@ -152,13 +156,13 @@ class TextFormat(Format):
 
 @dataclass
 class TextScan:
-    """A text file while it is read once, from its start to its end."""
+    """A text file that is being read once, from start to end."""
 
     #: The original, for messages.
     uri: str
-    #: Its first bytes, up to a MiB.
+    #: The first bytes of the file, at most 1 MiB.
     head: bytes
-    #: At its start; it cannot seek.
+    #: The open file at its start; it cannot seek.
     stream: BinaryIO
     encoding: str
     options: ScanOptions
@@ -168,12 +172,12 @@ class TextScan:
     malformed: int = 0
 
     def skip(self, size: int) -> BinaryIO:
-        """The stream after its first ``size`` bytes."""
+        """Skip the first ``size`` bytes; returns the stream."""
         self.stream.read(size)
         return self.stream
 
     def count(self, records: Iterator[Record]) -> None:
-        """Count records up to the limit, and note where units can begin."""
+        """Count the records up to the limit, and record where units can begin."""
         marks = self.marks
         rows = malformed = 0
         for record in islice(records, self.limit):
@@ -186,20 +190,24 @@ class TextScan:
 
 
 def known_encoding(name: str) -> str:
-    """Python's own name of a text encoding. Raises UserError when there is none."""
+    """Python's own name of a text encoding.
+
+    Raises:
+        UserError: Python has no such encoding.
+    """
     try:
-        found = codecs.lookup(name)
-        "\n".encode(found.name)
+        codec = codecs.lookup(name)
+        "\n".encode(codec.name)
     except (LookupError, TypeError):
         raise UserError(
             f"source.encoding: unknown text encoding {name!r}; known are utf-8, utf-16, latin-1, "
             "cp1252, shift_jis, gb18030 and Python's others"
         ) from None
-    return "utf-8" if found.name in ("utf-8", "utf-8-sig") else found.name
+    return "utf-8" if codec.name in ("utf-8", "utf-8-sig") else codec.name
 
 
 def _has_plain_lines(encoding: str) -> bool:
-    """Whether a line end is the byte 10, and no other character holds that byte."""
+    """Whether a line end is the byte 10, and no other character contains that byte."""
     return "a,\n".encode(encoding) == b"a,\n"
 
 
@@ -232,7 +240,7 @@ def _recoded(chunks: Iterable[bytes], encoding: str, uri: str) -> Iterator[bytes
         raise UserError(f"source {uri}: expected text in {encoding}, found: {error}") from None
 
 
-# What the first bytes of a file show: it may not be what its name says.
+# Checks that the first bytes of a file are text: it may not be what its name says.
 
 _SIGNATURES = {
     b"\x1f\x8b": ("gzip data", "add .gz to its name, or decompress it"),
@@ -246,15 +254,15 @@ _SIGNATURES = {
 
 
 def check_text(head: bytes, expected: str, uri: str) -> None:
-    """Refuse a file that is empty or does not begin as text.
+    """Check that a file is not empty and begins as text.
 
     Args:
         head: its first bytes.
-        expected: what its format is called.
+        expected: name of its format.
         uri: the file, for the message.
 
     Raises:
-        UserError: with what was found and how to fix it.
+        UserError: it is empty or not text; the message says what was found and how to fix it.
     """
     if not head.strip():
         raise UserError(
@@ -276,7 +284,7 @@ def check_text(head: bytes, expected: str, uri: str) -> None:
 
 
 def _is_binary(head: bytes) -> bool:
-    # A cell may hold a zero byte. The first line, of names or of JSON, does not.
+    # A cell may contain a zero byte. The first line, of names or of JSON, does not.
     start = head.lstrip(b"\r\n")
     many = len(start) > 1000 and start.count(0) > len(start) / 10
     return b"\0" in start.partition(b"\n")[0] or many

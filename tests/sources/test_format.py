@@ -14,7 +14,7 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.columns import Column
 from ray_pipeline.sources.find import FORMATS
 from ray_pipeline.sources.format import FileSpec
-from ray_pipeline.sources.text import Found, Record, TextFormat, TextScan
+from ray_pipeline.sources.text import Record, TextFacts, TextFormat, TextScan
 
 
 class Pairs(TextFormat):
@@ -23,11 +23,11 @@ class Pairs(TextFormat):
     name = "pairs"
     expected = "pairs"
 
-    def scan_text(self, scan: TextScan) -> Found:
+    def scan_text(self, scan: TextScan) -> TextFacts:
         columns = dict.fromkeys(("question", "answer"), Column(frozenset({"text"})))
         chosen = scan.options.choose(list(columns), columns, self, scan.uri)
         scan.count(self.records(scan.stream, scan.encoding, 0))
-        return Found(columns, chosen, scan.encoding)
+        return TextFacts(columns, chosen, scan.encoding)
 
     def records(self, stream: BinaryIO, layout: str, start: int) -> Iterator[Record]:
         for line in stream:

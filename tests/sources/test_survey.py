@@ -12,7 +12,7 @@ from support.source_reading import TEXT, look, read_all, rows_of, write_csv
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.config import SourceConfig
-from ray_pipeline.sources.survey import Survey, Wanted, survey_all
+from ray_pipeline.sources.survey import SourceRequest, Survey, survey_all
 
 ROWS = [(f"question {n}", f"answer {n}") for n in range(10)]
 
@@ -22,7 +22,7 @@ def survey_of(folder: Path, unit_rows: int | None = 4, **sources: Any) -> Survey
     wanted = {}
     for name, config in sources.items():
         fields = config if isinstance(config, dict) else {"path": str(config)}
-        wanted[name] = Wanted(SourceConfig(**fields))
+        wanted[name] = SourceRequest(SourceConfig(**fields))
     return survey_all(wanted, unit_rows, str(folder / "scratch"))
 
 
