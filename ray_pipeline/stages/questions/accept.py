@@ -1,4 +1,4 @@
-"""Which paraphrases are good enough to train on."""
+"""Filtering of paraphrases: drops those that are not good enough to train on."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class AcceptParaphrases(MapStage):
     config: Config
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
-        """Judge the versions of one unit; versions of one row are always in one unit."""
+        """Check the versions of one unit; all versions of a row are in the same unit."""
         names = [*self.reads, "parent_id", "paraphrase_error"]
         present = [name for name in names if name in rows.column_names]
         seen: set[tuple[Any, ...]] = set()
@@ -100,7 +100,7 @@ class AcceptParaphrases(MapStage):
         return drop(rows, marks.is_valid(), marks)
 
     def _fault(self, row: Row) -> str | None:
-        """Code, and detail, of the first thing that is wrong with a version."""
+        """Code and detail of the first check that a version fails; None if it passes."""
         if row["version"] == TYPOS:
             same = _texts(row) == (row["source_question"], row["source_answer"])
             return "copy" if same else self._meaning(row, self.config.min_similarity_typos)
@@ -140,7 +140,7 @@ class AcceptParaphrases(MapStage):
         return f"meaning: {'unknown' if similarity is None else f'{similarity:.2f} < {least:g}'}"
 
     def exported(self, rows: pa.Table) -> pa.Table:
-        """The accepted rows, the versions of a row together and after it."""
+        """The accepted rows, each followed by its versions."""
         rows = kept(rows)
         of_original = pc.if_else(
             pc.equal(rows["version"], ORIGINAL), rows["row_id"], rows["parent_id"]
@@ -156,13 +156,13 @@ def _texts(row: Row) -> tuple[str, str]:
 
 
 def _to_compare(row: Row) -> tuple[str, str]:
-    """What makes two versions the same: the words, or of typing errors the letters."""
+    """The key by which versions are equal: their words, or the letters for typing errors."""
     question, answer = _texts(row)
     return (question, answer) if row["version"] == TYPOS else (bare(question), bare(answer))
 
 
 def _changed(row: Row) -> list[tuple[str, str, str]]:
-    """The texts that were paraphrased: which, now, before. The question always was."""
+    """The paraphrased texts: kind, new text, old text; always includes the question."""
     found = [("question", row["question"], row["source_question"])]
     if row["answer"] != row["source_answer"]:
         found.append(("answer", row["answer"], row["source_answer"]))

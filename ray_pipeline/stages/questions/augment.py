@@ -67,7 +67,7 @@ class Augment(AskStage):
     variables = ("question", "answer", "kind", "text")
 
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
-        """Ask for a paraphrase of the question, and of a long answer."""
+        """Ask the model to paraphrase the question and, if it is long, the answer."""
         if row.get("version") not in (None, ORIGINAL):
             return row
         original = {**row, "version": ORIGINAL}
@@ -84,7 +84,7 @@ class Augment(AskStage):
         return Expand(original, [made])
 
     async def _paraphrase(self, kind: str, row: Row, made: Row, llm: Llm) -> None:
-        """Put the paraphrase of ``row[kind]`` into ``made``, or what came instead of it."""
+        """Put the paraphrase of ``row[kind]``, or the unusable answer, into ``made``."""
         values = {"kind": kind, "text": row[kind], **_pair(row)}
         check = _check(row[kind], kind) if self.config.ask_again else None
         try:

@@ -32,7 +32,7 @@ class MultipleChoice:
 
 @dataclass(frozen=True)
 class _Notation:
-    """One way to write the letters: what stands before and after, and how much it proves."""
+    """One way to mark options with letters, and how reliable it is."""
 
     marker: re.Pattern[str]
     #: ``A.`` also ends sentences and abbreviations, so it must look like a list to count as one.
@@ -61,7 +61,7 @@ _SEPARATOR_AT_END = re.compile(r"\s*[,;|](?:\s*(?:or|and))?\s*$")
 
 
 def parse(text: str) -> MultipleChoice | None:
-    """The stem and the options of a multiple-choice question; None when it is none.
+    """Split a multiple-choice question into stem and options; None if it has no options.
 
     Understands ``(A) x (B) y``, ``[A] x [B] y``, ``A) x B) y`` and ``A. x B. y`` (also ``A: x``),
     in upper or lower case, on one line or several. The letters must follow each other from A, at
@@ -165,7 +165,7 @@ def is_true_false(options: Sequence[str]) -> bool:
 
 
 def normalise(text: str) -> str:
-    """Text for comparing answers: case, white space and punctuation at the ends don't count."""
+    """Normalise a text to compare answers: ignores case, white space and outer punctuation."""
     folded = " ".join(text.casefold().split())
     # Signs and brackets of numbers stay: "-5" is not "5", "10%" is not "10".
     return folded.strip(" .,;:!?\"'") or folded
@@ -200,7 +200,7 @@ def match_letter(answer: str, options: Sequence[str]) -> int | None:
 
 
 def match_text(answer: str, options: Sequence[str]) -> int | None:
-    """Index of the option that says the same as the answer, but for case and punctuation."""
+    """Index of the option that equals the answer except for case and punctuation."""
     for same in (str.strip, normalise):
         for index, option in enumerate(options):
             if same(option) == same(answer):
@@ -211,7 +211,7 @@ def match_text(answer: str, options: Sequence[str]) -> int | None:
 
 
 def match_fuzzy(answer: str, options: Sequence[str], ratio: float) -> tuple[int, float] | None:
-    """Index and ratio of the one option that differs from the answer by spelling or word order.
+    """Index and ratio of the only option that differs from the answer in spelling or word order.
 
     Numbers must be the same: "1945" and "1946" are alike to a string metric, and nothing else.
     """

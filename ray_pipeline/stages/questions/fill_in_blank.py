@@ -43,7 +43,7 @@ class FillInBlank(AskStage):
     variables = ("question", "answer", "draft")
 
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
-        """Ask for a question in place of the sentence with the blank."""
+        """Ask the model to turn the sentence with a blank into a question."""
         question, answer = row["question"], row["answer"]
         parsed = choices.parse(question)
         stem, options = (question, "") if parsed is None else _split(question, parsed)

@@ -1,4 +1,4 @@
-"""Which option of a multiple-choice question the answer means."""
+"""Matching the answer of a multiple-choice question to one of its options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ray_pipeline.stages.questions import choices
 
 @dataclass
 class _Match:
-    """What was found for one multiple-choice row."""
+    """The result of matching one multiple-choice row."""
 
     question: choices.MultipleChoice
     answer: str
@@ -31,7 +31,7 @@ class _Match:
 
     @property
     def outcome(self) -> str:
-        """How it was matched, or what was wrong: what is counted."""
+        """How it was matched, or why not; the name of its counter."""
         return str(self.how) if self.reason is None else self.reason.split(":")[1]
 
 
@@ -99,7 +99,7 @@ class MatchChoices(ModelStage):
     config: Config
 
     def load(self) -> None:
-        """Nothing yet: most units have no answer left to embed and need no model."""
+        """Load nothing yet: most units have no answer left to embed and need no model."""
         self._embedder: Any = None
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
@@ -191,7 +191,7 @@ class MatchChoices(ModelStage):
         return dict(zip(texts, vectors, strict=True))
 
     def _judge_option(self, match: _Match) -> None:
-        """An option that only speaks of the others cannot answer a stand-alone question."""
+        """Handle options that refer to others, which cannot answer a stand-alone question."""
         if match.index is None or not self.config.spell_out or match.reason is not None:
             return
         option = match.question.options[match.index]

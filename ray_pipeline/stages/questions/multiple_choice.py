@@ -71,7 +71,7 @@ class MultipleChoice(AskStage):
     variables = ("question", "options", "answer", "draft")
 
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
-        """Take or ask for a question that needs no options."""
+        """Return the row with a question that needs no options; ask the model if necessary."""
         parsed = choices.parse(row["question"])
         if not row["choices"] or parsed is None:
             return row
@@ -91,7 +91,7 @@ class MultipleChoice(AskStage):
         return {**changed, "question": tidy_question(found.text)}
 
     def _without_asking(self, row: Row, parsed: choices.MultipleChoice) -> str | None:
-        """The stand-alone question where none has to be asked for."""
+        """The stand-alone question if the model is not needed; else None."""
         stem = parsed.stem
         stands_alone = stem.endswith("?") and not choices.refers_to_options(stem)
         if choices.is_true_false(row["choices"]):

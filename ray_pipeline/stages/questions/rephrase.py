@@ -36,8 +36,8 @@ class Rephrase(AskStage):
 
     Args:
         turn: the stage's name is ``rephrase-TURN``, its model by default ``rephraser_TURN``. A
-            second turn sees what the first one left in need, or made (`rephrased`).
-        export: name of the file of all rows as they go on.
+            second turn handles rows that the first one left in need, or rephrased (`rephrased`).
+        export: name of the exported file with all kept rows.
         defaults: of the configuration.
     """
 
@@ -82,7 +82,7 @@ class Rephrase(AskStage):
         )
 
         def question_check(self, question: str, answer: str) -> Check:
-            """What makes a question that replaces ``question`` unusable."""
+            """The check of a question that replaces ``question``."""
             usable = self.check(question, answer)
 
             def check(text: str) -> str | None:
@@ -94,7 +94,7 @@ class Rephrase(AskStage):
             return check
 
         def answer_check(self, answer: str) -> Check:
-            """What makes a text that replaces ``answer`` unusable."""
+            """The check of a text that replaces ``answer``."""
 
             def check(text: str) -> str | None:
                 text = tidy(text, one_line=False)
@@ -117,7 +117,7 @@ class Rephrase(AskStage):
     variables = ("question", "answer", "kind", "text", "draft")
 
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
-        """Ask for other words where they are needed."""
+        """Ask the model to reword the row if it needs it."""
         needs = found_needs(row, self.config.needs)
         if not needs:
             return row
@@ -132,7 +132,7 @@ class Rephrase(AskStage):
         return {**changed, "rephrased_by": by}
 
     async def _rephrase(self, row: Row, kind: str, llm: Llm, question: str, answer: str) -> Row:
-        """The row with its question or answer reworded, or with a note why it is not."""
+        """The row with its question or answer reworded, or with a note that says why not."""
         if kind == "question":
             check = self.config.question_check(question, answer)
             draft = question if asks(question) else draft_without_options(question)
@@ -148,7 +148,7 @@ class Rephrase(AskStage):
         return {**row, kind: tidy(found.text, one_line=kind == "question"), before: old}
 
     def exported(self, rows: pa.Table) -> pa.Table:
-        """The kept rows as they go on, those that were rephrased with their texts from before."""
+        """The kept rows; rephrased rows also have their original texts."""
         first = ["row_id", "question_before_rephrasing", "question"]
         first += ["answer_before_rephrasing", "answer", "rephrased_by", "rephrase_needs"]
         rows = kept(rows)
@@ -158,9 +158,9 @@ class Rephrase(AskStage):
 
 # Which rows need their question rephrased: named conditions, computed from the row alone.
 #
-# A row goes to a model only where one of the conditions that `needs` lists holds. What a
-# text looks like is judged on the present text, so a question that one model mended is not
-# mended again; a condition about the row's past (how it was made, what it shares with other rows)
+# A row is sent to a model only if one of the conditions in `needs` holds. What a
+# text looks like is judged on the current text, so a question that one model repaired is not
+# repaired again; a condition about the row's past (how it was made, what it shares with others)
 # is met by any rephrasing.
 #
 
@@ -197,7 +197,7 @@ def _not_a_question(row: Row) -> bool:
 
 
 def _no_question_word(row: Row) -> bool:
-    """It ends with a question mark, but only that asks: "Capital of France?"."""
+    """It ends with a question mark but has no question word: "Capital of France?"."""
     question: str = row["question"]
     return question.rstrip().endswith("?") and not _ASKING_WORD.search(question)
 
@@ -240,5 +240,5 @@ NEEDS: dict[Need, Callable[[Row], bool]] = {
 
 
 def found_needs(row: Row, needs: Sequence[Need]) -> list[Need]:
-    """Those of the conditions that hold for a row, in the order given."""
+    """The conditions that hold for a row, in the order given."""
     return [need for need in needs if NEEDS[need](row)]

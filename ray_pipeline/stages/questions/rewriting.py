@@ -1,4 +1,4 @@
-"""What the stages that rewrite questions have in common."""
+"""Code shared by the stages that rewrite questions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray_pipeline.stages.text.answers import Check, question_check
 
 
 class RewriteConfig(AskStageConfig):
-    """Configuration of a stage that has questions rewritten."""
+    """Configuration of a stage in which a model rewrites questions."""
 
     llm: str = Field(
         "formal", description="language model that rewrites questions: a name under `llms`"
@@ -41,14 +41,14 @@ class RewriteConfig(AskStageConfig):
     )
 
     def check(self, original: str, answer: str) -> Check:
-        """What makes a question that replaces ``original`` unusable."""
+        """The check of a question that replaces ``original``."""
         # Short questions may grow by more than their share: "It is ___." needs words.
         max_chars = max(int(len(original) * self.max_growth), len(original) + 40)
         return question_check(original, answer, self.min_shared_words, max_chars)
 
 
 def unasked(draft: str, check: Check) -> str | None:
-    """The draft, where it may stand in for the question that no model gave; else None."""
+    """The draft, if it may replace the question that the model did not give; else None."""
     return draft if check(draft) is None else None
 
 
@@ -59,7 +59,7 @@ def converted_rows(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.is_valid(rows["original_question"])).select(first + others)
 
 
-# First drafts of questions, made by rule: what a small model gets to polish.
+# First drafts of questions, made by rule, for a small model to improve.
 # A model of 135M parameters that is asked to turn "The capital of France is ____." into a question
 # answers it. Given the draft "The capital of France is what?" and the answer, it has nothing left
 # to answer. A draft that passes the check also stands in where no usable question came

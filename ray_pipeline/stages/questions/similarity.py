@@ -1,4 +1,4 @@
-"""How close each paraphrase is in meaning to the text it was made from."""
+"""Semantic similarity of each paraphrase to its source."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ParaphraseSimilarity(ModelStage):
     config: Config
 
     def load(self) -> None:
-        """Make the embedder, which loads its model when there is something to embed."""
+        """Create the embedder, which loads its model on first use."""
         device = "cuda" if self.config.num_gpus else "cpu"
         config = self.config
         self._embedder = Embedder(

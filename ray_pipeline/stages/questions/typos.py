@@ -119,7 +119,7 @@ class Typos(MapStage):
         }
         for column in self.config.columns:
             changed[column] = self._with_typos(column, made[column].to_pylist(), ids, counts)
-        if "note" in made.column_names:  # it tells of the original
+        if "note" in made.column_names:  # describes the original, not this version
             changed["note"] = pa.nulls(len(ids), pa.string())
         for name, values in changed.items():
             made = set_column(made, name, values)
@@ -147,7 +147,7 @@ def add_typos(
     min_letters: int,
     weights: Mapping[Kind, float],
 ) -> tuple[str, list[Kind]]:
-    """The text with typing errors, at most one a word, and the errors that were made."""
+    """Add typing errors, at most one per word; returns the text and the kinds of errors."""
     tokens = list(_TOKEN.finditer(text))
     able = [i for i, token in enumerate(tokens) if _word_of(token[0], min_letters) is not None]
     number = min(len(able), max(1, len(tokens) // words_per_typo))
@@ -172,7 +172,7 @@ def add_typos(
 
 
 def _word_of(token: str, min_letters: int) -> re.Match[str] | None:
-    """The word in a token that may get an error; None where it must stay as it is."""
+    """The word in a token that may get an error; None if it must stay unchanged."""
     if any(c.isnumeric() for c in token) or _NOT_PROSE.search(token):
         return None
     words = sorted(_WORD.finditer(token), key=lambda word: len(word[0]), reverse=True)
@@ -222,15 +222,15 @@ def _err(word: str, kind: Kind, place: int, rng: random.Random) -> str:
     if kind == "neighbour":
         wrong = rng.choice(NEIGHBOURS[letter.lower()])
         return before + (wrong.upper() if letter.isupper() else wrong) + after
-    return word  # the space behind it goes
+    return word  # the space after it is left out
 
 
 def _letters(word: str, start: int = 1) -> list[int]:
-    """Places of letters; people rarely get the first one wrong."""
+    """Positions of letters, without the first one, which people rarely get wrong."""
     return [i for i in range(start, len(word)) if word[i].isalpha()]
 
 
-#: Places of a word at which each kind of error can be made. The result always differs.
+#: Positions in a word at which each kind of error changes the word.
 _PLACES: dict[Kind, Callable[[str], list[int]]] = {
     "transposition": lambda w: [
         i

@@ -1,4 +1,4 @@
-"""Quality by rules: four scores of an instruction and its response, without a model."""
+"""Rule-based quality: four scores of an instruction and its response, without a model."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ScoreQuality(ModelStage):
 
     def load(self) -> None:
         """Load the tokenizer."""
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker uses one core
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each worker uses one core
         tokenizer = load_tokenizer(self.model("tokenizer"))
         if not tokenizer.is_fast:
             raise UserError(

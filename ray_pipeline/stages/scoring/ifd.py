@@ -1,4 +1,4 @@
-"""Instruction-following difficulty: how little an instruction helps to foresee its answer.
+"""Instruction-following difficulty: how little an instruction helps to predict its answer.
 
 Li et al. (2023), "From Quantity to Quality" (arXiv 2308.12032): the mean loss of the answer's
 tokens given the instruction, over their mean loss without it. Near 1, the instruction tells a model
@@ -24,14 +24,14 @@ from ray_pipeline.stage import ModelStage, ModelStageConfig
 
 Floats = npt.NDArray[np.float64]
 
-#: Why a row has no score, by the reason that its tokens give.
+#: Why a row has no score, by the reason that tokenisation returns.
 _WHY = {
     "tokens:no_question": "no instruction",
     "tokens:no_answer": "no answer",
     "tokens:prompt_too_long": "instruction too long",
     "tokens:template": "the chat template does not fit",
 }
-#: Decimals that are kept: the last ones depend on what else was in a batch.
+#: Decimals of the scores; further ones depend on the other rows of a batch.
 _DECIMALS = 6
 
 
@@ -111,12 +111,12 @@ class ScoreIfd(ModelStage):
 
     @property
     def is_off(self) -> bool:
-        """Without a model there is nothing to score with."""
+        """Whether no model is configured."""
         return self.config.model is None
 
     @property
     def models(self) -> Mapping[str, str]:
-        """The model that reads the answers."""
+        """The model that computes the losses."""
         return {} if self.config.model is None else {"model": self.config.model}
 
     def load(self) -> None:
@@ -132,13 +132,13 @@ class ScoreIfd(ModelStage):
         self.use(load(folder, dtype).eval().to(device), load_tokenizer(folder))
 
     def use(self, model: Any, tokenizer: Any) -> None:
-        """Score with this model, which is on its device, and its tokenizer."""
+        """Use this model, already on its device, and its tokenizer."""
         from ray_pipeline.models.text import TextConfig, Tokeniser
         from ray_pipeline.train.forward import AnswerModel
 
         config = self.config
         room = config.max_instruction_tokens + config.max_tokens
-        # A model with less room looks at less of the answer.
+        # With a shorter context window, fewer answer tokens are scored.
         context = getattr(model.config, "max_position_embeddings", None)
         text = TextConfig(
             style=config.style,
@@ -192,7 +192,7 @@ class ScoreIfd(ModelStage):
         return found
 
     def _losses(self, texts: Sequence[tuple[list[int], list[int]]]) -> tuple[Floats, Floats]:
-        """Mean losses of the answers, the first token left out: given their prompts, and alone."""
+        """Mean losses of the answers without their first token: with the prompt, and alone."""
         from ray_pipeline.evaluate.model import answer_losses
         from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 

@@ -21,7 +21,7 @@ from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.stage import AskStage, Drop, Expand, Row, StageConfig
 from ray_pipeline.stages.text.keys import text_hash
 
-#: What is judged, and what each counts for in `judge_score`.
+#: The judged dimensions and their weights in `judge_score`.
 WEIGHTS = {"clarity": 0.25, "response_quality": 0.35, "diversity": 0.2, "complexity": 0.2}
 _CUT = " [cut]"
 
@@ -79,11 +79,11 @@ class JudgeQuality(AskStage):
 
     @property
     def is_off(self) -> bool:
-        """Without a judge, or without rows for it, there is nothing to ask."""
+        """Whether no model is configured or no rows are to be judged."""
         return self.config.llm is None or self.config.share == 0
 
     def check(self) -> None:
-        """See that the prompt says what a score is."""
+        """Check that the prompt's schema defines the range of each score."""
         ranges(self.prompt)
 
     @cached_property
@@ -93,7 +93,7 @@ class JudgeQuality(AskStage):
     variables = ("instruction", "response")
 
     async def ask(self, row: Row, llm: Llm) -> Row | Drop | Expand:
-        """Have the row judged, if it is one of those that are."""
+        """Ask the model to judge the row, if it is in the judged share."""
         instruction, response = row["instruction"] or "", row["response"] or ""
         row = {**row, **{name: None for name in self.writes if name != "note"}}
         has_both = bool(instruction.strip() and response.strip())
@@ -123,10 +123,10 @@ class JudgeQuality(AskStage):
 
 
 def ranges(prompt: Prompt) -> dict[str, tuple[float, float]]:
-    """The lowest and highest score of each dimension, as the prompt's schema has them.
+    """The lowest and highest score of each dimension, from the prompt's schema.
 
     Raises:
-        UserError: the schema does not say what a score is.
+        UserError: the schema does not define the range of a score.
     """
     schema = prompt.format.schema or {}
     properties, required = schema.get("properties") or {}, schema.get("required") or []

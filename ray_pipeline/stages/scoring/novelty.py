@@ -1,4 +1,4 @@
-"""How far each row lies from the rows most like it: diversity, by meaning.
+"""Novelty: the distance of each row to the most similar rows, by meaning.
 
 DEITA (Liu et al. 2023, "What Makes Good Data for Alignment?", arXiv 2312.15685) keeps a row where
 its embedding lies far enough from those chosen before it. Its choice depends on the order of rows,
@@ -20,9 +20,9 @@ from ray_pipeline.stage import DecideStage, StageConfig
 from ray_pipeline.stages.embed import EMBEDDING, vectors_of
 from ray_pipeline.stages.text.keys import run_starts, text_hash
 
-#: Products of a block of rows with the sample that exist at once: 64 MiB.
+#: Dot products of rows with the sample that are in memory at the same time: 64 MiB.
 _BLOCK_ELEMENTS = 2**23
-#: Decimals that are kept. Products are exact to many more: no order of summing shows.
+#: Decimals of the scores; rounding hides differences from the order of summation.
 _DECIMALS = 6
 
 Floats = npt.NDArray[np.float64]
@@ -46,7 +46,7 @@ class ScoreNovelty(DecideStage):
         "embedding": EMBEDDING,
     }
     writes = {"novelty": pa.float64()}
-    #: Kilobytes a row, which the stages after this one would carry along and copy.
+    #: Takes kilobytes per row, which later stages would otherwise copy.
     removes = ("embedding",)
     uses_seed = True
 
@@ -70,7 +70,7 @@ class ScoreNovelty(DecideStage):
 
     @property
     def is_off(self) -> bool:
-        """It is off until it is turned on."""
+        """Whether the configuration does not enable it."""
         return not self.config.enabled
 
     def keys(self, rows: pa.Table) -> pa.Table:
@@ -78,7 +78,7 @@ class ScoreNovelty(DecideStage):
         texts = zip(rows["instruction"].to_pylist(), rows["response"].to_pylist(), strict=True)
         seed = str(self.settings.seed)
         drawn = [text_hash([seed, one or "", other or ""]) for one, other in texts]
-        # Of equal texts any may stand for all; it should always be the same one.
+        # One of several equal texts represents all; it should always be the same one.
         tie = [text_hash([row_id]) for row_id in rows["row_id"].to_pylist()]
         table = pa.table(
             {
@@ -92,7 +92,7 @@ class ScoreNovelty(DecideStage):
         return table.filter(pa.array(np.isfinite(vectors_of(table["embedding"])).all(axis=1)))
 
     def decide(self, keys: Tables) -> Tables:
-        """The scores of all rows that have an embedding."""
+        """Compute the scores of all rows that have an embedding."""
         keys = keys.saved()
         sample = keys.map(self._first).group(["all"], self._first, order=["drawn", "tie"])
         return keys.map_with(sample.saved(), self._score)
@@ -133,9 +133,9 @@ def novelty(
 
     Args:
         vectors: of length 1.
-        reference: likewise.
-        own: which of the reference is a vector's own, ``[vectors, reference]``.
-        neighbours: how many; where there are fewer, all of them; NaN where there is none.
+        reference: vectors of length 1 to compare with.
+        own: mask of references with the vector's own text, ``[vectors, reference]``.
+        neighbours: number of nearest references, or all if there are fewer; NaN if none.
     """
     if not len(vectors) or not len(reference):
         return np.full(len(vectors), np.nan)
@@ -143,7 +143,7 @@ def novelty(
     distances[own] = np.inf
     nearest = min(neighbours, len(reference))
     distances.partition(nearest - 1, axis=1)
-    # Sorted, so that their sum does not depend on how they were found.
+    # Sorted, so that the sum does not depend on the order in which they were found.
     closest = np.sort(distances[:, :nearest], axis=1)
     found = np.isfinite(closest)
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""One score of each row: the weighted sum of the scores that other stages gave."""
+"""The overall score of each row: a weighted sum of the scores from other stages."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ class WeighScores(MapStage):
 
     @property
     def reads(self) -> Mapping[str, pa.DataType]:
-        """The scores that are weighed."""
+        """The score columns that have a weight."""
         return dict.fromkeys(self._weights, pa.float64())
 
     @property
     def needs(self) -> Collection[str]:
-        """All of them."""
+        """All score columns that it reads."""
         return set(self._weights)
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
-        """Weigh the scores of every row."""
+        """Compute the weighted sum of every row's scores."""
         total = np.zeros(rows.num_rows)
         for column, weight in self._weights.items():
             scores = rows[column].cast(pa.float64())

@@ -1,4 +1,4 @@
-"""Which subsets are taken of the scored rows: their names, their sizes, and what sizes mean."""
+"""Configuration of subsets of the scored rows: names, sizes and thresholds."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ray_pipeline.rundir.layout import CONTROL
 from ray_pipeline.stage import StageConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-#: One bit of a number says whether a row is in a subset.
+#: Membership in a subset is one bit of an integer.
 _MOST_SUBSETS = 32
 
 
 class Subset(Section):
-    """How large a subset is: by one of four measures.
+    """The size of a subset, given by one of four measures.
 
     A share is of the pool, rounded up to a whole row. The quantile q of the pool is the smallest of
-    its scores that at least q of its rows do not exceed; for 0, the smallest score. Rows with
-    just that score, or just the least score, are in.
+    its scores that at least q of its rows do not exceed; for 0, the smallest score. Ties at
+    the threshold are included.
     """
 
     rows: int | None = Field(
@@ -57,29 +57,29 @@ class Subset(Section):
 
     @property
     def is_threshold(self) -> bool:
-        """Whether a score bounds it: a quota then makes it smaller, and is never made up for."""
+        """Whether a score bounds the subset; rows that a quota excludes are then not replaced."""
         return self.rows is None and self.share is None
 
     def of(self, pool: int) -> int:
-        """Rows of a subset that has no threshold, of so many."""
+        """Number of rows of a subset without threshold, given the rows of the pool."""
         if self.share is not None:
             return math.ceil(exact(self.share) * pool)
         assert self.rows is not None
         return min(self.rows, pool)
 
     def last_rank(self, pool: int) -> int:
-        """The place, counted from 0 at the best, of the score that the quantile stands for."""
+        """The rank (0: the best) of the score at the quantile."""
         assert self.quantile is not None
         return pool - max(1, math.ceil(exact(self.quantile) * pool))
 
 
 def exact(number: float) -> Fraction:
-    """The number that a person wrote: 0.29 of 100 rows are 29, where floats make it 28.99..."""
+    """The exact decimal that was written: 0.29 of 100 rows are 29, not 28.99... as in floats."""
     return Fraction(repr(number))
 
 
 class Quota(Section):
-    """How much of a subset one source may make up."""
+    """Limit on the share of a subset that comes from one source."""
 
     column: str = Field("source", description="column that names the source of a row")
     max_share: float = Field(
@@ -90,7 +90,7 @@ class Quota(Section):
     )
 
     def most(self, rows: int) -> int:
-        """Rows of one source in a subset of so many."""
+        """Maximum number of rows of one source in a subset of the given number of rows."""
         return math.floor(exact(self.max_share) * rows)
 
 
@@ -128,7 +128,7 @@ class SelectSubsetsConfig(StageConfig):
         return subsets
 
     def names(self) -> list[tuple[str, str, Literal["subset", "control"]]]:
-        """Name, subset that it belongs to, and kind of all that is selected, in order."""
+        """Name, subset and kind of every subset and control, in order."""
         found: list[tuple[str, str, Literal["subset", "control"]]] = []
         found += [(name, name, "subset") for name in self.subsets]
         if self.controls:

@@ -1,4 +1,4 @@
-"""The files of subsets: rows brought into order through the disk, and written as they come by."""
+"""The files of subsets: rows are sorted on disk and written as they are read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SOURCES = 100
 
 
 class InOrder:
-    """Rows in any order in, in the order of their rank out; a bucket of them is in memory.
+    """Sorts rows by rank on disk; only one bucket of rows is in memory.
 
     Args:
         folder: of this machine, for files as large as the rows.
@@ -40,7 +40,7 @@ class InOrder:
         self._files: list[dict[int, int]] = []
 
     def add(self, rows: pa.Table) -> None:
-        """Take some rows."""
+        """Add rows in any order."""
         self._gathered.append(rows)
         if sum(table.nbytes for table in self._gathered) > _GATHERED:
             self._write()
@@ -60,7 +60,7 @@ class InOrder:
         return self._folder / f"{number:06d}.arrow"
 
     def tables(self) -> Iterator[pa.Table]:
-        """All of them, in order."""
+        """All rows, in the order of their rank."""
         if self._gathered:
             self._write()
         for bucket in sorted({bucket for file in self._files for bucket in file}):
@@ -138,14 +138,14 @@ class ScoreFigures:
             self.sources[str(one["values"])] += one["counts"]
 
     def by_source(self) -> dict[str, int]:
-        """The most frequent sources; what is left is under ``(others)``."""
+        """The most frequent sources; the others are counted under ``(others)``."""
         found = sorted(self.sources.items(), key=lambda pair: (-pair[1], pair[0]))
         named = dict(found[:_SOURCES])
         rest = sum(number for _, number in found[_SOURCES:])
         return named | ({"(others)": rest} if rest else {})
 
     def as_json(self) -> dict[str, Any]:
-        """As they stand in ``metrics.json``."""
+        """The figures as plain data for ``metrics.json``."""
         figures: dict[str, Any] = {
             "rows": self.rows,
             **self.tokens,
@@ -175,7 +175,7 @@ class SubsetWriter:
     Args:
         folder: of the subset; its scores come beside it.
         arrow: the file that the Hugging Face dataset is made of.
-        rows: how many there will be.
+        rows: total number of rows.
         shard_rows: rows of a Parquet file.
         scores: columns of the file of scores, by their names in it.
     """
@@ -220,7 +220,7 @@ class SubsetWriter:
 
 
 def arrow_to_parquet(arrow: Path, folder: Path, split: str, rows: int, shard_rows: int) -> None:
-    """Parquet files of an Arrow stream, a row group at a time."""
+    """Write Parquet files from an Arrow stream, one row group at a time."""
     files = ParquetFiles(folder, split, rows, shard_rows)
     with pa.memory_map(str(arrow)) as file, pa.ipc.open_stream(file) as stream:
         gathered: list[pa.RecordBatch] = []
@@ -256,7 +256,7 @@ def held_by(rows: pa.Table, name: str) -> pa.Array:
 
 
 def count_names(subsets: pa.ChunkedArray, names: Sequence[str]) -> Counter[str]:
-    """How many rows each subset holds."""
+    """Number of rows of each subset."""
     flat = pc.value_counts(pc.list_flatten(subsets))
     counts = {one["values"]: one["counts"] for one in flat.to_pylist()}
     return Counter({name: counts.get(name, 0) for name in names})

@@ -1,4 +1,4 @@
-"""What a threshold would keep of a run's scored rows, computed without writing anything.
+"""Preview of a threshold: which of a run's scored rows it keeps, without writing anything.
 
 Exact, ties included, and flat in memory: the place where the subset ends is found digit by digit in
 the rows' keys (a histogram of 65,536 bins for each two bytes of score, text hash and row id), in
@@ -45,7 +45,7 @@ class Preview:
         pool_tokens: tokens of all rows of the pool; None if the run did not count tokens.
         by: the column that rows are counted by; None if none was asked for.
         is_split: whether the run has already split its rows; the pool is then the training split.
-        short_of: how many rows more were asked for than the pool has.
+        short_of: number of requested rows that the pool does not have.
         pool_sources: number of rows of the pool by the values of ``by``.
     """
 
@@ -59,7 +59,7 @@ class Preview:
 
 
 def preview(reader: RunReader, subset: Subset, by: str | None = None) -> Preview:
-    """What ``subset`` would keep.
+    """Compute what ``subset`` would keep.
 
     Args:
         reader: a run that has scored rows.
@@ -112,7 +112,7 @@ class _ScoredRows:
             yield table[_SCORE].to_numpy()
 
     def tables(self, needs_ids: bool) -> Iterator[pa.Table]:
-        """What is counted, and what breaks ties where it has to."""
+        """The columns to count, with those that break ties if necessary."""
         columns = [_SCORE, *([_TOKENS] * self.has_tokens), *([self._by] if self._by else [])]
         yield from self._read([*columns, *([*TEXTS, "row_id"] if needs_ids else [])])
 
@@ -140,17 +140,17 @@ def _scored(reader: RunReader) -> tuple[SegmentFolder, list[str]]:
 
 @dataclass(frozen=True)
 class _End:
-    """The digits of the last key that is kept, as many as it takes to tell."""
+    """The first digits of the last kept key: enough of them to separate it from the next key."""
 
     last: tuple[int, ...]
 
     @property
     def needs_ids(self) -> bool:
-        """Whether the score alone does not tell."""
+        """Whether ties of the score must be broken."""
         return len(self.last) > _SCORE_DIGITS
 
     def keeps(self, table: pa.Table) -> npt.NDArray[np.bool_]:
-        """Which rows are not behind it."""
+        """Mask of the rows whose key is at most the last kept key."""
         keeps = np.zeros(table.num_rows, bool)
         open_ = np.ones(table.num_rows, bool)
         for digits, last in zip(_digits(table, len(self.last)), self.last, strict=False):
@@ -175,13 +175,13 @@ def _bytes(keys: npt.NDArray[np.uint64]) -> Digits:
 
 
 def _text_digits(texts: pa.ChunkedArray, number: int) -> Digits:
-    """Two bytes of each text after the other; what is shorter goes on with zeros."""
+    """Each text as digits of two bytes; shorter texts are padded with zeros."""
     cells = np.array([text.encode()[: 2 * number] for text in texts.to_pylist()], f"S{2 * number}")
     return cells.view(">u2").astype(np.uint16).reshape(-1, number)
 
 
 def _end(rows: _ScoredRows, subset: Subset, pool: int) -> _End:
-    """The last key that is kept: by a threshold all with its score, else so many rows."""
+    """The last kept key: of a threshold including ties, else of a number of rows."""
     if subset.min_score is not None:
         key = descending(np.array([subset.min_score]))
         return _End(tuple(_bytes(key)[0].tolist()))
@@ -196,7 +196,7 @@ def _search(rows: _ScoredRows, number: int, most: int | None) -> _End:
     Args:
         rows: to look at, once for each digit.
         number: from 1.
-        most: digits to look at whatever comes; None: as many as it takes.
+        most: maximum number of digits to compare; None: no limit.
     """
     last: tuple[int, ...] = ()
     while most is None or len(last) < most:

@@ -1,8 +1,8 @@
-"""The best rows by their score, in nested subsets, each with a random control of the same size.
+"""Selection of the best rows in nested subsets, each with a random control of the same size.
 
 The order is exact and global: by quality from the highest down, then by a hash of the row's text,
 then by row id. A control is drawn by the same means in another order, that of a hash of the seed
-and the text. See `global_order` for how rows are ordered without a process that sees them all.
+and the text. `stages.subsets.order` orders the rows without a process that sees them all.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Bits = npt.NDArray[np.uint64]
 
 
 def content_hashes(rows: pa.Table) -> Bits:
-    """A hash of each row's text: what breaks ties of the score."""
+    """A hash of each row's text, which breaks ties of the score."""
     texts = [rows[name].to_pylist() for name in TEXTS]
     hashes = [text_hash([text or "" for text in row]) for row in zip(*texts, strict=True)]
     return np.array(hashes, dtype=np.uint64)
@@ -77,7 +77,7 @@ class SelectSubsets(DecideStage):
         return {**texts, "quality": pa.float64()}
 
     def keys(self, rows: pa.Table) -> pa.Table:
-        """Of the rows to train on: two keys that order them, one that draws them, their source."""
+        """For training rows: two keys for their order, one for controls, and their source."""
         rows = rows.filter(pc.equal(rows["split"], TRAIN))
         quality = rows["quality"].cast(pa.float64())
         if quality.null_count or pc.any(pc.invert(pc.is_finite(quality))).as_py():
@@ -99,7 +99,7 @@ class SelectSubsets(DecideStage):
         return pa.table(table)
 
     def decide(self, keys: Tables) -> Tables:
-        """Rank and subsets of every row to train on."""
+        """Compute the rank and the subsets of every training row."""
         pool = keys.saved()
         rows = ranked(pool, ["worse", "tie", "row_id"], "quality_rank").saved()
         limits = self._limits(rows, pool.num_rows)
@@ -113,7 +113,7 @@ class SelectSubsets(DecideStage):
         return rows.map(partial(_decisions, names))
 
     def _limits(self, rows: Tables, pool: int) -> Tables:
-        """For each subset: how many rows it asks for, and how many the pool has to give."""
+        """The rows that each subset requests, and the rows that the pool has for it."""
         subsets = list(self.config.subsets.values())
         wanted = [None if subset.is_threshold else subset.of(pool) for subset in subsets]
         least = [
@@ -167,7 +167,7 @@ def _lowest(thresholds: pa.Table) -> pa.Table:
 
 
 def _not_worse(rows: pa.Table, thresholds: pa.Table) -> pa.Table:
-    """How many rows of a part are not below each threshold."""
+    """The number of rows of a part that are not below each threshold."""
     scores = rows["worse"].to_numpy()
     counts = [int((scores <= limit).sum()) for limit in thresholds["worse_max"].to_pylist()]
     return pa.table({"number": thresholds["number"], "rows": pa.array(counts, pa.int64())})
@@ -252,7 +252,7 @@ def _under_quota(
 
 
 def _sizes(rows: Tables, number: int) -> Tables:
-    """How many rows each subset got."""
+    """The number of rows of each subset."""
     counts = rows.map(partial(_held, number))
     return counts.group(["number"], _summed, fan_out=0)
 

@@ -77,7 +77,7 @@ class WriteSubsets(ArtifactStage):
         return self.stage_of(SelectSubsets).config
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
-        """Write them all; an earlier attempt's files are not looked at."""
+        """Write all subsets and controls again, ignoring files of an earlier attempt."""
         try:
             with _scratch(place) as scratch:
                 figures = _Work(self, rows, place, scratch).make()
@@ -87,7 +87,7 @@ class WriteSubsets(ArtifactStage):
         return figures
 
     def score_columns(self, there: list[str]) -> dict[str, str]:
-        """Columns of a file of scores: its name for them → the run's."""
+        """Columns of a file of scores: name in the file → column of the run."""
         weigh = self.find_stage(WeighScores)
         weighed = () if weigh is None else weigh.config.weights
         scores = [name for name in dict.fromkeys([*_DIMENSIONS, *weighed]) if name in there]
@@ -101,7 +101,7 @@ class WriteSubsets(ArtifactStage):
 
 
 class _Work:
-    """One writing of all subsets."""
+    """State of writing all subsets once."""
 
     def __init__(
         self, stage: WriteSubsets, rows: StoredRows, place: Workplace, scratch: Path
@@ -163,7 +163,7 @@ class _Work:
         stream.close()
 
     def _check(self) -> None:
-        """Say which subsets are smaller than asked, and refuse empty ones."""
+        """Report subsets that are smaller than requested; raise an error for empty ones."""
         if not self._pool:
             raise RunError(
                 "no row is left to train on: none of those that came through has split "
@@ -186,7 +186,7 @@ class _Work:
                 self._place.say(f"  {name}: {few}: {why}")
 
     def _asked(self, name: str) -> int | None:
-        """Rows that a subset should have and has not; None: it has them."""
+        """The rows that a subset should have, if it has fewer; else None."""
         subset = self._selection.subsets[name]
         if subset.is_threshold:
             return None
@@ -255,7 +255,7 @@ def _scratch(place: Workplace) -> Iterator[Path]:
             yield Path(temporary)
         return
     folder = place.storage.local_path(f"{place.folder}/subsets")
-    shutil.rmtree(folder, ignore_errors=True)  # a killed attempt's
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed attempt
     folder.mkdir(parents=True)
     try:
         yield folder

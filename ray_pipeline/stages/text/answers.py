@@ -1,6 +1,6 @@
-"""What makes a model's answer unusable, whichever stage asked.
+"""Checks of a model's answers, shared by all stages that ask a model.
 
-A check returns what is wrong, in words that the model sees when it is asked again, or None.
+A check returns None, or what is wrong, which is shown to the model when it is asked again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def contains_text(text: str, part: str) -> bool:
 
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
-#: Words that say nothing about what a question is about.
+#: Stop words: they carry nothing of a question's subject.
 _COMMON_WORDS = frozenset(
     word
     for words in (
@@ -78,7 +78,7 @@ _LABEL = re.compile(
 
 
 def tidy_question(text: str) -> str:
-    """A model's question without what small models wrap it in: a label, quotation marks."""
+    """A model's question without the label and quotation marks that small models add."""
     text = _LABEL.sub("", text.strip()).strip()
     for quote in ('"', "'", "*", "**"):
         if len(text) > 2 * len(quote) and text.startswith(quote) and text.endswith(quote):
@@ -145,7 +145,7 @@ def _form_of_question(text: str, max_chars: int) -> str | None:
 
 
 def _is_unchanged(text: str, original: str) -> bool:
-    """The original's words again, although it was no question or had a blank."""
+    """Whether the text repeats the original, although that was no question or had a blank."""
     if _WORD.findall(text.lower()) != _WORD.findall(original.lower()):
         return False
     if has_blank(original):

@@ -14,7 +14,7 @@ import xxhash
 # What writers add or leave out without meaning anything by it. Not "+", "#", "%", "$" or "-": "C"
 # and "C++", or 5 and -5, are different answers.
 _MEANINGLESS = str.maketrans(dict.fromkeys(".,;:!?'\"()[]{}…“”‘’«»`´", " "))
-# Characters first, what is around them second: three times as fast as the other way round.
+# The character is matched before its context: three times as fast as the reverse.
 _IN_A_WORD = re.compile(r"['’](?<=\w.)(?=\w)")
 _IN_A_NUMBER = re.compile(r"[.,](?<=\d.)(?=\d)")
 
@@ -49,7 +49,7 @@ def pair_keys(columns: Sequence[Sequence[str]]) -> tuple[pa.Array, pa.Array]:
 
 
 def ranks(columns: Sequence[Sequence[str | None]], row_ids: Sequence[str]) -> pa.Array:
-    """Which of several equal rows is best: the smallest rank (uint64) wins.
+    """Rank equal rows (uint64): the row with the smallest rank is the best one.
 
     The longest text first, white space aside, since it says most; then the tidiest; then a hash of
     content and row id, which favours nobody and depends on nothing else.
@@ -68,7 +68,7 @@ def ranks(columns: Sequence[Sequence[str | None]], row_ids: Sequence[str]) -> pa
 
 
 def _untidiness(text: str) -> int:
-    """How many signs of a careless writer a text shows, of four."""
+    """The number of signs of careless writing in a text, 0 to 4."""
     begins_small = text[:1].islower()
     space_before_mark = " ?" in text or " ." in text or " ," in text
     spaces = "  " in text or text != text.strip()
@@ -76,7 +76,7 @@ def _untidiness(text: str) -> int:
 
 
 def run_starts(*columns: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.bool_]:
-    """Where runs of equal keys begin in sorted key columns: booleans, one a row."""
+    """Where runs of equal keys begin in sorted key columns: one boolean per row."""
     first = np.ones(len(columns[0]), dtype=bool)
     if len(first):
         first[1:] = False

@@ -1,4 +1,4 @@
-"""Paraphrases: what the stages that make, compare and accept them have in common.
+"""Functions shared by the stages that make, compare and accept paraphrases.
 
 Pure functions on strings.
 """
@@ -42,10 +42,10 @@ _ASKS_TRUTH = re.compile(r"^\W*(?:true or false|yes or no)\b", re.IGNORECASE)
 
 
 def tidy(text: str, one_line: bool) -> str:
-    """A model's paraphrase without what it is wrapped in: a preamble, a label, quotation marks.
+    """A model's paraphrase without a preamble, a label and quotation marks around it.
 
     Args:
-        text: the answer as it came.
+        text: the model's answer.
         one_line: join lines and runs of white space, as in a question.
     """
     text = text.strip()
@@ -67,7 +67,7 @@ def asks(text: str) -> bool:
 
 
 def same_words(one: str, other: str) -> bool:
-    """Whether two texts differ by case, punctuation and white space only."""
+    """Whether two texts differ only in case, punctuation and white space."""
     return bare(one) == bare(other)
 
 
