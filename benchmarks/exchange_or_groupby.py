@@ -29,7 +29,7 @@ import ray.data
 
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.decide import run_tasks
-from ray_pipeline.engine.stored_tables import StoredTables, Workshop
+from ray_pipeline.engine.stored_tables import StepExecutor, StoredTables
 
 FILES = 16
 
@@ -57,8 +57,8 @@ def losers(groups: pa.Table) -> pa.Table:
 
 
 def through_files(paths: list[str], rows: int, folder: Path) -> int:
-    workshop = Workshop(Storage(str(folder)), "work", run_tasks, tuple(range(len(paths))))
-    keys = StoredTables(workshop, Files(paths, rows))
+    executor = StepExecutor(Storage(str(folder)), "work", run_tasks, tuple(range(len(paths))))
+    keys = StoredTables(executor, Files(paths, rows))
     return keys.group(["key"], losers, order=["row_id"]).num_rows
 
 

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.core.tables import REF
-from ray_pipeline.engine.stored_tables import StoredTables, Workshop
+from ray_pipeline.engine.stored_tables import StepExecutor, StoredTables
 from ray_pipeline.stage import Settings
 from ray_pipeline.stages.subsets.select import SelectSubsets
 
@@ -101,8 +101,8 @@ def through_files(folder: Path, rows: int, quota: float | None) -> dict[str, Any
     work.mkdir()
     storage = Storage(str(work))
     began = time.perf_counter()
-    workshop = Workshop(storage, "work", run_tasks, tuple(range(len(paths))))
-    made = stage(quota).decide(StoredTables(workshop, Keys(paths, rows, quota)))
+    executor = StepExecutor(storage, "work", run_tasks, tuple(range(len(paths))))
+    made = stage(quota).decide(StoredTables(executor, Keys(paths, rows, quota)))
     saved = made.by_chunk().saved()._saved()
     seconds = time.perf_counter() - began
     memory = watch.stop()

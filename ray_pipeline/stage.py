@@ -476,6 +476,6 @@ class ArtifactStage(Stage):
     def outcome(self, place: Workplace) -> Any:
         """Results that later stages depend on and that a second run might not reproduce exactly.
 
-        The configuration and the rows are always part of what they depend on. None: nothing else.
+        They depend on the configuration and the rows in any case. None: on nothing else.
         """
         return None

@@ -1,4 +1,4 @@
-"""An artifact stage's work: what is there, what is made, and where its figures go."""
+"""Runs an artifact stage: reuses or makes its files, and records its figures."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ray_pipeline.stage import ArtifactStage, Workplace
 
 
 def check_stages(segments: Sequence[Segment]) -> None:
-    """Let the stages that are to run look at their configuration.
+    """Let each stage that is to run check its configuration.
 
     Raises:
-        UserError: one could not work; the message names it.
+        UserError: a stage cannot work with its configuration; the message names the stage.
     """
     for segment in segments:
         for stage in segment.stages:
@@ -32,20 +32,20 @@ def check_stages(segments: Sequence[Segment]) -> None:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What one segment of this kind makes."""
+    """The artifact of one segment."""
 
     storage: Storage
     segment: Segment
 
     @property
     def stage(self) -> ArtifactStage:
-        """The stage; such a segment has one."""
+        """The artifact stage, which is the only stage of its segment."""
         (stage,) = self.segment.stages
         assert isinstance(stage, ArtifactStage)
         return stage
 
     def is_there(self) -> bool:
-        """Whether all that the stage makes lies in the run directory."""
+        """Whether all files that the stage makes are in the run directory."""
         return all(self.storage.exists(path) for path in self.stage.makes)
 
     def make(
@@ -55,19 +55,28 @@ class Artifact:
         input_digest: str,
         say: Callable[[str], None],
     ) -> str:
-        """Make it of the rows in a segment's folder; returns what later stages depend on, hashed.
+        """Make the artifact; returns a digest of what later stages depend on.
 
-        What a killed attempt at the same artifact left stays for the stage to go on with; what was
-        left by one of other rows or another configuration is deleted first. A stage that works on
-        the rows of some sources alone makes nothing anew while these are the same.
+        Work that a killed attempt left is kept for the stage to resume, if it had the same rows
+        and configuration; otherwise it is deleted first. A stage that is limited to some sources
+        makes its artifact again only when their rows have changed.
+
+        Args:
+            rows_folder: folder of the segment whose rows the stage reads.
+            unit_ids: the units to read.
+            input_digest: digest of their rows.
+            say: called with lines on the progress.
+
+        Raises:
+            RunError: the stage failed, or storage did.
         """
         identity = fingerprint([self.segment.fingerprint, input_digest])
         folder, marker = work_folder(self.segment.folder), f"{self.segment.folder}/identity"
         made = f"{self.segment.folder}/made"
         if self.stage.sources is not None and self.is_there():
-            # Rows of other sources have changed, or else the whole segment would stand.
-            before, _, digest = (self.storage.read_bytes(made) or b"").decode().partition(" ")
-            if before == identity:
+            # Only rows of other sources changed, or the whole segment would have been reused.
+            old_identity, _, digest = (self.storage.read_bytes(made) or b"").decode().partition(" ")
+            if old_identity == identity:
                 return digest
         self.storage.delete(made)
         if self.storage.read_bytes(marker) != identity.encode():
@@ -86,7 +95,7 @@ class Artifact:
         return digest
 
     def _record(self, figures: dict[str, object]) -> None:
-        """Put the figures into ``metrics.json``, beside those of the other stages."""
+        """Add the figures to ``metrics.json``, which holds those of the other stages."""
         metrics = orjson.loads(self.storage.read_bytes(METRICS_FILE) or b"{}")
         metrics[self.stage.name] = figures
         options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY

@@ -35,25 +35,27 @@ from ray_pipeline.rundir.responses import FLUSH_SECONDS, Journal
 from ray_pipeline.stage import AskStage, Drop, Expand, Row
 
 _T = TypeVar("_T")
-#: Seconds that requests in flight get when the run is to stop.
+#: Seconds that requests in flight may take to finish when the run stops.
 _GRACE = 15.0
 
-#: What `_ask_row` says of a row: status, reason, its data after, the rows created from it.
+#: The result of `_ask_row`: status, reason, the row's data afterwards, the rows created from it.
 _Verdict = tuple[str, str | None, Row, list[Row]]
 
 
 async def ask_unit(
     stage: AskStage, rows: pa.Table, asker: UnitAsker
 ) -> tuple[pa.Table, StageAccount]:
-    """Ask about every row of a unit at once; the engine says how many are in flight.
+    """Run an ask stage on all rows of a unit concurrently; the engine limits requests in flight.
 
     Args:
         stage: the stage.
         rows: kept rows with their envelope.
-        asker: the unit's access to the model.
+        asker: sends the unit's requests to the model.
+
+    Returns: the rows after the stage, and its account.
 
     Raises:
-        BudgetExhausted, RunError, Stopping: the run stops; answers that came are on storage.
+        BudgetExhausted, RunError, Stopping: the run stops; answers that arrived are stored.
     """
     began = time.perf_counter()
     before = rows.to_pylist()
@@ -61,7 +63,7 @@ async def ask_unit(
     try:
         verdicts = await asyncio.gather(*tasks)
     except (BudgetExhausted, RunError, Stopping):
-        # What is in flight may have been paid for: let it come in. Nothing new can start.
+        # Requests in flight may have been paid for: let them finish, and start no new ones.
         asker.stop()
         await asyncio.wait(tasks, timeout=_GRACE)
         raise
@@ -92,7 +94,7 @@ async def _ask_row(stage: AskStage, row: Row, asker: UnitAsker) -> _Verdict:
 def _assemble(
     stage: AskStage, rows: pa.Table, before: list[Row], verdicts: list[_Verdict]
 ) -> pa.Table:
-    """The unit's table after the stage: untouched columns as they were, written ones rebuilt."""
+    """The unit's table after the stage, with the rows that it created."""
     schema = schema_after(stage, rows.schema)
     after: list[Row] = []
     for old, (status, reason, data, _) in zip(before, verdicts, strict=True):
@@ -104,7 +106,7 @@ def _assemble(
     try:
         out = _table(after, schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError, RunError):
-        # Some row's value does not fit its column: that row fails alone.
+        # A value of some row does not fit its column: only that row fails.
         out = pa.concat_tables(
             _table_alone(stage, row, rows, i, schema) for i, row in enumerate(after)
         )
@@ -145,7 +147,17 @@ def _table_alone(
 
 
 class AskingLoop:
-    """An event loop in a thread of its own, and the engine that answers on it."""
+    """An event loop in a thread of its own, with the engine whose requests run on it.
+
+    Args:
+        job: the segment.
+        coordinator: the run's coordinator.
+        llm: name of the model in the configuration.
+
+    Raises:
+        UserError: the engine's configuration is not usable on this machine.
+        RunError: the engine did not start.
+    """
 
     def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle, llm: str) -> None:
         self._job = job
@@ -155,8 +167,8 @@ class AskingLoop:
         self._name = f"{os.getpid()}-{id(self)}"
         self._askers: set[UnitAsker] = set()
         self._journals: set[Journal] = set()
-        # Thousands of rows wait in small objects that no cycle holds: looking through them again
-        # and again cost 10% of the throughput at 256 requests in flight (benchmarks/api_stage.py).
+        # Thousands of waiting rows are small objects without reference cycles. Scanning them
+        # repeatedly cost 10% of the throughput at 256 requests in flight (benchmarks/api_stage.py).
         gc.set_threshold(50_000, 50, 20)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True, name="asking").start()
@@ -166,7 +178,7 @@ class AskingLoop:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _start(self) -> Engine:
-        self._housekeeping = asyncio.create_task(self._keep_house())
+        self._housekeeping = asyncio.create_task(self._report_and_flush())
         self._limits = LimitsClient(self._name, self._coordinator.sync_limits.remote)
         pool = partial(self._coordinator.pool.remote, self._llm)
         return self._config.engine_type.connect(self._llm, self._config, self._limits, pool)
@@ -174,7 +186,13 @@ class AskingLoop:
     def ask(
         self, stage: AskStage, unit_id: str, rows: pa.Table, ask_afresh: list[str]
     ) -> tuple[pa.Table, StageAccount]:
-        """Ask about the rows of a unit; blocks the calling thread.
+        """Run an ask stage on the rows of a unit; blocks the calling thread.
+
+        Args:
+            stage: the stage.
+            unit_id: the unit, whose journal stores the responses.
+            rows: kept rows with their envelope.
+            ask_afresh: ids of rows whose rejected answers are not reused.
 
         Raises:
             BudgetExhausted, RunError, Stopping: as `ask_unit`.
@@ -200,8 +218,8 @@ class AskingLoop:
         finally:
             self._askers.discard(asker)
 
-    async def _keep_house(self) -> None:
-        """Every second: report progress, take the order to stop, put collected responses."""
+    async def _report_and_flush(self) -> None:
+        """Every second, report progress and check for the order to stop; flush the journals."""
         flushed = time.monotonic()
         while True:
             await asyncio.sleep(1.0)
@@ -220,7 +238,7 @@ class AskingLoop:
                 flushed = time.monotonic()
 
     def _stop(self) -> None:
-        """Start no further request; those in flight come in."""
+        """Start no further requests; those in flight may finish."""
         for asker in self._askers:
             asker.stop()
         self._limits.failure = Stopping

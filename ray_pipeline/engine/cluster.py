@@ -1,4 +1,4 @@
-"""Joining or starting Ray, quietly, and whether the cluster can carry the run."""
+"""Joins or starts a Ray cluster, and checks that it has the resources for the run."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ray_pipeline.stage import AskStage, DecideStage, MapStage
 
 @contextlib.contextmanager
 def joined(address: str | None, log_file: Path) -> Iterator[None]:
-    """Connect to a Ray cluster, or start one on this machine for the block's time.
+    """Connect to a Ray cluster, or start one on this machine, for the duration of the block.
 
     Args:
-        address: of the cluster; ``local``: a new one; None: the one of this job or environment
-            (``RAY_ADDRESS``), one that ``ray start`` started here, else a new one.
+        address: of the cluster; ``local``: a new one; None: the cluster of ``RAY_ADDRESS`` or of
+            this Ray job, one that ``ray start`` started here, else a new one.
         log_file: where Ray's own log lines go.
 
     Raises:
@@ -44,25 +44,25 @@ def joined(address: str | None, log_file: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Ends a cluster that was started here; another one goes on without this process.
+            # Ends a cluster that was started here; one that was joined keeps running.
             ray.shutdown()
 
 
 def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    # Ray gives the workers of a cluster that it starts low priority, so that a desktop stays
-    # smooth. Here they are what the machine is for: a local engine must not wait for Ray's agents.
+    # Ray starts its workers with a low priority, so that a desktop stays responsive. Here they are
+    # the machine's main work: a local engine must not wait for Ray's agents.
     os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         if address in (None, "local"):
-            # Without an address Ray joins what `ray start` has started here. "auto" would also
-            # join the private cluster of another run, which ends with that run.
+            # Without an address Ray joins a cluster that `ray start` started here. "auto" would
+            # also join the private cluster of another run, which ends with that run.
             ray.init(address=address, include_dashboard=False, **quiet)
             return
     except Exception as error:
         raise RunError(f"Ray did not start on this machine: {error}") from error
     try:
-        _knock(address)
+        _check_reachable(address)
     except OSError as error:
         raise UserError(f"no Ray cluster at {address}: {error}") from None
     try:
@@ -74,24 +74,24 @@ def _connect(address: str | None) -> None:
         ) from None
 
 
-def _knock(address: str) -> None:
-    """See that somebody listens at ``HOST:PORT``: Ray itself takes minutes to say no."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError if nothing listens at ``HOST:PORT``: Ray itself takes minutes to give up."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def ship_with_workers(module: ModuleType) -> None:
-    """Send a job script's own code along with its stages: workers cannot import the script."""
+    """Pickle a job script's code by value with its stages: workers cannot import the script."""
     ray.cloudpickle.register_pickle_by_value(module)
 
 
 @contextlib.contextmanager
 def _quiet(log_file: Path) -> Iterator[None]:
-    """Send what Ray logs and prints to a file: the screen is for the user's own run."""
+    """Redirect what Ray logs and prints to a file, so that it does not disturb the display."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("a", encoding="utf-8") as file:
-        # With a stream of its own: what ends the run is logged after this block is left.
+        # With a stream of its own, because the end of the run is logged after this block.
         handler = logging.FileHandler(log_file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for name in ("ray", "ray.data"):
@@ -108,7 +108,7 @@ def _configure_data() -> None:
     context.print_on_execution_start = False
 
 
-#: What one node has, as ``{"CPU": 2, "GPU": 0}``.
+#: The resources of one node, as ``{"CPU": 2, "GPU": 0}``.
 Node = Mapping[str, float]
 
 
@@ -135,7 +135,7 @@ def nodes_at(address: str | None, log_file: Path) -> list[Node]:
 
 
 class _Machine(dict[str, float]):
-    """This machine as a node. Its GPUs are counted when asked for: torch takes seconds to load."""
+    """This machine as a node. GPUs are counted on first use: importing torch takes seconds."""
 
     def __init__(self) -> None:
         super().__init__(CPU=os.cpu_count() or 1)
@@ -146,7 +146,7 @@ class _Machine(dict[str, float]):
         return torch.cuda.device_count() if resource == "GPU" else 0
 
 
-#: What is wanted, by where it is configured.
+#: The resources needed, by the configuration key that sets them.
 Needs = Mapping[str, Resources]
 
 
@@ -156,29 +156,29 @@ def check_resources(
     nodes: Sequence[Node],
     autoscaling: bool,
 ) -> None:
-    """Prove that everything that runs at the same time fits the cluster.
+    """Check that everything that runs at the same time fits the cluster.
 
     Args:
-        segments: what is to run.
-        llms: models by name.
+        segments: the segments to run.
+        llms: language models by name.
         nodes: the cluster's nodes.
-        autoscaling: the cluster adds nodes when they are asked for; then nothing is refused.
+        autoscaling: whether the cluster adds nodes on demand; then nothing is checked.
 
     Raises:
-        UserError: names what needs what, and what there is.
+        UserError: the cluster is too small; the message lists what is needed and available.
     """
     if autoscaling:
         return
     groups = executions(segments)
-    asked = [_local_llms(group, llms) for group in groups]
+    used = [_local_llms(group, llms) for group in groups]
     for position, group in enumerate(groups):
-        # A model's pool lives from the first stage that asks it to the last.
-        before, after = set().union(*asked[: position + 1]), set().union(*asked[position:])
-        asked_here = {f"llms.{n}": _of_llm(llms[n], nodes) for n in sorted(before & after)}
-        needs = _of_stages(group) | asked_here
+        # A model's pool lives from the first stage that uses it to the last.
+        before, after = set().union(*used[: position + 1]), set().union(*used[position:])
+        pools = {f"llms.{n}": _of_llm(llms[n], nodes) for n in sorted(before & after)}
+        needs = _of_stages(group) | pools
         for resource in ("CPU", "GPU"):
-            wanted = {who: need for who, need in needs.items() if need.of_each(resource)}
-            _check_fit(resource, wanted, nodes)
+            of_resource = {key: need for key, need in needs.items() if need.of_each(resource)}
+            _check_fit(resource, of_resource, nodes)
 
 
 def _local_llms(group: Sequence[Segment], llms: Mapping[str, LlmConfig]) -> set[str]:
@@ -199,7 +199,7 @@ def _of_stages(group: Sequence[Segment]) -> dict[str, Resources]:
 
 
 def _of_llm(config: LlmConfig, nodes: Sequence[Node]) -> Resources:
-    # The number of GPUs is only asked for where it matters.
+    # GPUs are only counted where the number matters: it may import torch.
     return config.resources(_sum("GPU", nodes) if config.num_gpus is None else 0)
 
 
@@ -218,18 +218,18 @@ def _check_fit(resource: str, needs: Needs, nodes: Sequence[Node]) -> None:
     if not needs:
         return
     advice = "lower actors, num_cpus or num_gpus, or take a larger cluster"
-    totals = {who: need.in_total(resource) for who, need in needs.items()}
-    total, have = sum(totals.values()), _sum(resource, nodes)
-    if total > have:
-        listed = ", ".join(f"{who} {number:g}" for who, number in totals.items())
+    totals = {key: need.in_total(resource) for key, need in needs.items()}
+    total, available = sum(totals.values()), _sum(resource, nodes)
+    if total > available:
+        listed = ", ".join(f"{key} {number:g}" for key, number in totals.items())
         raise UserError(
             f"the run needs {total:g} {resource}s at the same time ({listed}), the cluster has "
-            f"{have:g}; {advice}"
+            f"{available:g}; {advice}"
         )
     largest = max(_amount(node, resource) for node in nodes)
-    for who, need in needs.items():
+    for key, need in needs.items():
         if need.of_each(resource) > largest:
             raise UserError(
-                f"a worker of {who} needs {need.of_each(resource):g} {resource}s on one node, the "
+                f"a worker of {key} needs {need.of_each(resource):g} {resource}s on one node, the "
                 f"largest node has {largest:g}; {advice}"
             )

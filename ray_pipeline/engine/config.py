@@ -1,4 +1,4 @@
-"""The configuration every job has, and the type that a job's stages make of it."""
+"""The configuration that every job has, and its type with the sections of a job's stages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ray_pipeline.llm.config import (
 from ray_pipeline.sources.config import SourceConfig
 from ray_pipeline.stage import Stage
 
-#: It stands in the rows and in messages, and is set by ``--set sources.NAME.path=...``.
+#: Restricted, because it is part of dotted keys (``--set sources.NAME.path=...``).
 SourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -122,7 +122,7 @@ class RunConfig(Section):
 
     @property
     def all_sources(self) -> dict[str, SourceConfig]:
-        """The sources by name; one without a name goes by the empty one."""
+        """The sources by name; the name of an unnamed source is empty."""
         return dict(self.sources) if self.source is None else {"": self.source}
 
 

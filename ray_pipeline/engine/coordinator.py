@@ -1,9 +1,9 @@
-"""The coordinator: the one small actor that all workers of a run talk to.
+"""The coordinator: the single actor that all workers of a run communicate with.
 
-It counts attempts at units, hands out limits and budget, starts the pools of local models when
-the first question for them comes, collects receipts for the progress display, and carries the
-order to stop. It holds nothing that a restart could not do without: what is done stands on
-storage, and what was spent is read from the journals again.
+It counts attempts at units, grants rate limits and budget, starts the pools of local models on
+their first request, collects receipts for the progress display, and distributes the order to stop.
+It needs no state of its own after a restart: finished work is on storage, and what was spent is
+read from the journals.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from ray_pipeline.rundir.responses import spent
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
-#: Seconds after which a worker's word on its progress no longer counts; it speaks every second.
-_FORGOTTEN_AFTER = 5.0
+#: Seconds after which a worker's last report is ignored; workers report every second.
+_REPORT_EXPIRES_AFTER = 5.0
 
 StopKind = Literal["failed", "budget_exhausted", "interrupted"]
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Why the run is to stop."""
+    """The order to stop the run, with its reason."""
 
     kind: StopKind
     message: str
@@ -46,7 +46,7 @@ class Stop:
 
 @dataclass
 class Snapshot:
-    """What happened since the driver last asked."""
+    """What happened since the driver's last poll."""
 
     #: Receipts by segment index.
     receipts: dict[int, list[Receipt]] = field(default_factory=dict)
@@ -85,31 +85,31 @@ class Coordinator:
         self._stop: Stop | None = None
 
     async def begin(self, segment: int, unit_id: str) -> tuple[int, bool]:
-        """Note an attempt at a unit. Returns its number (from 1) and whether to stop instead."""
+        """Count an attempt at a unit. Returns its number (from 1) and whether to stop instead."""
         self._attempts[segment, unit_id] += 1
         return self._attempts[segment, unit_id], self._stop is not None
 
     async def finished(self, segment: int, receipt: Receipt) -> None:
-        """A unit is committed."""
+        """Record that a unit is committed."""
         self._attempts.pop((segment, receipt.unit_id), None)
         self._snapshot.receipts.setdefault(segment, []).append(receipt)
 
     async def progress(self, worker: str, segment: int, counts: Counter[str]) -> bool:
-        """What a worker has under way (replaces its last word). Returns whether to stop."""
+        """Replace a worker's report on its work in progress. Returns whether to stop."""
         self._live[worker, segment] = time.monotonic(), counts
         return self._stop is not None
 
     async def stop(self, kind: StopKind, message: str) -> None:
-        """Order every worker to stop; the first reason stands."""
+        """Order every worker to stop. A later order does not replace the reason of the first."""
         self._stop = self._stop or Stop(kind, message)
 
     async def poll(self) -> Snapshot:
-        """News for the driver."""
+        """What happened since the last call, for the driver."""
         news, self._snapshot = self._snapshot, Snapshot()
         now = time.monotonic()
-        for (_, segment), (said, counts) in self._live.items():
-            # A worker that is gone does not take its last word back.
-            if now - said > _FORGOTTEN_AFTER:
+        for (_, segment), (reported, counts) in self._live.items():
+            # A worker that has died leaves its last report behind.
+            if now - reported > _REPORT_EXPIRES_AFTER:
                 continue
             news.in_progress.setdefault(segment, Counter()).update(counts)
         news.starting = [name for name, pool in self._pools.items() if not pool.done()]
@@ -121,7 +121,7 @@ class Coordinator:
         return self._limits.sync(report)
 
     async def pool(self, name: str) -> list[Any]:
-        """Actors of a local model, started when first asked for.
+        """The actors of a local model; they are started on the first call.
 
         Raises:
             RunError: the engine did not start.
@@ -132,7 +132,7 @@ class Coordinator:
         return await asyncio.shield(self._pools[name])
 
     async def release(self, name: str) -> None:
-        """Give a local model's actors back: no stage needs them any more."""
+        """End a local model's actors, because no stage needs them any more."""
         pool = self._pools.pop(name, None)
         if pool is None:
             return
@@ -144,11 +144,11 @@ class Remote(Protocol[_Arguments, _Result]):
     """A method of an actor."""
 
     def remote(self, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> ray.ObjectRef[_Result]:
-        """Call it; returns at once."""
+        """Call the method; returns a reference to its result at once."""
 
 
 class CoordinatorHandle(Protocol):
-    """The coordinator's actor, as the driver and the workers hold it. See `Coordinator`."""
+    """The typed handle of the coordinator's actor. See `Coordinator` for the methods."""
 
     @property
     def begin(self) -> Remote[[int, str], tuple[int, bool]]: ...
@@ -171,13 +171,13 @@ class CoordinatorHandle(Protocol):
 def start_coordinator(
     storage: Storage, budget: Budget, llms: Mapping[str, LlmConfig], models: Mapping[str, str]
 ) -> CoordinatorHandle:
-    """Start the run's coordinator. It takes no CPU of the cluster and restarts when it dies.
+    """Start the run's coordinator. It needs no CPU of the cluster, and restarts when it dies.
 
     Args:
         storage: the run directory.
-        budget: money and tokens.
-        llms: models by name.
-        models: what each model's name resolved to: a folder or a hub id.
+        budget: limits on money and tokens.
+        llms: language models by name.
+        models: the folder or hub id of each model.
     """
     actor = ray.remote(Coordinator).options(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1000
@@ -186,10 +186,10 @@ def start_coordinator(
 
 
 def end_coordinator(coordinator: Any) -> None:
-    """End the coordinator and with it the pools of local models, also where this process lives on.
+    """End the coordinator, and with it the pools of local models.
 
     Args:
-        coordinator: its handle; it may have ended already.
+        coordinator: its handle; the actor may have ended already.
     """
-    with contextlib.suppress(Exception):  # what ended the run says more
+    with contextlib.suppress(Exception):  # must not hide the error that ended the run
         ray.kill(coordinator)

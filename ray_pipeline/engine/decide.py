@@ -1,7 +1,7 @@
-"""Runs a decide stage: keys out of the rows, the stage's steps over them, decisions back.
+"""Runs a decide stage: extracts keys from the rows, runs the stage on them, applies its decisions.
 
-Only keys and scores travel, in files (see `stored_tables`). The decisions on a unit's rows are a
-small table on storage, which is then applied to the unit like a map.
+Only keys and scores are exchanged between processes, in files (see `stored_tables`). The decisions
+on a unit's rows are a small table on storage, which is then applied to the unit like a map.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ray_pipeline.core.rows import kept, set_column
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.core.tables import REF
 from ray_pipeline.engine.segments import checked, in_order, works_on
-from ray_pipeline.engine.stored_tables import StoredTables, Task, Workshop, Written
+from ray_pipeline.engine.stored_tables import StepExecutor, StoredTables, Task, Written
 from ray_pipeline.engine.unit import FromSegment, SegmentJob, UnitState
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.layout import DONE, decisions_folder, decisions_path
@@ -36,10 +36,10 @@ from ray_pipeline.rundir.parts import PartInfo
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.stage import DecideStage
 
-#: Rows whose keys one task makes: between these, and a sixteenth of all.
+#: Rows whose keys one task extracts: a sixteenth of all rows, within these bounds.
 _LEAST_CHUNK, _MOST_CHUNK = 5_000, 100_000
-#: Seconds between two lines on how far a step is.
-_SAY_EVERY = 10.0
+#: Seconds between two progress lines of a step.
+_REPORT_EVERY = 10.0
 
 
 def decide(
@@ -48,19 +48,19 @@ def decide(
     infos: Sequence[PartInfo],
     say: Callable[[str], None],
 ) -> None:
-    """Make the decisions of the job's stage over all units, and put them on storage.
+    """Make the decisions of a decide stage over all units, and store them.
 
-    A second call with the same stage and the same input finds them there and does nothing; after
-    a kill it continues where the first one was.
+    A second call with the same stage and input finds the decisions and does nothing. A call after
+    the process was killed continues from the last finished task.
 
     Args:
         job: the segment.
         units: all units; those of sources that the stage does not work on are left out.
-        infos: the footers of the parts that it reads, one a unit.
-        say: takes a line on the progress.
+        infos: the footers of the parts that the stage reads, one for each unit.
+        say: called with lines on the progress.
 
     Raises:
-        RunError: the stage broke its contract, or storage failed.
+        RunError: the stage raised an exception or broke its contract, or storage failed.
     """
     stage = _stage(job)
     mine = [(u, i) for u, i in zip(units, infos, strict=True) if works_on(stage, u.source)]
@@ -76,16 +76,16 @@ def decide(
     if job.storage.read_bytes(marker) == identity.encode():
         return
     work_folder = f"{folder}/work-{identity[:16]}"
-    # First: what is left of other decisions, or of half of these, must not look complete.
+    # The marker goes first: decisions of an earlier run, or half of these, must not look complete.
     job.storage.delete(marker)
     if not job.storage.exists(work_folder):
         job.storage.delete_folder(folder)
     source = _KeysOfUnits.of(job, units, infos)
     run = partial(run_tasks, say=lambda text: say(f"deciding {stage.name}, {text}"))
     first_units = tuple(chunk[0] for chunk in source.chunks)
-    workshop = Workshop(job.storage, work_folder, run, first_units)
+    executor = StepExecutor(job.storage, work_folder, run, first_units)
     try:
-        decisions = stage.decide(StoredTables(workshop, source))
+        decisions = stage.decide(StoredTables(executor, source))
         assert isinstance(decisions, StoredTables)
         write = partial(_write_decisions, job, tuple(unit.unit_id for unit in units))
         decisions.map(partial(_canonical, stage)).by_chunk().map(write).saved()
@@ -96,7 +96,7 @@ def decide(
 
 
 def _explained(stage: DecideStage, error: Exception) -> RunError:
-    """Ray's error as one that names the stage and what it raised."""
+    """A RunError that names the stage and the exception it raised, for one of Ray's."""
     cause = error
     while isinstance(cause, RayTaskError):
         cause = cause.cause
@@ -115,7 +115,7 @@ def _stage(job: SegmentJob) -> DecideStage:
 
 @dataclass(frozen=True)
 class _KeysOfUnits:
-    """The stage's keys of the rows that come in: the table that deciding starts from."""
+    """The keys that the stage extracts from its input rows: the input table of `decide`."""
 
     stage: DecideStage
     rows_from: FromSegment
@@ -126,7 +126,7 @@ class _KeysOfUnits:
 
     @classmethod
     def of(cls, job: SegmentJob, units: Sequence[Unit], infos: Sequence[PartInfo]) -> _KeysOfUnits:
-        """Chunks of consecutive units. They depend on rows alone: a re-run finds the same."""
+        """Cut the units into chunks, by their numbers of rows alone, so a re-run cuts the same."""
         kept_rows = [info.accounts[-1].kept for info in infos]
         total = sum(kept_rows)
         target = min(_MOST_CHUNK, max(_LEAST_CHUNK, total // 16))
@@ -146,11 +146,11 @@ class _KeysOfUnits:
 
     @property
     def parts(self) -> int:
-        """How many chunks."""
+        """The number of chunks."""
         return len(self.chunks)
 
     def load(self, storage: Storage, part: int) -> pa.Table:
-        """The keys of a chunk's rows, of which one unit at a time is in memory."""
+        """The keys of a chunk's rows; the rows of one unit at a time are in memory."""
         columns = list(dict.fromkeys(["row_id", "status", *self.stage.reads]))
         keys = []
         for ordinal in range(*self.chunks[part]):
@@ -161,7 +161,7 @@ class _KeysOfUnits:
 
 
 def _canonical(stage: DecideStage, decisions: pa.Table) -> pa.Table:
-    """Decisions with the columns and types that the stage declares."""
+    """The decisions with the columns and types that the stage declares."""
     schema = _decision_schema(stage)
     if missing := set(schema.names) - set(decisions.column_names):
         raise RunError(f"stage {stage.name!r} decides without {sorted(missing)}")
@@ -175,7 +175,7 @@ def _decision_schema(stage: DecideStage) -> pa.Schema:
 
 
 def _write_decisions(job: SegmentJob, unit_ids: Sequence[str], decisions: pa.Table) -> pa.Table:
-    """Put the decisions on some units' rows on storage, a file for each unit."""
+    """Store the decisions of a part, in a file for each unit; returns the units' ordinals."""
     refs = decisions[REF].to_numpy()
     if (refs[1:] == refs[:-1]).any():
         raise RunError(f"stage {job.segment.name!r} decided twice on a row")
@@ -190,24 +190,31 @@ def _write_decisions(job: SegmentJob, unit_ids: Sequence[str], decisions: pa.Tab
 
 
 def apply_decisions(state: UnitState, rows: pa.Table) -> tuple[pa.Table, list[StageAccount]]:
-    """A unit's rows with their decisions: the work of a decide segment on one unit."""
+    """Apply the stored decisions to a unit's rows: the work of a decide segment on one unit.
+
+    Args:
+        state: the unit, with its decisions.
+        rows: its kept rows with their envelope.
+
+    Returns: the rows after the stage, and its account.
+    """
     stage = _stage(state.job)
-    made = _decision_schema(stage).empty_table()
+    decisions = _decision_schema(stage).empty_table()
     if state.decisions:
-        made = pq.read_table(pa.BufferReader(state.decisions))
+        decisions = pq.read_table(pa.BufferReader(state.decisions))
     positions = pa.array(np.arange(rows.num_rows))
-    at = pc.index_in(positions, pc.bit_wise_and(made[REF], 0xFFFFFFFF).combine_chunks())
+    at = pc.index_in(positions, pc.bit_wise_and(decisions[REF], 0xFFFFFFFF).combine_chunks())
     decided = pc.is_valid(at)
     out = rows
     for name in stage.writes:
-        values = made[name].combine_chunks().take(at)
+        values = decisions[name].combine_chunks().take(at)
         if name in rows.column_names:
             values = pc.if_else(decided, values, rows[name])
         out = set_column(out, name, values)
-    # No status means: kept, with evidence.
-    marked = pc.is_valid(made["status"].combine_chunks().take(at))
+    # A decision without a status keeps the row and only writes evidence.
+    marked = pc.is_valid(decisions["status"].combine_chunks().take(at))
     for name in ("status", "reason"):
-        values = made[name].combine_chunks().take(at)
+        values = decisions[name].combine_chunks().take(at)
         out = set_column(out, name, pc.if_else(marked, values, rows[name]))
     out = checked(stage, rows, in_order([out], rows["row_id"].combine_chunks()))
     return out, [StageAccount.of(stage.name, rows.num_rows, out)]
@@ -219,17 +226,19 @@ def run_tasks(
     """Run the tasks of a step as Ray tasks, a bounded number at a time.
 
     Args:
-        what: the step's name.
+        what: name of the step, for progress lines.
         tasks: its tasks.
-        say: takes a line on the progress of long steps.
+        say: called with progress lines during long steps.
+
+    Returns: the results, in the order of ``tasks``.
 
     Raises:
-        RayTaskError: what a task raised; the others are cancelled.
+        RayTaskError: a task raised an exception; the other tasks are cancelled.
     """
     waiting = list(enumerate(tasks))[::-1]
     running: dict[Any, int] = {}
     written: dict[int, Written] = {}
-    said = time.monotonic()
+    last_report = time.monotonic()
     try:
         while waiting or running:
             most = 4 * int(ray.cluster_resources().get("CPU", 1))
@@ -239,9 +248,9 @@ def run_tasks(
             done, _ = ray.wait(list(running), timeout=1.0)
             for reference in done:
                 written[running.pop(reference)] = ray.get(reference)
-            if time.monotonic() - said > _SAY_EVERY:
+            if time.monotonic() - last_report > _REPORT_EVERY:
                 say(f"{what}: {len(written)} of {len(tasks)} parts")
-                said = time.monotonic()
+                last_report = time.monotonic()
     finally:
         for reference in running:
             with contextlib.suppress(Exception):
@@ -249,7 +258,7 @@ def run_tasks(
     return [written[number] for number in range(len(tasks))]
 
 
-# A lost node or worker is Ray's to try again; an exception of ours is not.
+# Ray retries after a lost node or worker, but not after an exception: that would repeat itself.
 @ray.remote(num_cpus=1, max_retries=10, retry_exceptions=False)
 def _run_task(task: Task) -> Written:
     share_workers_lock(task.storage)

@@ -1,4 +1,4 @@
-"""The files a person opens: CSV, JSONL, Parquet and Hugging Face data sets under ``exports/``."""
+"""Exports rows as CSV, JSONL, Parquet and Hugging Face data sets, under ``exports/``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _SUFFIX = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet", "hf": ""}
 
 
 def export_stages(storage: Storage, segment: Segment, unit_ids: Sequence[str]) -> None:
-    """Write the files of each stage of a finished segment. One unit is in memory at a time."""
+    """Write the export files that the stages of a finished segment declare.
+
+    One unit is in memory at a time.
+    """
     for stage in segment.stages:
         for name, choose in stage.exports().items():
             rows = _rows(storage, segment, unit_ids, choose)
@@ -38,7 +41,19 @@ def export_dataset(
     formats: Sequence[str],
     without: Collection[str] = (),
 ) -> None:
-    """Write the rows that came through every stage, without columns that are for stages alone."""
+    """Write the rows that every stage kept.
+
+    Args:
+        storage: the run directory.
+        segment: the last segment that has rows.
+        unit_ids: all units.
+        name: name of the files, without suffix.
+        formats: ``csv``, ``jsonl``, ``parquet`` and ``hf``.
+        without: internal columns to leave out.
+
+    Raises:
+        RunError: ``hf`` on object storage, or storage failed.
+    """
     for kind in formats:
         tables = (_without(t, without) for t in _rows(storage, segment, unit_ids, kept))
         _WRITERS[kind](storage, f"{EXPORTS}/{name}{_SUFFIX[kind]}", tables)
@@ -70,7 +85,7 @@ def _write_csv(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
 
 
 def _flat(table: pa.Table) -> pa.Table:
-    """The table with nested columns as JSON text, which is all that CSV can hold."""
+    """The table with nested columns as JSON text, because CSV cannot hold them."""
     for index, field in enumerate(table.schema):
         if pa.types.is_nested(field.type):
             values = table.column(index).to_pylist()
@@ -97,7 +112,7 @@ def _write_parquet(storage: Storage, path: str, tables: Iterable[pa.Table]) -> N
 
 
 def _write_hf(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
-    """A folder for ``datasets.load_from_disk``."""
+    """Write a folder for ``datasets.load_from_disk``."""
     import datasets
 
     if not storage.is_local:

@@ -1,7 +1,7 @@
-"""Takes a unit apart whose rows kill the process that works on them, until the guilty fail alone.
+"""Isolates the rows of a unit that kill the worker process, so that only these rows fail.
 
-A row may take its process down (a native library that crashes, memory that runs out). Rows run in
-processes of their own: all together first, then in halves, down to the single row.
+A row may crash its process (a native library crashes, or memory runs out). The rows of the unit run
+in separate processes: all together first, then in halves, down to single rows.
 """
 
 from __future__ import annotations
@@ -22,21 +22,31 @@ from ray_pipeline.stage import AskStage, MapStage, ModelStage
 def run_isolated(
     job: SegmentJob, coordinator: CoordinatorHandle, unit: Unit, rows: pa.Table, start: str | None
 ) -> tuple[pa.Table, list[StageAccount]]:
-    """Like the segment's own work on these rows, with each row that kills a process failed."""
+    """Run a segment on a unit's rows, and fail each row that kills its process.
+
+    Args:
+        job: the segment.
+        coordinator: the run's coordinator.
+        unit: the unit.
+        rows: its kept rows with their envelope.
+        start: name of the stage to begin with; None for the first.
+
+    Returns: the rows after the segment, and the accounts of its stages.
+    """
     names = [stage.name for stage in job.segment.stages]
     done: list[pa.Table] = []
     accounts: list[list[StageAccount]] = []
     waiting = [rows]
     while waiting:
-        some = waiting.pop()
+        batch = waiting.pop()
         try:
-            out, account = ray.get(_work_apart.remote(job, coordinator, unit, some, start))
+            out, account = ray.get(_run_separately.remote(job, coordinator, unit, batch, start))
         except (WorkerCrashedError, OutOfMemoryError):
-            if some.num_rows > 1:
-                half = some.num_rows // 2
-                waiting += [some.slice(half), some.slice(0, half)]
+            if batch.num_rows > 1:
+                half = batch.num_rows // 2
+                waiting += [batch.slice(half), batch.slice(0, half)]
                 continue
-            out, account = _crashed(job, some, start)
+            out, account = _crashed(job, batch, start)
         done.append(out)
         accounts.append(account)
     first = names.index(start) if start else 0
@@ -46,7 +56,7 @@ def run_isolated(
 def _crashed(
     job: SegmentJob, row: pa.Table, start: str | None
 ) -> tuple[pa.Table, list[StageAccount]]:
-    """The row, failed. Which stage of a fused group killed it is not known: it names the first."""
+    """The row, failed by the first stage: which stage of the segment crashed is not known."""
     stages = job.segment.stages
     stage = next(stage for stage in stages if start in (None, stage.name))
     out = fail(row, pa.array([True]), CRASHED)
@@ -59,7 +69,7 @@ def _crashed(
 
 
 @ray.remote(num_cpus=0, max_retries=0, max_calls=1)
-def _work_apart(
+def _run_separately(
     job: SegmentJob, coordinator: CoordinatorHandle, unit: Unit, rows: pa.Table, start: str | None
 ) -> tuple[pa.Table, list[StageAccount]]:
     from ray_pipeline.engine.asking import AskingLoop

@@ -1,4 +1,4 @@
-"""`plan`: what a run would do and cost, from a sample of the rows and without asking any model."""
+"""`plan`: what a run would do and cost, estimated on a sample of rows without model requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ray_pipeline.engine.cluster import check_resources, nodes_at
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.reuse import RunState, run_state
 from ray_pipeline.engine.run import Job
-from ray_pipeline.engine.segments import Segment, apply_map, of_source, works_on
+from ray_pipeline.engine.segments import Segment, apply_map, with_source_name, works_on
 from ray_pipeline.llm.asker import RequestTemplate
 from ray_pipeline.llm.asking import Answer
 from ray_pipeline.llm.prompt import Prompt
@@ -31,36 +31,36 @@ from ray_pipeline.rundir.units import Unit
 from ray_pipeline.sources.read import read_unit
 from ray_pipeline.stage import ArtifactStage, AskStage, MapStage, ModelStage, Stage
 
-#: Rows that the estimate stands on, at most.
+#: Maximum number of sampled rows of each source.
 SAMPLE_ROWS = 1_000
 
 
 @dataclass
 class StagePlan:
-    """What one stage would do. Numbers of rows, requests and tokens are estimates."""
+    """What one stage would do. Its numbers of rows, requests and tokens are estimates."""
 
     name: str
-    #: ``reused``, ``run``, or ``unknown`` where the numbers are not known before it runs.
+    #: ``reused``; ``run``; or ``unknown`` where the numbers cannot be estimated before it runs.
     action: str
     rows_in: int
     requests: int = 0
     prompt_tokens: int = 0
-    #: At most: as if each answer were as long as it may be.
+    #: An upper bound: as if every answer had the maximum length.
     completion_tokens: int = 0
     max_cost_usd: float | None = None
-    #: What else there is to say about its cost.
+    #: A remark on its rows or its work, for display.
     note: str | None = None
 
 
 def plan(job: Job, until: str | None = None) -> list[StagePlan]:
-    """Check all that a run would check, and say what it would do; nothing is run or written.
+    """Check everything that a run would check, and estimate what it would do. Writes nothing.
 
     Args:
-        job: what would run.
+        job: the job to plan.
         until: the last stage; None: the one that the configuration names.
 
     Raises:
-        UserError: what would stop the run: the configuration, the input, or a cluster too small.
+        UserError: the run would be refused: wrong configuration or input, or too small a cluster.
     """
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(job.config, job.stages, job.prompt_folders, scratch, until)
@@ -74,12 +74,12 @@ def plan(job: Job, until: str | None = None) -> list[StagePlan]:
 
 
 def make_plan(prepared: Prepared, storage: Storage, state: RunState) -> list[StagePlan]:
-    """Say of every stage, from the reading of the source on, what a run would do.
+    """Estimate what a run would do at every stage, reading the source included.
 
     Args:
         prepared: the checked run.
         storage: its run directory, which need not exist.
-        state: what is complete there, see `ray_pipeline.engine.reuse.run_state`.
+        state: its complete segments, see `ray_pipeline.engine.reuse.run_state`.
     """
     accounts = [account for _, done in state.complete for account in done.accounts]
     plans = [StagePlan(account.name, "reused", account.rows_in) for account in accounts]
@@ -92,13 +92,13 @@ def make_plan(prepared: Prepared, storage: Storage, state: RunState) -> list[Sta
         plan = StagePlan(stage.name, "run", round(sum(sample.estimate for sample in samples)))
         plans.append(plan)
         mine = [sample for sample in samples if works_on(stage, sample.source)]
-        lacks = any(set(stage.needs) - sample.there for sample in mine)
+        lacks_values = any(set(stage.needs) - sample.computed for sample in mine)
         if isinstance(stage, AskStage):
             for sample in mine:
                 _estimate_requests(prepared, stage, sample, plan)
         elif isinstance(stage, ModelStage) and artifacts:
-            plan.action = "unknown"  # its model may be one that is only made on the way
-        elif lacks or (isinstance(stage, ModelStage) and not stage.in_plan):
+            plan.action = "unknown"  # its model may be one that this run has yet to train
+        elif lacks_values or (isinstance(stage, ModelStage) and not stage.in_plan):
             pass
         elif isinstance(stage, MapStage):
             if isinstance(stage, ModelStage):
@@ -122,27 +122,27 @@ def _by_source(prepared: Prepared) -> str | None:
 
 @dataclass
 class _Sample:
-    """Some rows of a source that stand for all of them, as they come into a stage."""
+    """A sample of a source's rows, as they enter a stage."""
 
     source: str
     rows: pa.Table
-    #: Rows that each of them stands for.
+    #: Rows of the source for each row of the sample.
     scale: float
-    #: Columns that have their values; those of stages that were not run have none.
-    there: set[str]
+    #: Columns with computed values; columns of stages that were skipped are null.
+    computed: set[str]
 
     @property
     def estimate(self) -> float:
-        """How many rows of the source come into the stage."""
+        """The estimated number of rows of the source that enter the stage."""
         return self.rows.num_rows * self.scale
 
     def apply(self, stage: MapStage) -> None:
-        """Run a stage on the rows."""
-        self.there |= set(stage.writes)
-        self.rows = kept(of_source(apply_map(stage, self.rows, Counter()), self.source))
+        """Run a stage on the sample."""
+        self.computed |= set(stage.writes)
+        self.rows = kept(with_source_name(apply_map(stage, self.rows, Counter()), self.source))
 
     def add_columns(self, stage: Stage) -> None:
-        """Add those of a stage that was not run, empty: later stages may read them."""
+        """Add a skipped stage's columns as nulls, because later stages may read them."""
         for name, kind in stage.writes.items():
             if name not in self.rows.column_names:
                 nulls = pa.nulls(self.rows.num_rows, kind)
@@ -152,10 +152,10 @@ class _Sample:
 def _samples(
     prepared: Prepared, storage: Storage, complete: Sequence[tuple[Segment, Done]]
 ) -> list[_Sample]:
-    """Rows of each source that come into the first stage to run.
+    """A sample of each source's rows, as they enter the first stage to run.
 
-    They are of units spread evenly over the source: as the last complete segment kept them, or
-    from the source itself.
+    It is taken from units spread evenly over the source: from the rows that the last complete
+    segment kept or, without one, from the source itself.
     """
     by_source: dict[str, list[Unit]] = {}
     for unit in prepared.survey.units:
@@ -170,12 +170,12 @@ def _samples(
             paths = [part_path(segment.folder, unit.unit_id) for unit in chosen]
             rows = pa.concat_tables([kept(read_rows(storage, path)) for path in paths])
             last = done.accounts[-1]
-            of = last.sources[source]["kept"] if source else last.kept
+            total = last.sources[source]["kept"] if source else last.kept
         else:
             rows = pa.concat_tables([read_unit(unit, prepared.survey.spec) for unit in chosen])
-            of = sum(unit.rows for unit in units)
+            total = sum(unit.rows for unit in units)
         rows = rows.slice(0, SAMPLE_ROWS)
-        scale = of / max(1, rows.num_rows)
+        scale = total / max(1, rows.num_rows)
         samples.append(_Sample(source, kept(rows), scale, set(rows.column_names)))
     return samples
 
@@ -189,7 +189,7 @@ def _estimate_work(stage: ArtifactStage, samples: Sequence[_Sample]) -> str | No
 def _estimate_requests(
     prepared: Prepared, stage: AskStage, sample: _Sample, plan: StagePlan
 ) -> None:
-    """Add what the stage would ask about a source's rows."""
+    """Add the requests that the stage would send for a source's rows, with tokens and cost."""
     name = stage.config.llm
     config = prepared.config.llms[name]
     template = RequestTemplate(stage.name, config, prepared.revisions[name], prepared.config.seed)
@@ -205,8 +205,8 @@ def _estimate_requests(
         plan.max_cost_usd = config.usd_per_million.cost(plan.prompt_tokens, plan.completion_tokens)
 
 
-class _Asked(Exception):
-    """Ends a stage's coroutine at its first request."""
+class _FirstRequest(Exception):
+    """Ends a stage's coroutine at its first request, and carries that request."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -226,14 +226,14 @@ def _first_request(
         sample: int = 0,
         **values: Any,
     ) -> Answer:
-        raise _Asked(template.request(prompt, prompt.render(**values), sample))
+        raise _FirstRequest(template.request(prompt, prompt.render(**values), sample))
 
     try:
-        asyncio.run(_until_asked(stage, data, llm))
-    except _Asked as asked:
-        return asked.request
+        asyncio.run(_run_ask(stage, data, llm))
+    except _FirstRequest as stopped:
+        return stopped.request
     return None
 
 
-async def _until_asked(stage: AskStage, data: dict[str, Any], llm: Any) -> None:
+async def _run_ask(stage: AskStage, data: dict[str, Any], llm: Any) -> None:
     await stage.ask(data, llm)

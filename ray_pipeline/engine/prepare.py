@@ -1,4 +1,4 @@
-"""Everything that is checked and worked out before anything runs; shared by `plan` and `run`."""
+"""Checks and resolves everything before anything runs; shared by `plan` and `run`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from ray_pipeline.stage import AskStage, Settings, Stage
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run, ready to go."""
+    """A run whose configuration, models, prompts and sources have been checked and resolved."""
 
     config: RunConfig
     stages: list[Stage]
     segments: list[Segment]
-    #: Columns that come into each segment, the envelope included.
+    #: Schema of each segment's input, the envelope included.
     input_schemas: list[pa.Schema]
     survey: Survey
     prompts: Mapping[str, Prompt]
-    #: What each local model resolved to (folder or hub id), and the identity of its weights.
+    #: The folder or hub id of each language model, and the identity of its weights, by its name.
     models: dict[str, str]
     revisions: dict[str, str]
 
@@ -47,36 +47,36 @@ def prepare(
     scratch: str,
     until: str | None = None,
 ) -> Prepared:
-    """Resolve models, keys and prompts, read the source once, and cut the pipeline.
+    """Resolve models, keys and prompts, survey the sources, and cut the pipeline into segments.
 
     Args:
         config: the checked configuration.
-        stages: the job's stages, in order, as the job lists them.
-        prompt_folders: where prompts are looked for, in order.
-        scratch: folder or URI for copies of sources that can't be entered in the middle.
-        until: the last stage to run; None: what the configuration says.
+        stages: the job's stages, in order.
+        prompt_folders: folders to search for prompts, in order.
+        scratch: folder or URI for copies of sources that cannot be read from the middle.
+        until: the last stage to run; None: the one that the configuration names.
 
     Raises:
-        UserError: anything that would stop the run later.
+        UserError: the configuration or the input is wrong, in a way that would stop the run later.
     """
-    of_job = [stage.bound(stage_config(config, stage.name)) for stage in stages]
-    settings = Settings(seed=config.seed, stages=of_job, run_dir=config.run_dir)
+    configured = [stage.bound(stage_config(config, stage.name)) for stage in stages]
+    settings = Settings(seed=config.seed, stages=configured, run_dir=config.run_dir)
     chosen = [
-        stage.bound(stage.config, settings) for stage in _until(of_job, until or config.until)
+        stage.bound(stage.config, settings) for stage in _until(configured, until or config.until)
     ]
     _check_stages_needed(chosen)
-    # What is turned off needs no model, no prompt and no key.
-    working = [stage for stage in chosen if not stage.is_off]
-    used = _llms_used(config, working)
+    # A stage that is turned off needs no model, no prompt and no key.
+    active = [stage for stage in chosen if not stage.is_off]
+    used = _llms_used(config, active)
     resolved, revisions = _resolve_llms(config, used)
     embedder = embedder_revision = None
-    if any(stage.uses_embedder for stage in working):
+    if any(stage.uses_embedder for stage in active):
         embedder, embedder_revision = _resolve_model(config.embedder.model, "embedder.model")
     prompts = {
         name: Prompt.load(_find_prompt(name, prompt_folders, where))
-        for where, name in _prompts_used(working)
+        for where, name in _prompts_used(active)
     }
-    stage_models, stage_revisions = _resolve_stage_models(working)
+    stage_models, stage_revisions = _resolve_stage_models(active)
     settings = replace(
         settings,
         embedder=embedder,
@@ -91,12 +91,12 @@ def prepare(
     ]
     _check_variables(to_run, prompts, prompt_folders)
     _check_sources(to_run, list(config.all_sources))
-    wanted = {name: _wanted(name, source, to_run) for name, source in config.all_sources.items()}
-    read = survey_all(wanted, config.unit_rows, scratch)
-    _check_needs(to_run, read.schema)
-    segments = cut(to_run, _source_identity(config, read.schema), config.save_every_stage)
-    schemas = _input_schemas(segments, read.schema)
-    return Prepared(config, to_run, segments, schemas, read, prompts, resolved, revisions)
+    requests = {n: _source_request(n, source, to_run) for n, source in config.all_sources.items()}
+    surveyed = survey_all(requests, config.unit_rows, scratch)
+    _check_needs(to_run, surveyed.schema)
+    segments = cut(to_run, _source_identity(config, surveyed.schema), config.save_every_stage)
+    schemas = _input_schemas(segments, surveyed.schema)
+    return Prepared(config, to_run, segments, schemas, surveyed, prompts, resolved, revisions)
 
 
 def _until(stages: Sequence[Stage], until: str | None) -> list[Stage]:
@@ -109,7 +109,7 @@ def _until(stages: Sequence[Stage], until: str | None) -> list[Stage]:
 
 
 def _check_stages_needed(stages: Sequence[Stage]) -> None:
-    """See that the stages that each one needs come before it and are turned on."""
+    """Check that the stages that each stage needs come before it and are turned on."""
     for position, stage in enumerate(stages):
         for kind in () if stage.is_off else stage.needs_stages:
             before = [other for other in stages[:position] if isinstance(other, kind)]
@@ -147,7 +147,7 @@ def _resolve_llms(config: RunConfig, used: Sequence[str]) -> tuple[dict[str, str
 
 
 def _resolve_stage_models(stages: Sequence[Stage]) -> tuple[dict[str, str], dict[str, str]]:
-    """The models that stages name themselves: by name, where they are and their identity."""
+    """The models that stages name themselves: the folder or hub id, and the identity, by name."""
     resolved, revisions = {}, {}
     for stage in stages:
         for key, name in stage.models.items():
@@ -185,7 +185,7 @@ def _find_prompt(name: str, folders: Sequence[Path], where: str) -> Path:
 def _check_variables(
     stages: Sequence[Stage], prompts: Mapping[str, Prompt], folders: Sequence[Path]
 ) -> None:
-    """See that each stage passes what its prompt uses: else every row would fail."""
+    """Check that each stage passes all variables of its prompt: otherwise every row would fail."""
     for stage in stages:
         if not isinstance(stage, AskStage) or stage.variables is None:
             continue
@@ -197,7 +197,9 @@ def _check_variables(
 
 
 def _check_sources(stages: Sequence[Stage], names: Sequence[str]) -> None:
-    """See that the sources that stages are limited to are there, and their column is left alone."""
+    """Check that the sources that stages are limited to exist, and that no stage changes the
+    column with the source's name.
+    """
     for stage in stages:
         for source in sorted(set(stage.sources or ()) - set(names)):
             known = [name for name in names if name]
@@ -213,8 +215,8 @@ def _check_sources(stages: Sequence[Stage], names: Sequence[str]) -> None:
             )
 
 
-def _wanted(name: str, source: SourceConfig, stages: Sequence[Stage]) -> SourceRequest:
-    """A source, with the columns that its files must have."""
+def _source_request(name: str, source: SourceConfig, stages: Sequence[Stage]) -> SourceRequest:
+    """The survey request for a source, with the columns that its files must have."""
     required = _required(name, stages)
     return SourceRequest(
         source, required, {column: _hint(column, name, stages) for column in required}
@@ -222,9 +224,9 @@ def _wanted(name: str, source: SourceConfig, stages: Sequence[Stage]) -> SourceR
 
 
 def _required(source: str, stages: Sequence[Stage]) -> dict[str, pa.DataType]:
-    """Columns that a source must have: read by a stage before any stage writes them.
+    """Columns that a source must have: those read by a stage before any stage writes them.
 
-    Stages that leave the rows of this source alone count for nothing.
+    Stages that do not work on this source's rows are ignored.
     """
     required: dict[str, pa.DataType] = {}
     written: set[str] = {SOURCE_NAME} if source else set()
@@ -239,7 +241,13 @@ def _required(source: str, stages: Sequence[Stage]) -> dict[str, pa.DataType]:
 
 
 def _hint(name: str, source: str, stages: Sequence[Stage]) -> str:
-    """Who reads a column that the source must have, and which one may be meant instead."""
+    """The end of the message about a missing column: the stage that reads it, and a similar name.
+
+    Args:
+        name: the column.
+        source: name of the source that lacks it.
+        stages: the stages to run.
+    """
     reader = next(
         i
         for i, stage in enumerate(stages)
@@ -256,12 +264,12 @@ def _hint(name: str, source: str, stages: Sequence[Stage]) -> str:
 
 
 def _check_needs(stages: Sequence[Stage], source: pa.Schema) -> None:
-    """See that no stage needs values of a stage that is turned off."""
-    there = set(source.names)
+    """Check that no stage needs values that a stage that is turned off would have written."""
+    available = set(source.names)
     off: dict[str, str] = {}
     for stage in stages:
         for column in sorted(stage.needs):
-            if column in off and column not in there:
+            if column in off and column not in available:
                 raise UserError(
                     f"stages.{stage.name} needs {column!r}, which stages.{off[column]} writes, and "
                     "that is turned off: turn it on, or do without the column"
@@ -269,14 +277,14 @@ def _check_needs(stages: Sequence[Stage], source: pa.Schema) -> None:
         if isinstance(stage, Off):
             off |= dict.fromkeys(stage.writes, stage.name)
         else:
-            there |= set(stage.writes)
+            available |= set(stage.writes)
 
 
 def _source_identity(config: RunConfig, schema: pa.Schema) -> dict[str, Any]:
-    """How the sources are read. Their rows are in the units' ids; their columns are here.
+    """What the fingerprints cover of the sources: how they are read, and their columns.
 
-    An appended file that brings a new column makes every unit another table, so all run again
-    (on the responses that are already there).
+    Their rows are covered by the units' ids. A file that adds a column changes the table of every
+    unit, so all units run again (and reuse the responses that are already stored).
     """
     sources = {
         name: {
@@ -286,7 +294,7 @@ def _source_identity(config: RunConfig, schema: pa.Schema) -> dict[str, Any]:
         }
         for name, source in config.all_sources.items()
     }
-    # A source without a name has the identity that it had before there were named ones.
+    # An unnamed source keeps the identity from before named sources existed: old runs stay valid.
     how = sources.get("", {"sources": sources})
     return {**how, "schema": [[field.name, str(field.type)] for field in schema]}
 

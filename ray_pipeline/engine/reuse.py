@@ -1,4 +1,4 @@
-"""How far a run directory has come: which segments are complete. `plan` and `run` both ask here."""
+"""Finds the segments of a run directory that are complete; shared by `plan` and `run`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ray_pipeline.rundir.ledger import Done
 
 
 class RunState:
-    """The segments of a run, of which some are complete: always the first ones.
+    """The segments of a run, and how many of them, from the first on, are complete.
 
     Args:
-        segments: all of them, in order.
+        segments: all segments, in order.
         unit_ids: the units of the source.
 
     Attributes:
-        segments: the segments. Behind a complete artifact their fingerprints cover what it is
-            made of, so they change as artifacts become complete.
-        complete: the first of them, with what they left.
+        segments: all segments. The fingerprints of those after an artifact include its identity,
+            so they change when it becomes complete.
+        complete: the complete segments, with their ``done.json``.
         input_digest: identity of the rows that the next segment reads.
     """
 
@@ -38,17 +38,21 @@ class RunState:
         return self.segments[len(self.complete) :]
 
     def add(self, done: Done) -> None:
-        """The next segment is complete."""
+        """Mark the next segment as complete."""
         segment = self.remaining[0]
         self.complete.append((segment, done))
         self.input_digest = done.digest
         if not segment.has_rows:
-            at = len(self.complete)
-            behind = [later.after(done.digest) for later in self.segments[at:]]
-            self.segments[at:] = behind
+            position = len(self.complete)
+            downstream = [later.after(done.digest) for later in self.segments[position:]]
+            self.segments[position:] = downstream
 
     def upstream_of(self, segment: Segment) -> Segment:
-        """The segment whose rows this one reads; the first one reads the source and has none."""
+        """The segment whose rows ``segment`` reads. The first segment has none.
+
+        Raises:
+            IndexError: for the first segment, which reads the source.
+        """
         return [s for s in self.segments if s.index < segment.index and s.has_rows][-1]
 
 
@@ -58,8 +62,8 @@ def run_state(storage: Storage, prepared: Prepared, retry: bool = False) -> RunS
     Args:
         storage: the run directory, which need not exist.
         prepared: the checked run.
-        retry: take segments with failed rows for incomplete; not those of the source, which would
-            read no better.
+        retry: treat segments with failed rows as incomplete, except for rows that could not be
+            read from the source: these would fail again.
     """
     state = RunState(prepared.segments, [unit.unit_id for unit in prepared.survey.units])
     while state.remaining:

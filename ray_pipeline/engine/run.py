@@ -1,4 +1,4 @@
-"""One run, from the lock to the ledger."""
+"""Runs a job: takes the lock, runs the segments, and writes the ledger."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ from ray_pipeline.stage import AskStage, DecideStage, Stage
 
 _log = logging.getLogger("ray_pipeline")
 
-#: Seconds between looks at a running execution, and between saves of the live ledger.
+#: Seconds between polls of a running execution, and between saves of the live ledger.
 _POLL = 0.5
 _SAVE = 2.0
-#: Seconds that requests in flight get to come in when the run is to stop.
+#: Seconds that requests in flight may take to finish when the run stops.
 _GRACE = 20.0
 
 
@@ -70,15 +70,20 @@ class Display(Protocol):
     """Receives the progress of a run."""
 
     def say(self, text: str) -> None:
-        """One line of news."""
+        """Show a line of text."""
 
     def update(self, tally: Tally, starting: Sequence[str]) -> None:
-        """The numbers, twice a second."""
+        """Show the numbers; called twice a second.
+
+        Args:
+            tally: the progress of the segments that run.
+            starting: names of local models that are starting.
+        """
 
 
 @dataclass(frozen=True)
 class Job:
-    """A pipeline with its configuration: what `run` runs."""
+    """A pipeline with its configuration."""
 
     config: RunConfig
     stages: Sequence[Stage]
@@ -86,10 +91,16 @@ class Job:
 
 
 def run(job: Job, display: Display, *, until: str | None = None, retry: bool = False) -> Ledger:
-    """Run a job to its end, or to where it has to stop; what is done is kept either way.
+    """Run a job to its end, or until it has to stop; finished work is kept either way.
+
+    Args:
+        job: the job.
+        display: receives the progress.
+        until: the last stage to run; None: the one that the configuration names.
+        retry: run failed rows of committed units again.
 
     Returns:
-        The ledger, as it stands in the run directory; its status says how the run ended.
+        The ledger, as saved in the run directory; its status says how the run ended.
 
     Raises:
         UserError: the configuration or the input is wrong; nothing was started.
@@ -112,10 +123,13 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
 
 @contextlib.contextmanager
 def _log_file(storage: Storage) -> Iterator[Path]:
-    """Where Ray's log lines and the trace of an unexpected end go; in the run when it is over."""
+    """The file for Ray's log lines and for tracebacks; on object storage, copied there at the end.
+
+    Yields its path on this machine.
+    """
     with tempfile.TemporaryDirectory(prefix="ray-pipeline-") as folder:
         path = storage.local_path(LOG_FILE) if storage.is_local else Path(folder) / "ray.log"
-        # Made when the first line comes: a run that reuses everything has nothing to say.
+        # Created with the first line: a run that reuses everything logs nothing.
         handler = logging.FileHandler(path, encoding="utf-8", delay=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         before = _log.handlers, _log.propagate
@@ -126,13 +140,13 @@ def _log_file(storage: Storage) -> Iterator[Path]:
             _log.handlers, _log.propagate = before
             handler.close()
             if not storage.is_local and path.exists():
-                # A bucket that is gone was reported already, with what it did to the run.
+                # A bucket that cannot be reached has already been reported as the run's error.
                 with contextlib.suppress(RunError):
                     storage.write_bytes(LOG_FILE, path.read_bytes())
 
 
 def _describe(storage: Storage, prepared: Prepared) -> None:
-    """Write what the run is made of: configuration, prompts, environment, units."""
+    """Write the inputs of the run: its configuration, prompts, environment and units."""
     config = prepared.config.model_dump(mode="json", by_alias=True)
     storage.write_bytes(CONFIG_FILE, yaml.safe_dump(config, sort_keys=False).encode())
     about = orjson.dumps(environment(prepared.config.seed), option=orjson.OPT_INDENT_2)
@@ -145,7 +159,7 @@ def _describe(storage: Storage, prepared: Prepared) -> None:
 
 
 class _Runner:
-    """Carries a run through its segments."""
+    """Runs the segments of a run, one execution after another."""
 
     #: Started with the first segment that has work to do.
     _coordinator: CoordinatorHandle
@@ -169,9 +183,9 @@ class _Runner:
         self._ledger = ledger
         self._began = time.monotonic()
         self._state = RunState(prepared.segments, self._unit_ids)
-        #: Whether no worker can write into the run directory any more.
+        #: Whether all workers that could write into the run directory have ended.
         self.workers_ended = True
-        #: Footers of the parts of the last segment that was closed, by its folder.
+        #: Footers of the parts of the segment that was closed last, by its folder.
         self._closed: dict[str, list[PartInfo]] = {}
         self._allowed = prepared.config.budget.failed_rows_allowed(prepared.survey.rows)
 
@@ -200,8 +214,8 @@ class _Runner:
                 self._end("failed", str(error))
             raise
         except Exception as error:
-            # A defect of ours or of Ray, or a cluster that is gone. The user gets one line, and
-            # the trace is in the log.
+            # A defect of ours or of Ray, or a lost cluster. The user sees one line, and the
+            # traceback is in the log.
             _log.exception("the run ended unexpectedly")
             what = f"{type(error).__name__}: {first_line(error)}"
             self._end("failed", f"{what} ({LOG_FILE} has the rest)")
@@ -225,8 +239,8 @@ class _Runner:
             )
             try:
                 for group in executions(remaining):
-                    # Asked anew: an artifact that became complete changed the fingerprints behind
-                    # it.
+                    # Not `group` itself: an artifact that was completed since changed the
+                    # fingerprints of the segments after it.
                     self._execute(self._state.remaining[: len(group)])
             finally:
                 end_coordinator(self._coordinator)
@@ -277,7 +291,7 @@ class _Runner:
             self._close(job.segment, tally)
 
     def _make(self, segment: Segment) -> None:
-        """Make an artifact of the rows that the last segment kept."""
+        """Make the artifact of a segment, from the rows that the segment before it kept."""
         artifact = Artifact(self._storage, segment)
         account = StageAccount.untouched(segment.name, self._ledger.entries[-1].account)
         began = time.monotonic()
@@ -295,7 +309,7 @@ class _Runner:
         self._complete(segment, done, reused=False)
 
     def _rows_of(self, segment: Segment, stage: Stage) -> tuple[list[str], str]:
-        """The units that a stage works on which is limited to some sources, and their identity."""
+        """The units of the sources that a stage is limited to, and a digest of their rows."""
         pairs = zip(self._units, self._committed_before(segment), strict=True)
         digests = {u.unit_id: info.digest for u, info in pairs if works_on(stage, u.source)}
         return list(digests), set_digest(f"{unit}:{digest}" for unit, digest in digests.items())
@@ -327,8 +341,8 @@ class _Runner:
             )
 
     def _give_back_models(self, tally: Tally, jobs: list[SegmentJob]) -> None:
-        """Let go of the local models that no unfinished segment asks any more."""
-        asking = [job for job in jobs if job.segment.kind is AskStage]
+        """End the local models that no unfinished segment needs."""
+        ask_jobs = [job for job in jobs if job.segment.kind is AskStage]
         needed = {
             stage.config.llm
             for segment in self._state.segments
@@ -337,11 +351,11 @@ class _Runner:
             and not (segment.index in tally.segments and tally.segments[segment.index].finished)
             and all(entry.account.name != stage.name for entry in self._ledger.entries)
         }
-        for name in {job.segment.stages[-1].config.llm for job in asking} - needed:
+        for name in {job.segment.stages[-1].config.llm for job in ask_jobs} - needed:
             self._coordinator.release.remote(name)
 
     def _stop_workers(self, execution: Execution, error: BaseException) -> None:
-        """Tell every worker to stop, and give responses in flight the time to reach storage."""
+        """Order every worker to stop, and wait for requests in flight to be stored."""
         self._display.say("stopping: what is done is kept")
         kind: StopKind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
@@ -352,7 +366,7 @@ class _Runner:
             self._display.say(f"while stopping: {second}")
 
     def _account_partly(self, jobs: list[SegmentJob]) -> None:
-        """The entries of segments that were cut short: what their committed units say."""
+        """Add ledger entries for interrupted segments, from the footers of committed units."""
         for job in jobs:
             infos = [info for info in self._infos(job.segment) if info is not None]
             if infos:
@@ -361,7 +375,7 @@ class _Runner:
                     self._ledger.entries.append(LedgerEntry(index, print_, account))
 
     def _close(self, segment: Segment, tally: Tally) -> None:
-        """Audit a segment against its parts on storage, and mark it done."""
+        """Audit a segment against its parts on storage, export its files, and mark it complete."""
         with self._ledger.timed("audit"):
             infos = self._infos(segment)
         digests = {}
@@ -386,7 +400,7 @@ class _Runner:
         self._complete(segment, done, tally.segments[segment.index].reused == len(self._units))
 
     def _complete(self, segment: Segment, done: Done, reused: bool) -> None:
-        """Mark a segment complete, on storage first."""
+        """Mark a segment complete: on storage first, then in memory and in the ledger."""
         identities = {stage.name: stage_identity(stage) for stage in segment.stages}
         done = replace(done, identities=identities)
         done.save(self._storage, segment.folder)
@@ -394,10 +408,10 @@ class _Runner:
         self._add_entries(segment, done, reused)
 
     def _committed_before(self, segment: Segment) -> list[PartInfo]:
-        """Footers of the parts that a segment reads, one a unit.
+        """Footers of the parts that a segment reads, one for each unit.
 
         Raises:
-            RunError: one is gone.
+            RunError: a part is gone.
         """
         upstream = self._state.upstream_of(segment)
         if upstream.folder in self._closed:
@@ -405,7 +419,7 @@ class _Runner:
         return existing_infos(self._storage, upstream.folder, self._unit_ids)
 
     def _infos(self, segment: Segment) -> list[PartInfo | None]:
-        """Footers of the segment's parts, for each unit; None where it is not committed."""
+        """Footers of a segment's parts, for each unit; None where the unit is not committed."""
         infos = read_infos(self._storage, segment.folder, self._unit_ids)
         return [i if i and i.fingerprint == segment.fingerprint else None for i in infos]
 
@@ -438,7 +452,7 @@ class _Runner:
         try:
             self._save()
         except RunError as error:
-            # What stopped the run matters more than that the ledger could not be written.
+            # The reason why the run stopped matters more than the ledger that cannot be written.
             raise RunError(message or str(error)) from error
 
 

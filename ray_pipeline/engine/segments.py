@@ -1,7 +1,7 @@
-"""A segment: the stages that commit together. Cuts a pipeline into segments, and runs maps.
+"""Segments: the stages that commit together. Cuts a pipeline into segments, and runs map stages.
 
 Consecutive map stages form one segment: they run in one task, in memory, and commit under the
-last one's folder. Every other stage is a segment of its own, because what it makes is dear.
+last one's folder. Every other stage is a segment of its own, because its results are expensive.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Segment:
     #: Name of the last stage.
     name: str
     stages: tuple[Stage, ...]
-    #: Fingerprints of its entries in the ledger, each covering all that comes before it.
+    #: Fingerprints of its ledger entries, each covering all stages before it.
     fingerprints: tuple[str, ...]
     reads_source: bool
     fingerprint: str
@@ -73,7 +73,7 @@ class Segment:
         return [SOURCE] * self.reads_source + [stage.name for stage in self.stages]
 
     def for_source(self, source: str) -> Segment:
-        """The same for the rows of a source: stages that do not work on them are off."""
+        """This segment for one source's rows: stages that do not work on them are off."""
         if all(works_on(stage, source) for stage in self.stages):
             return self
         stages = tuple(s if works_on(s, source) else Off(s) for s in self.stages)
@@ -81,18 +81,18 @@ class Segment:
 
     @property
     def has_rows(self) -> bool:
-        """Whether it commits rows; what makes artifacts leaves those of the one before it."""
+        """Whether it commits rows. A segment that makes an artifact does not: it only reads."""
         return self.kind is not ArtifactStage
 
     def for_workers(self) -> Segment:
-        """The same, with stages as workers need them."""
+        """This segment, with its stages reduced to what workers need."""
         return replace(self, stages=tuple(stage.for_workers() for stage in self.stages))
 
     def after(self, artifact: str) -> Segment:
-        """The same behind an artifact, whose identity is now part of all that it makes.
+        """This segment with the identity of an upstream artifact in its fingerprints.
 
-        An artifact depends on all rows: parts whose own rows did not change belong to a different
-        artifact, and must be made again.
+        An artifact depends on all rows. When it changes, all parts after it must be made again,
+        even those whose own rows did not change.
         """
         prints = tuple(fingerprint([print_, artifact]) for print_ in self.fingerprints)
         return replace(self, fingerprints=prints, fingerprint=prints[-1])
@@ -101,8 +101,14 @@ class Segment:
 def cut(stages: Sequence[Stage], source_identity: object, save_every_stage: bool) -> list[Segment]:
     """Cut a pipeline into segments and give each stage its fingerprint.
 
-    A fingerprint covers the stage's name, version and identity and its input's fingerprint. The
-    source enters with how it is read, not with its rows: those are part of each unit's id.
+    A fingerprint covers the stage's name, version and identity, and the fingerprint of its input.
+    The source's fingerprint covers how it is read, but not its rows: those are part of each
+    unit's id.
+
+    Args:
+        stages: all stages, in order.
+        source_identity: how the source is read, as plain data.
+        save_every_stage: make every stage a segment of its own.
     """
     chain = source = fingerprint({"source": source_identity})
     segments: list[Segment] = []
@@ -137,7 +143,7 @@ def cut(stages: Sequence[Stage], source_identity: object, save_every_stage: bool
 
 
 def stage_identity(stage: Stage) -> dict[str, Any]:
-    """All that a stage's fingerprint covers but its input: plain data."""
+    """What a stage's fingerprint covers besides its input, as plain data."""
     identity = {"name": stage.name, "version": stage.version, **stage.identity()}
     if stage.sources is not None:
         identity["sources"] = sorted(stage.sources)
@@ -145,7 +151,7 @@ def stage_identity(stage: Stage) -> dict[str, Any]:
 
 
 def executions(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Segments that stream together. One that needs all rows before it begins anew."""
+    """Group segments that stream together; a segment that needs all rows starts a new group."""
     groups: list[list[Segment]] = []
     for segment in segments:
         if segment.kind in (DecideStage, ArtifactStage) or not groups or not groups[-1][0].has_rows:
@@ -172,37 +178,41 @@ def run_maps(
         stages: in order.
         rows: kept rows with their envelope.
         start: name of the stage to begin with; None for the first.
-        source: name of the source that the unit is of; empty where it has none.
+        source: name of the unit's source; empty where it has none.
 
     Returns:
-        All rows, the dropped and failed ones too, with created rows last; and the accounts.
+        All rows, whatever their status, with created rows last; and the accounts.
     """
     names = [stage.name for stage in stages]
-    resting: list[pa.Table] = []
+    marked: list[pa.Table] = []
     accounts: list[StageAccount] = []
     order = rows["row_id"].combine_chunks()
     for stage in stages[names.index(start) if start else 0 :]:
         began = time.perf_counter()
         counts: Counter[str] = Counter()
-        out = of_source(apply_map(stage, rows, counts), source)
+        out = with_source_name(apply_map(stage, rows, counts), source)
         account = StageAccount.of(stage.name, rows.num_rows, out)
         account.counts = {name: number for name, number in sorted(counts.items()) if number}
         account.seconds = time.perf_counter() - began
         accounts.append(account)
-        resting.append(out.filter(pc.not_equal(out["status"], KEPT)))
+        marked.append(out.filter(pc.not_equal(out["status"], KEPT)))
         rows = kept(out)
-    return in_order([*resting, rows], order), accounts
+    return in_order([*marked, rows], order), accounts
 
 
-def of_source(rows: pa.Table, source: str) -> pa.Table:
-    """The rows of a unit, created ones too, with the name of their source, if it has one."""
+def with_source_name(rows: pa.Table, source: str) -> pa.Table:
+    """The rows with the column `SOURCE_NAME` set; unchanged if the name is empty."""
     if not source:
         return rows
     return set_column(rows, SOURCE_NAME, pa.array([source] * rows.num_rows, pa.string()))
 
 
 def apply_map(stage: MapStage, rows: pa.Table, counts: Counter[str]) -> pa.Table:
-    """One map stage over one unit; where the batch raises, only the rows that raise fail."""
+    """Run a map stage on a unit's rows; if it raises, run it row by row, and fail those that raise.
+
+    Raises:
+        UserError, RunError: errors that stop the run.
+    """
     try:
         return checked(stage, rows, stage.apply(rows, counts))
     except (UserError, RunError):
@@ -221,20 +231,25 @@ def _apply_alone(stage: MapStage, row: pa.Table, counts: Counter[str]) -> pa.Tab
 
 
 def failed_row(stage: Stage, row: pa.Table, error: Exception) -> pa.Table:
-    """The row, unchanged, failed by an exception that the stage raised on it."""
+    """The row, unchanged except that it failed with an exception that the stage raised on it."""
     row = fail(row, pa.array([True]), error_reason(error))
     return checked(stage, row, row)
 
 
 def checked(stage: Stage, rows: pa.Table, out: pa.Table) -> pa.Table:
-    """Hold a stage to its word: every row out once, declared columns only, ids for created rows.
+    """Check a stage's contract: no row lost or duplicated, only declared columns, valid ids.
 
-    Returns ``out`` with its columns in canonical order and types, and the stage's name on the
-    rows that it marked.
+    Args:
+        stage: the stage.
+        rows: its input.
+        out: its output.
+
+    Returns: ``out`` with its columns in canonical order and types, and the stage's name on the
+        rows that it marked.
 
     Raises:
-        RunError: the stage lost, doubled or mislabelled rows. That is a defect of the stage, and
-            no row can be trusted.
+        RunError: the stage lost, duplicated or mislabelled rows, or wrote undeclared columns.
+            That is a defect of the stage, so none of its rows can be trusted.
     """
     schema = schema_after(stage, rows.schema)
     out = out.drop_columns([name for name in stage.removes if name in out.column_names])
@@ -258,23 +273,29 @@ def checked(stage: Stage, rows: pa.Table, out: pa.Table) -> pa.Table:
 
 
 def schema_after(stage: Stage, before: pa.Schema) -> pa.Schema:
-    """Columns after a stage: the data columns, those that it writes, the envelope."""
+    """The schema after a stage: the data columns, those that it writes, and the envelope."""
     gone = {*ENVELOPE.names, *stage.removes}
     types = {f.name: f.type for f in before if f.name not in gone} | dict(stage.writes)
     return pa.schema([pa.field(name, kind) for name, kind in types.items()] + list(ENVELOPE))
 
 
 def schema_before(stage_index: int, segment: Segment, schema: pa.Schema) -> pa.Schema:
-    """Columns that a segment's ``stage_index``-th stage reads, of ``schema`` into the segment."""
+    """The input schema of a segment's stage.
+
+    Args:
+        stage_index: position of the stage in the segment, from 0.
+        segment: the segment.
+        schema: the input schema of the segment.
+    """
     for stage in segment.stages[:stage_index]:
         schema = schema_after(stage, schema)
     return schema
 
 
 def in_order(tables: Sequence[pa.Table], order: pa.Array) -> pa.Table:
-    """One table of all, sorted as ``order`` lists the row ids; rows not in it come last."""
+    """Concatenate tables, and sort the rows as ``order`` lists their ids; other rows come last."""
     out = pa.concat_tables(tables, promote_options="default")
-    # A column that a later stage added stands behind the envelope of earlier tables: put it right.
+    # A column that only later tables have was appended after the envelope: restore the order.
     out = out.select([*data_columns(out), *ENVELOPE.names])
     position = pc.fill_null(pc.index_in(out["row_id"], order), len(order))
     return out.take(pc.sort_indices(position)) if out.num_rows else out

@@ -1,9 +1,9 @@
 """`Tables` on storage: every step writes its parts as files, and the next step reads them.
 
-Nothing travels between processes but through files, each put under its name in one step. So a
-killed decision continues where it was, memory is bounded by a part and not by the rows, and it does
-not matter which process does what. Who runs the tasks of a step is given from outside: Ray in a
-run (`engine.decide`), a plain loop in tests.
+Processes exchange data only through files that are written atomically. So a killed run of a decide
+stage resumes where it was, memory is bounded by the size of a part, and any process can run any
+task. The function that runs the tasks of a step is passed in: Ray in a run (`engine.decide`), a
+plain loop in tests.
 """
 
 from __future__ import annotations
@@ -22,81 +22,81 @@ import pyarrow.compute as pc
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.core.tables import REF, Work, WorkWith
 
-#: Rows of a part, roughly: enough for vectorised work, little enough for many parts in memory.
+#: Approximate rows of a part: enough for vectorised work, few enough for many parts in memory.
 PART_ROWS = 250_000
-#: Tables of fewer rows stay in one part: a second process would cost more than it brings.
+#: Tables with fewer rows stay in one part: another process would cost more time than it saves.
 _ONE_PART_ROWS = 20_000
 _LEAST_PARTS = 8
 
-#: The bucket of each row.
+#: Returns the bucket of each row of a table, as an array of integers.
 BucketOf = Callable[[pa.Table], np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a task wrote."""
+    """The result of a task: how many rows it wrote."""
 
     rows: int
 
 
 class Source(Protocol):
-    """Where the parts of a table come from."""
+    """Loads the parts of a table."""
 
     @property
     def parts(self) -> int:
-        """How many there are."""
+        """The number of parts."""
 
     @property
     def rows(self) -> int:
-        """Rows that they hold together, before any work; roughly."""
+        """The approximate number of rows of all parts."""
 
     def load(self, storage: Storage, part: int) -> pa.Table:
-        """One part."""
+        """Load one part, by its number from 0."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """Files of one batch each."""
+    """A stored table: one file with one batch for each part."""
 
     folder: str
     parts: int
     rows: int
 
     def load(self, storage: Storage, part: int) -> pa.Table:
-        """The part's file."""
+        """Load the file of a part."""
         with storage.open(_path(self.folder, part)) as file:
             return pa.ipc.open_file(file).read_all().replace_schema_metadata(None)
 
     def schema(self, storage: Storage) -> pa.Schema:
-        """Columns and types of every part."""
+        """The columns and types, which all parts share."""
         with storage.open(_path(self.folder, 0)) as file:
             return pa.ipc.open_file(file).schema.remove_metadata()
 
 
 @dataclass(frozen=True)
 class Union:
-    """The parts of one table, then those of another, with the columns of the two."""
+    """The parts of one stored table, then those of another, with the columns of either."""
 
     first: Saved
     second: Saved
 
     @property
     def parts(self) -> int:
-        """How many parts the two tables have together."""
+        """The number of parts of the two tables together."""
         return self.first.parts + self.second.parts
 
     @property
     def rows(self) -> int:
-        """Rows of the two tables together."""
+        """The number of rows of the two tables together."""
         return self.first.rows + self.second.rows
 
     def load(self, storage: Storage, part: int) -> pa.Table:
-        """A part of one table, with nulls in the columns that only the other has."""
+        """Load a part of either table, with nulls in the columns that only the other has."""
         schema = pa.unify_schemas([self.first.schema(storage), self.second.schema(storage)])
-        mine = part < self.first.parts
+        is_of_first = part < self.first.parts
         table = (
             self.first.load(storage, part)
-            if mine
+            if is_of_first
             else self.second.load(storage, part - self.first.parts)
         )
         return pa.concat_tables([schema.empty_table(), table], promote_options="default")
@@ -104,7 +104,7 @@ class Union:
 
 @dataclass(frozen=True)
 class Buckets:
-    """Files with a batch for each part: a part is gathered from all of them, and sorted."""
+    """A shuffled table: every file has one batch for each part, and a part is sorted on loading."""
 
     folder: str
     files: int
@@ -113,7 +113,7 @@ class Buckets:
     sort_by: tuple[str, ...]
 
     def load(self, storage: Storage, part: int) -> pa.Table:
-        """The part's batch of every file."""
+        """Load a part's batch from every file, and sort its rows."""
         batches = []
         for number in range(self.files):
             with storage.open(_path(self.folder, number)) as file:
@@ -133,37 +133,37 @@ def _path(folder: str, part: int) -> str:
 
 @dataclass(frozen=True)
 class _Step:
-    """One piece of work on a part; ``beside`` gives its second table."""
+    """A function to apply to a part; ``load_second`` loads its second argument, if it has one."""
 
     work: Work | WorkWith
-    beside: Callable[[Storage, int], pa.Table] | None = None
+    load_second: Callable[[Storage, int], pa.Table] | None = None
 
     def __call__(self, storage: Storage, part: int, table: pa.Table) -> pa.Table:
-        if self.beside is None:
+        if self.load_second is None:
             return self.work(table)  # type: ignore[call-arg]
-        return self.work(table, self.beside(storage, part))  # type: ignore[call-arg]
+        return self.work(table, self.load_second(storage, part))  # type: ignore[call-arg]
 
 
-def _whole(table: Saved, storage: Storage, part: int) -> pa.Table:
-    """All parts of a small table, beside whichever part of another one."""
+def _all_parts(table: Saved, storage: Storage, part: int) -> pa.Table:
+    """All parts of a small table; ``part`` is that of the other table, and ignored."""
     return pa.concat_tables(table.load(storage, i) for i in range(table.parts))
 
 
 @dataclass(frozen=True)
 class Task:
-    """One part of one step: load it, work on it, write it. Runs in any process."""
+    """One part of one step: loads it, applies the functions, writes it. Runs in any process."""
 
     storage: Storage
     source: Source
     part: int
     chain: tuple[_Step, ...]
     folder: str
-    #: Puts each row into one of ``buckets`` batches of the file; None: one batch.
+    #: Assigns each row to one of ``buckets`` batches of the file; None: all rows in one batch.
     buckets: int = 1
     bucket_of: BucketOf | None = None
 
     def run(self) -> Written:
-        """Do it, unless an earlier attempt did."""
+        """Run the task, unless an earlier attempt finished it."""
         path = _path(self.folder, self.part)
         if (done := self._done(path)) is not None:
             return done
@@ -203,8 +203,8 @@ def _batch(table: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-# Functions that give the bucket of each row. They travel to other processes as partials, which
-# pickle where a closure would not.
+# Functions that return the bucket of each row. They are sent to other processes as partials,
+# because closures cannot be pickled.
 
 
 def _by_key(column: str, buckets: int, table: pa.Table) -> np.ndarray[Any, Any]:
@@ -216,10 +216,10 @@ def _by_key(column: str, buckets: int, table: pa.Table) -> np.ndarray[Any, Any]:
 
 
 def _by_chunk(column: str, first_units: tuple[int, ...], table: pa.Table) -> np.ndarray[Any, Any]:
-    """Rows go where the row lies that their ``column`` refers to.
+    """Assign rows to the chunk of the row that they refer to.
 
     Args:
-        column: of references, see `ray_pipeline.core.tables.REF`.
+        column: the column of references, see `ray_pipeline.core.tables.REF`.
         first_units: ordinal of each chunk's first unit.
         table: the rows.
     """
@@ -227,13 +227,13 @@ def _by_chunk(column: str, first_units: tuple[int, ...], table: pa.Table) -> np.
     return np.searchsorted(np.array(first_units), units, side="right") - 1
 
 
-#: Runs the tasks of a step, in any order and place, and returns what each wrote.
+#: Runs the tasks of the named step, in any order and process; returns their results in order.
 Runner = Callable[[str, Sequence[Task]], Sequence[Written]]
 
 
 @dataclass
-class Workshop:
-    """Where the tables of one decision are made."""
+class StepExecutor:
+    """Executes the steps of one decide stage; each writes a table into a folder of its own."""
 
     storage: Storage
     folder: str
@@ -250,7 +250,17 @@ class Workshop:
         buckets: int = 1,
         bucket_of: BucketOf | None = None,
     ) -> tuple[str, list[Written]]:
-        """Write the parts of ``source`` after ``chain``; returns the folder and what each holds."""
+        """Apply ``chain`` to the parts of ``source`` and store the results.
+
+        Args:
+            what: name of the step, for progress lines.
+            source: the input.
+            chain: the functions to apply to each part, in order.
+            buckets: number of batches in each file.
+            bucket_of: assigns each row to a batch; None: all rows in one batch.
+
+        Returns: the folder of the files, and the result of each task.
+        """
         folder = f"{self.folder}/{next(self._numbers):03d}"
         tasks = [
             Task(self.storage, source, part, chain, folder, buckets, bucket_of)
@@ -260,73 +270,81 @@ class Workshop:
 
 
 class StoredTables:
-    """See `ray_pipeline.core.tables.Tables`, which this implements."""
+    """Implements `ray_pipeline.core.tables.Tables` with files on storage.
 
-    def __init__(self, workshop: Workshop, source: Source, chain: tuple[_Step, ...] = ()) -> None:
-        self._workshop = workshop
+    Args:
+        executor: runs the steps.
+        source: the stored parts.
+        chain: functions that are applied to each part when it is needed.
+    """
+
+    def __init__(
+        self, executor: StepExecutor, source: Source, chain: tuple[_Step, ...] = ()
+    ) -> None:
+        self._executor = executor
         self._source = source
         self._chain = chain
 
     @property
     def num_rows(self) -> int:
-        """Rows of all parts."""
+        """See `Tables.num_rows`. Computes the table."""
         return self._saved().rows
 
     def saved(self) -> StoredTables:
-        """The same, computed once."""
+        """See `Tables.saved`."""
         self._saved()
         return self
 
     def map(self, work: Work) -> StoredTables:
-        """``work`` on each part."""
-        return StoredTables(self._workshop, self._source, (*self._chain, _Step(work)))
+        """See `Tables.map`."""
+        return StoredTables(self._executor, self._source, (*self._chain, _Step(work)))
 
     def map_with(self, small: StoredTables, work: WorkWith) -> StoredTables:
-        """``work`` on each part and all of ``small``."""
-        step = _Step(work, partial(_whole, small._saved()))
-        return StoredTables(self._workshop, self._source, (*self._chain, step))
+        """See `Tables.map_with`."""
+        step = _Step(work, partial(_all_parts, small._saved()))
+        return StoredTables(self._executor, self._source, (*self._chain, step))
 
     def also(self, other: StoredTables) -> StoredTables:
-        """The rows of the two tables."""
-        return StoredTables(self._workshop, Union(self._saved(), other._saved()))
+        """See `Tables.also`."""
+        return StoredTables(self._executor, Union(self._saved(), other._saved()))
 
     def group(
         self, by: Sequence[str], work: Work, *, order: Sequence[str] = (), fan_out: float = 1
     ) -> StoredTables:
-        """``work`` on whole groups."""
+        """See `Tables.group`."""
         rows = int(self._source.rows * fan_out)
         parts = 1 if rows <= _ONE_PART_ROWS else max(_LEAST_PARTS, -(-rows // PART_ROWS))
-        buckets = self._spread("group", partial(_by_key, by[0], parts), parts, (*by, *order))
-        return StoredTables(self._workshop, buckets, (_Step(work),))
+        buckets = self._shuffled("group", partial(_by_key, by[0], parts), parts, (*by, *order))
+        return StoredTables(self._executor, buckets, (_Step(work),))
 
     def meet(self, home: StoredTables, on: str, work: WorkWith) -> StoredTables:
-        """``work`` on rows and the rows that they refer to."""
-        first_units = self._workshop.first_units
-        buckets = self._spread("meet", partial(_by_chunk, on, first_units), len(first_units))
-        return StoredTables(self._workshop, buckets, (_Step(work, home._saved().load),))
+        """See `Tables.meet`."""
+        first_units = self._executor.first_units
+        buckets = self._shuffled("meet", partial(_by_chunk, on, first_units), len(first_units))
+        return StoredTables(self._executor, buckets, (_Step(work, home._saved().load),))
 
     def by_chunk(self) -> StoredTables:
-        """Every row with the others on rows of its chunk of units, sorted."""
-        first_units = self._workshop.first_units
-        buckets = self._spread(
+        """The rows in one part for each chunk of units, sorted by the row that they refer to."""
+        first_units = self._executor.first_units
+        buckets = self._shuffled(
             "apply", partial(_by_chunk, REF, first_units), len(first_units), (REF,)
         )
-        return StoredTables(self._workshop, buckets)
+        return StoredTables(self._executor, buckets)
 
-    def _spread(
+    def _shuffled(
         self,
         what: str,
         bucket_of: BucketOf,
         parts: int,
         sort_by: tuple[str, ...] = (),
     ) -> Buckets:
-        folder, written = self._workshop.execute(what, self._source, self._chain, parts, bucket_of)
+        folder, written = self._executor.execute(what, self._source, self._chain, parts, bucket_of)
         rows = sum(part.rows for part in written)
         return Buckets(folder, len(written), parts, rows, sort_by)
 
     def _saved(self) -> Saved:
         if not isinstance(self._source, Saved) or self._chain:
-            folder, written = self._workshop.execute("save", self._source, self._chain)
+            folder, written = self._executor.execute("save", self._source, self._chain)
             rows = sum(part.rows for part in written)
             self._source, self._chain = Saved(folder, len(written), rows), ()
         return self._source

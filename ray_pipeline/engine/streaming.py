@@ -1,8 +1,8 @@
 """One streaming Ray Data execution over consecutive row-local segments.
 
-What streams between the operators are units, a few to a block: Ray Data schedules them, keeps the
-pools busy at the same time and repeats what a lost node took along. Rows never travel; workers
-read and commit them on storage.
+Blocks of units stream between the operators. Ray Data schedules them, keeps all worker pools busy
+at the same time, and repeats blocks that a lost node was working on. Rows are not sent between
+processes: workers read them from storage and commit them there.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ray_pipeline.engine.worker import AskWorker, ModelWorker, map_units
 from ray_pipeline.rundir.units import Unit, unit_blocks
 from ray_pipeline.stage import AskStage, ModelStage
 
-#: Rows that a task of quick stages takes, so that it lasts a second or so: Ray's own cost a task is
-#: some 30 ms.
+#: Rows per task of quick stages, so that it takes about a second: Ray's own overhead per task is
+#: about 30 ms.
 _ROWS_A_TASK = 20_000
-#: Blocks of an execution with slow stages at most; more would only cost scheduling.
+#: Maximum number of blocks of an execution with slow stages; more would only cost scheduling.
 _MOST_BLOCKS = 2_000
 
 
@@ -35,7 +35,7 @@ class Execution:
 
     Args:
         jobs: the segments, in order.
-        units: what to run.
+        units: the units to run.
         coordinator: the run's coordinator.
     """
 
@@ -49,14 +49,14 @@ class Execution:
         self._thread = threading.Thread(target=self._drain, daemon=True, name="ray-data-execution")
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start in the background; returns at once."""
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most so long; True when the execution has ended.
+        """Wait at most ``seconds`` for the end; returns whether the execution has ended.
 
         Raises:
-            Exception: what Ray Data raised.
+            Exception: the execution ended with an error, which is the one that Ray Data raised.
         """
         self._thread.join(seconds)
         if self._thread.is_alive():
@@ -131,7 +131,7 @@ def _ask_workers(job: SegmentJob) -> int:
 
 
 def _concurrent_units(job: SegmentJob) -> int:
-    """Units that an ask worker has in hand at once: enough questions to keep the engine full."""
+    """Units that an ask worker works on at once: enough requests to keep the engine busy."""
     config = job.llms[job.segment.stages[-1].config.llm]
     engine = config.engine_type
     capacity = engine.requests_at_once(config) / engine.workers(config)

@@ -1,4 +1,4 @@
-"""What is done to one unit at one segment, wherever it runs: read, work, commit, or reuse."""
+"""Processes one unit at one segment: reuses its part, or reads, works and commits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.hashing import fingerprint
 from ray_pipeline.core.rows import KEPT, failed, kept, reset_marks
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.engine.segments import Segment, in_order, of_source, schema_before
+from ray_pipeline.engine.segments import Segment, in_order, schema_before, with_source_name
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.layout import SOURCE, decisions_path, part_path
@@ -26,54 +26,54 @@ from ray_pipeline.stage import AskStage, DecideStage
 
 @dataclass(frozen=True)
 class UnitInput:
-    """What a segment works on of one unit."""
+    """The input of a segment for one unit."""
 
     #: Identity of the rows.
     digest: str
-    #: Reads them, kept ones and others.
+    #: Reads the rows, whatever their status.
     read: Callable[[], pa.Table]
 
 
 @dataclass(frozen=True)
 class FromSource:
-    """The rows that the first segment works on: those of the source."""
+    """The input of the first segment: the rows of the source."""
 
     spec: ReadSpec
 
     def open(self, unit: Unit) -> UnitInput:
-        """A unit's rows, which are read when they are needed."""
+        """The input of a unit; its rows are read on demand."""
         return UnitInput(unit.unit_id, partial(read_unit, unit, self.spec))
 
 
 @dataclass(frozen=True)
 class FromSegment:
-    """The rows that every other segment works on: those that the one before it kept."""
+    """The input of every other segment: the rows that the segment before it kept."""
 
     storage: Storage
     folder: str
 
     def part(self, unit_id: str) -> Part:
-        """A unit's part.
+        """The upstream segment's part of a unit.
 
         Raises:
-            RunError: it is gone; the message names it, and says how to make it again.
+            RunError: the part is gone; the message says how to make it again.
         """
         return existing_part(self.storage, part_path(self.folder, unit_id))
 
     def open(self, unit: Unit) -> UnitInput:
-        """A unit's rows, whose identity stands in the footer of their part."""
+        """The input of a unit; its digest is read from the part's footer, its rows on demand."""
         part = self.part(unit.unit_id)
         return UnitInput(part.info.digest, part.rows)
 
 
 @dataclass(frozen=True)
 class SegmentJob:
-    """What a worker needs to run a segment. Pickled once a worker."""
+    """What a worker needs to run a segment. Pickled once for each worker."""
 
     storage: Storage
     segment: Segment
     rows_from: FromSource | FromSegment
-    #: Columns that come into the segment, the envelope included.
+    #: Schema of the segment's input, the envelope included.
     input_schema: pa.Schema
     llms: Mapping[str, LlmConfig]
     #: Identity of each model's weights.
@@ -85,13 +85,13 @@ class SegmentJob:
     retry: bool = False
 
     def for_source(self, source: str) -> SegmentJob:
-        """The same for the rows of a source: stages that do not work on them are off."""
+        """This job for one source's rows: stages that do not work on them are off."""
         return replace(self, segment=self.segment.for_source(source))
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """That a unit is committed at a segment, and what it came to."""
+    """Confirms that a unit is committed at a segment, with its accounts."""
 
     unit_id: str
     reused: bool
@@ -99,21 +99,22 @@ class Receipt:
 
 
 class UnitState:
-    """A unit as a segment finds it on storage. Every file is opened once, when this is made.
+    """The state of a unit at a segment, from storage. Opens every file once, on construction.
 
     Args:
         job: the segment.
         unit: the unit.
 
     Attributes:
-        committed: the segment's own part, by whichever version of its stages; None: there is none.
+        committed: the segment's part of the unit, possibly from another version of its stages or
+            of its input; None: there is none.
         input: the rows to work on.
-        decisions: the file with the decisions on the unit's rows (Parquet), of a segment that
-            decides; empty where all rows are kept as they are.
-        input_digest: identity of all that the unit's work depends on beside the stages.
+        decisions: for a decide segment, the Parquet file with the decisions on the unit's rows;
+            empty where all rows are kept unchanged.
+        input_digest: identity of everything that the result depends on, except the stages.
 
     Raises:
-        RunError: the part of the segment before is gone, or storage failed.
+        RunError: the upstream segment's part is gone, or storage failed.
     """
 
     def __init__(self, job: SegmentJob, unit: Unit) -> None:
@@ -125,15 +126,15 @@ class UnitState:
         self.decisions = b""
         self.input_digest = self.input.digest
         if job.segment.kind is DecideStage:
-            # What is decided on a unit's rows also depends on the rows of the others.
+            # Decisions on a unit's rows also depend on the rows of other units.
             path = decisions_path(job.segment.folder, unit.unit_id)
             self.decisions = job.storage.read_bytes(path) or b""
             digest = hashlib.blake2b(self.decisions, digest_size=16).hexdigest()
             self.input_digest = fingerprint([self.input_digest, digest])
 
     @property
-    def standing(self) -> Part | None:
-        """The segment's part, if these stages made it of this input."""
+    def valid_part(self) -> Part | None:
+        """The segment's part, if these stages made it from this input; else None."""
         if self.committed is None:
             return None
         info = self.committed.info
@@ -154,22 +155,26 @@ Work = Callable[[UnitState, pa.Table, str | None], tuple[pa.Table, list[StageAcc
 
 
 def reusable(state: UnitState) -> Receipt | None:
-    """The receipt of a part that stands: same stages, same input, and nothing to retry."""
-    part = state.standing
-    if part is None or (state.job.retry and _retriable(part.info.accounts)):
+    """The receipt of a unit whose part can be reused; None if it has to be run or retried."""
+    part = state.valid_part
+    if part is None or (state.job.retry and _has_retriable_rows(part.info.accounts)):
         return None
     return Receipt(state.unit.unit_id, True, part.info.accounts)
 
 
 def run_unit(state: UnitState, work: Work) -> Receipt:
-    """Do a unit's work and commit it.
+    """Run a unit, or only its failed rows if its part is valid, and commit the result.
+
+    Args:
+        state: the unit.
+        work: runs the segment's stages.
 
     Raises:
         RunError: storage failed, or a stage broke its contract.
     """
-    part = state.standing
-    rows, accounts = _fresh(state, work) if part is None else _again(state, part, work)
-    rows = of_source(rows, state.unit.source)
+    part = state.valid_part
+    rows, accounts = _run_all(state, work) if part is None else _retry_failed(state, part, work)
+    rows = with_source_name(rows, state.unit.source)
     for account in accounts:
         account.set_source(state.unit.source)
         if not account.balances:
@@ -187,7 +192,8 @@ def run_unit(state: UnitState, work: Work) -> Receipt:
     return Receipt(state.unit.unit_id, False, accounts)
 
 
-def _fresh(state: UnitState, work: Work) -> tuple[pa.Table, list[StageAccount]]:
+def _run_all(state: UnitState, work: Work) -> tuple[pa.Table, list[StageAccount]]:
+    """Run all kept rows of a unit's input."""
     read = state.input.read()
     rows, accounts = work(state, kept(read), None)
     if not state.job.segment.reads_source:
@@ -197,12 +203,12 @@ def _fresh(state: UnitState, work: Work) -> tuple[pa.Table, list[StageAccount]]:
     return in_order([malformed, rows], read["row_id"].combine_chunks()), [account, *accounts]
 
 
-def _retriable(accounts: list[StageAccount]) -> bool:
-    # A row that could not be read from the source will not read better the next time.
+def _has_retriable_rows(accounts: list[StageAccount]) -> bool:
+    # A row that could not be read from the source would fail again.
     return any(account.failed for account in accounts if account.name != SOURCE)
 
 
-def _again(state: UnitState, part: Part, work: Work) -> tuple[pa.Table, list[StageAccount]]:
+def _retry_failed(state: UnitState, part: Part, work: Work) -> tuple[pa.Table, list[StageAccount]]:
     """Run a committed unit's failed rows again, each from the stage that failed it."""
     segment = state.job.segment
     rows = part.rows()
@@ -211,7 +217,7 @@ def _again(state: UnitState, part: Part, work: Work) -> tuple[pa.Table, list[Sta
     to_retry = failed(rows)
     to_retry = to_retry.filter(pc.is_in(to_retry["stage"], pa.array(names)))
     order = rows["row_id"].combine_chunks()
-    retried = [rows.filter(pc.invert(pc.is_in(order, to_retry["row_id"].combine_chunks())))]
+    tables = [rows.filter(pc.invert(pc.is_in(order, to_retry["row_id"].combine_chunks())))]
     for index, name in enumerate(names):
         mine = to_retry.filter(pc.equal(to_retry["stage"], name))
         if not mine.num_rows:
@@ -219,7 +225,7 @@ def _again(state: UnitState, part: Part, work: Work) -> tuple[pa.Table, list[Sta
         accounts[name].subtract_failed(mine)
         schema = schema_before(index, segment, state.job.input_schema)
         out, added = work(state, reset_marks(mine, schema.names), name)
-        retried.append(out)
+        tables.append(out)
         for account in added:
             accounts[account.name].add(account)
-    return in_order(retried, order), list(accounts.values())
+    return in_order(tables, order), list(accounts.values())

@@ -1,6 +1,6 @@
-"""The workers: what Ray Data calls with a block of units, for each kind of stage.
+"""The workers: the tasks and actors that Ray Data calls with blocks of units, by kind of stage.
 
-A block holds units, not rows: each worker reads its units' rows from storage and commits them
+A block holds units, not rows. Each worker reads its units' rows from storage and commits them
 there, so that nothing depends on how Ray splits, orders or repeats blocks.
 """
 
@@ -23,12 +23,20 @@ from ray_pipeline.rundir.lock import share_workers_lock
 from ray_pipeline.rundir.units import Unit, units_of
 from ray_pipeline.stage import AskStage, DecideStage, MapStage, ModelStage
 
-#: A unit that killed its worker this often is taken apart until the guilty row fails alone.
+#: A unit that killed its worker this often is run in isolation, to find the row that causes it.
 MAX_DEATHS = 3
 
 
 def map_units(block: pa.Table, job: SegmentJob, coordinator: CoordinatorHandle) -> pa.Table:
-    """Ray Data task: map stages, or the decisions of a decide stage, over the units of a block."""
+    """Ray Data task: runs map stages, or applies decisions, on the units of a block.
+
+    Args:
+        block: the units.
+        job: the segment.
+        coordinator: the run's coordinator.
+
+    Returns: the units that were committed.
+    """
     loop = _UnitLoop(job, coordinator)
     if job.segment.kind is DecideStage:
         return loop.run(block, lambda state, rows, _: apply_decisions(state, rows))
@@ -36,7 +44,7 @@ def map_units(block: pa.Table, job: SegmentJob, coordinator: CoordinatorHandle) 
 
 
 class ModelWorker:
-    """Ray Data actor: a model stage; loads the model once."""
+    """Ray Data actor: runs a model stage; loads the model once."""
 
     def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         self._loop = _UnitLoop(job, coordinator)
@@ -45,7 +53,7 @@ class ModelWorker:
             stage.load()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Work on the units of a block."""
+        """Run the units of a block; returns those that were committed."""
         return self._loop.run(block, _run_maps)
 
 
@@ -57,10 +65,10 @@ def _run_maps(
 
 
 class AskWorker:
-    """Ray Data actor: an ask stage. Several calls run at once, their questions on one event loop.
+    """Ray Data actor: runs an ask stage. Several calls run at once, on one event loop.
 
-    The questions of all units that this worker has in hand are in flight together, so that the
-    tail of one unit is filled by the next.
+    Requests of all units that this worker is working on are in flight together, so that the last
+    slow requests of one unit overlap with the first of the next.
     """
 
     def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
@@ -73,7 +81,7 @@ class AskWorker:
         try:
             self._asking = AskingLoop(job, coordinator, stage.config.llm)
         except UserError as error:
-            # Ray would see a dead actor; report it with the first unit instead.
+            # An exception here would only kill the actor; report it with the first unit instead.
             self._broken = (
                 f"{error}. It was right where the run was started, but not on the worker "
                 f"{socket.gethostname()}: environment variables reach the workers of a cluster "
@@ -81,7 +89,7 @@ class AskWorker:
             )
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Work on the units of a block; called from several threads."""
+        """Run the units of a block; called from several threads. Returns the committed units."""
         return self._units.run(block, self._work)
 
     def _work(
@@ -95,7 +103,7 @@ class AskWorker:
 
 
 class _UnitLoop:
-    """The same for every kind of worker: attempts, reuse, commit, receipts, the order to stop."""
+    """The loop over units of every kind of worker: attempts, reuse, commits, receipts, stopping."""
 
     def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         self._job = job
@@ -103,11 +111,11 @@ class _UnitLoop:
         share_workers_lock(job.storage)
 
     def run(self, block: pa.Table, work: Work) -> pa.Table:
-        """Do every unit of a block; returns the units that are committed now."""
+        """Run the units of a block, until the run is stopped; returns the committed units."""
         done = 0
         for unit in units_of(block):
             try:
-                self._unit(unit, work)
+                self._run_unit(unit, work)
                 done += 1
             except Stopping:
                 break
@@ -119,7 +127,7 @@ class _UnitLoop:
                 break
         return block.slice(0, done)
 
-    def _unit(self, unit: Unit, work: Work) -> None:
+    def _run_unit(self, unit: Unit, work: Work) -> None:
         segment = self._job.segment.index
         attempt, stop = ray.get(self._coordinator.begin.remote(segment, unit.unit_id))
         if stop:
@@ -129,8 +137,8 @@ class _UnitLoop:
         if receipt is None:
             kind = self._job.segment.kind
             if state.job.segment.kind is not kind:
-                work = _run_maps  # its stage is off for these rows
-            # Decisions are applied by Arrow alone: no row of theirs can be the guilty one.
+                work = _run_maps  # the stage is off for these rows
+            # Decisions are applied by Arrow code alone, which no row can crash.
             elif attempt > MAX_DEATHS and kind is not DecideStage:
                 work = self._in_isolation
             receipt = run_unit(state, work)

@@ -131,7 +131,7 @@ def test_retry_runs_the_failed_rows_again_and_only_those(job: SegmentJob) -> Non
     assert UnitState(job, UNIT).failed_before == ["2"]
     (account,) = done(replace(job, retry=True)).accounts
     assert (account.rows_in, account.kept, account.failed, account.reasons) == (3, 3, 0, {})
-    part = UnitState(job, UNIT).standing
+    part = UnitState(job, UNIT).valid_part
     assert part is not None
     assert part.rows().to_pylist()[1] == {
         "text": "b", "row_id": "2", "parent_id": None, "status": "kept", "stage": None,

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.core.tables import REF
-from ray_pipeline.engine.stored_tables import StoredTables, Task, Workshop, Written
+from ray_pipeline.engine.stored_tables import StepExecutor, StoredTables, Task, Written
 from ray_pipeline.stage import DecideStage
 
 
@@ -41,8 +41,8 @@ def backwards(what: str, tasks: Sequence[Task]) -> list[Written]:
 
 def tables(folder: Path, parts: Sequence[pa.Table]) -> StoredTables:
     """A table of some parts; part ``i`` stands for unit ``i``."""
-    workshop = Workshop(Storage(str(folder)), "work", backwards, tuple(range(len(parts))))
-    return StoredTables(workshop, Parts(tuple(parts)))
+    executor = StepExecutor(Storage(str(folder)), "work", backwards, tuple(range(len(parts))))
+    return StoredTables(executor, Parts(tuple(parts)))
 
 
 def all_rows(made: StoredTables) -> pa.Table:

@@ -191,7 +191,7 @@ def _kind_of_repair(action: str, parameter: str) -> str:
 
 
 class CleanText(MapStage):
-    """Cleans the text columns, and drops rows of which nothing or too little is left.
+    """Cleans the text columns, and drops rows if too little of their text is left.
 
     Reasons: ``clean:empty_after_cleaning``, ``clean:letters_lost``. Counts texts by the kind of
     repair (`Cleaned.kinds`), and ``characters_lost`` and ``rows_changed``.
