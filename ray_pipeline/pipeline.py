@@ -40,9 +40,14 @@ class Pipeline:
 
     Raises:
         ValueError: two stages have one name.
+        TypeError: a stage is not an object, as where the parentheses are missing.
     """
 
     def __init__(self, name: str, stages: Sequence[Stage]) -> None:
+        for stage in stages:
+            if not isinstance(stage, Stage):
+                what = getattr(stage, "__name__", repr(stage))
+                raise TypeError(f"a pipeline lists stage objects: write {what}(), not {what}")
         names = [stage.name for stage in stages]
         if doubled := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"stages with the same name: {sorted(doubled)}")

@@ -64,6 +64,11 @@ def test_two_stages_of_one_class_have_each_their_own_name_and_defaults() -> None
         Pipeline("x", [Mark(), Mark(suffix="?")])
 
 
+def test_a_class_in_place_of_an_object_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"write Mark\(\), not Mark"):
+        Pipeline("x", [Mark])  # type: ignore[list-item]
+
+
 def test_a_default_must_be_one_of_the_configuration() -> None:
     with pytest.raises(TypeError, match=r"no field 'sufix'; did you mean 'suffix'"):
         Mark(sufix="?")

@@ -9,5 +9,14 @@ from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.stages.training.tokenise import Tokenise
 
 PIPELINE = Pipeline(
-    "distilling", [Split, Tokenise, TrainTeacher, TeacherLogProbs, Distil, TrainAlone, Evaluate]
+    "distilling",
+    [
+        Split(),
+        Tokenise("question", "answer"),
+        TrainTeacher(),
+        TeacherLogProbs(),
+        Distil(),
+        TrainAlone(),
+        Evaluate(),
+    ],
 )
