@@ -48,7 +48,7 @@ def tables(folder: Path, parts: Sequence[pa.Table]) -> StoredTables:
 def all_rows(made: StoredTables) -> pa.Table:
     """Every row of a table, part after part."""
     saved = made.saved()._saved()
-    storage = made._workshop.storage
+    storage = made._executor.storage
     return pa.concat_tables(saved.load(storage, part) for part in range(saved.parts))
 
 
