@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -55,7 +56,9 @@ def _notes(model: Any, tokenizer: Any, text: TextConfig) -> dict[str, str]:
     trained = sorted(Tokeniser(tokenizer, text).ends() - set(known))
     generation.eos_token_id = [*known, *trained]
     return {
-        TEXT_FILE: text.model_dump_json(),
+        # Its identity, not all fields: a field that was added later would give the same model
+        # another revision.
+        TEXT_FILE: json.dumps(text.identity(), ensure_ascii=False, separators=(",", ":")),
         "generation_config.json": generation.to_json_string(),
     }
 
