@@ -64,7 +64,7 @@ class ProgressDisplay:
     def _plain(self, index: int, tally: SegmentTally) -> None:
         now, done = time.monotonic(), len(tally.done)
         last_time, last_done = self._said.get(index, (0.0, 0))
-        moved = done != last_done or bool(tally.in_progress and not tally.finished)
+        moved = done != last_done or bool(tally.open_units)
         if moved and (tally.finished or now - last_time >= _PLAIN_EVERY):
             self._said[index] = (now, done)
             self.say("  ".join(cell for cell in _cells(tally) if cell))
@@ -108,12 +108,10 @@ def _rate(tally: SegmentTally, rows: int) -> str:
 
 def _models(tally: SegmentTally) -> str:
     usage = tally.accounts()[-1].llm
-    requests = tally.in_progress["requests"] + (usage.requests + usage.reused if usage else 0)
-    tokens = tally.in_progress["completion_tokens"] + (usage.completion_tokens if usage else 0)
-    if not requests:
+    if usage is None or not usage.sent:
         return ""
-    cost = f", ${usage.cost_usd:,.2f}" if usage and usage.cost_usd else ""
-    return f"{requests:,} requests, {tokens:,} answer tokens{cost}"
+    cost = f", ${usage.cost_usd:,.2f}" if usage.cost_usd else ""
+    return f"{usage.sent:,} requests, {usage.completion_tokens:,} answer tokens{cost}"
 
 
 def _duration(seconds: float | None) -> str:

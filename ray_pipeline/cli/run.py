@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ray_pipeline.cli.terminal import EXIT_CODES, RunDirectory, err, native_output_hidden, out
+from ray_pipeline.core.errors import RunError
 
 if TYPE_CHECKING:
     from ray_pipeline.engine.run import Job
     from ray_pipeline.pipeline import Pipeline
+    from ray_pipeline.run import Run
 
 app = typer.Typer()
 
@@ -98,8 +100,23 @@ def _execute(job: Job, until: str | None = None, retry: bool = False) -> None:
     with native_output_hidden(log), ProgressDisplay(out) as display:
         run = run_job(job, display=display, until=until, retry=retry, check=False)
     out.print(status(run.reader))
-    out.print(f"report: {run.report()}", soft_wrap=True)
+    unwritten = _write_report(run)
     if run.status != "succeeded":
         message = f"{_HEADLINES[run.status]}: {run.ledger.message}"
         err.print(message, markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_CODES[run.status])
+    if unwritten is not None:
+        fix = f"`ray-pipeline report {run.uri}` writes it when that is put right"
+        err.print(f"error: {unwritten}. The run itself is complete; {fix}", markup=False)
+        raise typer.Exit(EXIT_CODES["failed"])
+
+
+def _write_report(run: Run) -> RunError | None:
+    """Write a run's report and say where it is; returns why it could not be written, if so."""
+    try:
+        out.print(f"report: {run.report()}", soft_wrap=True)
+    except RunError as error:
+        if run.status != "succeeded":  # the run's own message is the one that matters
+            out.print(f"no report: {error}", markup=False, soft_wrap=True)
+        return error
+    return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +55,10 @@ class Storage:
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder at the path."""
         fs, _ = self._located
-        return fs.get_file_info(self._full(path)).type != pafs.FileType.NotFound
+        try:
+            return fs.get_file_info(self._full(path)).type != pafs.FileType.NotFound
+        except OSError as error:
+            raise RunError(f"cannot read {self.uri(path)}: {error}") from error
 
     def read_bytes(self, path: str) -> bytes | None:
         """The content of a file, or None when there is no such file."""
@@ -103,39 +106,65 @@ class Storage:
                     os.fsync(file.fileno())
             temporary.replace(final)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
             raise
 
     @contextlib.contextmanager
     def writer(self, path: str) -> Iterator[IO[bytes]]:
         """Write a large file in pieces; it appears under its name when the block ends well."""
-        fs, _ = self._located
         try:
-            if not self.is_local:
-                with fs.open_output_stream(self._full(path)) as stream:
-                    yield stream
-                return
-            final = self.local_path(path)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
-            try:
-                with temporary.open("wb") as file:
-                    yield file
-                temporary.replace(final)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with self._local_writer(path) if self.is_local else self._remote_writer(path) as file:
+                yield file
         except OSError as error:
             raise RunError(f"cannot write {self.uri(path)}: {error}") from error
 
+    @contextlib.contextmanager
+    def _local_writer(self, path: str) -> Iterator[IO[bytes]]:
+        final = self.local_path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                yield file
+            temporary.replace(final)
+        except BaseException:
+            _remove(temporary)
+            raise
+
+    @contextlib.contextmanager
+    def _remote_writer(self, path: str) -> Iterator[IO[bytes]]:
+        fs, _ = self._located
+        stream = fs.open_output_stream(self._full(path))
+        try:
+            yield stream
+        except BaseException:
+            # Closing puts what was written so far under the name: there is no way to abandon it.
+            with contextlib.suppress(OSError):
+                stream.close()
+                fs.delete_file(self._full(path))
+            raise
+        stream.close()
+
     def list(self, path: str = "", recursive: bool = False) -> Iterator[str]:
         """Paths of the files in a folder, relative to the root, without unfinished writes."""
-        fs, root = self._located
-        selector = pafs.FileSelector(self._full(path), allow_not_found=True, recursive=recursive)
-        prefix = len(root.rstrip("/")) + 1
-        for info in fs.get_file_info(selector):
+        prefix = len(self._located[1].rstrip("/")) + 1
+        for info in self._infos(path, recursive):
             name = info.base_name
             if info.is_file and not (name.startswith(".") and name.endswith(".tmp")):
                 yield info.path[prefix:]
+
+    def folders(self, path: str = "") -> Sequence[str]:
+        """Names of the folders in a folder."""
+        infos = self._infos(path, recursive=False)
+        return [info.base_name for info in infos if info.type == pafs.FileType.Directory]
+
+    def _infos(self, path: str, recursive: bool) -> Sequence[pafs.FileInfo]:
+        selector = pafs.FileSelector(self._full(path), allow_not_found=True, recursive=recursive)
+        try:
+            infos: Sequence[pafs.FileInfo] = self._located[0].get_file_info(selector)
+        except OSError as error:
+            raise RunError(f"cannot read {self.uri(path)}: {error}") from error
+        return infos
 
     def delete(self, path: str) -> None:
         """Delete a file; nothing happens when there is none."""
@@ -166,6 +195,12 @@ class Storage:
 
     def __setstate__(self, state: dict[str, str]) -> None:
         self.__dict__.update(state)
+
+
+def _remove(temporary: Path) -> None:
+    """Remove an unfinished file; the error that ended its writing is the one to report."""
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:

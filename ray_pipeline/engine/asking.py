@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import ray
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping, UserError
 from ray_pipeline.core.rows import (
@@ -43,7 +45,10 @@ _Verdict = tuple[str, str | None, Row, list[Row]]
 
 
 async def ask_unit(
-    stage: AskStage, rows: pa.Table, asker: UnitAsker
+    stage: AskStage,
+    rows: pa.Table,
+    asker: UnitAsker,
+    stopping: Callable[[Exception], None] = lambda _: None,
 ) -> tuple[pa.Table, StageAccount]:
     """Run an ask stage on all rows of a unit concurrently; the engine limits requests in flight.
 
@@ -51,21 +56,29 @@ async def ask_unit(
         stage: the stage.
         rows: kept rows with their envelope.
         asker: sends the unit's requests to the model.
+        stopping: called with the error that stops the run, before requests in flight are waited
+            for.
 
     Returns: the rows after the stage, and its account.
 
     Raises:
-        BudgetExhausted, RunError, Stopping: the run stops; answers that arrived are stored.
+        BudgetExhausted, RunError, Stopping: the run stops; answers that arrived are stored, unless
+            the error says that they cannot be.
     """
     began = time.perf_counter()
     before = rows.to_pylist()
     tasks = [asyncio.create_task(_ask_row(stage, row, asker)) for row in before]
     try:
         verdicts = await asyncio.gather(*tasks)
-    except (BudgetExhausted, RunError, Stopping):
+    except (BudgetExhausted, RunError, Stopping) as error:
         # Requests in flight may have been paid for: let them finish, and start no new ones.
         asker.stop()
-        await asyncio.wait(tasks, timeout=_GRACE)
+        stopping(error)
+        _, unfinished = await asyncio.wait(tasks, timeout=_GRACE)
+        if unfinished:
+            await asker.abandon()
+        # The first error is the one to report; without this, the others would be logged.
+        await asyncio.gather(*tasks, return_exceptions=True)
         raise
     out = _assemble(stage, rows, before, verdicts)
     account = StageAccount.of(stage.name, rows.num_rows, out)
@@ -166,7 +179,7 @@ class AskingLoop:
         self._config = job.llms[llm]
         self._name = f"{os.getpid()}-{id(self)}"
         self._askers: set[UnitAsker] = set()
-        self._journals: set[Journal] = set()
+        self._journals: dict[str, Journal] = {}
         # Thousands of waiting rows are small objects without reference cycles. Scanning them
         # repeatedly cost 10% of the throughput at 256 requests in flight (benchmarks/api_stage.py).
         gc.set_threshold(50_000, 50, 20)
@@ -195,51 +208,80 @@ class AskingLoop:
             ask_afresh: ids of rows whose rejected answers are not reused.
 
         Raises:
-            BudgetExhausted, RunError, Stopping: as `ask_unit`.
+            BudgetExhausted, RunError, Stopping: as `ask_unit`. The coordinator has been told of
+                answers that could not be stored.
         """
         journal = Journal(self._job.storage, stage.name, unit_id)
         template = RequestTemplate(
             stage.name, self._config, self._job.revisions[self._llm], self._job.seed
         )
         asker = UnitAsker(template, self._engine, journal, frozenset(ask_afresh))
-        self._journals.add(journal)
+        self._journals[unit_id] = journal
         try:
-            return self._call(self._ask(stage, rows, asker))
-        finally:
-            self._journals.discard(journal)
+            result = self._call(self._ask(stage, rows, asker))
+        except BaseException:
+            with contextlib.suppress(RunError):  # the first error is the one to report
+                self._close(journal)
+            raise
+        self._close(journal)
+        return result
+
+    def _close(self, journal: Journal) -> None:
+        """Close a unit's journal, and report the answers that could not be stored.
+
+        Raises:
+            RunError: something could not be written.
+        """
+        try:
             journal.close(durable=True)
+        finally:
+            counts = {journal.unit_id: replace(journal.recorded)}
+            lost = journal.unwritten
+            told = self._coordinator.progress.remote(self._job.segment.index, counts, lost)
+            if lost.answers:
+                ray.get(told)
+            self._journals.pop(journal.unit_id, None)
 
     async def _ask(
         self, stage: AskStage, rows: pa.Table, asker: UnitAsker
     ) -> tuple[pa.Table, StageAccount]:
         self._askers.add(asker)
         try:
-            return await ask_unit(stage, rows, asker)
+            return await ask_unit(stage, rows, asker, self._stop_run)
         finally:
             self._askers.discard(asker)
+
+    def _stop_run(self, error: Exception) -> None:
+        """Stop sending in this process at once, and in the others as soon as they can be told.
+
+        Above all where an answer could not be stored: the next ones could not be either.
+        """
+        self._stop()
+        if isinstance(error, BudgetExhausted):
+            self._coordinator.stop.remote("budget_exhausted", str(error))
+        elif isinstance(error, RunError):
+            self._coordinator.stop.remote("failed", str(error))
 
     async def _report_and_flush(self) -> None:
         """Every second, report progress and check for the order to stop; flush the journals."""
         flushed = time.monotonic()
         while True:
             await asyncio.sleep(1.0)
-            counts: Counter[str] = Counter()
-            for asker in self._askers:
-                counts["requests"] += asker.usage.requests + asker.usage.reused
-                counts["completion_tokens"] += asker.usage.completion_tokens
-            stop = await self._coordinator.progress.remote(
-                self._name, self._job.segment.index, counts
-            )
-            if stop:
+            journals = dict(self._journals)
+            counts = {unit_id: replace(journal.recorded) for unit_id, journal in journals.items()}
+            if await self._coordinator.progress.remote(self._job.segment.index, counts):
                 self._stop()
             if time.monotonic() - flushed >= FLUSH_SECONDS and not self._job.storage.is_local:
-                for journal in list(self._journals):
-                    await asyncio.to_thread(journal.flush)
+                try:
+                    for journal in journals.values():
+                        await asyncio.to_thread(journal.flush)
+                except RunError as error:
+                    self._stop_run(error)
                 flushed = time.monotonic()
 
     def _stop(self) -> None:
         """Start no further requests; those in flight may finish."""
         for asker in self._askers:
             asker.stop()
-        self._limits.failure = Stopping
+        self._limits.failure = self._limits.failure or Stopping
         self._limits.pump()

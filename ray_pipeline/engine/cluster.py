@@ -17,6 +17,7 @@ import ray.data
 
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.resources import Resources
+from ray_pipeline.engine.log_file import LogFile
 from ray_pipeline.engine.segments import Segment, executions
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.stage import AskStage, DecideStage, MapStage
@@ -89,10 +90,9 @@ def ship_with_workers(module: ModuleType) -> None:
 @contextlib.contextmanager
 def _quiet(log_file: Path) -> Iterator[None]:
     """Redirect what Ray logs and prints to a file, so that it does not disturb the display."""
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    with log_file.open("a", encoding="utf-8") as file:
+    with LogFile(log_file) as file:
         # With a stream of its own, because the end of the run is logged after this block.
-        handler = logging.FileHandler(log_file, encoding="utf-8")
+        handler = logging.StreamHandler(LogFile(log_file))
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for name in ("ray", "ray.data"):
             logger = logging.getLogger(name)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
 import ray
@@ -25,13 +24,11 @@ from ray_pipeline.llm.engines.base import key_limits
 from ray_pipeline.llm.engines.pool import start_pool
 from ray_pipeline.llm.limits.protocol import ClientReport, Grants
 from ray_pipeline.llm.limits.server import LimitsServer
-from ray_pipeline.rundir.responses import spent
+from ray_pipeline.rundir.account import LlmUsage
+from ray_pipeline.rundir.responses import Unwritten, spent
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
-
-#: Seconds after which a worker's last report is ignored; workers report every second.
-_REPORT_EXPIRES_AFTER = 5.0
 
 StopKind = Literal["failed", "budget_exhausted", "interrupted"]
 
@@ -50,8 +47,10 @@ class Snapshot:
 
     #: Receipts by segment index.
     receipts: dict[int, list[Receipt]] = field(default_factory=dict)
-    #: Work in progress by segment index: rows and requests of units not yet committed.
-    in_progress: dict[int, Counter[str]] = field(default_factory=dict)
+    #: By segment index, all recorded requests of units that are being worked on, by unit id.
+    in_progress: dict[int, dict[str, LlmUsage]] = field(default_factory=dict)
+    #: Answers that could not be stored since the last poll.
+    unwritten: Unwritten = field(default_factory=Unwritten)
     #: Local models that are starting now.
     starting: list[str] = field(default_factory=list)
     stop: Stop | None = None
@@ -81,7 +80,6 @@ class Coordinator:
         self._attempts: Counter[tuple[int, str]] = Counter()
         self._pools: dict[str, asyncio.Future[list[Any]]] = {}
         self._snapshot = Snapshot()
-        self._live: dict[tuple[str, int], tuple[float, Counter[str]]] = {}
         self._stop: Stop | None = None
 
     async def begin(self, segment: int, unit_id: str) -> tuple[int, bool]:
@@ -94,9 +92,19 @@ class Coordinator:
         self._attempts.pop((segment, receipt.unit_id), None)
         self._snapshot.receipts.setdefault(segment, []).append(receipt)
 
-    async def progress(self, worker: str, segment: int, counts: Counter[str]) -> bool:
-        """Replace a worker's report on its work in progress. Returns whether to stop."""
-        self._live[worker, segment] = time.monotonic(), counts
+    async def progress(
+        self, segment: int, counts: dict[str, LlmUsage], unwritten: Unwritten | None = None
+    ) -> bool:
+        """Take a worker's report on its work in progress. Returns whether to stop.
+
+        Args:
+            segment: index of the segment.
+            counts: all recorded requests of the units that it works on, by unit id.
+            unwritten: answers that it has given up storing.
+        """
+        self._snapshot.in_progress.setdefault(segment, {}).update(counts)
+        if unwritten is not None:
+            self._snapshot.unwritten += unwritten
         return self._stop is not None
 
     async def stop(self, kind: StopKind, message: str) -> None:
@@ -106,19 +114,14 @@ class Coordinator:
     async def poll(self) -> Snapshot:
         """What happened since the last call, for the driver."""
         news, self._snapshot = self._snapshot, Snapshot()
-        now = time.monotonic()
-        for (_, segment), (reported, counts) in self._live.items():
-            # A worker that has died leaves its last report behind.
-            if now - reported > _REPORT_EXPIRES_AFTER:
-                continue
-            news.in_progress.setdefault(segment, Counter()).update(counts)
         news.starting = [name for name, pool in self._pools.items() if not pool.done()]
         news.stop = self._stop
         return news
 
     async def sync_limits(self, report: ClientReport) -> Grants:
-        """Forward to `LimitsServer.sync`."""
-        return self._limits.sync(report)
+        """Forward to `LimitsServer.sync`; when the run stops, no further request may start."""
+        grants = self._limits.sync(report)
+        return grants if self._stop is None else replace(grants, stopping=True)
 
     async def pool(self, name: str) -> list[Any]:
         """The actors of a local model; they are started on the first call.
@@ -155,7 +158,7 @@ class CoordinatorHandle(Protocol):
     @property
     def finished(self) -> Remote[[int, Receipt], None]: ...
     @property
-    def progress(self) -> Remote[[str, int, Counter[str]], bool]: ...
+    def progress(self) -> Remote[..., bool]: ...
     @property
     def stop(self) -> Remote[[StopKind, str], None]: ...
     @property

@@ -121,7 +121,10 @@ def _write_hf(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
         scratch = Storage(folder)
         _write_parquet(scratch, "rows.parquet", tables)
         dataset = datasets.Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=folder)
-        dataset.save_to_disk(str(storage.local_path(path)))
+        try:
+            dataset.save_to_disk(str(storage.local_path(path)))
+        except OSError as error:
+            raise RunError(f"cannot write {storage.uri(path)}: {error}") from error
 
 
 _WRITERS: dict[str, Callable[[Storage, str, Iterable[pa.Table]], None]] = {

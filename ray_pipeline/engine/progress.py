@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from ray_pipeline.engine.coordinator import Snapshot
 from ray_pipeline.engine.segments import Segment
-from ray_pipeline.rundir.account import StageAccount, total
+from ray_pipeline.rundir.account import LlmUsage, StageAccount, total
+from ray_pipeline.stage import AskStage
 
 
 @dataclass
@@ -22,8 +23,8 @@ class SegmentTally:
     done: dict[str, list[StageAccount]] = field(default_factory=dict)
     #: Number of units that were committed before the segment began.
     reused: int = 0
-    #: Counts of rows and requests of units that are being worked on.
-    in_progress: Counter[str] = field(default_factory=Counter)
+    #: Requests about units that are not committed, those of earlier attempts included, by unit id.
+    open_units: dict[str, LlmUsage] = field(default_factory=dict)
     first_receipt: float | None = None
     last_receipt: float | None = None
 
@@ -33,8 +34,13 @@ class SegmentTally:
         return len(self.done) == self.units
 
     def accounts(self) -> list[StageAccount]:
-        """The accounts of the segment's stages, added up over the committed units."""
-        return total(self.segment.account_names, self.done.values())
+        """The accounts of the segment's stages: the rows of the committed units, all requests."""
+        accounts = total(self.segment.account_names, self.done.values())
+        if self.segment.kind is AskStage:
+            usage = accounts[-1].llm = accounts[-1].llm or LlmUsage()
+            for requests in self.open_units.values():
+                usage.add(requests)
+        return accounts
 
     def seconds_left(self) -> float | None:
         """Estimated seconds until the segment is finished, at the rate so far.
@@ -49,10 +55,26 @@ class SegmentTally:
 
 
 class Tally:
-    """The progress of the segments of one execution."""
+    """The progress of the segments of one execution.
 
-    def __init__(self, segments: Sequence[Segment], units: int) -> None:
-        self.segments = {segment.index: SegmentTally(segment, units) for segment in segments}
+    Args:
+        segments: the segments.
+        units: number of units.
+        earlier: requests of earlier attempts at units that are not committed, by segment index.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        units: int,
+        earlier: Mapping[int, dict[str, LlmUsage]] = MappingProxyType({}),
+    ) -> None:
+        self.segments = {
+            segment.index: SegmentTally(
+                segment, units, open_units=dict(earlier.get(segment.index, {}))
+            )
+            for segment in segments
+        }
 
     def update(self, news: Snapshot) -> None:
         """Add what the coordinator reported."""
@@ -70,9 +92,11 @@ class Tally:
                     tally.first_receipt = tally.first_receipt or now
                     tally.last_receipt = now
         for index, tally in self.segments.items():
-            # A worker's report is up to a second old: the work in it may be committed by now.
-            live = Counter() if tally.finished else news.in_progress.get(index, Counter())
-            tally.in_progress = live
+            # The last report stays when its worker dies: what it says is on storage.
+            tally.open_units |= news.in_progress.get(index, {})
+            # A report may be a second old: the unit may be committed by now.
+            for unit_id in tally.open_units.keys() & tally.done.keys():
+                del tally.open_units[unit_id]
 
     def failed_rows(self) -> int:
         """Number of rows that failed so far."""

@@ -6,13 +6,12 @@ import contextlib
 import logging
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
 import pyarrow as pa
@@ -35,9 +34,11 @@ from ray_pipeline.engine.coordinator import (
 )
 from ray_pipeline.engine.decide import decide
 from ray_pipeline.engine.exports import export_dataset, export_stages
+from ray_pipeline.engine.log_file import run_log
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.reuse import RunState, run_state
+from ray_pipeline.engine.run_ledger import RunLedger, committed_infos
 from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
 from ray_pipeline.engine.streaming import Execution
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
@@ -52,9 +53,10 @@ from ray_pipeline.rundir.layout import (
     part_path,
     rows_folder,
 )
-from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
+from ray_pipeline.rundir.ledger import Done, Ledger
 from ray_pipeline.rundir.lock import release_workers_lock, run_lock
-from ray_pipeline.rundir.parts import PartInfo, existing_infos, read_infos
+from ray_pipeline.rundir.parts import PartInfo, existing_infos
+from ray_pipeline.rundir.responses import recorded_units
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 
 _log = logging.getLogger("ray_pipeline")
@@ -112,37 +114,14 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
         with ledger.timed("prepare"):
             prepared = prepare(config, job.stages, job.prompt_folders, storage.uri("source"), until)
         _describe(storage, prepared)
-        with _log_file(storage) as log_file:
-            runner = _Runner(storage, prepared, display, ledger, retry, log_file)
+        with run_log(storage, display.say) as log_file:
+            run_ledger = RunLedger(storage, prepared, ledger, display.say)
+            runner = _Runner(storage, prepared, display, run_ledger, retry, log_file)
             try:
                 return runner.run()
             finally:
                 if runner.workers_ended:
                     release_workers_lock(storage)
-
-
-@contextlib.contextmanager
-def _log_file(storage: Storage) -> Iterator[Path]:
-    """The file for Ray's log lines and for tracebacks; on object storage, copied there at the end.
-
-    Yields its path on this machine.
-    """
-    with tempfile.TemporaryDirectory(prefix="ray-pipeline-") as folder:
-        path = storage.local_path(LOG_FILE) if storage.is_local else Path(folder) / "ray.log"
-        # Created with the first line: a run that reuses everything logs nothing.
-        handler = logging.FileHandler(path, encoding="utf-8", delay=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        before = _log.handlers, _log.propagate
-        _log.handlers, _log.propagate = [handler], False
-        try:
-            yield path
-        finally:
-            _log.handlers, _log.propagate = before
-            handler.close()
-            if not storage.is_local and path.exists():
-                # A bucket that cannot be reached has already been reported as the run's error.
-                with contextlib.suppress(RunError):
-                    storage.write_bytes(LOG_FILE, path.read_bytes())
 
 
 def _describe(storage: Storage, prepared: Prepared) -> None:
@@ -169,7 +148,7 @@ class _Runner:
         storage: Storage,
         prepared: Prepared,
         display: Display,
-        ledger: Ledger,
+        ledger: RunLedger,
         retry: bool,
         log_file: Path,
     ) -> None:
@@ -181,7 +160,6 @@ class _Runner:
         self._units = prepared.survey.units
         self._unit_ids = [unit.unit_id for unit in self._units]
         self._ledger = ledger
-        self._began = time.monotonic()
         self._state = RunState(prepared.segments, self._unit_ids)
         #: Whether all workers that could write into the run directory have ended.
         self.workers_ended = True
@@ -190,41 +168,43 @@ class _Runner:
         self._allowed = prepared.config.budget.failed_rows_allowed(prepared.survey.rows)
 
     def run(self) -> Ledger:
-        self._ledger.save(self._storage)
+        ledger = self._ledger
+        ledger.start()
         try:
             self._run_segments()
-            self._ledger.check()
+            ledger.of_run.check()
             export = self._prepared.config.export
-            with self._ledger.timed("exports"):
+            with self._ledger.of_run.timed("exports"):
                 last = [s for s in self._state.segments if s.has_rows][-1]
                 without = {name for stage in self._prepared.stages for name in stage.internal}
                 export_dataset(
                     self._storage, last, self._unit_ids, export.name, export.formats, without
                 )
-            self._end("succeeded")
+            ledger.end("succeeded")
         except _Stopped as stopped:
-            self._end(stopped.stop.kind, stopped.stop.message)
+            ledger.end(stopped.stop.kind, stopped.stop.message)
         except RunError as error:
-            self._end("failed", str(error))
+            ledger.end("failed", str(error))
         except KeyboardInterrupt:
-            self._end("interrupted", "stopped by the user")
+            ledger.end("interrupted", "stopped by the user")
         except UserError as error:
             # The caller reports it, but the ledger must not say "running".
             with contextlib.suppress(RunError):
-                self._end("failed", str(error))
+                ledger.end("failed", str(error))
             raise
         except Exception as error:
             # A defect of ours or of Ray, or a lost cluster. The user sees one line, and the
             # traceback is in the log.
             _log.exception("the run ended unexpectedly")
             what = f"{type(error).__name__}: {first_line(error)}"
-            self._end("failed", f"{what} ({LOG_FILE} has the rest)")
-        return self._ledger
+            ledger.end("failed", f"{what} ({LOG_FILE} has the rest)")
+        return ledger.of_run
 
     def _run_segments(self) -> None:
         self._state = run_state(self._storage, self._prepared, self._retry)
+        self._ledger.state = self._state
         for segment, done in self._state.complete:
-            self._add_entries(segment, done, reused=True)
+            self._ledger.add(segment, done, reused=True)
         remaining = self._state.remaining
         if not remaining:
             return
@@ -271,31 +251,44 @@ class _Runner:
             return
         self.workers_ended = False
         jobs = [self._job(segment) for segment in segments]
+        tally = self._tally(segments)
+        # Before anything is sent: whatever ends this process, the ledger has these stages.
+        self._ledger.save_live(tally)
         if jobs[0].segment.kind is DecideStage:
             self._display.say(f"deciding {jobs[0].segment.name}")
-            with self._ledger.timed("decide"):
+            with self._ledger.of_run.timed("decide"):
                 infos = self._committed_before(segments[0])
                 decide(jobs[0], self._units, infos, self._display.say)
-        tally = Tally([job.segment for job in jobs], len(self._units))
         execution = Execution(jobs, self._units, self._coordinator)
         execution.start()
         try:
-            with self._ledger.timed("execution"):
+            with self._ledger.of_run.timed("execution"):
                 self._watch(execution, tally, jobs)
         except BaseException as error:
             self._stop_workers(execution, error)
-            self._account_partly(jobs)
             raise
         self.workers_ended = True
         for job in jobs:
             self._close(job.segment, tally)
 
+    def _tally(self, segments: list[Segment]) -> Tally:
+        """The progress of segments that start, with the requests of earlier attempts at them."""
+        earlier = {}
+        for segment in segments:
+            if segment.kind is AskStage:
+                requests = recorded_units(self._storage, segment.name, self._unit_ids)
+                infos = committed_infos(self._storage, segment, list(requests))
+                pairs = zip(requests.items(), infos, strict=True)
+                earlier[segment.index] = {unit: r for (unit, r), info in pairs if info is None}
+        return Tally(segments, len(self._units), earlier)
+
     def _make(self, segment: Segment) -> None:
         """Make the artifact of a segment, from the rows that the segment before it kept."""
+        self._ledger.begin(segment)
         artifact = Artifact(self._storage, segment)
-        account = StageAccount.untouched(segment.name, self._ledger.entries[-1].account)
+        account = StageAccount.untouched(segment.name, self._ledger.of_run.entries[-1].account)
         began = time.monotonic()
-        with self._ledger.timed("artifacts"):
+        with self._ledger.of_run.timed("artifacts"):
             unit_ids, rows_digest = self._unit_ids, self._state.input_digest
             if artifact.stage.sources is not None:
                 unit_ids, rows_digest = self._rows_of(segment, artifact.stage)
@@ -321,17 +314,18 @@ class _Runner:
             ended = execution.wait(_POLL)
             news = ray.get(self._coordinator.poll.remote())
             tally.update(news)
+            self._ledger.unwritten += news.unwritten
             self._display.update(tally, news.starting)
             if news.stop is not None:
                 raise _Stopped(news.stop)
             self._check_failures(tally)
             self._give_back_models(tally, jobs)
             if time.monotonic() - saved > _SAVE:
-                self._save_live(tally)
+                self._ledger.save_live(tally)
                 saved = time.monotonic()
 
     def _check_failures(self, tally: Tally) -> None:
-        failed = tally.failed_rows() + sum(e.account.failed for e in self._ledger.entries)
+        failed = tally.failed_rows() + sum(e.account.failed for e in self._ledger.of_run.entries)
         if failed > self._allowed:
             raise RunError(
                 f"{failed} rows failed, {self._allowed} are allowed (budget.max_failed_rows: "
@@ -349,7 +343,7 @@ class _Runner:
             for stage in segment.stages
             if isinstance(stage, AskStage)
             and not (segment.index in tally.segments and tally.segments[segment.index].finished)
-            and all(entry.account.name != stage.name for entry in self._ledger.entries)
+            and all(entry.account.name != stage.name for entry in self._ledger.of_run.entries)
         }
         for name in {job.segment.stages[-1].config.llm for job in ask_jobs} - needed:
             self._coordinator.release.remote(name)
@@ -360,24 +354,19 @@ class _Runner:
         kind: StopKind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
-            self.workers_ended = execution.wait(_GRACE)
+            try:
+                self.workers_ended = execution.wait(_GRACE)
+            finally:
+                news = ray.get(self._coordinator.poll.remote(), timeout=5)
+                self._ledger.unwritten += news.unwritten
         except Exception as second:
             # The first error is the one to report to the user.
             self._display.say(f"while stopping: {second}")
 
-    def _account_partly(self, jobs: list[SegmentJob]) -> None:
-        """Add ledger entries for interrupted segments, from the footers of committed units."""
-        for job in jobs:
-            infos = [info for info in self._infos(job.segment) if info is not None]
-            if infos:
-                accounts = total(job.segment.account_names, [info.accounts for info in infos])
-                for index, print_, account in _numbered(job.segment, accounts):
-                    self._ledger.entries.append(LedgerEntry(index, print_, account))
-
     def _close(self, segment: Segment, tally: Tally) -> None:
         """Audit a segment against its parts on storage, export its files, and mark it complete."""
-        with self._ledger.timed("audit"):
-            infos = self._infos(segment)
+        with self._ledger.of_run.timed("audit"):
+            infos = committed_infos(self._storage, segment, self._unit_ids)
         digests = {}
         for unit_id, info in zip(self._unit_ids, infos, strict=True):
             if info is None:
@@ -394,7 +383,7 @@ class _Runner:
             accounts=total(segment.account_names, [i.accounts for i in infos if i is not None]),
         )
         self._sweep(segment)
-        with self._ledger.timed("exports"):
+        with self._ledger.of_run.timed("exports"):
             export_stages(self._storage, segment, self._unit_ids)
         self._closed = {segment.folder: [info for info in infos if info is not None]}
         self._complete(segment, done, tally.segments[segment.index].reused == len(self._units))
@@ -405,7 +394,7 @@ class _Runner:
         done = replace(done, identities=identities)
         done.save(self._storage, segment.folder)
         self._state.add(done)
-        self._add_entries(segment, done, reused)
+        self._ledger.add(segment, done, reused)
 
     def _committed_before(self, segment: Segment) -> list[PartInfo]:
         """Footers of the parts that a segment reads, one for each unit.
@@ -418,42 +407,12 @@ class _Runner:
             return self._closed[upstream.folder]
         return existing_infos(self._storage, upstream.folder, self._unit_ids)
 
-    def _infos(self, segment: Segment) -> list[PartInfo | None]:
-        """Footers of a segment's parts, for each unit; None where the unit is not committed."""
-        infos = read_infos(self._storage, segment.folder, self._unit_ids)
-        return [i if i and i.fingerprint == segment.fingerprint else None for i in infos]
-
     def _sweep(self, segment: Segment) -> None:
         """Delete parts of units that the source no longer has."""
         wanted = {part_path(segment.folder, unit_id) for unit_id in self._unit_ids}
         for path in list(self._storage.list(rows_folder(segment.folder))):
             if path not in wanted:
                 self._storage.delete(path)
-
-    def _add_entries(self, segment: Segment, done: Done, reused: bool) -> None:
-        for index, print_, account in _numbered(segment, done.accounts):
-            self._ledger.entries.append(LedgerEntry(index, print_, account, reused))
-        self._save()
-
-    def _save_live(self, tally: Tally) -> None:
-        settled = list(self._ledger.entries)
-        for part in tally.segments.values():
-            for index, print_, account in _numbered(part.segment, part.accounts()):
-                self._ledger.entries.append(LedgerEntry(index, print_, account))
-        self._save()
-        self._ledger.entries = settled
-
-    def _save(self) -> None:
-        self._ledger.seconds = time.monotonic() - self._began
-        self._ledger.save(self._storage)
-
-    def _end(self, status: Status, message: str | None = None) -> None:
-        self._ledger.status, self._ledger.message = status, message
-        try:
-            self._save()
-        except RunError as error:
-            # The reason why the run stopped matters more than the ledger that cannot be written.
-            raise RunError(message or str(error)) from error
 
 
 class _Stopped(Exception):
@@ -462,14 +421,6 @@ class _Stopped(Exception):
     def __init__(self, stop: Stop) -> None:
         super().__init__(stop.message)
         self.stop = stop
-
-
-def _numbered(segment: Segment, accounts: Sequence[Any]) -> Iterator[tuple[int, str, Any]]:
-    """Ledger index, fingerprint and account of each stage of a segment."""
-    first = segment.index - len(segment.stages) + (0 if segment.reads_source else 1)
-    pairs = zip(segment.fingerprints, accounts, strict=True)
-    for index, (print_, account) in enumerate(pairs, start=first):
-        yield index, print_, account
 
 
 def interruptible() -> None:

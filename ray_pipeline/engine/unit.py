@@ -16,9 +16,10 @@ from ray_pipeline.core.rows import KEPT, failed, kept, reset_marks
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment, in_order, schema_before, with_source_name
 from ray_pipeline.llm.config import LlmConfig
-from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.layout import SOURCE, decisions_path, part_path
+from ray_pipeline.rundir.account import LlmUsage, StageAccount
+from ray_pipeline.rundir.layout import SOURCE, decisions_path, part_path, responses_folder
 from ray_pipeline.rundir.parts import Part, existing_part, open_part, write_part
+from ray_pipeline.rundir.responses import recorded
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.sources.read import ReadSpec, read_unit
 from ray_pipeline.stage import AskStage, DecideStage
@@ -173,8 +174,11 @@ def run_unit(state: UnitState, work: Work) -> Receipt:
         RunError: storage failed, or a stage broke its contract.
     """
     part = state.valid_part
+    before = part.info.accounts[-1].llm if part is not None else None
     rows, accounts = _run_all(state, work) if part is None else _retry_failed(state, part, work)
     rows = with_source_name(rows, state.unit.source)
+    if state.job.segment.kind is AskStage:
+        _count_requests(state, accounts[-1], before)
     for account in accounts:
         account.set_source(state.unit.source)
         if not account.balances:
@@ -190,6 +194,16 @@ def run_unit(state: UnitState, work: Work) -> Receipt:
         durable=segment.kind is AskStage,
     )
     return Receipt(state.unit.unit_id, False, accounts)
+
+
+def _count_requests(state: UnitState, account: StageAccount, before: LlmUsage | None) -> None:
+    """Replace the requests of this attempt by all those that the unit's journal holds.
+
+    So an answer counts once, whichever attempt asked for it, and whether or not it is used.
+    """
+    folder = responses_folder(account.name, state.unit.unit_id)
+    attempt = account.llm or LlmUsage()
+    account.llm = recorded(state.job.storage, folder).committed(attempt, before)
 
 
 def _run_all(state: UnitState, work: Work) -> tuple[pa.Table, list[StageAccount]]:
@@ -227,5 +241,7 @@ def _retry_failed(state: UnitState, part: Part, work: Work) -> tuple[pa.Table, l
         out, added = work(state, reset_marks(mine, schema.names), name)
         tables.append(out)
         for account in added:
+            # Requests are not added up: the unit's journal holds those of the last commit too.
+            accounts[account.name].llm = None
             accounts[account.name].add(account)
     return in_order(tables, order), list(accounts.values())

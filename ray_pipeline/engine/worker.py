@@ -108,7 +108,6 @@ class _UnitLoop:
     def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         self._job = job
         self._coordinator = coordinator
-        share_workers_lock(job.storage)
 
     def run(self, block: pa.Table, work: Work) -> pa.Table:
         """Run the units of a block, until the run is stopped; returns the committed units."""
@@ -128,6 +127,7 @@ class _UnitLoop:
         return block.slice(0, done)
 
     def _run_unit(self, unit: Unit, work: Work) -> None:
+        share_workers_lock(self._job.storage)
         segment = self._job.segment.index
         attempt, stop = ray.get(self._coordinator.begin.remote(segment, unit.unit_id))
         if stop:

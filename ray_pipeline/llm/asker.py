@@ -10,13 +10,13 @@ from typing import Any
 import jsonschema
 import orjson
 
-from ray_pipeline.core.errors import Stopping
+from ray_pipeline.core.errors import RunError, Stopping
 from ray_pipeline.llm.asking import Answer, AnswerError
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.llm.types import AnswerFormat, Engine, EngineError, Message, Request
 from ray_pipeline.rundir.account import LlmUsage
-from ray_pipeline.rundir.responses import Journal, Response
+from ray_pipeline.rundir.responses import Journal, NoAnswer, Response
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,19 @@ class UnitAsker:
         """Send no further requests; those in flight continue."""
         self._stopping = True
 
+    async def abandon(self) -> None:
+        """End the requests that are still in flight, and record that they got no answer.
+
+        Raises:
+            RunError: that cannot be written.
+        """
+        self.stop()
+        for pending in self._answers.values():
+            pending.cancel()
+        ends = await asyncio.gather(*self._answers.values(), return_exceptions=True)
+        if errors := [end for end in ends if isinstance(end, RunError)]:
+            raise errors[0]
+
     def for_row(self, row_id: str) -> RowAsker:
         """The callable through which a stage asks the model about one row."""
         return RowAsker(self, row_id)
@@ -111,23 +124,40 @@ class UnitAsker:
         try:
             response = await self._engine.generate(request)
         except EngineError as error:
-            if error.raw is not None:
-                self._journal.append_malformed(key, row_id, request.model, error.raw)
+            lost = (error.lost_tokens, error.lost_usd)
+            ended = NoAnswer(error.code, error.attempts, error.raw, *lost)
+            self._end_without_answer(key, row_id, request, ended)
+            raise
+        except asyncio.CancelledError:
+            # The run stops and does not wait for this reply. Whether it was billed nobody knows.
+            self._end_without_answer(key, row_id, request, NoAnswer("stopped"))
             raise
         # The slot that this answer freed belongs to another request by now: send that one before
         # writing the journal. Otherwise requests bunch up, and the server waits for the client.
-        await asyncio.sleep(0)
-        self._journal.append(key, row_id, request.model, response)
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._journal.append(key, row_id, request.model, response)
         self.usage.requests += 1
         self.usage.retries += response.attempts - 1
         self._count_tokens(response)
         return response
+
+    def _end_without_answer(self, key: str, row_id: str, request: Request, ended: NoAnswer) -> None:
+        self.usage.requests += 1
+        self.usage.unanswered += 1
+        self.usage.retries += ended.attempts - 1
+        self.usage.lost_tokens += ended.lost_tokens
+        self.usage.lost_usd += ended.lost_usd
+        self._journal.append_no_answer(key, row_id, request.model, ended)
 
     def _count_tokens(self, response: Response) -> None:
         self.usage.prompt_tokens += response.prompt_tokens
         self.usage.completion_tokens += response.completion_tokens
         self.usage.cached_prompt_tokens += response.cached_prompt_tokens
         self.usage.cost_usd += response.cost_usd
+        self.usage.lost_tokens += response.lost_tokens
+        self.usage.lost_usd += response.lost_usd
 
     def reject(self, key: str) -> None:
         """Record in the journal that the answer was unusable."""

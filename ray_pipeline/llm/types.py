@@ -90,6 +90,9 @@ class EngineError(Exception):
     attempts: int = 1
     #: The body of an unusable reply, as received.
     raw: str | None = field(default=None, repr=False)
+    #: Tokens and dollars that tries without a reply may have cost at most.
+    lost_tokens: int = 0
+    lost_usd: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}" if self.detail else self.code

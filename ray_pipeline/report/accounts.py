@@ -36,6 +36,11 @@ class StageLine:
         """Whether each row is accounted for, and each row of the stage before was read."""
         return self.off_by == 0 and (self.unread == 0 or (self.may_wait and self.unread > 0))
 
+    @property
+    def to_come(self) -> int:
+        """Rows that the stage has not processed yet, because the run has not come so far."""
+        return max(self.unread, self.entry.rows_waiting)
+
 
 @dataclass(frozen=True)
 class Totals:
@@ -49,6 +54,8 @@ class Totals:
     #: Kept by some stage and not yet read by the next one, because the run has not come so far.
     waiting: int
     llm: LlmUsage
+    #: Whether some stage has not processed all its rows.
+    is_unfinished: bool = False
 
     @property
     def balances(self) -> bool:
@@ -97,6 +104,7 @@ def totals(reader: ReportReader) -> Totals:
     for account in accounts:
         if account.llm is not None:
             usage.add(account.llm)
+    usage.add(reader.ledger.other or LlmUsage())
     return Totals(
         read=accounts[0].rows_in if accounts else 0,
         created=sum(account.created for account in accounts),
@@ -105,6 +113,7 @@ def totals(reader: ReportReader) -> Totals:
         failed=sum(account.failed for account in accounts),
         waiting=sum(line.unread for line in lines if line.may_wait and line.unread > 0),
         llm=usage,
+        is_unfinished=any(not line.entry.finished for line in lines),
     )
 
 

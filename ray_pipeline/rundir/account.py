@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -132,23 +132,57 @@ def total(names: Iterable[str], units: Iterable[list[StageAccount]]) -> list[Sta
 
 @dataclass
 class LlmUsage:
-    """Requests, tokens and dollars of a stage's answers.
+    """Requests, tokens and dollars of a stage, as its journals of responses hold them.
 
-    Tokens and dollars cover the answers counted in `requests` and those in `reused`.
+    ``requests + reused + unused`` is the number of requests that were ever sent for the units
+    counted. The other numbers cover all of them, so that the dollars of all stages are what
+    providers may have billed.
     """
 
-    #: Answers that the committed attempts requested.
+    #: Requests that the committed attempts sent, answered or not. In a stage that is not finished:
+    #: also all requests about units that are not committed.
     requests: int = 0
     #: Answers that were on storage already, paid for by an earlier attempt.
     reused: int = 0
-    #: HTTP tries beyond the first, of the requests that were answered.
+    #: Tries beyond the first, of all requests.
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_prompt_tokens: int = 0
+    #: Dollars of the answers.
     cost_usd: float = 0.0
+    #: Requests of earlier attempts whose answer, if one came, is not used: it was asked for again,
+    #: or it answers an earlier prompt or model.
+    unused: int = 0
+    #: Requests, of all of these, that ended without an answer.
+    unanswered: int = 0
+    #: Tokens and dollars that tries without a reply may have cost at most: no reply says whether
+    #: they were billed. Not part of the other tokens and dollars.
+    lost_tokens: int = 0
+    lost_usd: float = 0.0
 
     def add(self, other: LlmUsage) -> None:
         """Add another usage to this one, in place."""
         for item in fields(self):
             setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
+    @property
+    def sent(self) -> int:
+        """All requests, whatever became of their answers."""
+        return self.requests + self.reused + self.unused
+
+    def committed(self, attempt: LlmUsage, before: LlmUsage | None) -> LlmUsage:
+        """What this usage, of all responses of one unit on storage, comes to at its commit.
+
+        Args:
+            attempt: requests and reused answers of the attempt that commits the unit.
+            before: the usage in the unit's last commit, where the attempt only retried rows that
+                had failed: the answers of the others are still used.
+        """
+        sent = self.requests
+        before = before or LlmUsage()
+        requests = min(sent, attempt.requests + before.requests)
+        # An answer that the last commit counts is not counted again because a retry read it.
+        newer = max(0, sent - attempt.requests - before.sent)
+        reused = min(sent - requests, before.reused + min(attempt.reused, newer))
+        return replace(self, requests=requests, reused=reused, unused=sent - requests - reused)

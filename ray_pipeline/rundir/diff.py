@@ -67,6 +67,9 @@ class StageDiff:
     b: StageAccount | None
     #: Whether the two results are interchangeable: the same stage on the same input.
     same_fingerprint: bool
+    #: Whether it has processed all its rows in the run; True where the run lacks it.
+    finished_a: bool = True
+    finished_b: bool = True
 
     def reasons(self) -> list[Changed]:
         """The reasons whose row counts differ."""
@@ -185,6 +188,8 @@ def _stages(reader_a: RunReader, reader_b: RunReader) -> Iterator[StageDiff]:
             entry_a.account if entry_a else None,
             entry_b.account if entry_b else None,
             bool(entry_a and entry_b and entry_a.fingerprint == entry_b.fingerprint),
+            entry_a is None or entry_a.finished,
+            entry_b is None or entry_b.finished,
         )
 
 
@@ -197,15 +202,19 @@ def _totals(reader: RunReader) -> dict[str, float]:
     usage = LlmUsage()
     for entry in reader.ledger.entries:
         usage.add(entry.account.llm or LlmUsage())
+    usage.add(reader.ledger.other or LlmUsage())
     return {
         "seconds": reader.ledger.seconds,
         "work_seconds": round(sum(e.account.seconds for e in reader.ledger.entries), 3),
         "requests": usage.requests,
         "reused": usage.reused,
+        "unused": usage.unused,
+        "unanswered": usage.unanswered,
         "retries": usage.retries,
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "cost_usd": usage.cost_usd,
+        "lost_usd": usage.lost_usd,
     }
 
 
@@ -220,7 +229,8 @@ class _Side:
 
     @classmethod
     def of(cls, reader: RunReader) -> _Side:
-        entries = reader.ledger.entries
+        # A stage that has committed nothing yet has no rows to compare.
+        entries = [e for e in reader.ledger.entries if e.finished or e.account.rows_in]
         last = reader.segment_of(entries[-1].account.name) if entries else None
         schema = reader.schema(last) if last is not None else pa.schema([])
         data = {f.name: f.type for f in schema if f.name not in ENVELOPE_COLUMNS}

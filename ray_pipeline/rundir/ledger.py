@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 import orjson
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.layout import DONE, LEDGER_FILE
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "budget_exhausted"]
@@ -26,13 +26,21 @@ class LedgerEntry:
     fingerprint: str
     account: StageAccount
     reused: bool = False
+    #: Whether the stage has processed all its rows. If not, the account's rows are those of the
+    #: committed units, and its requests are all that were sent.
+    finished: bool = True
+    #: Rows that this stage has not processed yet, of those that the stage before it kept.
+    rows_waiting: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The entry as plain data, for ``ledger.json``."""
         data = self.account.to_json()
         data["seconds"] = round(data["seconds"], 3)
         head = {"index": self.index, "name": data.pop("name"), "fingerprint": self.fingerprint}
-        return {**head, "reused": self.reused, **data}
+        state: dict[str, Any] = {"reused": self.reused, "finished": self.finished}
+        if not self.finished:
+            state["rows_waiting"] = self.rows_waiting
+        return {**head, **state, **data}
 
 
 @dataclass
@@ -47,6 +55,9 @@ class Ledger:
     seconds: float = 0.0
     #: Seconds of wall time by phase of the run.
     phases: dict[str, float] = field(default_factory=dict)
+    #: Requests on storage about stages or units that this run does not have: they were sent for an
+    #: earlier version of the job or of its source. None: there are none.
+    other: LlmUsage | None = None
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -85,6 +96,8 @@ class Ledger:
             "phases": self.phases,
             "stages": [entry.to_json() for entry in self.entries],
         }
+        if self.other is not None:
+            data["other_requests"] = asdict(self.other)
         storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))
 
     def check(self) -> None:

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import orjson
 
-from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.layout import RUN_LOCK, WORKERS_LOCK
 
@@ -76,17 +76,17 @@ def _local_lock(storage: Storage, say: Callable[[str], None]) -> Iterator[None]:
             file.seek(0)
             raise _refuse(storage, orjson.loads(file.read() or b"{}")) from None
         _wait_for_workers(storage, say)
-        file.truncate(0)
-        file.write(orjson.dumps(_owner()))
-        file.flush()
+        with _usable(storage):
+            file.truncate(0)
+            file.write(orjson.dumps(_owner()))
         yield
 
 
-def _lock_file(storage: Storage) -> IO[bytes]:
-    path = storage.local_path(RUN_LOCK)
+@contextlib.contextmanager
+def _usable(storage: Storage) -> Iterator[None]:
+    """Turn an OSError of the block into the message that the run directory cannot be used."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a+b")
+        yield
     except OSError as error:
         raise UserError(
             f"{storage.uri()}: cannot be used as a run directory: {error}. Fix that, or name "
@@ -94,8 +94,18 @@ def _lock_file(storage: Storage) -> IO[bytes]:
         ) from None
 
 
+def _lock_file(storage: Storage) -> IO[bytes]:
+    path = storage.local_path(RUN_LOCK)
+    with _usable(storage):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without a buffer: what a full disk refuses must not be written again by closing.
+        return path.open("a+b", buffering=0)
+
+
 def _wait_for_workers(storage: Storage, say: Callable[[str], None]) -> None:
-    with storage.local_path(WORKERS_LOCK).open("a+b") as file:
+    with _usable(storage):
+        lock = storage.local_path(WORKERS_LOCK).open("a+b")
+    with lock as file:
         deadline = time.monotonic() + 60
         has_reported = False
         while True:
@@ -118,6 +128,9 @@ def share_workers_lock(storage: Storage) -> None:
     """Share the workers' lock of a run directory for as long as this process lives.
 
     The lock keeps other runs out until the driver calls `release_workers_lock`.
+
+    Raises:
+        RunError: its file cannot be opened.
     """
     if not storage.is_local:
         return
@@ -125,7 +138,10 @@ def share_workers_lock(storage: Storage) -> None:
     held = _held.get(storage.root)
     if held is not None and _is_still(held, path):
         return
-    file = path.open("a+b")
+    try:
+        file = path.open("a+b")
+    except OSError as error:
+        raise RunError(f"cannot write {storage.uri(WORKERS_LOCK)}: {error}") from error
     fcntl.flock(file, fcntl.LOCK_SH)
     _held[storage.root] = file
 
@@ -145,7 +161,9 @@ def release_workers_lock(storage: Storage) -> None:
     run creates another one, which those processes do not hold.
     """
     if storage.is_local:
-        storage.local_path(WORKERS_LOCK).unlink(missing_ok=True)
+        # If it cannot be removed, the next run waits for the processes that share it.
+        with contextlib.suppress(OSError):
+            storage.local_path(WORKERS_LOCK).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -176,7 +194,9 @@ def _heartbeat_lock(storage: Storage) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        storage.delete(RUN_LOCK)
+        # If it cannot be deleted, its heartbeat ends: the next run finds it abandoned.
+        with contextlib.suppress(RunError):
+            storage.delete(RUN_LOCK)
 
 
 def _abandoned(owner: dict[str, Any]) -> bool:

@@ -46,6 +46,7 @@ from ray_pipeline.rundir.layout import (
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
 from ray_pipeline.rundir.parts import OpenedParts, Part, PartInfo, missing_part
 from ray_pipeline.rundir.responses import read_records
+from ray_pipeline.rundir.unfinished import set_rows_waiting, unfinished_accounts
 from ray_pipeline.rundir.units import Unit
 
 _T = TypeVar("_T")
@@ -108,6 +109,24 @@ class RunReader:
         self.ledger = _ledger(raw, self.storage.uri(LEDGER_FILE))
         self._parts = OpenedParts(self.storage)
         self._schemas: dict[str, pa.Schema] = {}
+        if self.driver_is_gone():
+            self._complete_ledger()
+
+    def _complete_ledger(self) -> None:
+        """Count anew what a killed process left unfinished: its last save is seconds old."""
+        entries = self.ledger.entries
+        for entry in entries:
+            if entry.finished:
+                continue
+            segment = self._segment_ending_with(entry)
+            names = (entry.account.name,) if segment is None else segment.stages
+            infos: dict[str, PartInfo | None] = dict.fromkeys(u.unit_id for u in self.units)
+            if segment is not None:
+                infos |= {unit.unit_id: info for unit, info in self.part_infos(segment)}
+            asks = entry.account.llm is not None
+            for account in unfinished_accounts(self.storage, names, infos, asks):
+                self.entry(account.name).account = account
+        set_rows_waiting(entries, sum(unit.rows for unit in self.units))
 
     @cached_property
     def config_text(self) -> str:
@@ -145,7 +164,8 @@ class RunReader:
     def made_by(self, stage: str) -> dict[str, Any] | None:
         """Figures of an artifact stage of this run; None if the stage has made no artifact."""
         figures = self.metrics.get(stage)
-        in_ledger = any(entry.account.name == stage for entry in self.ledger.entries)
+        entries = self.ledger.entries
+        in_ledger = any(entry.finished and entry.account.name == stage for entry in entries)
         return figures if in_ledger and isinstance(figures, dict) else None
 
     @cached_property
@@ -342,7 +362,7 @@ class RunReader:
         for record in read_records(self.storage, responses_folder(stage, unit.unit_id)):
             if "rejected" in record:
                 rejected.add(record["rejected"])
-            elif record.get("row_id") == row_id:
+            elif record.get("row_id") == row_id and ("text" in record or "malformed" in record):
                 mine.append(record)
         return [_answer(stage, record, record["key"] in rejected) for record in mine]
 
@@ -399,17 +419,30 @@ def _ledger(raw: bytes, where: str) -> Ledger:
         raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
     if status not in get_args(Status):
         raise UserError(f"{where}: unknown status {status!r}")
-    return Ledger(data["run"], status, data.get("message"), entries, data.get("seconds", 0.0))
+    ledger = Ledger(data["run"], status, data.get("message"), entries, data.get("seconds", 0.0))
+    ledger.other = _usage(data.get("other_requests"))
+    return ledger
 
 
 def _entry(stage: dict[str, Any]) -> LedgerEntry:
     known = {field.name for field in fields(StageAccount)}
     account = StageAccount(**{name: stage[name] for name in known - {"llm"} if name in stage})
-    if (llm := stage.get("llm")) is not None:
-        usage = {field.name for field in fields(LlmUsage)}
-        account.llm = LlmUsage(**{name: llm[name] for name in usage if name in llm})
-    reused = bool(stage.get("reused", False))
-    return LedgerEntry(stage["index"], stage.get("fingerprint", ""), account, reused)
+    account.llm = _usage(stage.get("llm"))
+    return LedgerEntry(
+        stage["index"],
+        stage.get("fingerprint", ""),
+        account,
+        reused=bool(stage.get("reused", False)),
+        # Ledgers of earlier versions do not say it.
+        finished=bool(stage.get("finished", True)),
+        rows_waiting=int(stage.get("rows_waiting", 0)),
+    )
+
+
+def _usage(data: dict[str, Any] | None) -> LlmUsage | None:
+    if data is None:
+        return None
+    return LlmUsage(**{f.name: data[f.name] for f in fields(LlmUsage) if f.name in data})
 
 
 def _runs_nearby(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""The journal: every model response of a unit, stored before it is used.
+"""The journal: what came of every request of a unit, stored before it is used.
 
 Each attempt at a unit appends to a file of its own, so nothing has to be locked. A unit that starts
 again reads these files first and requests only what is missing. An incomplete last line (a process
@@ -6,6 +6,9 @@ was killed while writing it) is skipped.
 
 On object storage, where files cannot be appended to, an attempt writes a new numbered file every
 few seconds: a killed worker loses at most the responses of the last `FLUSH_SECONDS`.
+
+A line that cannot be written stays in memory, and is written before the next one or at the end;
+`Journal.unwritten` counts what was lost in spite of that.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,10 +26,13 @@ import orjson
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.account import LlmUsage
 from ray_pipeline.rundir.layout import RESPONSES, responses_folder
 
 #: Object storage: seconds between two writes of collected responses.
 FLUSH_SECONDS = 2.0
+#: Folders of responses that are read at the same time.
+_THREADS = 16
 
 
 @dataclass
@@ -45,27 +52,73 @@ class Response:
     seconds: float = 0.0
     #: Dollars at the configured prices; set by the caller.
     cost_usd: float = 0.0
+    #: Tokens and dollars that earlier tries without a reply may have cost at most.
+    lost_tokens: int = 0
+    lost_usd: float = 0.0
 
 
 _RESPONSE_FIELDS = tuple(Response.__dataclass_fields__)
 
 
+@dataclass(frozen=True)
+class NoAnswer:
+    """How a request ended that got no answer."""
+
+    #: The error's code, such as ``server_error``; ``stopped`` where the run did not wait for it.
+    code: str
+    #: Number of HTTP tries.
+    attempts: int = 1
+    #: The body of an unusable reply, as received.
+    raw: str | None = None
+    #: Tokens and dollars that tries without a reply may have cost at most.
+    lost_tokens: int = 0
+    lost_usd: float = 0.0
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """Answers that arrived and could not be stored."""
+
+    answers: int = 0
+    cost_usd: float = 0.0
+
+    def __add__(self, other: Unwritten) -> Unwritten:
+        return Unwritten(self.answers + other.answers, self.cost_usd + other.cost_usd)
+
+    def __str__(self) -> str:
+        answers = "1 answer" if self.answers == 1 else f"{self.answers} answers"
+        cost = f" (${self.cost_usd:.2g})" if self.cost_usd else ""
+        return f"{answers} that had arrived{cost} could not be stored"
+
+
+_NO_ANSWER = Unwritten()
+
+
 class Journal:
-    """The responses of one unit at one stage, from earlier attempts and from this one."""
+    """The responses of one unit at one stage, from earlier attempts and from this one.
+
+    Attributes:
+        unit_id: the unit.
+        stored: responses of earlier attempts by request key.
+        rejected: keys whose stored answers an earlier attempt judged unusable.
+        recorded: the requests of all attempts.
+    """
 
     def __init__(self, storage: Storage, stage: str, unit_id: str) -> None:
         self._storage = storage
         self._folder = responses_folder(stage, unit_id)
         self._attempt = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         self._file: int | None = None
-        self._pending: list[bytes] = []
+        #: Lines to write, the first of them perhaps only the rest of one; and the answers in them.
+        self._pending: list[tuple[bytes, Unwritten]] = []
         self._files_written = 0
         self._lock = threading.Lock()
-        #: Responses of earlier attempts by request key.
+        self.unit_id = unit_id
         self.stored: dict[str, Response] = {}
-        #: Keys whose stored answers an earlier attempt judged unusable.
         self.rejected: set[str] = set()
+        self.recorded = LlmUsage()
         for record in read_records(storage, self._folder):
+            _count(self.recorded, record)
             if "rejected" in record:
                 self.rejected.add(record["rejected"])
             elif "text" in record:
@@ -79,37 +132,59 @@ class Journal:
         after the next `flush`.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: it cannot be written. It is kept in memory, see the module's description.
         """
         record = {"key": key, "row_id": row_id, "model": model, "at": time.time()}
-        self._write(record | asdict(response))
+        self._write(record | asdict(response), Unwritten(1, response.cost_usd))
 
-    def append_malformed(self, key: str, row_id: str, model: str, raw: str) -> None:
-        """Store a reply that could not be parsed: it may have been billed. It is never reused."""
-        self._write(
-            {"key": key, "row_id": row_id, "model": model, "at": time.time(), "malformed": raw}
-        )
+    def append_no_answer(self, key: str, row_id: str, model: str, ended: NoAnswer) -> None:
+        """Store that a request got no answer, with the reply that could not be parsed, if any.
+
+        It may have been billed, so it is part of the account. It is never reused.
+
+        Raises:
+            RunError: as `append`.
+        """
+        record = {"key": key, "row_id": row_id, "model": model, "at": time.time()}
+        record |= {"no_answer": ended.code, "attempts": ended.attempts}
+        record |= {"lost_tokens": ended.lost_tokens, "lost_usd": ended.lost_usd}
+        if ended.raw is not None:
+            record["malformed"] = ended.raw
+        self._write(record)
 
     def reject(self, key: str) -> None:
-        """Record that an answer was judged unusable, so that a retry requests a new one."""
+        """Record that an answer was judged unusable, so that a retry requests a new one.
+
+        Raises:
+            RunError: as `append`.
+        """
         if key not in self.rejected:
             self.rejected.add(key)
             self._write({"rejected": key, "at": time.time()})
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, record: dict[str, Any], answer: Unwritten = _NO_ANSWER) -> None:
         line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-        if not self._storage.is_local:
-            with self._lock:
-                self._pending.append(line)
-            return
+        _count(self.recorded, record)
+        with self._lock:
+            self._pending.append((line, answer))
+            if self._storage.is_local:
+                self._append_pending()
+
+    def _append_pending(self) -> None:
+        """Append all pending lines to the local file; what cannot be written stays pending."""
         try:
-            if self._file is None:
+            if self._pending and self._file is None:
                 self._file = self._open()
-            written = os.write(self._file, line)
+            while self._pending:
+                assert self._file is not None
+                line, answer = self._pending[0]
+                # A full disk may take a part of a line. The rest follows it when there is room.
+                if rest := line[os.write(self._file, line) :]:
+                    self._pending[0] = rest, answer
+                else:
+                    del self._pending[0]
         except OSError as error:
             raise RunError(f"cannot write {self._file_uri()}: {error}") from error
-        if written != len(line):
-            raise RunError(f"cannot write {self._file_uri()}: the disk is full")
 
     def _open(self) -> int:
         path = self._storage.local_path(f"{self._folder}/{self._attempt}.jsonl")
@@ -120,26 +195,49 @@ class Journal:
         return self._storage.uri(f"{self._folder}/{self._attempt}.jsonl")
 
     def flush(self) -> None:
-        """Write the collected responses to object storage. No-op on a local disk."""
+        """Write what is pending: the responses collected for object storage, or left by a failure.
+
+        Raises:
+            RunError: it cannot be written; it stays pending.
+        """
         with self._lock:
+            if self._storage.is_local:
+                self._append_pending()
+                return
             lines, self._pending = self._pending, []
             number = self._files_written
             self._files_written += bool(lines)
-        if lines:
-            path = f"{self._folder}/{self._attempt}-{number:04d}.jsonl"
-            self._storage.write_bytes(path, b"".join(lines))
+        if not lines:
+            return
+        path = f"{self._folder}/{self._attempt}-{number:04d}.jsonl"
+        try:
+            self._storage.write_bytes(path, b"".join(line for line, _ in lines))
+        except BaseException:
+            with self._lock:
+                self._pending = lines + self._pending
+            raise
+
+    @property
+    def unwritten(self) -> Unwritten:
+        """The answers that are not on storage; once the journal is closed, they are lost."""
+        with self._lock:
+            return sum((answer for _, answer in self._pending), Unwritten())
 
     def close(self, durable: bool = False) -> None:
-        """Flush and close; with ``durable``, the responses also survive a power loss."""
-        self.flush()
-        if self._file is not None:
+        """Flush and close; with ``durable``, the responses also survive a power loss.
+
+        Raises:
+            RunError: something cannot be written; `unwritten` says what was lost.
+        """
+        try:
+            self.flush()
+            if durable and self._file is not None:
+                os.fsync(self._file)
+        except OSError as error:
+            raise RunError(f"cannot write {self._file_uri()}: {error}") from error
+        finally:
             file, self._file = self._file, None
-            try:
-                if durable:
-                    os.fsync(file)
-            except OSError as error:
-                raise RunError(f"cannot write {self._file_uri()}: {error}") from error
-            finally:
+            if file is not None:
                 os.close(file)
 
 
@@ -155,13 +253,51 @@ def read_records(storage: Storage, folder: str) -> Iterator[dict[str, Any]]:
                 yield record
 
 
+def _count(usage: LlmUsage, record: dict[str, Any]) -> None:
+    """Add the requests, tokens and dollars of one record of a journal, in place."""
+    if "rejected" in record:
+        return
+    usage.requests += 1
+    usage.retries += record.get("attempts", 1) - 1
+    usage.prompt_tokens += record.get("prompt_tokens", 0)
+    usage.completion_tokens += record.get("completion_tokens", 0)
+    usage.cached_prompt_tokens += record.get("cached_prompt_tokens", 0)
+    usage.cost_usd += record.get("cost_usd", 0.0)
+    usage.unanswered += "text" not in record
+    usage.lost_tokens += record.get("lost_tokens", 0)
+    usage.lost_usd += record.get("lost_usd", 0.0)
+
+
+def recorded(storage: Storage, folder: str) -> LlmUsage:
+    """All requests under a folder of responses, counted as `LlmUsage.requests`.
+
+    Raises:
+        RunError: a file cannot be read.
+    """
+    usage = LlmUsage()
+    for record in read_records(storage, folder):
+        _count(usage, record)
+    return usage
+
+
+def recorded_units(storage: Storage, stage: str, unit_ids: Iterable[str]) -> dict[str, LlmUsage]:
+    """All requests of a stage about some units; units without a request are missing."""
+    folders = set(storage.folders(f"{RESPONSES}/{stage}"))
+    wanted = [unit_id for unit_id in unit_ids if unit_id in folders]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        read = threads.map(lambda unit: recorded(storage, responses_folder(stage, unit)), wanted)
+        usages = dict(zip(wanted, read, strict=True))
+    return {unit_id: usage for unit_id, usage in usages.items() if usage.requests}
+
+
 def spent(storage: Storage) -> tuple[float, int]:
-    """Dollars and tokens of all responses in a run directory, used or not."""
-    cost, tokens = 0.0, 0
-    for record in read_records(storage, RESPONSES):
-        cost += record.get("cost_usd", 0.0)
-        tokens += record.get("prompt_tokens", 0) + record.get("completion_tokens", 0)
-    return cost, tokens
+    """Dollars and tokens of all requests in a run directory, used or not.
+
+    What tries without a reply may have cost counts as spent.
+    """
+    usage = recorded(storage, RESPONSES)
+    tokens = usage.prompt_tokens + usage.completion_tokens + usage.lost_tokens
+    return usage.cost_usd + usage.lost_usd, tokens
 
 
 def _response(record: dict[str, Any]) -> Response:

@@ -113,12 +113,13 @@ def _curve(reader: RunReader, index: int, stage: str) -> list[dict[str, Any]]:
 
 
 def _stage_under_way(reader: RunReader) -> tuple[int, str] | None:
-    """The index and name of the stage that may be running: the one after the ledger's last entry.
+    """The index and name of the stage that may be running: the one after the last finished one.
 
-    An artifact stage enters the ledger when it is done. None unless the last entry is complete:
-    otherwise a curve of the following stage may be that of an earlier run.
+    None unless that one is complete on storage: otherwise a curve of the following stage may be
+    that of an earlier run.
     """
-    entries, stages = reader.ledger.entries, reader.config.get("stages")
+    entries = [entry for entry in reader.ledger.entries if entry.finished]
+    stages = reader.config.get("stages")
     if reader.ledger.status == "succeeded" or not entries or not isinstance(stages, dict):
         return None
     last = entries[-1]

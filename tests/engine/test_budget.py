@@ -13,7 +13,11 @@ import pytest
 from support.command import Command
 from support.fork_server import Started
 from support.mock_openai import MockServer
+from support.screen import shown as shown_on_screen
 from support.toy_run import Toy, make_toy
+
+from ray_pipeline.cli.views.look import status
+from ray_pipeline.rundir.reader import RunReader
 
 ROWS = 60
 #: A question has five words and an answer eleven, and the server counts words.
@@ -60,6 +64,22 @@ def tokens(server: MockServer) -> int:
     return int(stats["prompt_tokens"] + stats["completion_tokens"])
 
 
+def check_account(toy: Toy, server: MockServer) -> None:
+    """A run that stopped in the stage ask says so, and has all that was answered in its ledger."""
+    stats = server.stats()
+    shout, ask = toy.stage("shout"), toy.stage("ask")
+    assert (shout["finished"], shout["kept"]) == (True, ROWS)
+    assert not ask["finished"] and ask["rows_waiting"] == ROWS - ask["rows_in"] > 0
+    assert ask["rows_in"] == ask["kept"] + ask["dropped"] + ask["failed"]
+    sent = sum(ask["llm"][name] for name in ("requests", "reused", "unused"))
+    assert sent - ask["llm"]["unanswered"] == stats["completed"] > 0
+    assert ask["llm"]["cost_usd"] == pytest.approx(tokens(server) * USD_PER_TOKEN)
+    shown = shown_on_screen(status(RunReader(str(toy.run_dir))))
+    assert f"not finished, {ask['rows_waiting']} rows to come" in shown
+    report = (toy.run_dir / "report.html").read_text()
+    assert "not finished" in report and "does not add up" not in report
+
+
 def test_money_stops_a_run_and_more_of_it_continues_it(command: Command, tmp_path: Path) -> None:
     needed = ROWS * TOKENS * USD_PER_TOKEN
     with MockServer(latency=0.02, processes=2) as server:
@@ -74,11 +94,13 @@ def test_money_stops_a_run_and_more_of_it_continues_it(command: Command, tmp_pat
         # Half of the budget is not left unused, and all of it is never passed.
         assert needed / 4 < tokens(server) * USD_PER_TOKEN <= needed / 2
         assert len(workers_of(server)) == 2
+        check_account(toy, server)
 
         # It counts over restarts: there is nothing left for a second run.
         done = command("run", toy.config_file)
         assert done.code == 3, done.text
         assert tokens(server) * USD_PER_TOKEN <= needed / 2
+        check_account(toy, server)
 
         toy.change(budget={"max_cost_usd": 3 * needed})
         done = command("run", toy.config_file)
@@ -88,6 +110,7 @@ def test_money_stops_a_run_and_more_of_it_continues_it(command: Command, tmp_pat
         ask = toy.stage("ask")
         assert (ask["kept"], toy.ledger()["status"]) == (ROWS, "succeeded")
         assert ask["llm"]["requests"] + ask["llm"]["reused"] == ROWS
+        assert all(stage["finished"] for stage in toy.ledger()["stages"])
         assert ask["llm"]["cost_usd"] == pytest.approx(tokens(server) * USD_PER_TOKEN)
         assert tokens(server) == ROWS * TOKENS
 

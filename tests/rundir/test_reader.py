@@ -17,7 +17,7 @@ from ray_pipeline.report import write_report
 from ray_pipeline.rundir.layout import part_path
 from ray_pipeline.rundir.parts import read_rows, write_part
 from ray_pipeline.rundir.reader import RunReader
-from ray_pipeline.rundir.responses import Journal
+from ray_pipeline.rundir.responses import Journal, NoAnswer
 from ray_pipeline.rundir.rows import Rows
 from ray_pipeline.rundir.trace import trace
 
@@ -109,7 +109,8 @@ def test_an_ambiguous_beginning_names_the_rows(tmp_path: Path) -> None:
 
 def test_malformed_replies_are_answers_too(run: MadeRun, reader: RunReader) -> None:
     journal = Journal(run.storage, "ask", run.units[0].unit_id)
-    journal.append_malformed("other", run.row_id(0), "tiny-writer", "<html>")
+    no_answer = NoAnswer("malformed", raw="<html>")
+    journal.append_no_answer("other", run.row_id(0), "tiny-writer", no_answer)
     journal.close()
     assert [(a.text, a.malformed) for a in reader.answers("ask", run.units[0], run.row_id(0))] == [
         ("one, rewritten", False),

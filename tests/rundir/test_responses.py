@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.rundir.responses import Journal, Response, spent
+from ray_pipeline.rundir.responses import Journal, NoAnswer, Response, Unwritten, recorded, spent
 
 ANSWER = Response("yes", "stop", prompt_tokens=7, completion_tokens=3, attempts=2, cost_usd=0.5)
 
@@ -43,7 +48,8 @@ def test_a_rejected_answer_is_known_until_a_newer_one_comes(tmp_path: Path) -> N
 
 def test_a_malformed_reply_is_kept_and_never_reused(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    Journal(storage, "ask", "unit").append_malformed("key", "row", "model", "<html>")
+    ended = NoAnswer("malformed", raw="<html>")
+    Journal(storage, "ask", "unit").append_no_answer("key", "row", "model", ended)
     assert Journal(storage, "ask", "unit").stored == {}
     (path,) = storage.list("responses", recursive=True)
     assert b"<html>" in (storage.read_bytes(path) or b"")
@@ -67,3 +73,84 @@ def test_a_file_torn_anywhere_loses_only_what_was_torn(
     # The last line counts when only its newline is missing.
     assert complete <= len(found) <= complete + 1
     assert found.items() <= answers.items()
+
+
+class FullDisk:
+    """Takes so many more bytes, for all files; then ``os.write`` fails as on a full disk."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+        self.room = room
+        self._write = os.write
+        monkeypatch.setattr(os, "write", self.write)
+
+    def write(self, file: int, data: bytes) -> int:
+        taken = data[: self.room]
+        if data and not taken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= len(taken)
+        return self._write(file, taken)
+
+
+@pytest.mark.parametrize("room", [0, 1, 100, 300])
+def test_what_a_full_disk_refuses_is_written_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    storage = Storage(str(tmp_path))
+    journal = Journal(storage, "ask", "unit")
+    disk = FullDisk(monkeypatch, room)
+    for key in ("a", "b"):
+        with contextlib.suppress(RunError):
+            journal.append(key, "row", "model", ANSWER)
+    assert journal.unwritten == Unwritten(2 - (room >= 300), (2 - (room >= 300)) * 0.5)
+    # As after a kill now: a line that was cut off is not taken for an answer.
+    assert len(Journal(storage, "ask", "unit").stored) == (room >= 300)
+    disk.room = 10_000
+    journal.append("c", "row", "model", ANSWER)
+    journal.close(durable=True)
+    assert journal.unwritten == Unwritten()
+    assert Journal(storage, "ask", "unit").stored == dict.fromkeys("abc", ANSWER)
+
+
+def test_a_line_that_cannot_be_written_names_the_file_and_is_counted_as_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(Storage(str(tmp_path)), "ask", "unit")
+    FullDisk(monkeypatch, 50)
+    with pytest.raises(RunError, match=r"cannot write .*responses/ask/unit/.*No space left"):
+        journal.append("a", "row", "model", ANSWER)
+    with pytest.raises(RunError, match="No space left"):
+        journal.close()
+    assert str(journal.unwritten) == "1 answer that had arrived ($0.5) could not be stored"
+
+
+def test_a_flush_that_fails_keeps_its_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(str(tmp_path))
+    monkeypatch.setattr(Storage, "is_local", False)  # as on object storage
+    journal = Journal(storage, "ask", "unit")
+    journal.append("a", "row", "model", ANSWER)
+    (tmp_path / "responses").write_text("in the way")
+    with pytest.raises(RunError):
+        journal.flush()
+    assert journal.unwritten.answers == 1
+    (tmp_path / "responses").unlink()
+    (tmp_path / "responses/ask/unit").mkdir(parents=True)
+    journal.append("b", "row", "model", ANSWER)
+    journal.close()
+    assert set(Journal(storage, "ask", "unit").stored) == {"a", "b"}
+
+
+def test_requests_without_an_answer_are_part_of_the_account(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    journal = Journal(storage, "ask", "unit")
+    journal.append("a", "row", "model", ANSWER)
+    lost = NoAnswer("timeout", attempts=4, lost_tokens=30, lost_usd=0.25)
+    journal.append_no_answer("b", "row", "model", lost)
+    journal.reject("a")
+    usage = recorded(storage, "responses")
+    assert usage == journal.recorded == Journal(storage, "ask", "unit").recorded
+    assert (usage.requests, usage.unanswered, usage.retries) == (2, 1, 1 + 3)
+    assert (usage.cost_usd, usage.lost_usd, usage.lost_tokens) == (0.5, 0.25, 30)
+    # Over restarts the budget counts what may have been billed.
+    assert spent(storage) == (0.75, 40)

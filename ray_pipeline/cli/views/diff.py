@@ -116,17 +116,18 @@ def _account(stages: Sequence[StageDiff]) -> Table:
         cells = [
             _number(stage, name) for name in ("rows_in", "created", "kept", "dropped", "failed")
         ]
-        note = (
-            "only in B"
-            if stage.a is None
-            else "only in A"
-            if stage.b is None
-            else ""
-            if stage.same_fingerprint
-            else "not the same stage or input"
-        )
-        table.add_row(Text(stage.name), *cells, Text(note, "dim"))
+        table.add_row(Text(stage.name), *cells, Text(", ".join(_notes(stage)), "dim"))
     return table
+
+
+def _notes(stage: StageDiff) -> Iterator[str]:
+    if stage.a is None or stage.b is None:
+        yield "only in B" if stage.a is None else "only in A"
+    elif not stage.same_fingerprint:
+        yield "not the same stage or input"
+    unfinished = [name for name in "AB" if not getattr(stage, f"finished_{name.lower()}")]
+    if unfinished:
+        yield f"not finished in {' and '.join(unfinished)}"
 
 
 def _number(stage: StageDiff, name: str) -> Text:
@@ -151,15 +152,23 @@ def _reasons(reasons: Sequence[tuple[str, Changed]]) -> Table:
     return table
 
 
+#: How numbers are shown, and what they are called, where it is not by their keys.
+_SHOWN = {"seconds": duration, "work_seconds": duration, "cost_usd": dollars, "lost_usd": dollars}
+_NAMES = {
+    "seconds": "time",
+    "work_seconds": "work",
+    "cost_usd": "cost",
+    "lost_usd": "possibly billed",
+}
+
+
 def _effort(changes: Sequence[Changed]) -> Table:
     table = _table("", "A", "B", "difference")
     for change in changes:
-        show = {"seconds": duration, "work_seconds": duration, "cost_usd": dollars}.get(
-            change.key, count
-        )
+        show = _SHOWN.get(change.key, count)
         delta = change.delta or 0.0
         sign = "" if not delta else "−" if delta < 0 else "+"
-        name = {"seconds": "time", "work_seconds": "work", "cost_usd": "cost"}.get(change.key)
+        name = _NAMES.get(change.key)
         table.add_row(
             name or change.key.replace("_", " "),
             show(change.a),

@@ -34,6 +34,7 @@ def status(reader: RunReader) -> RenderableType:
     """Print the rows of each stage, why rows were dropped or failed, and what was trained."""
     ledger = reader.ledger
     parts: list[RenderableType] = [_headline(reader), _account(ledger)]
+    parts += map(Text, _money_notes(ledger))
     if sources := ledger.by_source():
         parts += [Text(), _sources(sources)]
     if any(entry.account.reasons for entry in ledger.entries):
@@ -63,7 +64,8 @@ def _account(ledger: Ledger) -> Table:
     columns = ["stage", "rows in", "created", "kept", "dropped", "failed"]
     usages = [entry.account.llm for entry in ledger.entries if entry.account.llm is not None]
     columns += ["requests", "tokens"] * bool(usages) + ["cost"] * any(u.cost_usd for u in usages)
-    columns += ["work"] + [""] * any(entry.reused for entry in ledger.entries)
+    has_notes = any(entry.reused or not entry.finished for entry in ledger.entries)
+    columns += ["work"] + [""] * has_notes
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
         justify: Literal["left", "right"] = "left" if name in ("stage", "") else "right"
@@ -82,7 +84,7 @@ def _account_cells(entry: LedgerEntry) -> dict[str, str]:
         "kept": account.kept,
         "dropped": account.dropped,
         "failed": account.failed,
-        "requests": llm.requests + llm.reused,
+        "requests": llm.sent,
         "tokens": llm.prompt_tokens + llm.completion_tokens,
     }
     return {
@@ -91,8 +93,27 @@ def _account_cells(entry: LedgerEntry) -> dict[str, str]:
         **{name: count(number) if number else "" for name, number in numbers.items()},
         "cost": dollars(llm.cost_usd) if llm.cost_usd else "",
         "work": duration(account.seconds),
-        "": "reused" if entry.reused else "",
+        "": _note(entry),
     }
+
+
+def _note(entry: LedgerEntry) -> str:
+    if entry.finished:
+        return "reused" if entry.reused else ""
+    waiting = f", {count(entry.rows_waiting)} rows to come" if entry.rows_waiting else ""
+    return f"not finished{waiting}"
+
+
+def _money_notes(ledger: Ledger) -> Iterator[str]:
+    """Lines about requests and dollars that the table does not show."""
+    usages = [entry.account.llm for entry in ledger.entries if entry.account.llm is not None]
+    if other := ledger.other:
+        yield (
+            f"\nAnd {count(other.sent)} requests ({dollars(other.cost_usd)}) about stages or units "
+            "that this run does not have: an earlier version of the job sent them"
+        )
+    if lost := sum(usage.lost_usd for usage in usages) + (other.lost_usd if other else 0.0):
+        yield f"\nTries without a reply may have been billed: {dollars(lost)} at most"
 
 
 def _sources(sources: Mapping[str, Mapping[str, int]]) -> Table:

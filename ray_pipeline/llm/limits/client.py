@@ -11,7 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-from ray_pipeline.core.errors import BudgetExhausted, RunError
+from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping
 from ray_pipeline.llm.limits.leases import Key, Lease, Meter
 from ray_pipeline.llm.limits.protocol import (
     CALL_SECONDS,
@@ -238,6 +238,8 @@ class LimitsClient:
         if grants.exhausted:
             message = grants.exhausted
             self.failure = lambda: BudgetExhausted(message)
+        if grants.stopping:
+            self.failure = self.failure or Stopping
 
 
 class LlmLimits:

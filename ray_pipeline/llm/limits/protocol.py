@@ -132,3 +132,5 @@ class Grants:
     hurry: bool
     #: Minimum number of seconds between two syncs.
     sync_seconds: float
+    #: The run stops: no more requests may start.
+    stopping: bool = False

@@ -1,0 +1,127 @@
+"""Storage that refuses: one message, no further request, nothing lost that is not counted."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import Command, Finished
+from support.mock_openai import MockServer
+from support.toy_run import Toy, make_toy
+
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.responses import recorded
+
+ROWS, UNIT_ROWS, CONCURRENCY = 24, 4, 4
+#: Files that a run can do without.
+DISPENSABLE = ("logs/",)
+#: What a message says that counts the answers which could not be stored.
+LOST = re.compile(r"(\d+) answers? that had arrived \(\$[\d.e-]+\) could not be stored")
+
+
+def toy_ask(folder: Path, server: MockServer, rows: int = ROWS, **keys: Any) -> Toy:
+    llm = {"engine": "openai", "model": "m", "base_url": server.base_url, "api_keys_env": []}
+    prices = {"prompt": 1.0, "completion": 1.0}
+    folder.mkdir(exist_ok=True)
+    return make_toy(
+        folder,
+        [f"text {i}" for i in range(rows)],
+        pipeline="toy_ask",
+        unit_rows=UNIT_ROWS,
+        llms={"mock": {**llm, "concurrency": CONCURRENCY, "usd_per_million": prices}},
+        stages={"ask": {"llm": "mock", "prompt": "ask"}},
+        export={"formats": ["jsonl", "csv", "parquet", "hf"]},
+        **keys,
+    )
+
+
+def rows_of(toy: Toy) -> dict[str, Any]:
+    folders = sorted(path.parent.name for path in toy.run_dir.glob("stages/*/rows"))
+    return {folder: toy.parts(folder).to_pylist() for folder in folders}
+
+
+def lost_in(done: Finished) -> int:
+    return sum(int(number) for number in LOST.findall(done.err))
+
+
+def is_one_message(done: Finished) -> bool:
+    return "Traceback" not in done.text and len(done.err.strip().splitlines()) == 1
+
+
+class Obstacles:
+    """Something that stands in the place of each file that a run writes, by kind of file."""
+
+    def __init__(self, calm: Path, run_dir: Path) -> None:
+        self.standing: dict[str, list[Path]] = {}
+        for path in sorted(p.relative_to(calm) for p in calm.rglob("*") if p.is_file()):
+            kind, place = str(path), run_dir / path
+            if path.parts[0] == "responses":
+                # The name of a journal is not known before: its folder cannot be made.
+                kind, place = "responses/ask", run_dir / path.parent
+            elif path.parent.name == "rows":
+                kind = str(path.parent)
+            elif path.parts[:2] == ("exports", "dataset"):
+                kind, place = "exports/dataset", run_dir / "exports/dataset"
+            self.standing.setdefault(kind, []).append(place)
+        for places in self.standing.values():
+            for place in places:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if places[0].parent.name == "ask" or place.name == "dataset":
+                    place.write_text("in the way")
+                else:
+                    (place / "in the way").mkdir(parents=True)
+
+    def clear(self, kind: str) -> None:
+        for place in self.standing.pop(kind):
+            if place.is_dir():
+                shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)
+
+    def named_in(self, message: str) -> str:
+        """The kind of file that a message names."""
+        named = [
+            kind
+            for kind, places in self.standing.items()
+            if any(re.search(rf"{re.escape(str(place))}\b", message) for place in places)
+        ]
+        assert len(named) == 1, (named, message)
+        return named[0]
+
+
+def test_each_file_of_a_run_directory_may_be_refused(command: Command, tmp_path: Path) -> None:
+    with MockServer(latency=0.02) as server:
+        calm = toy_ask(tmp_path / "calm", server)
+        done = command("run", calm.config_file)
+        assert done.code == 0, done.text
+        assert server.stats()["completed"] == ROWS
+        wild = toy_ask(tmp_path / "wild", server)
+        obstacles = Obstacles(calm.run_dir, wild.run_dir)
+        refused, lost = [], 0
+        while (done := command("run", wild.config_file)).code != 0:
+            assert is_one_message(done), done.text
+            kind = obstacles.named_in(done.err)
+            assert done.code == (2 if kind.endswith(".lock") else 1)
+            refused.append(kind)
+            lost += lost_in(done)
+            # What could be stored is what the ledger says, as soon as there can be one.
+            if "ledger.json" in refused and kind != "ledger.json":
+                entries = wild.ledger()["stages"]
+                cost = sum(entry["llm"]["cost_usd"] for entry in entries if entry["llm"])
+                stored = recorded(Storage(str(wild.run_dir)), "responses")
+                assert cost == pytest.approx(stored.cost_usd)
+            obstacles.clear(kind)
+        stats = server.stats()
+    assert sorted(refused) == sorted(
+        set(refused) | {k for k in obstacles.standing if not k.startswith(DISPENSABLE)}
+    )
+    assert all(kind.startswith(DISPENSABLE) for kind in obstacles.standing)
+    assert {"config.yaml", "units.parquet", "responses/ask", "exports/dataset.jsonl"} < set(refused)
+    # Only journals can lose answers: those that were in flight when the first one was refused.
+    assert 0 < lost <= 2 * CONCURRENCY
+    assert stats["completed"] == 2 * ROWS + lost
+    assert rows_of(wild) == rows_of(calm)
+    assert wild.ledger()["status"] == "succeeded"
