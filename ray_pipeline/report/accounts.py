@@ -93,7 +93,7 @@ def source_lines(reader: ReportReader) -> dict[str, list[StageLine]]:
 def _of_source(entry: LedgerEntry, source: str) -> LedgerEntry:
     """The entry with the rows of one source alone: none where none of its units has committed."""
     rows = entry.account.sources.get(source, {})
-    return replace(entry, account=StageAccount(entry.account.name, **rows))
+    return replace(entry, account=StageAccount.from_json({"name": entry.account.name, **rows}))
 
 
 def _lines(reader: ReportReader, entries: Iterable[LedgerEntry]) -> list[StageLine]:
