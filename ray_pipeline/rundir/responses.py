@@ -45,6 +45,9 @@ class Response:
     seconds: float = 0.0
     #: Dollars at the configured prices; set by the caller.
     cost_usd: float = 0.0
+    #: Characters of the reply that no text can hold, such as half of a surrogate pair, and that
+    #: became U+FFFD.
+    replaced_characters: int = 0
 
 
 _RESPONSE_FIELDS = tuple(Response.__dataclass_fields__)
