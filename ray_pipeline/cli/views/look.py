@@ -65,9 +65,8 @@ def _account(ledger: Ledger) -> Table:
     columns = ["stage", "rows in", "created", "kept", "dropped", "failed"]
     usages = [entry.account.llm for entry in ledger.entries if entry.account.llm is not None]
     columns += ["requests", "tokens"] * bool(usages)
-    columns += ["thinking"] * any(u.reasoning_tokens for u in usages) + ["cost"] * any(
-        u.cost_usd for u in usages
-    )
+    columns += ["thinking"] * any(usage.reasoning_tokens for usage in usages)
+    columns += ["cost"] * any(usage.cost_usd for usage in usages)
     columns += ["work"] + [""] * any(entry.reused for entry in ledger.entries)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
