@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_pipeline.report.reading import ReportReader
@@ -79,10 +80,27 @@ class LlmLine:
 
 def stage_lines(reader: ReportReader) -> list[StageLine]:
     """The account's lines in order."""
+    return _lines(reader, reader.ledger.entries)
+
+
+def source_lines(reader: ReportReader) -> dict[str, list[StageLine]]:
+    """The account's lines of each named source; empty in a run without named sources."""
+    entries = reader.ledger.entries
+    sources = dict.fromkeys(source for entry in entries for source in entry.account.sources)
+    return {source: _lines(reader, [_of_source(e, source) for e in entries]) for source in sources}
+
+
+def _of_source(entry: LedgerEntry, source: str) -> LedgerEntry:
+    """The entry with the rows of one source alone: none where none of its units has committed."""
+    rows = entry.account.sources.get(source, {})
+    return replace(entry, account=StageAccount.from_json({"name": entry.account.name, **rows}))
+
+
+def _lines(reader: ReportReader, entries: Iterable[LedgerEntry]) -> list[StageLine]:
     lines: list[StageLine] = []
     may_wait = reader.ledger.status != "succeeded"
     kept_before: int | None = None
-    for entry in reader.ledger.entries:
+    for entry in entries:
         unread = 0 if kept_before is None else kept_before - entry.account.rows_in
         lines.append(StageLine(entry, unread, may_wait))
         kept_before = entry.account.kept
@@ -91,7 +109,11 @@ def stage_lines(reader: ReportReader) -> list[StageLine]:
 
 def totals(reader: ReportReader) -> Totals:
     """The sums over the account's lines."""
-    lines = reader.once(stage_lines)
+    return sum_of(reader.once(stage_lines))
+
+
+def sum_of(lines: Sequence[StageLine]) -> Totals:
+    """The sums over lines of all stages, in order."""
     accounts = [line.account for line in lines]
     usage = LlmUsage()
     for account in accounts:

@@ -1,8 +1,9 @@
 """The ``openai`` engine: any server that speaks OpenAI's chat completions.
 
 Raw aiohttp with precomputed headers: the ``openai`` package takes 5 to 13 ms of CPU a request,
-this takes a twentieth. Every HTTP call goes through the run's limits (`ray_pipeline.llm.limits`);
-`ray_pipeline.llm.engines.replies` decides what a failed call means.
+this takes a twentieth. Every HTTP call goes through the run's limits (`ray_pipeline.llm.limits`).
+`requests` makes the body, `answers` reads a successful reply, and `replies` decides what a failed
+call means.
 
 API keys come from environment variables. They are in the headers of a request and nowhere else:
 limits, logs and errors hold their labels, and keys in a server's messages are masked.
@@ -16,16 +17,17 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import aiohttp
-import orjson
 from yarl import URL
 
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.llm.engines.answers import read_answer
 from ray_pipeline.llm.engines.base import RemoteEngine
-from ray_pipeline.llm.engines.replies import Failure, backoff, error_fields, failure
+from ray_pipeline.llm.engines.replies import Failure, backoff, failure
+from ray_pipeline.llm.engines.requests import Dialect, request_body
 from ray_pipeline.llm.engines.tokens import (
     RequestTokens,
     prompt_bytes,
@@ -56,77 +58,6 @@ def _completions_url(name: str, config: LlmConfig) -> URL:
     if url.scheme not in ("http", "https") or not url.host:
         raise UserError(f"llms.{name}.base_url: {base!r} is not a URL like https://host/v1")
     return url.with_path(f"{url.path.rstrip('/')}/chat/completions", keep_query=True)
-
-
-# --------------------------------------------------------------------------- the body
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """The request fields that this server accepts, learnt from the requests that it refused."""
-
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    left_out: frozenset[str] = frozenset()
-    json_format: Literal["strict", "schema", "object", "none"] = "strict"
-
-    def after_refusal(self, status: int, body: bytes) -> Dialect | None:
-        """The dialect to try next if the server refused a field of the request; else None."""
-        if status not in (400, 422):
-            return None
-        error = error_fields(body)
-        text = f"{error.message} {error.param}"
-        if "max_completion_tokens" in text and self.max_tokens_field == "max_tokens":
-            return replace(self, max_tokens_field="max_completion_tokens")
-        if re.search(r"response_format|json_schema|additionalProperties", text):
-            softer = {"strict": "schema", "schema": "object", "object": "none"}
-            if (json_format := softer.get(self.json_format)) is not None:
-                return replace(self, json_format=json_format)  # type: ignore[arg-type]
-        for field in ("seed", "temperature", "top_p"):
-            if field not in self.left_out and _refuses(field, error.code, text):
-                return replace(self, left_out=self.left_out | {field})
-        return None
-
-
-def _refuses(field: str, code: str, text: str) -> bool:
-    unknown = code in ("unsupported_parameter", "unsupported_value") or _UNSUPPORTED.search(text)
-    return bool(unknown) and re.search(rf"\b{field}\b", text) is not None
-
-
-_UNSUPPORTED = re.compile(r"unsupported|unrecognized|not permitted|not supported", re.IGNORECASE)
-
-
-def request_body(config: LlmConfig, request: Request, dialect: Dialect) -> bytes:
-    """The JSON body of a request, in this server's dialect."""
-    sampling = request.sampling
-    body: dict[str, Any] = {
-        "model": config.model,
-        "messages": request.messages,
-        dialect.max_tokens_field: sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "seed": request.sampling_seed(),
-    }
-    if sampling.stop:
-        body["stop"] = sampling.stop
-    # A label is requested as plain text: no way to force one works on every server, and the
-    # answer is checked against the labels anyway.
-    if request.format.kind == "json" and dialect.json_format != "none":
-        body["response_format"] = _response_format(request.format.schema or {}, dialect)
-    for field in dialect.left_out:
-        del body[field]
-    body.update(config.extra_body)
-    return orjson.dumps(body)
-
-
-def _response_format(schema: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
-    if dialect.json_format == "object":
-        return {"type": "json_object"}
-    strict = dialect.json_format == "strict"
-    form = {"name": "answer", "schema": schema, "strict": strict}
-    return {"type": "json_schema", "json_schema": form}
-
-
-# --------------------------------------------------------------------------- the engine
 
 
 class OpenAIEngine(RemoteEngine):
@@ -318,7 +249,7 @@ class OpenAIEngine(RemoteEngine):
         return self._session
 
     def _settle(self, lease: Lease, request: Request, reply: bytes) -> Response | Failure:
-        response = _parse(reply)
+        response = read_answer(reply)
         if response is None:
             lease.lose()
             raw = self._mask(reply.decode("utf-8", "replace"))
@@ -378,44 +309,3 @@ def _connection_failure(error: BaseException, timeout: float) -> Failure | None:
     if isinstance(error, aiohttp.ClientError | OSError):
         return Failure("retry", "connection", f"the connection broke: {kind}")
     return None
-
-
-def _parse(reply: bytes) -> Response | None:
-    """The answer in a reply; None when there is none. Tokens are -1 where usage is missing."""
-    try:
-        parsed = orjson.loads(reply)
-        choice = parsed["choices"][0]
-        message = choice["message"]
-        text = _content(message)
-    except (ValueError, LookupError, TypeError):
-        return None
-    if text is None:
-        return None
-    usage = parsed.get("usage")
-    prompt, completion, cached = _usage(usage if isinstance(usage, dict) else {})
-    return Response(
-        text=text,
-        finish_reason=choice.get("finish_reason"),
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_prompt_tokens=cached,
-    )
-
-
-def _content(message: dict[str, Any]) -> str | None:
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):  # parts, as some reasoning models send
-        return "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    # A refusal, or a model that used up its tokens while reasoning: an answer, if a poor one.
-    return str(message.get("refusal") or "") if content is None else None
-
-
-def _usage(usage: dict[str, Any]) -> tuple[int, int, int]:
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not isinstance(prompt, int) or not isinstance(completion, int):
-        return -1, -1, 0
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return prompt, completion, min(prompt, cached) if isinstance(cached, int) else 0

@@ -17,7 +17,8 @@ from ray_pipeline.core.errors import BudgetExhausted, RunError, UserError
 from ray_pipeline.llm.config import Budget, LlmConfig
 from ray_pipeline.llm.engines import replies as retry
 from ray_pipeline.llm.engines.base import key_limits
-from ray_pipeline.llm.engines.openai import Dialect, OpenAIEngine, request_body
+from ray_pipeline.llm.engines.openai import OpenAIEngine
+from ray_pipeline.llm.engines.requests import Dialect, request_body
 from ray_pipeline.llm.limits.client import LimitsClient
 from ray_pipeline.llm.limits.protocol import ClientReport, Grants
 from ray_pipeline.llm.limits.server import LimitsServer
