@@ -19,7 +19,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -116,7 +116,7 @@ class ControlTokens:
         quoted = {number: self._encode_quoted(texts[number], add_special_tokens) for number in rare}
         return [quoted[i] if i in quoted else next(made) for i in range(len(texts))]
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The ids of a chat by the tokenizer's template, up to where the answer begins.
 
         Raises:
@@ -192,7 +192,8 @@ class ControlTokens:
         copy = Tokenizer.from_str(json.dumps(made))
         copy.no_truncation()
         copy.no_padding()
-        return copy, {copy.token_to_id(text): number for text, number in ids.items()}
+        of_copy = {text: cast(int, copy.token_to_id(text)) for text in ids}
+        return copy, {of_copy[text]: number for text, number in ids.items()}
 
     def _in_pieces(self, text: str, add_special_tokens: bool) -> list[int]:
         """As `_encode_quoted`, piece by piece between the control tokens of the format."""

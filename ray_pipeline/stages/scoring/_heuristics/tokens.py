@@ -47,7 +47,7 @@ class Tokens:
 
     def __init__(self, tokenizer: Any) -> None:
         # A copy, because settings of the caller's tokenizer change with each of its calls.
-        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend: Any = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.encode_special_tokens = True  # a row that spells one has it as text
         self._backend.no_truncation()  # a tokenizer of sentences may come with both
         self._backend.no_padding()
