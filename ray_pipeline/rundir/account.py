@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from ray_pipeline.core.rows import DROPPED, FAILED, KEPT, reason_code
 
 #: The counter of rows that were kept with an answer that was cut off at its limit of tokens.
-CUT_ANSWERS = "answers cut off at their limit of tokens"
+CUT_ANSWERS = "rows_with_a_cut_answer"
 
 #: The row counts of an account.
 ROWS = ("rows_in", "created", "kept", "dropped", "failed")
