@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray_pipeline.llm.engines.bodies import as_text, read_json
+from ray_pipeline.llm.engines.reasoning import (
+    is_thinking_part,
+    message_thinking,
+    with_thinking,
+)
 from ray_pipeline.llm.engines.replies import Failure, error_in_answer, no_answer
 from ray_pipeline.rundir.responses import Response
 
 #: No request uses this number of tokens: a larger count in a reply is not believed.
-_MAX_TOKENS = 10**9
+_MAX_TOKENS = 10**7
 #: Names of other dialects for the reasons that the rest of the package asks about.
 _FINISH_REASONS = {
     "max_tokens": "length",
@@ -40,14 +45,17 @@ def read_answer(body: bytes, charset: str | None = None) -> Response | Failure:
         return error_in_answer(parsed)
     if text is None:
         return no_answer(body, charset)
-    prompt, completion, cached = _usage(parsed.get("usage"), text)
+    message = choice.get("message")
+    usage = _usage(parsed.get("usage"), text)
     return Response(
         text=text,
         finish_reason=_finish_reason(choice.get("finish_reason")),
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_prompt_tokens=cached,
+        prompt_tokens=usage.prompt,
+        completion_tokens=usage.completion,
+        cached_prompt_tokens=usage.cached,
         replaced_characters=replaced,
+        thinking=message_thinking(message) if isinstance(message, dict) else None,
+        reasoning_tokens=usage.reasoning,
     )
 
 
@@ -113,7 +121,7 @@ def _part_text(part: Any, whole: bool = False) -> str | None:
     """The text of a content part: a string, or an object with a text."""
     if isinstance(part, str):
         return part
-    if not isinstance(part, dict):
+    if not isinstance(part, dict) or is_thinking_part(part):
         return None
     text = part.get("text")
     if isinstance(text, dict):
@@ -133,19 +141,31 @@ def _finish_reason(reason: Any) -> str | None:
     return _FINISH_REASONS.get(reason.lower(), reason)
 
 
-def _usage(usage: Any, text: str) -> tuple[int, int, int]:
-    """Tokens of the prompt, of the answer, and of the prompt's part that was cached; -1: unknown.
+class _Usage(NamedTuple):
+    """Tokens of one answer; -1: not reported, or not believable."""
 
-    A count that cannot be true is not reported at all: a negative one would give budget back.
-    """
+    prompt: int = -1
+    #: Thinking included.
+    completion: int = -1
+    #: Part of the prompt.
+    cached: int = 0
+    #: Part of the completion.
+    reasoning: int = 0
+
+
+def _usage(usage: Any, text: str) -> _Usage:
+    """The usage in a reply. A negative count, if it were believed, would give budget back."""
     if not isinstance(usage, dict):
-        return -1, -1, 0
+        return _Usage()
     prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     if prompt is None or completion is None or (text and prompt == completion == 0):
-        return -1, -1, 0
+        return _Usage()
+    completion, reasoning = with_thinking(usage, prompt, completion)
+    if completion > _MAX_TOKENS:
+        return _Usage()
     details = usage.get("prompt_tokens_details")
     cached = _count(details, "cached_tokens") if isinstance(details, dict) else None
-    return prompt, completion, min(prompt, cached or 0)
+    return _Usage(prompt, completion, min(prompt, cached or 0), reasoning)
 
 
 def _count(usage: dict[str, Any], name: str) -> int | None:
