@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_pipeline.report.reading import ReportReader
-from ray_pipeline.rundir.account import LlmUsage, StageAccount
+from ray_pipeline.rundir.account import CUT_ANSWERS, LlmUsage, StageAccount
 from ray_pipeline.rundir.ledger import LedgerEntry
 
 
@@ -86,10 +87,28 @@ class LlmLine:
 
 def stage_lines(reader: ReportReader) -> list[StageLine]:
     """The account's lines in order."""
+    return _lines(reader, reader.ledger.entries)
+
+
+def source_lines(reader: ReportReader) -> dict[str, list[StageLine]]:
+    """The account's lines of each named source; empty in a run without named sources."""
+    entries = reader.ledger.entries
+    sources = dict.fromkeys(source for entry in entries for source in entry.account.sources)
+    return {source: _lines(reader, [_of_source(e, source) for e in entries]) for source in sources}
+
+
+def _of_source(entry: LedgerEntry, source: str) -> LedgerEntry:
+    """The entry with the rows of one source alone: none where none of its units has committed."""
+    rows = entry.account.sources.get(source, {})
+    account = StageAccount.from_json({"name": entry.account.name, **rows})
+    return replace(entry, account=account, rows_waiting=0)
+
+
+def _lines(reader: ReportReader, entries: Iterable[LedgerEntry]) -> list[StageLine]:
     lines: list[StageLine] = []
     may_wait = reader.ledger.status != "succeeded"
     kept_before: int | None = None
-    for entry in reader.ledger.entries:
+    for entry in entries:
         unread = 0 if kept_before is None else kept_before - entry.account.rows_in
         lines.append(StageLine(entry, unread, may_wait))
         kept_before = entry.account.kept
@@ -98,13 +117,18 @@ def stage_lines(reader: ReportReader) -> list[StageLine]:
 
 def totals(reader: ReportReader) -> Totals:
     """The sums over the account's lines."""
-    lines = reader.once(stage_lines)
+    sums = sum_of(reader.once(stage_lines))
+    sums.llm.add(reader.ledger.other or LlmUsage())
+    return sums
+
+
+def sum_of(lines: Sequence[StageLine]) -> Totals:
+    """The sums over lines of all stages, in order."""
     accounts = [line.account for line in lines]
     usage = LlmUsage()
     for account in accounts:
         if account.llm is not None:
             usage.add(account.llm)
-    usage.add(reader.ledger.other or LlmUsage())
     return Totals(
         read=accounts[0].rows_in if accounts else 0,
         created=sum(account.created for account in accounts),
@@ -138,6 +162,28 @@ def llm_lines(reader: ReportReader) -> list[LlmLine]:
             )
         )
     return lines
+
+
+def cut_answers(entries: Sequence[LedgerEntry]) -> list[str]:
+    """A sentence for each stage with answers that reached their limit of tokens."""
+    lines = []
+    for entry in entries:
+        account = entry.account
+        if failed := account.reasons.get("llm:length", 0):
+            lines.append(
+                f"{account.name}: {_rows(failed)} failed because the answer reached its limit of "
+                "tokens (llm:length). Raise max_tokens, or let the model think less"
+            )
+        if kept := account.counts.get(CUT_ANSWERS, 0):
+            lines.append(
+                f"{account.name}: {_rows(kept)} kept with an answer that was cut off at its limit "
+                "of tokens, which the prompt allows (answer.allow_truncated)"
+            )
+    return lines
+
+
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else f"{number:,} rows"
 
 
 def _mapping(value: Any) -> dict[str, Any]:

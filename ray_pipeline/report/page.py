@@ -30,6 +30,7 @@ NAME = "report.html"
 #: The sections, by the names of their files, in the order of the page.
 ORDER = [
     "account",
+    "by_source",
     "reasons",
     "embedding_map",
     "duplicates",

@@ -19,13 +19,14 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.models.thinking import split_thinking
 from ray_pipeline.rundir.account import LlmUsage
 from ray_pipeline.rundir.layout import RESPONSES, responses_folder
 
@@ -52,9 +53,28 @@ class Response:
     seconds: float = 0.0
     #: Dollars at the configured prices; set by the caller.
     cost_usd: float = 0.0
+    #: Characters of the reply that no text can hold, such as half of a surrogate pair, and that
+    #: became U+FFFD.
+    replaced_characters: int = 0
+    #: The model's thinking where it arrived apart from `text`; `text` may hold more of it.
+    thinking: str | None = None
+    #: Part of `completion_tokens` that the model spent on thinking.
+    reasoning_tokens: int = 0
     #: Tokens and dollars that earlier tries without a reply may have cost at most.
     lost_tokens: int = 0
     lost_usd: float = 0.0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it ended at the limit of tokens."""
+        return self.finish_reason == "length"
+
+    def apart(self) -> Response:
+        """A copy with the thinking that `text` holds moved to `thinking`."""
+        # A server that sends the thinking apart has removed the closing tag as well.
+        thinking, answer = split_thinking(self.text, closing_only=not self.thinking)
+        thoughts = "\n\n".join(filter(None, (self.thinking, thinking)))
+        return replace(self, text=answer, thinking=thoughts or None)
 
 
 _RESPONSE_FIELDS = tuple(Response.__dataclass_fields__)
@@ -266,6 +286,8 @@ def _count(usage: LlmUsage, record: dict[str, Any]) -> None:
     usage.unanswered += "text" not in record
     usage.lost_tokens += record.get("lost_tokens", 0)
     usage.lost_usd += record.get("lost_usd", 0.0)
+    usage.reasoning_tokens += record.get("reasoning_tokens", 0)
+    usage.cut += record.get("finish_reason") == "length"
 
 
 def recorded(storage: Storage, folder: str) -> LlmUsage:

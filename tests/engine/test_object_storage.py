@@ -41,9 +41,14 @@ def command(cluster: dict[str, str], tmp_path: Path) -> Command:
 
 
 class S3Toy:
-    """A toy job whose source and run directory are objects."""
+    """A toy job whose source and run directory are objects.
 
-    def __init__(self, s3: Any, folder: Path, server: MockServer, name: str) -> None:
+    `queries`: number of rows of a second source, for the job of two named sources.
+    """
+
+    def __init__(
+        self, s3: Any, folder: Path, server: MockServer, name: str, queries: int = 0
+    ) -> None:
         self._s3 = s3
         self._name = name
         self.uri = f"s3://bucket/{name}/run"
@@ -61,6 +66,16 @@ class S3Toy:
             "llms": {"mock": {**llm, "concurrency": CONCURRENCY}},
             "stages": {"ask": {"llm": "mock", "prompt": "ask"}},
         }
+        if queries:
+            lines = "".join(
+                json.dumps({"text": f"where is {i}?", "topic": "a"}) + "\n" for i in range(queries)
+            )
+            s3.put_object(Bucket="bucket", Key=f"{name}/queries/q.jsonl", Body=lines.encode())
+            config["job"] = str(TESTS / "support/jobs/toy_sources.py")
+            config["sources"] = {
+                "corpus": config.pop("source"),
+                "queries": {"path": f"s3://bucket/{name}/queries"},
+            }
         self.config_file = folder / "config.yaml"
         self.config_file.write_text(yaml.safe_dump(config))
 
@@ -156,31 +171,40 @@ def wait_until(happened: Any, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def test_the_readers(s3: Any, command: Command, tmp_path: Path) -> None:
+def test_the_readers_of_a_run_with_two_sources(s3: Any, command: Command, tmp_path: Path) -> None:
     with MockServer() as server:
-        toy = S3Toy(s3, tmp_path, server, "readers")
+        toy = S3Toy(s3, tmp_path, server, "readers", queries=12)
         planned = command("plan", toy.config_file)
         assert planned.code == 0, planned.text
         assert not toy.objects()
         done = command("run", toy.config_file)
         assert done.code == 0, done.text
+        assert server.stats()["arrivals"] == 12
     assert f"report: {toy.uri}/report.html" in done.out
+    for stage in toy.ledger()["stages"]:
+        kept = {source: rows["kept"] for source, rows in stage["sources"].items()}
+        assert kept == {"corpus": ROWS, "queries": 12}, stage["name"]
+    assert len(json.loads(toy.read("index.json"))["texts"]) == ROWS
+    compared = collections.Counter(
+        row["source_name"] for row in json.loads(toy.read("compared.json"))
+    )
+    assert compared == {"corpus": ROWS, "queries": 12}
 
     done = command("status", toy.uri)
     assert done.code == 0, done.text
     assert "succeeded" in done.out
-    assert str(ROWS) in done.out
+    assert ["corpus", str(ROWS), str(ROWS)] in [line.split() for line in done.out.splitlines()]
 
-    done = command("rows", toy.uri, "whisper", "--limit", "3", "--json")
+    done = command("rows", toy.uri, "ask", "--source", "queries", "--json", "--limit", "99")
     assert done.code == 0, done.text
     shown = [json.loads(line) for line in done.out.splitlines()]
-    assert len(shown) == 3
-    assert all(row["status"] == "kept" and row["answer"] for row in shown)
+    assert len(shown) == 12
+    assert all(row["source_name"] == "queries" and row["answer"] for row in shown)
 
     done = command("trace", toy.uri, shown[0]["row_id"][:8])
     assert done.code == 0, done.text
     assert shown[0]["text"] in done.out
-    assert all(stage in done.out for stage in ("shout", "ask", "whisper"))
+    assert all(stage in done.out for stage in ("shout", "first", "ask"))
 
     before = toy.read("report.html")
     toy.write("report.html", b"")

@@ -103,17 +103,19 @@ class MadeRun:
         """Id of a row of the source."""
         return source_row_id(FILE_ID, position)
 
-    def add_unit(self, rows: int) -> Unit:
-        """The next rows of the source."""
+    def add_unit(self, rows: int, source: str = "") -> Unit:
+        """The next rows of the source; `source`: its name in a run with named sources."""
         first = sum(unit.rows for unit in self.units)
         kind = self.uri.rpartition(".")[2]
-        unit = Unit(unit_id(FILE_ID, first, rows), self.uri, kind, FILE_ID, 0, first, rows)
+        unit = Unit(unit_id(FILE_ID, first, rows), self.uri, kind, FILE_ID, 0, first, rows, source)
         self.units.append(unit)
         return unit
 
     def commit(self, unit: Unit, rows: pa.Table, accounts: Sequence[StageAccount]) -> None:
         """Commit a unit's rows after a segment; `accounts` are of its stages, in order."""
         stage = accounts[-1].name
+        for account in accounts:
+            account.set_source(unit.source)
         self._committed[stage].append(list(accounts))
         write_part(
             self.storage,
@@ -189,17 +191,24 @@ CONFIG = {
 }
 
 
-def made_run(folder: str, texts: Sequence[str] = TEXTS, ask_units: int | None = None) -> MadeRun:
+def made_run(
+    folder: str,
+    texts: Sequence[str] = TEXTS,
+    ask_units: int | None = None,
+    sources: Sequence[str] = (),
+) -> MadeRun:
     """Write the small run.
 
     Args:
         folder: where to.
         texts: of the source's rows; four make a unit.
         ask_units: only as many units get beyond ``tidy``; None: all.
+        sources: names of sources, for one unit after the other; none: the source has no name.
     """
     run = MadeRun(folder, "made", SEGMENTS, CONFIG)
     for number, first in enumerate(range(0, len(texts), 4)):
-        unit = run.add_unit(len(texts[first : first + 4]))
+        source = sources[number % len(sources)] if sources else ""
+        unit = run.add_unit(len(texts[first : first + 4]), source)
         rows = _tidy(run, unit, texts[first : first + 4])
         if ask_units is None or number < ask_units:
             _augment(run, unit, kept(_ask(run, unit, kept(rows))))

@@ -17,7 +17,8 @@ from ray_pipeline.core.errors import BudgetExhausted, RunError, UserError
 from ray_pipeline.llm.config import Budget, LlmConfig
 from ray_pipeline.llm.engines import replies as retry
 from ray_pipeline.llm.engines.base import key_limits
-from ray_pipeline.llm.engines.openai import Dialect, OpenAIEngine, request_body
+from ray_pipeline.llm.engines.openai import OpenAIEngine
+from ray_pipeline.llm.engines.requests import Dialect, request_body
 from ray_pipeline.llm.limits.client import LimitsClient
 from ray_pipeline.llm.limits.protocol import ClientReport, Grants
 from ray_pipeline.llm.limits.server import LimitsServer
@@ -457,10 +458,11 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
         (429, b'{"error": {"code": "insufficient_quota"}}', "key", "no_quota"),
         (429, b"slow down", "retry", "rate_limited"),
         (402, b"", "key", "no_quota"),
-        (403, b"", "key", "refused_key"),
+        (403, b"", "row", "refused"),
         (408, b"", "retry", "server_error"),
         (529, b"", "retry", "server_error"),
-        (404, b'{"error": {"message": "no model x"}}', "run", "not_found"),
+        (404, b'{"error": {"message": "model x not found"}}', "run", "not_found"),
+        (404, b"", "row", "not_found"),
         (400, b'{"message": "maximum context length is 10"}', "row", "context_length"),
         (400, b'{"error": {"code": "content_filter"}}', "row", "content_filter"),
         (413, b"<html>", "row", "bad_request"),
