@@ -107,7 +107,8 @@ def _execute(job: Job, until: str | None = None, retry: bool = False) -> None:
         raise typer.Exit(EXIT_CODES[run.status])
     if unwritten is not None:
         fix = f"`ray-pipeline report {run.uri}` writes it when that is put right"
-        err.print(f"error: {unwritten}. The run itself is complete; {fix}", markup=False)
+        text = f"error: {unwritten}. The run itself is complete; {fix}"
+        err.print(text, markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_CODES["failed"])
 
 

@@ -15,7 +15,7 @@ from ray_pipeline.core.errors import RunError, Stopping
 from ray_pipeline.llm.asking import Answer, AnswerError
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.llm.prompt import Prompt
-from ray_pipeline.llm.types import AnswerFormat, Engine, EngineError, Message, Request
+from ray_pipeline.llm.types import AnswerFormat, Cancelled, Engine, EngineError, Message, Request
 from ray_pipeline.rundir.account import LlmUsage
 from ray_pipeline.rundir.responses import Journal, NoAnswer, Response
 
@@ -158,9 +158,11 @@ class UnitAsker:
             ended = NoAnswer(error.code, error.attempts, error.raw, *lost)
             self._end_without_answer(key, row_id, request, ended)
             raise
-        except asyncio.CancelledError:
+        except Cancelled as error:
             # The run stops and does not wait for this reply. Whether it was billed nobody knows.
-            self._end_without_answer(key, row_id, request, NoAnswer("stopped"))
+            lost = (error.lost_tokens, error.lost_usd)
+            ended = NoAnswer("stopped", error.attempts, None, *lost)
+            self._end_without_answer(key, row_id, request, ended)
             raise
         # The slot that this answer freed belongs to another request by now: send that one before
         # writing the journal. Otherwise requests bunch up, and the server waits for the client.

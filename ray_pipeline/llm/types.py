@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -107,6 +108,22 @@ class EngineError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}" if self.detail else self.code
+
+
+class Cancelled(asyncio.CancelledError):
+    """A request was cancelled after tries that may have been billed.
+
+    Args:
+        attempts: number of tries.
+        lost_tokens: tokens that they may have cost at most.
+        lost_usd: dollars that they may have cost at most.
+    """
+
+    def __init__(self, attempts: int, lost_tokens: int, lost_usd: float) -> None:
+        super().__init__()
+        self.attempts = attempts
+        self.lost_tokens = lost_tokens
+        self.lost_usd = lost_usd
 
 
 class Engine(Protocol):

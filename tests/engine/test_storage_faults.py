@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,11 @@ class Obstacles:
         for places in self.standing.values():
             for place in places:
                 place.parent.mkdir(parents=True, exist_ok=True)
-                if places[0].parent.name == "ask" or place.name == "dataset":
+                if place.name == "dataset":
                     place.write_text("in the way")
+                elif place.parent.name == "ask":
+                    # There is no folder to read, and none can be made.
+                    place.symlink_to("nowhere")
                 else:
                     (place / "in the way").mkdir(parents=True)
 
@@ -79,14 +84,14 @@ class Obstacles:
             if place.is_dir():
                 shutil.rmtree(place)
             else:
-                place.unlink(missing_ok=True)
+                place.unlink(missing_ok=True)  # the library may have removed it
 
     def named_in(self, message: str) -> str:
         """The kind of file that a message names."""
         named = [
             kind
             for kind, places in self.standing.items()
-            if any(re.search(rf"{re.escape(str(place))}\b", message) for place in places)
+            if any(re.search(rf"{re.escape(str(place))}(?![\w.])", message) for place in places)
         ]
         assert len(named) == 1, (named, message)
         return named[0]
@@ -125,3 +130,47 @@ def test_each_file_of_a_run_directory_may_be_refused(command: Command, tmp_path:
     assert stats["completed"] == 2 * ROWS + lost
     assert rows_of(wild) == rows_of(calm)
     assert wild.ledger()["status"] == "succeeded"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system in memory of 1 MiB; needs the right to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_sending_at_once(
+    command: Command, tmp_path: Path, small_disk: Path
+) -> None:
+    rows = 200
+    with MockServer(latency=0.02) as server:
+        calm = toy_ask(tmp_path / "calm", server, rows)
+        assert command("run", calm.config_file).code == 0
+        toy = toy_ask(tmp_path / "full", server, rows, run_dir=str(small_disk / "run"))
+        toy.run_dir = small_disk / "run"
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(bytes((1 << 20) - (400 << 10)))
+        done = command("run", toy.config_file)
+        assert done.code == 1 and is_one_message(done), done.text
+        assert re.search(
+            r"cannot write \S*/run/\S*: \[Errno 28\] No space left on device", done.err
+        )
+        stored = recorded(Storage(str(toy.run_dir)), "responses")
+        lost, sent = lost_in(done), server.stats()["completed"] - rows
+        # Every answer that the server gave is on storage or in the message.
+        assert 0 < stored.requests < rows and sent == stored.requests + lost
+        assert lost <= 3 * CONCURRENCY
+        assert not list(toy.run_dir.rglob("*.tmp"))
+        shown = command("status", toy.run_dir)
+        assert shown.code == 0 and "not finished" in shown.out, shown.text
+
+        ballast.unlink()
+        done = command("run", toy.config_file)
+        assert done.code == 0, done.text
+        assert server.stats()["completed"] == 2 * rows + lost
+    assert rows_of(toy) == rows_of(calm)

@@ -14,10 +14,11 @@ from ray_pipeline.cli.views import look as views
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import created_row_id
 from ray_pipeline.report import write_report
+from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.layout import part_path
 from ray_pipeline.rundir.parts import read_rows, write_part
 from ray_pipeline.rundir.reader import RunReader
-from ray_pipeline.rundir.responses import Journal, NoAnswer
+from ray_pipeline.rundir.responses import Journal, NoAnswer, Response
 from ray_pipeline.rundir.rows import Rows
 from ray_pipeline.rundir.trace import trace
 
@@ -127,6 +128,51 @@ def test_a_killed_driver_is_noticed(run: MadeRun) -> None:
     assert "it was killed" in shown(views.status(RunReader(run.storage.root)))
     run.storage.delete("run.lock")
     assert not RunReader(run.storage.root).driver_is_gone()
+
+
+def test_what_a_killed_driver_left_unfinished_is_counted_from_storage(tmp_path: Path) -> None:
+    run = made_run(str(tmp_path), ask_units=1)
+    # As saved before the first request: with no unit committed, and no answer.
+    ask = next(entry for entry in run.ledger.entries if entry.account.name == "ask")
+    del run.ledger.entries[run.ledger.entries.index(ask) + 1 :]
+    ask.account, ask.finished = StageAccount("ask", llm=LlmUsage()), False
+    other = Journal(run.storage, "ask", run.units[1].unit_id)
+    other.append("key", "row", "tiny-writer", Response("yes", "stop", 7, 3, cost_usd=0.5))
+    other.append_no_answer("other", "row", "tiny-writer", NoAnswer("timeout", 32))
+    other.close()
+    run.save("running")
+    owner = {"host": socket.gethostname(), "pid": 2**22 + 1}
+    run.storage.write_bytes("run.lock", orjson.dumps(owner))
+    entry = RunReader(run.storage.root).entry("ask")
+    tidy = RunReader(run.storage.root).entry("tidy")
+    assert entry.account.llm is not None and not entry.finished
+    first_unit = run.units[0].rows - 1  # one of its rows is dropped before
+    assert entry.account.rows_in == first_unit
+    assert entry.account.balances
+    assert entry.rows_waiting == tidy.account.kept - first_unit
+    usage = entry.account.llm
+    assert (usage.sent, usage.unanswered, usage.retries) == (first_unit + 2, 1, 31)
+    assert usage.cost_usd == first_unit * 0.25 + 0.5
+    text = shown(views.status(RunReader(run.storage.root)), width=160)
+    assert f"not finished, {entry.rows_waiting} rows to come" in text
+    # A driver that lives saves it itself.
+    run.storage.write_bytes("run.lock", orjson.dumps({**owner, "pid": os.getpid()}))
+    assert RunReader(run.storage.root).entry("ask").account.rows_in == 0
+
+
+def test_ledgers_of_earlier_versions_are_finished(tmp_path: Path) -> None:
+    run = made_run(str(tmp_path))
+    ledger = orjson.loads(run.storage.read_bytes("ledger.json") or b"")
+    for stage in ledger["stages"]:
+        del stage["finished"]
+        if stage["llm"]:
+            stage["llm"] = {"requests": 3, "reused": 1, "cost_usd": 0.5}
+    run.storage.write_bytes("ledger.json", orjson.dumps(ledger))
+    reader = RunReader(run.storage.root)
+    assert all(entry.finished for entry in reader.ledger.entries)
+    usage = reader.entry("ask").account.llm
+    assert usage is not None and (usage.sent, usage.unanswered) == (4, 0)
+    assert "not finished" not in shown(views.status(reader))
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ limits, logs and errors hold their labels, and keys in a server's messages are m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,8 @@ from ray_pipeline.llm.engines.tokens import (
 )
 from ray_pipeline.llm.limits.client import LimitsClient
 from ray_pipeline.llm.limits.leases import Lease
-from ray_pipeline.llm.limits.protocol import Estimate
-from ray_pipeline.llm.types import EngineError, Message, Request, Sampling
+from ray_pipeline.llm.limits.protocol import PICODOLLARS, Estimate
+from ray_pipeline.llm.types import Cancelled, EngineError, Message, Request, Sampling
 from ray_pipeline.rundir.responses import Response
 
 if TYPE_CHECKING:
@@ -59,6 +60,26 @@ def _completions_url(name: str, config: LlmConfig) -> URL:
     if url.scheme not in ("http", "https") or not url.host:
         raise UserError(f"llms.{name}.base_url: {base!r} is not a URL like https://host/v1")
     return url.with_path(f"{url.path.rstrip('/')}/chat/completions", keep_query=True)
+
+
+class _Lost:
+    """Tries of one request that got no reply, and what they may have cost at most."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.tokens = 0
+        self.usd = 0.0
+
+    @contextlib.contextmanager
+    def counted(self, lease: Lease) -> Iterator[Lease]:
+        """The lease of a try, as a context manager that counts the try if it was lost."""
+        try:
+            with lease:
+                yield lease
+        finally:
+            self.tries += lease.lost.tokens > 0
+            self.tokens += lease.lost.tokens
+            self.usd += lease.lost.cost / PICODOLLARS
 
 
 class OpenAIEngine(RemoteEngine):
@@ -121,6 +142,21 @@ class OpenAIEngine(RemoteEngine):
             RunError: no usable key is left, the server does not know the model or the path, or
                 it can't be reached at all.
         """
+        lost = _Lost()
+        try:
+            response = await self._answer(request, lost)
+        except EngineError as error:
+            error.lost_tokens, error.lost_usd = lost.tokens, lost.usd
+            raise
+        except asyncio.CancelledError:
+            if not lost.tries:
+                raise
+            raise Cancelled(lost.tries, lost.tokens, lost.usd) from None
+        response.lost_tokens, response.lost_usd = lost.tokens, lost.usd
+        return response
+
+    async def _answer(self, request: Request, lost: _Lost) -> Response:
+        """As `generate`; counts the tries without a reply in ``lost``."""
         loop = asyncio.get_running_loop()
         tokens = self.request_tokens(self._config, request)
         estimate = tokens.reservation(self._config.usd_per_million)
@@ -129,7 +165,7 @@ class OpenAIEngine(RemoteEngine):
         started: float | None = None
         attempt = 1
         while True:
-            with await self._start(estimate, started) as lease:
+            with lost.counted(await self._start(estimate, started)) as lease:
                 if started is None:
                     started = loop.time()
                 if dialect is not self._dialect:  # learnt by another request meanwhile

@@ -144,7 +144,7 @@ class Lease:
     so that no slot stays in use without a request.
     """
 
-    __slots__ = ("_batch", "_estimate", "_key", "_open", "_owner")
+    __slots__ = ("_batch", "_estimate", "_key", "_open", "_owner", "lost")
 
     def __init__(self, owner: Owner, key: Key, estimate: Estimate) -> None:
         self._owner = owner
@@ -152,6 +152,8 @@ class Lease:
         self._estimate = estimate
         self._open = True
         self._batch = key.batch
+        #: What the try may have cost without a reply.
+        self.lost = Estimate()
         owner.cost.in_use += estimate.cost
         owner.tokens.in_use += estimate.tokens
         key.in_use += 1
@@ -203,6 +205,7 @@ class Lease:
         """No reply came, and the request may have been billed: count it at its worst case."""
         self._owner.cost.lost += self._estimate.cost
         self._owner.tokens.lost += self._estimate.tokens
+        self.lost = self._estimate
         self._end()
 
     def pause(self, seconds: float) -> None:

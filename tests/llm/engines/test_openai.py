@@ -20,9 +20,9 @@ from ray_pipeline.llm.engines.base import key_limits
 from ray_pipeline.llm.engines.openai import OpenAIEngine
 from ray_pipeline.llm.engines.requests import Dialect, request_body
 from ray_pipeline.llm.limits.client import LimitsClient
-from ray_pipeline.llm.limits.protocol import ClientReport, Grants
+from ray_pipeline.llm.limits.protocol import PICODOLLARS, ClientReport, Grants
 from ray_pipeline.llm.limits.server import LimitsServer
-from ray_pipeline.llm.types import AnswerFormat, EngineError, Request, Sampling
+from ray_pipeline.llm.types import AnswerFormat, Cancelled, EngineError, Request, Sampling
 from ray_pipeline.rundir.responses import Response
 
 SECRET_A, SECRET_B = "sk-secret-aaaaaaaaaaaa", "weird_bbbbbbbbbbbbbbbb"
@@ -480,3 +480,41 @@ def test_backoff_is_jittered_and_has_a_ceiling() -> None:
     assert max(waits(1)) <= 0.02
     assert 30 < max(waits(10**6)) <= 60
     assert min(waits(20)) < 10
+
+
+def test_tries_without_a_usable_reply_are_counted_at_what_they_may_have_cost() -> None:
+    with MockServer(pmalformed=1.0) as server:
+        broken = config(server, max_tries=3, max_backoff_seconds=0.01)
+        (error,) = asyncio.run(Session(broken).ask([request()]))
+    assert isinstance(error, EngineError)
+    assert (error.code, error.attempts) == ("malformed", 3)
+    tokens = OpenAIEngine.request_tokens(broken, request())
+    estimate = tokens.reservation(broken.usd_per_million)
+    assert error.lost_tokens == 3 * estimate.tokens > 0
+    assert error.lost_usd == pytest.approx(3 * estimate.cost / PICODOLLARS)
+
+
+def test_a_request_that_is_cancelled_says_what_it_may_have_cost() -> None:
+    caught: list[Cancelled] = []
+
+    async def generate(session: Session) -> None:
+        try:
+            await session.engine.generate(request())
+        except Cancelled as error:
+            caught.append(error)
+
+    async def cancel(session: Session) -> None:
+        pending = asyncio.ensure_future(generate(session))
+        while not session.limits.tokens.in_use:
+            await asyncio.sleep(0.01)
+        pending.cancel()
+        await asyncio.wait([pending])
+        await session.engine.close()
+        await session.limits.close()
+
+    with MockServer(latency=30) as server:
+        session = Session(config(server))
+        asyncio.run(cancel(session))
+    (error,) = caught
+    assert (error.attempts, error.lost_tokens) == (1, session.limits.tokens.lost)
+    assert error.lost_tokens > 0 and error.lost_usd > 0
