@@ -134,10 +134,10 @@ def test_each_file_of_a_run_directory_may_be_refused(command: Command, tmp_path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system in memory of 1 MiB; needs the right to mount."""
+    """A file system in memory of 4 MiB; needs the right to mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no right to mount a file system")
     yield folder
@@ -154,7 +154,7 @@ def test_a_full_disk_stops_sending_at_once(
         toy = toy_ask(tmp_path / "full", server, rows, run_dir=str(small_disk / "run"))
         toy.run_dir = small_disk / "run"
         ballast = small_disk / "ballast"
-        ballast.write_bytes(bytes((1 << 20) - (400 << 10)))
+        ballast.write_bytes(bytes((4 << 20) - (400 << 10)))
         done = command("run", toy.config_file)
         assert done.code == 1 and is_one_message(done), done.text
         assert re.search(
