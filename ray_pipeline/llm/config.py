@@ -83,6 +83,11 @@ class LlmConfig(Section):
         description="split off what a reasoning model writes before its answer, such as "
         "`<think>...</think>`; false: it stays part of the answer",
     )
+    chat_template_kwargs: Annotated[dict[str, Any], AddedWith({})] = Field(
+        {},
+        description="variables of the model's chat template, such as `enable_thinking: false`; "
+        "servers are sent them as a field of the request, which vLLM, SGLang and llama.cpp read",
+    )
 
     # Servers
     base_url: Annotated[str | None, Execution] = Field(
