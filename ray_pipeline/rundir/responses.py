@@ -46,6 +46,9 @@ class Response:
     seconds: float = 0.0
     #: Dollars at the configured prices; set by the caller.
     cost_usd: float = 0.0
+    #: Characters of the reply that no text can hold, such as half of a surrogate pair, and that
+    #: became U+FFFD.
+    replaced_characters: int = 0
     #: The model's thinking where it arrived apart from `text`; `text` may hold more of it.
     thinking: str | None = None
     #: Part of `completion_tokens` that the model spent on thinking.
