@@ -77,12 +77,15 @@ def test_thinking_is_no_answer_and_what_was_cut_off_is_told(
         assert "thinking" in words
     shown = command("rows", tmp_path / "run", "answer", "--status", "failed", "--json")
     for line in shown.out.splitlines():
-        reason = json.loads(line)["reason"]
-        assert "raise llms.student.max_tokens (now 256)" in reason
-        assert "extra_body: {reasoning_effort: low}" in reason
+        row = json.loads(line)
+        assert "raise llms.student.max_tokens (now 256)" in row["reason"]
+        assert "extra_body: {reasoning_effort: low}" in row["reason"]
+        life = command("trace", tmp_path / "run", row["row_id"]).out
+        assert "(thinking) The capital of France, let me" in " ".join(life.split())
     page = Page((tmp_path / "run" / "report.html").read_text())
     for words in ("12 thinking", "3 cut off", "2 rows failed because the answer reached its limit"):
         assert words in page.words
+    assert "what the model thought before The capital of France, let me" in page.words
 
 
 def test_a_cut_answer_fails_where_the_prompt_says_so(command: Command, tmp_path: Path) -> None:
@@ -90,12 +93,13 @@ def test_a_cut_answer_fails_where_the_prompt_says_so(command: Command, tmp_path:
     prompt.write_text("user: '{{ question }}'\n")
     with ScriptedServer(reply) as server:
         stages = {"stages": {"answer": {"prompt": str(prompt)}}}
-        path = configured(tmp_path, server, **stages, budget={"max_failed_rows": 3})
-        done = command("run", path)
-        assert done.code == 0, done.text
-        assert set(answers(tmp_path)) == {"think", "good"}
-        assert "answer: 3 rows failed" in " ".join(done.out.split())
+        path = configured(tmp_path, server, **stages)
         # More failed rows than the budget allows: the run says so and stops.
         few = command("run", path, "--set", "budget.max_failed_rows=2")
-    assert few.code == 1
-    assert "3 rows failed" in few.err
+        assert few.code == 1, few.text
+        assert "3 rows failed" in few.err
+        done = command("run", path, "--set", "budget.max_failed_rows=3")
+    assert done.code == 0, done.text
+    assert len(server.texts) == 5
+    assert set(answers(tmp_path)) == {"think", "good"}
+    assert "answer: 3 rows failed" in " ".join(done.out.split())
