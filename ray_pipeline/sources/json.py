@@ -16,7 +16,11 @@ from ray_pipeline.sources.columns import Column
 from ray_pipeline.sources.format import FileSpec
 from ray_pipeline.sources.text import Record, TextFacts, TextFormat, TextScan
 from ray_pipeline.sources.written import (
+    EXACT_IN_DOUBLE,
+    LosslessFloat,
     Written,
+    cells_as_written,
+    floats_are_exact,
     kind_of,
     parse_exactly,
     repeated_key,
@@ -25,6 +29,13 @@ from ray_pipeline.sources.written import (
 
 #: Types of values whose kind is the same for all values.
 _SIMPLE = frozenset((str, bool, list, dict, type(None)))
+#: Types of values whose kind is at least this one.
+_CERTAIN = {int: int, LosslessFloat: float}
+_SHAPES_KEPT = 10_000
+#: Integers up to here are of the kind ``int``.
+_EXACT = EXACT_IN_DOUBLE
+#: Lines after which their numbers are checked, together because one by one is six times slower.
+_CHECKED_TOGETHER = 4_096
 _SHOWN = 80
 #: Maximum number of lines that a note about a file lists.
 _LINES_SHOWN = 3
@@ -113,10 +124,12 @@ def _record(start: int, line: bytes, encoding: str) -> Record | None:
 def _records_as_written(
     stream: BinaryIO, encoding: str, start: int, names: Collection[str]
 ) -> Iterator[Record]:
+    is_utf8 = encoding == "utf-8"
     for line in stream:
-        record = _record(start, line, encoding)
+        cells = cells_as_written(line, names) if is_utf8 else None
+        record = Record(start, cells) if cells is not None else _record(start, line, encoding)
         if record is not None:
-            if record.cells:
+            if record.cells and cells is None:
                 text = line.decode(encoding, "replace")
                 record.cells.update(values_as_written(text, names))
             yield record
@@ -138,7 +151,8 @@ def _odd_record(start: int, line: bytes, encoding: str) -> Record:
     try:
         # Python's own parser accepts what Python writes: NaN and Infinity.
         cells = json.loads(raw, parse_int=_integer)
-        orjson.dumps(cells)  # raises for half a surrogate pair, which is not valid text
+        # Raises for half a surrogate pair, which is not valid text.
+        json.dumps(cells, ensure_ascii=False).encode()
     except (ValueError, TypeError, RecursionError) as error:
         problem = str(error) or type(error).__name__
         return Record(start, {}, fault or f"source:json: {problem}", raw)
@@ -158,8 +172,12 @@ class _ColumnsSeen:
 
     def __init__(self) -> None:
         self._types: defaultdict[str, set[Any]] = defaultdict(set)
+        #: Keys and types of the lines so far -> the keys of `_add_shape`.
+        self._shapes: dict[tuple[Any, ...], list[str]] = {}
         #: Kinds of the values whose type alone does not say it.
         self._kinds: defaultdict[str, set[str | None]] = defaultdict(set)
+        #: Numbers with a fraction or an exponent that have not been checked yet.
+        self._floats: defaultdict[str, list[LosslessFloat]] = defaultdict(list)
         #: Keys that are twice in an object, each with the numbers of the lines.
         self._repeated: defaultdict[str, list[int]] = defaultdict(list)
         #: Number of records with at least one value.
@@ -171,7 +189,8 @@ class _ColumnsSeen:
 
         Their values are those of `parse_exactly`, or `Written`.
         """
-        types, kinds, is_utf8 = self._types, self._kinds, encoding == "utf-8"
+        shapes, kinds, floats = self._shapes, self._kinds, self._floats
+        is_utf8 = encoding == "utf-8"
         for number, line in enumerate(stream, 1):
             record = None
             try:
@@ -187,15 +206,42 @@ class _ColumnsSeen:
                     self.first_fault = self.first_fault or record.fault
                 if record.cells:
                     self.objects += 1
-                for name, value in record.cells.items():
-                    # By far most values add nothing new, so they cost no call.
-                    if type(value) in _SIMPLE:
-                        types[name].add(type(value))
-                    else:
+                cells = record.cells
+                # Lines have few shapes, so most values cost no step of their own here.
+                shape = (*cells, *map(type, cells.values()))
+                uncertain = shapes.get(shape)
+                if uncertain is None:
+                    uncertain = self._add_shape(shape, cells)
+                for name in uncertain:
+                    value = cells[name]
+                    kind = type(value)
+                    if kind is LosslessFloat:
+                        floats[name].append(value)
+                    elif kind is not int or not -_EXACT <= value <= _EXACT:
                         kinds[name].add(kind_of(value))
-                        types[name]  # the columns' order is that of their first appearance
                 yield record
             start += len(line)
+            if number % _CHECKED_TOGETHER == 0:
+                self._check_floats()
+
+    def _add_shape(self, shape: tuple[Any, ...], cells: Mapping[str, Any]) -> list[str]:
+        """Note a line's columns and types; returns those whose kind depends on the value."""
+        uncertain = []
+        for name, value in cells.items():
+            kind = type(value)
+            self._types[name].add(kind if kind in _SIMPLE else _CERTAIN.get(kind, type(None)))
+            if kind not in _SIMPLE:
+                uncertain.append(name)
+        if len(self._shapes) < _SHAPES_KEPT:
+            self._shapes[shape] = uncertain
+        return uncertain
+
+    def _check_floats(self) -> None:
+        """Note the columns in which a number so far has a value that no double has."""
+        for name, values in self._floats.items():
+            if not floats_are_exact(values):
+                self._kinds[name].add("long")
+        self._floats.clear()
 
     def _parsed_again(self, start: int, line: bytes, encoding: str, number: int) -> Record | None:
         """The record of a line that `parse_exactly` refuses; a key that it has twice is noted."""
@@ -210,6 +256,7 @@ class _ColumnsSeen:
 
     def columns(self) -> dict[str, Column]:
         """The columns by the file's names."""
+        self._check_floats()
         found = {}
         for name, types in self._types.items():
             kinds = self._kinds[name] | {kind_of(type_()) for type_ in types - {type(None)}}

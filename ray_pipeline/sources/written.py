@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal, DecimalException
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 from jiter import LosslessFloat, from_json
 
 #: Integers up to here are exact as doubles.
-_EXACT_IN_DOUBLE = 2**53
+EXACT_IN_DOUBLE = 2**53
 _INT64 = 2**63
 _KINDS: dict[Any, str] = {str: "text", float: "float", bool: "bool", list: "other", dict: "other"}
 #: A decimal number of at most this many characters, without an exponent, is exact as a double.
@@ -56,7 +58,7 @@ def kind_of(value: Any) -> str | None:
         return None
     kind = type(value)
     if kind is int:
-        if -_EXACT_IN_DOUBLE <= value <= _EXACT_IN_DOUBLE:
+        if -EXACT_IN_DOUBLE <= value <= EXACT_IN_DOUBLE:
             return "int"
         return "wide" if -_INT64 <= value < _INT64 else "long"
     if kind is LosslessFloat:
@@ -64,6 +66,14 @@ def kind_of(value: Any) -> str | None:
     if kind is Written:
         return _kind_of_written(value)
     return _KINDS[kind]
+
+
+def floats_are_exact(numbers: Sequence[LosslessFloat]) -> bool:
+    """Whether a double holds each number, as `kind_of` finds out for one."""
+    written = pa.array(map(str, numbers), pa.string(), size=len(numbers))
+    shortest = written.cast(pa.float64()).cast(pa.string())
+    # Where the two differ it may be in form alone: 1.50 is 1.5.
+    return all(map(_is_exact, written.filter(pc.not_equal(written, shortest)).to_pylist()))
 
 
 def _kind_of_written(value: Written) -> str:
@@ -104,6 +114,29 @@ def repeated_key(text: str) -> str | None:
     return repeated[0] if repeated else None
 
 
+def cells_as_written(line: bytes, names: Collection[str]) -> dict[str, Any] | None:
+    """The values of a line, those of ``names`` as `values_as_written` returns them.
+
+    Returns: None if the line is not a JSON object, or needs `values_as_written`, which is slower.
+    """
+    if b"-0" in line:  # the parser reads -0 as 0
+        return None
+    try:
+        cells = parse_exactly(line)
+        if type(cells) is not dict:
+            return None
+        for name, value in cells.items():
+            if name in names:
+                cells[name] = _written(value)
+            elif type(value) is LosslessFloat:
+                cells[name] = float(value)
+            elif type(value) is dict or type(value) is list:
+                return None
+    except (ValueError, TypeError):
+        return None  # a number or a nesting that these libraries cannot write, or a repeated key
+    return cells
+
+
 def values_as_written(text: str, names: Collection[str]) -> dict[str, str | None]:
     """Some values of a line: text as `str`, null as None, anything else as `Written`.
 
@@ -111,12 +144,6 @@ def values_as_written(text: str, names: Collection[str]) -> dict[str, str | None
         text: a JSON object. Of a key that is in it twice, the last value counts.
         names: keys whose values are returned, where the object has them.
     """
-    if "-0" not in text:  # the parser reads -0 as 0
-        try:
-            cells = parse_exactly(text.encode())
-            return {name: _written(cells[name]) for name in names if name in cells}
-        except (ValueError, TypeError):
-            pass  # a number or a nesting that these libraries cannot write, or a repeated key
     return {name: value for name, value in _values_of_tokens(text) if name in names}
 
 
