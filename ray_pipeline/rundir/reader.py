@@ -404,7 +404,8 @@ def _ledger(raw: bytes, where: str) -> Ledger:
         raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
     if status not in get_args(Status):
         raise UserError(f"{where}: unknown status {status!r}")
-    return Ledger(data["run"], status, data.get("message"), entries, data.get("seconds", 0.0))
+    message, seconds, notes = data.get("message"), data.get("seconds", 0.0), data.get("notes", [])
+    return Ledger(data["run"], status, message, entries, seconds, notes=notes)
 
 
 def _entry(stage: dict[str, Any]) -> LedgerEntry:

@@ -37,6 +37,8 @@ def status(reader: RunReader) -> RenderableType:
     parts: list[RenderableType] = [_headline(reader), _account(ledger)]
     if sources := ledger.by_source():
         parts += [Text(), _sources(sources)]
+    if ledger.notes:
+        parts += [Text(), *(Text(f"source: {plain(note)}") for note in ledger.notes)]
     if any(entry.account.reasons for entry in ledger.entries):
         parts += [Text(), _reasons(ledger)]
     parts += [Text(f"\n{line}") for line in cut_answers(ledger.entries)]
