@@ -212,6 +212,8 @@ class RowAsker:
 
     def _detail(self, code: str, complaint: str, response: Response, prompt: Prompt) -> str:
         """What is wrong with an answer, for people: with the answer and how to fix it."""
+        if code == "empty" and response.thinking:
+            return f"{complaint}; it thought {_short(response.thinking)!r}"
         if code != "length":
             return f"{complaint}; the answer was {_short(response.text)!r}"
         fix = f"raise {self._unit.limit(prompt)}"

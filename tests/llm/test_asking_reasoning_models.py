@@ -117,7 +117,9 @@ def test_an_answer_cut_in_its_thinking_is_no_answer(
 
 def test_thinking_without_an_answer_says_so(tmp_path: Path) -> None:
     response = Response("", "stop", 10, 9, thinking="The capital of France, let me")
-    with pytest.raises(AnswerError, match="llm:empty: the model thought and gave no answer"):
+    with pytest.raises(
+        AnswerError, match="llm:empty: the model thought and gave no answer; it thought 'The cap"
+    ):
         ask(unit(tmp_path, Scripted(response)))
 
 
