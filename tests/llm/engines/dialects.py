@@ -1,7 +1,7 @@
 """The errors of the servers that are in use, each with what it has to mean here.
 
-``tests/cases/dialects.yaml`` is one table for the tests and for ``docs/reference/servers.md``, which
-this file updates: ``python tests/llm/engines/dialects.py``.
+``tests/cases/dialects.yaml`` is one table for the tests and for ``docs/reference/servers.md``,
+which this file updates: ``python tests/llm/engines/dialects.py``.
 """
 
 from __future__ import annotations
