@@ -24,7 +24,7 @@ from _runs import last_commit, run_asking
 from support.mock_openai import MockServer
 
 from ray_pipeline.llm.config import LlmConfig
-from ray_pipeline.llm.engines.openai import Dialect, request_body
+from ray_pipeline.llm.engines.requests import Dialect, request_body
 from ray_pipeline.llm.types import Request
 
 LATENCY = 0.2

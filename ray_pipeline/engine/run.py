@@ -22,6 +22,7 @@ import yaml
 
 from ray_pipeline.core.errors import RunError, UserError, first_line
 from ray_pipeline.core.hashing import set_digest
+from ray_pipeline.core.shares import in_words
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine import cluster
 from ray_pipeline.engine.artifacts import Artifact, check_stages
@@ -112,6 +113,9 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
         with ledger.timed("prepare"):
             prepared = prepare(config, job.stages, job.prompt_folders, storage.uri("source"), until)
         _describe(storage, prepared)
+        ledger.notes = list(prepared.survey.notes)
+        for note in ledger.notes:
+            display.say(f"source: {note}")
         with _log_file(storage) as log_file:
             runner = _Runner(storage, prepared, display, ledger, retry, log_file)
             try:
@@ -333,11 +337,11 @@ class _Runner:
     def _check_failures(self, tally: Tally) -> None:
         failed = tally.failed_rows() + sum(e.account.failed for e in self._ledger.entries)
         if failed > self._allowed:
+            limit = in_words(self._prepared.config.budget.max_failed_rows)
             raise RunError(
                 f"{failed} rows failed, {self._allowed} are allowed (budget.max_failed_rows: "
-                f"{self._prepared.config.budget.max_failed_rows:g} of {self._prepared.survey.rows} "
-                "rows). The ledger counts the reasons; `ray-pipeline rows RUN STAGE --status "
-                "failed` shows the rows"
+                f"{limit}, of {self._prepared.survey.rows} rows). The ledger counts the reasons; "
+                "`ray-pipeline rows RUN STAGE --status failed` shows the rows"
             )
 
     def _give_back_models(self, tally: Tally, jobs: list[SegmentJob]) -> None:

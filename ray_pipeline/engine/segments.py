@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.hashing import fingerprint
+from ray_pipeline.core.json_values import unchanged_field
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.rows import (
     ENVELOPE,
@@ -283,8 +284,9 @@ def checked(stage: Stage, rows: pa.Table, out: pa.Table) -> pa.Table:
 def schema_after(stage: Stage, before: pa.Schema) -> pa.Schema:
     """The schema after a stage: the data columns, those that it writes, and the envelope."""
     gone = {*ENVELOPE.names, *stage.removes}
-    types = {f.name: f.type for f in before if f.name not in gone} | dict(stage.writes)
-    return pa.schema([pa.field(name, kind) for name, kind in types.items()] + list(ENVELOPE))
+    fields = {f.name: unchanged_field(f) for f in before if f.name not in gone}
+    fields |= {name: pa.field(name, kind) for name, kind in stage.writes.items()}
+    return pa.schema([*fields.values(), *ENVELOPE])
 
 
 def schema_before(stage_index: int, segment: Segment, schema: pa.Schema) -> pa.Schema:

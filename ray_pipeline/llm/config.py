@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_pipeline.core.config import AddedWith, Execution, Section
 from ray_pipeline.core.resources import Resources
+from ray_pipeline.core.shares import CountOrShare, count_of
 from ray_pipeline.llm.engines import ENGINES, engine_type, kind_of
 from ray_pipeline.llm.types import Sampling
 from ray_pipeline.models.vllm import changing
@@ -33,6 +34,14 @@ class Prices(Section):
         cached_price = self.prompt if self.cached_prompt is None else self.cached_prompt
         fresh = prompt - cached
         return (fresh * self.prompt + cached * cached_price + completion * self.completion) / 1e6
+
+
+#: Arguments of `apply_chat_template` that are no variables of a template.
+_TEMPLATE_ARGUMENTS = frozenset(
+    {"conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"}
+    | {"padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs"}
+    | {"return_assistant_tokens_mask"}
+)
 
 
 class LlmConfig(Section):
@@ -75,6 +84,17 @@ class LlmConfig(Section):
         ge=0,
         description="maximum number of times an unusable answer is requested again; the new "
         "prompt includes the answer and what is wrong with it",
+    )
+
+    split_thinking: Annotated[bool, AddedWith(True)] = Field(
+        True,
+        description="split off what a reasoning model writes before its answer, such as "
+        "`<think>...</think>`; false: it stays part of the answer",
+    )
+    chat_template_kwargs: Annotated[dict[str, Any], AddedWith({})] = Field(
+        {},
+        description="variables of the model's chat template, such as `enable_thinking: false`; "
+        "servers are sent them as a field of the request, which vLLM, SGLang and llama.cpp read",
     )
 
     # Servers
@@ -182,6 +202,13 @@ class LlmConfig(Section):
             engine_type(kind)  # raises where there is none
         return engine
 
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_of_the_template(cls, switches: dict[str, Any]) -> dict[str, Any]:
+        if ours := sorted(_TEMPLATE_ARGUMENTS & switches.keys()):
+            raise ValueError(f"{', '.join(ours)}: set by the engine, leave it out")
+        return switches
+
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         if self.max_model_len is not None and self.max_tokens >= self.max_model_len:
@@ -217,6 +244,12 @@ class LlmConfig(Section):
         """The settings that change this model's answers, and ``weights``, the weights' identity."""
         return {**self.identity(), "weights": weights}
 
+    def options(self) -> dict[str, Any]:
+        """The settings that change answers, beyond the fields that a `Request` has for them."""
+        elsewhere = {"model", "revision", "max_tokens", "temperature", "top_p", "stop", "reasks"}
+        elsewhere |= {"split_thinking", "max_model_len"}
+        return {k: v for k, v in self.identity().items() if v and k not in elsewhere}
+
     def resources(self, gpus_there: float) -> Resources:
         """Number of actors of a local model, and the CPUs and GPUs of each.
 
@@ -246,14 +279,13 @@ class Budget(Section):
         description="tokens that all prompts and answers together may have; the run stops "
         "(exit code 3) before exceeding it; null: no limit",
     )
-    max_failed_rows: float = Field(
-        0.05,
-        ge=0,
-        description="number of rows that may fail before the run stops; a value below 1 is a "
-        "fraction of the source rows",
+    max_failed_rows: CountOrShare = Field(
+        "5%",
+        description="rows that may fail before the run stops: an integer is a count (`20`), a "
+        "percentage a share of the source's rows (`5%`); a fraction below 1 is a share, too "
+        "(`0.05`), and a decimal number of 1 or more is refused",
     )
 
     def failed_rows_allowed(self, source_rows: int) -> int:
         """How many rows may fail before the run stops."""
-        limit = self.max_failed_rows
-        return int(limit if limit >= 1 else limit * source_rows)
+        return count_of(self.max_failed_rows, source_rows)

@@ -59,6 +59,8 @@ class TextFacts(NamedTuple):
     chosen: dict[str, str]
     #: What `TextFormat.records` needs to read the file, such as a CSV dialect.
     layout: Any
+    #: What the user should know of the file, in sentences that name it.
+    notes: tuple[str, ...] = ()
 
 
 class TextFormat(Format):
@@ -87,6 +89,10 @@ class TextFormat(Format):
 
         Records must not depend on where in the file reading starts.
         """
+
+    def unit_records(self, stream: BinaryIO, start: int, file: FileSpec) -> Iterator[Record]:
+        """The same records, for reading a unit."""
+        return self.records(stream, file.layout, start)
 
     @abstractmethod
     def values(self, records: Sequence[Record], file: FileSpec) -> Mapping[str, Sequence[Any]]:
@@ -122,7 +128,7 @@ class TextFormat(Format):
             return FileFacts(
                 rows=scan.rows, malformed=scan.malformed, columns=facts.columns,
                 chosen=facts.chosen, content=content or hashed, uri=uri, size=raw.tell(),
-                layout=facts.layout, marks=marks,
+                layout=facts.layout, marks=marks, notes=facts.notes,
             )  # fmt: skip
 
     def read(self, unit: Unit, file: FileSpec) -> Cells:
@@ -131,7 +137,7 @@ class TextFormat(Format):
             if (size := size_of(stream)) != file.size:
                 raise file.changed(f"{size} bytes where there were {file.size}")
             stream.seek(unit.offset)
-            records = list(islice(self.records(stream, file.layout, unit.offset), unit.rows))
+            records = list(islice(self.unit_records(stream, unit.offset, file), unit.rows))
         cells = Cells(self.values(records, file), len(records))
         for row, record in enumerate(records):
             if record.fault is not None:
