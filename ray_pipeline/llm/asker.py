@@ -89,6 +89,8 @@ class UnitAsker:
         self._answers: dict[str, asyncio.Future[Response]] = {}
         self._stopping = False
         self.usage = LlmUsage()
+        #: Characters of replies that became U+FFFD.
+        self.replaced_characters = 0
         #: Rows for which an answer that was cut off at its limit of tokens was used.
         self.cut_rows: set[str] = set()
 
@@ -166,6 +168,7 @@ class UnitAsker:
         self.usage.cost_usd += response.cost_usd
         self.usage.reasoning_tokens += response.reasoning_tokens
         self.usage.cut += response.is_cut
+        self.replaced_characters += response.replaced_characters
 
     def reject(self, key: str) -> None:
         """Record in the journal that the answer was unusable."""
