@@ -127,8 +127,9 @@ class UnitAsker:
         return await asyncio.shield(pending)
 
     async def _fetch(self, request: Request, key: str, row_id: str) -> Response:
-        if key not in self._journal.stored and request.options:
-            key = request.key_without_options()
+        if key not in self._journal.stored:
+            old_key = request.key_without_options()
+            key = old_key if old_key in self._journal.keyed_without_options else key
         stored = self._journal.stored.get(key)
         is_rejected = not self._rejected_before.isdisjoint((key, request.key()))
         if stored is not None and row_id in self._ask_afresh and is_rejected:
