@@ -115,6 +115,9 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
         with ledger.timed("prepare"):
             prepared = prepare(config, job.stages, job.prompt_folders, storage.uri("source"), until)
         _describe(storage, prepared)
+        ledger.notes = list(prepared.survey.notes)
+        for note in ledger.notes:
+            display.say(f"source: {note}")
         with run_log(storage, display.say) as log_file:
             run_ledger = RunLedger(storage, prepared, ledger, display.say)
             runner = _Runner(storage, prepared, display, run_ledger, retry, log_file)

@@ -58,6 +58,8 @@ class Ledger:
     #: Requests on storage about stages or units that this run does not have: they were sent for an
     #: earlier version of the job or of its source. None: there are none.
     other: LlmUsage | None = None
+    #: What the user should know of the source's files, a sentence each.
+    notes: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -94,6 +96,7 @@ class Ledger:
             "message": self.message,
             "seconds": round(self.seconds, 3),
             "phases": self.phases,
+            "notes": self.notes,
             "stages": [entry.to_json() for entry in self.entries],
         }
         if self.other is not None:

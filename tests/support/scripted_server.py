@@ -72,6 +72,8 @@ class ScriptedServer:
         self.reply = reply
         #: The texts of all requests, in the order of their arrival.
         self.texts: list[str] = []
+        #: Their API keys; empty where a request has none.
+        self.keys: list[str] = []
         script = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -81,6 +83,7 @@ class ScriptedServer:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 text = json.loads(body)["messages"][-1]["content"]
+                script.keys.append(self.headers.get("Authorization", "").removeprefix("Bearer "))
                 script.texts.append(text)
                 reply = script.reply(text)
                 headers = {
