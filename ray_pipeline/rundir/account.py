@@ -19,6 +19,17 @@ CUT_ANSWERS = "rows_with_a_cut_answer"
 ROWS = ("rows_in", "created", "kept", "dropped", "failed")
 
 
+#: Fields of `LlmUsage` that ledgers and footers have only where they say something.
+_LEFT_OUT_WHERE_ZERO = (
+    "unused",
+    "unanswered",
+    "lost_tokens",
+    "lost_usd",
+    "reasoning_tokens",
+    "cut",
+)
+
+
 @dataclass
 class StageAccount:
     """One stage's row counts. Always, ``rows_in + created = kept + dropped + failed``."""
@@ -115,7 +126,7 @@ class StageAccount:
         data = asdict(self)
         if not self.sources:
             del data["sources"]
-        for name in ("reasoning_tokens", "cut"):
+        for name in _LEFT_OUT_WHERE_ZERO:
             if data["llm"] is not None and not data["llm"][name]:
                 del data["llm"][name]
         return data

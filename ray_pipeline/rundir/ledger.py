@@ -37,9 +37,9 @@ class LedgerEntry:
         data = self.account.to_json()
         data["seconds"] = round(data["seconds"], 3)
         head = {"index": self.index, "name": data.pop("name"), "fingerprint": self.fingerprint}
-        state: dict[str, Any] = {"reused": self.reused, "finished": self.finished}
+        state: dict[str, Any] = {"reused": self.reused}
         if not self.finished:
-            state["rows_waiting"] = self.rows_waiting
+            state |= {"finished": False, "rows_waiting": self.rows_waiting}
         return {**head, **state, **data}
 
 

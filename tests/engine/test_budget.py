@@ -68,11 +68,11 @@ def check_account(toy: Toy, server: MockServer) -> None:
     """A run that stopped in the stage ask says so, and has all that was answered in its ledger."""
     stats = server.stats()
     shout, ask = toy.stage("shout"), toy.stage("ask")
-    assert (shout["finished"], shout["kept"]) == (True, ROWS)
-    assert not ask["finished"] and ask["rows_waiting"] == ROWS - ask["rows_in"] > 0
+    assert "finished" not in shout and shout["kept"] == ROWS
+    assert ask["finished"] is False and ask["rows_waiting"] == ROWS - ask["rows_in"] > 0
     assert ask["rows_in"] == ask["kept"] + ask["dropped"] + ask["failed"]
-    sent = sum(ask["llm"][name] for name in ("requests", "reused", "unused"))
-    assert sent - ask["llm"]["unanswered"] == stats["completed"] > 0
+    sent = sum(ask["llm"].get(name, 0) for name in ("requests", "reused", "unused"))
+    assert sent - ask["llm"].get("unanswered", 0) == stats["completed"] > 0
     assert ask["llm"]["cost_usd"] == pytest.approx(tokens(server) * USD_PER_TOKEN)
     shown = shown_on_screen(status(RunReader(str(toy.run_dir))))
     assert f"not finished, {ask['rows_waiting']} rows to come" in shown
@@ -110,7 +110,7 @@ def test_money_stops_a_run_and_more_of_it_continues_it(command: Command, tmp_pat
         ask = toy.stage("ask")
         assert (ask["kept"], toy.ledger()["status"]) == (ROWS, "succeeded")
         assert ask["llm"]["requests"] + ask["llm"]["reused"] == ROWS
-        assert all(stage["finished"] for stage in toy.ledger()["stages"])
+        assert all("finished" not in stage for stage in toy.ledger()["stages"])
         assert ask["llm"]["cost_usd"] == pytest.approx(tokens(server) * USD_PER_TOKEN)
         assert tokens(server) == ROWS * TOKENS
 

@@ -164,7 +164,7 @@ def test_ledgers_of_earlier_versions_are_finished(tmp_path: Path) -> None:
     run = made_run(str(tmp_path))
     ledger = orjson.loads(run.storage.read_bytes("ledger.json") or b"")
     for stage in ledger["stages"]:
-        del stage["finished"]
+        assert "finished" not in stage
         if stage["llm"]:
             stage["llm"] = {"requests": 3, "reused": 1, "cost_usd": 0.5}
     run.storage.write_bytes("ledger.json", orjson.dumps(ledger))
