@@ -45,6 +45,8 @@ class Ledger:
     message: str | None = None
     entries: list[LedgerEntry] = field(default_factory=list)
     seconds: float = 0.0
+    #: What the reader of the exported files should know.
+    notes: list[str] = field(default_factory=list)
     #: Seconds of wall time by phase of the run.
     phases: dict[str, float] = field(default_factory=dict)
 
@@ -81,6 +83,7 @@ class Ledger:
             "run": self.run,
             "status": self.status,
             "message": self.message,
+            "notes": self.notes,
             "seconds": round(self.seconds, 3),
             "phases": self.phases,
             "stages": [entry.to_json() for entry in self.entries],

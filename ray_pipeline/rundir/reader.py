@@ -399,7 +399,14 @@ def _ledger(raw: bytes, where: str) -> Ledger:
         raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
     if status not in get_args(Status):
         raise UserError(f"{where}: unknown status {status!r}")
-    return Ledger(data["run"], status, data.get("message"), entries, data.get("seconds", 0.0))
+    return Ledger(
+        data["run"],
+        status,
+        data.get("message"),
+        entries,
+        data.get("seconds", 0.0),
+        data.get("notes", []),
+    )
 
 
 def _entry(stage: dict[str, Any]) -> LedgerEntry:

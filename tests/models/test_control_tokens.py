@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.soak import EXAMPLES
 from support.tiny_models import CHAT, fetched, qa_table, word_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
@@ -21,8 +21,6 @@ from ray_pipeline.models.control_tokens import ControlTokens, rows_with_control_
 from ray_pipeline.models.decoding import ModelText
 from ray_pipeline.models.text import TextConfig, Tokeniser
 
-#: Inputs of each property; a soak outside the suite tries more (tests/soak/README.md).
-EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "25"))
 CASES = Path(__file__).parents[1] / "cases"
 COMMON = ("<|endoftext|>", "<|im_end|>", "<|im_start|>", "[INST]", "<s>", "</s>", "<|eot_id|>")
 

@@ -70,8 +70,10 @@ class TrainingStage(ArtifactStage):
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
         """Train the model."""
+        from ray_pipeline.stages.training.missing_rows import require_rows
         from ray_pipeline.train.launch import run_training
 
+        require_rows(self, rows, train="to train on")
         return run_training(self.job(rows, place), self.training.workers, place.say)
 
 
