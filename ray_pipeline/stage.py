@@ -95,6 +95,9 @@ class Stage(ABC):
     sources: tuple[str, ...] | None = None
     #: Name of the stage's file under ``exports/``; None: it has none. See `exported`.
     export: str | None = None
+    #: Whether it writes all columns of its rows as a Hugging Face data set: a source with a column
+    #: that such a data set has no place for is then refused.
+    writes_datasets: bool = False
     #: Whether the stage uses the run's sentence-embedding model.
     uses_embedder: bool = False
     #: Whether the run's seed changes what the stage makes.

@@ -28,6 +28,7 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.layout import EXPORTS, LOG_FILE, part_path
 from ray_pipeline.rundir.parts import read_rows
+from ray_pipeline.stage import Stage
 
 _log = logging.getLogger("ray_pipeline")
 
@@ -135,33 +136,51 @@ def export_dataset(
         exports.write(storage, kind, f"{EXPORTS}/{name}{_SUFFIX[kind]}", tables)
 
 
-def check_formats(schema: pa.Schema, formats: Sequence[str], is_local: bool) -> None:
-    """Check that the formats can hold columns, before anything is paid for.
+def check_formats(
+    schema: pa.Schema, formats: Sequence[str], stages: Sequence[Stage], is_local: bool
+) -> None:
+    """Check that the files of a run can hold the source's columns, before anything is paid for.
 
     Args:
         schema: the columns of the source.
         formats: of the export.
+        stages: of the job.
         is_local: whether the run directory is on a local disk.
 
     Raises:
-        UserError: a column has a type that a format has no place for, or a format needs a local
-            run directory.
+        UserError: a column has a type that a data set of the hub has no place for and one is to be
+            written, or it needs a local run directory.
     """
-    if "hf" not in formats:
+    if "hf" in formats:
+        if not is_local:
+            raise UserError(_HF_IS_LOCAL)
+        _check_dataset(schema, "export.formats: hf", "take parquet, or ")
+    for stage in stages:
+        if stage.writes_datasets:
+            _check_dataset(schema, f"stages.{stage.name}")
+
+
+def _check_dataset(schema: pa.Schema, where: str, other: str = "") -> None:
+    if all(_is_usual(column.type) for column in schema):
         return
-    if not is_local:
-        raise UserError(_HF_IS_LOCAL)
-    from datasets import Features  # takes seconds to import, and only this needs it
+    from datasets import Features  # takes seconds to import
 
     for column in schema:
         try:
             Features.from_arrow_schema(pa.schema([column]))
         except Exception as error:  # of any kind
             raise UserError(
-                f"export.formats: column {column.name!r} is of type {column.type}, which hf has no "
-                f"place for ({in_one_line(error)}): take parquet, or leave the column out of the "
-                "file"
+                f"{where}: column {column.name!r} is of type {column.type}, which a Hugging Face "
+                f"data set has no place for ({in_one_line(error)}): {other}leave the column out "
+                "of the source's file"
             ) from None
+
+
+def _is_usual(kind: pa.DataType) -> bool:
+    """Whether data sets have a place for a type for certain."""
+    is_number = pat.is_integer(kind) or pat.is_floating(kind) or pat.is_boolean(kind)
+    is_list = pat.is_list(kind) and _is_usual(kind.value_type)
+    return bool(is_number or is_list or pat.is_string(kind) or pat.is_null(kind))
 
 
 def _without(table: pa.Table, names: Collection[str]) -> pa.Table:
@@ -192,14 +211,22 @@ def _write_csv(
 
 
 def _flat(table: pa.Table, not_finite: Counter[str]) -> pa.Table:
-    """The table with text in place of what CSV cannot hold: JSON for nested values."""
+    """The table with text in place of what CSV cannot hold: JSON for nested values.
+
+    It depends on a column's type alone, because all units of a file need the same columns.
+    """
     for index, column in enumerate(table.schema):
-        if _is_csv(column.type, table.column(index)):
+        if _is_csv(column.type):
             continue
         values = _as_json(table, column.name, not_finite)
         if pat.is_nested(column.type) or isinstance(column.type, pa.BaseExtensionType):
             values = [_text(value) for value in values]
-        table = table.set_column(index, column.name, pa.array(values, pa.string()))
+        text = pa.array(values, pa.string())
+        if pat.is_temporal(column.type) and not pat.is_duration(column.type):
+            # Arrow's own words, but for years that it has none for.
+            arrow = table.column(index).cast(pa.string()).combine_chunks()
+            text = pc.if_else(pc.starts_with(arrow, "<"), text, arrow)
+        table = table.set_column(index, column.name, text)
     return table
 
 
@@ -209,15 +236,10 @@ def _text(value: object) -> str | None:
     return orjson.dumps(value).decode()
 
 
-def _is_csv(kind: pa.DataType, values: pa.ChunkedArray) -> bool:
+def _is_csv(kind: pa.DataType) -> bool:
     """Whether Arrow writes values of a type to CSV as they are."""
-    if pat.is_temporal(kind):
-        # It has no words for years that are far off, and writes durations without their unit.
-        if pat.is_duration(kind) or pat.is_interval(kind):
-            return False
-        texts = values.cast(pa.string())
-        return not pc.any(pc.starts_with(texts, "<")).as_py()
-    return bool(pat.is_primitive(kind) or pat.is_decimal(kind) or _is_plain_text(kind))
+    is_number = pat.is_primitive(kind) and not pat.is_temporal(kind)
+    return bool(is_number or pat.is_decimal(kind) or _is_plain_text(kind))
 
 
 def _is_plain_text(kind: pa.DataType) -> bool:

@@ -96,7 +96,8 @@ def prepare(
     requests = {n: _source_request(n, source, to_run) for n, source in config.all_sources.items()}
     surveyed = survey_all(requests, config.unit_rows, scratch)
     _check_needs(to_run, surveyed.schema)
-    check_formats(surveyed.schema, config.export.formats, Storage(config.run_dir).is_local)
+    is_local = Storage(config.run_dir).is_local
+    check_formats(surveyed.schema, config.export.formats, to_run, is_local)
     segments = cut(to_run, _source_identity(config, surveyed.schema), config.save_every_stage)
     schemas = _input_schemas(segments, surveyed.schema)
     return Prepared(config, to_run, segments, schemas, surveyed, prompts, resolved, revisions)

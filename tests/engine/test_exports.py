@@ -27,6 +27,8 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.exports import Exports, check_formats, export_dataset
 from ray_pipeline.rundir.layout import part_path
 from ray_pipeline.rundir.parts import write_part
+from ray_pipeline.stages.subsets.write import WriteSubsets
+from ray_pipeline.stages.training.split import Split
 
 CASES = Path(__file__).parents[1] / "cases"
 SEGMENT: Any = SimpleNamespace(folder="stages/01-all")
@@ -95,6 +97,15 @@ def test_numbers_that_json_has_not_are_told_by_column(tmp_path: Path) -> None:
     assert [cell["score"] for cell in cells] == ["nan", "inf", "1"]
 
 
+def test_a_year_that_is_far_off_needs_no_other_columns(tmp_path: Path) -> None:
+    days = pa.array([0, 10**8, None], pa.int32()).view(pa.date32())
+    table = rows_of(("day", days))
+    exports, storage = exported(str(tmp_path), [table.slice(0, 1), table.slice(1)], "csv")
+    assert exports.failed == {}
+    cells = csv.DictReader(io.StringIO((storage.read_bytes("exports/rows.csv") or b"").decode()))
+    assert [cell["day"] for cell in cells] == ["1970-01-01", "275760-09-13", ""]
+
+
 def test_one_format_that_fails_leaves_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +129,7 @@ def test_a_data_set_of_the_hub_takes_images_decimals_and_times(tmp_path: Path) -
     image = pq.read_table(CASES / "image.parquet")
     moments = pa.array([0, 1, None], pa.int64()).view(pa.timestamp("us", "UTC"))
     data = image.append_column("moment", moments)
-    check_formats(data.schema, ["hf"], is_local=True)
+    check_formats(data.schema, ["hf"], [], is_local=True)
     table = with_envelope(data, ["a", "b", "c"])
     exports, storage = exported(str(tmp_path), [table], "hf")
     assert exports.failed == {}
@@ -129,11 +140,14 @@ def test_a_data_set_of_the_hub_takes_images_decimals_and_times(tmp_path: Path) -
 
 def test_what_a_format_has_no_place_for_is_refused_by_name() -> None:
     schema = pa.schema([("good", pa.string()), ("odd", pa.map_(pa.string(), pa.int8()))])
-    check_formats(schema, ["csv", "jsonl", "parquet"], is_local=False)
-    with pytest.raises(UserError, match=r"export\.formats: column 'odd' is of type map<string"):
-        check_formats(schema, ["hf"], is_local=True)
+    check_formats(schema, ["csv", "jsonl", "parquet"], [Split()], is_local=False)
+    odd = "column 'odd' is of type map<string, int8>, which a Hugging Face data set"
+    with pytest.raises(UserError, match=f"export.formats: hf: {odd}"):
+        check_formats(schema, ["hf"], [], is_local=True)
+    with pytest.raises(UserError, match=f"stages.write-subsets: {odd}"):
+        check_formats(schema, ["csv"], [WriteSubsets()], is_local=False)
     with pytest.raises(UserError, match="hf needs a local run_dir"):
-        check_formats(schema, ["hf"], is_local=False)
+        check_formats(schema, ["hf"], [], is_local=False)
 
 
 @pytest.fixture
