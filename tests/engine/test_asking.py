@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.arrow_columns import columns
+from support.arrow_columns import held
 from support.soak import EXAMPLES
 
 from ray_pipeline.core.arrow_types import as_plain, json_values
@@ -53,7 +53,7 @@ def asked(texts: list[str], **more: Any) -> tuple[pa.Table, Any]:
 @given(st.data())
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_values_of_any_type_are_carried_exactly(data: st.DataObject) -> None:
-    column = as_plain(data.draw(columns(rows=3)))
+    column = as_plain(data.draw(held(rows=3)))
     out, account = asked(["abc", "twin", "fail"], any=column)
     assert account.balances and account.created == 1
     assert out["text"].to_pylist() == ["cba", "niwt", "fail", "niwt"]

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.arrow_columns import columns
+from support.arrow_columns import held
 from support.soak import EXAMPLES
 from support.toy_run import make_toy
 
@@ -54,7 +54,7 @@ def rows_of(*named: tuple[str, Any]) -> pa.Table:
 def test_a_column_of_any_type_goes_to_every_format(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    column = as_plain(data.draw(columns(rows=3)))
+    column = as_plain(data.draw(held(rows=3)))
     table = rows_of(("text", pa.array(["a", None, 'b"\n'])), ("any", column))
     folder = str(tmp_path_factory.mktemp("run"))
     parts = [table.slice(0, 2), table.slice(2)]

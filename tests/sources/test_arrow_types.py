@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.arrow_columns import columns
+from support.arrow_columns import held
 from support.soak import EXAMPLES
 from support.source_reading import look, read_all
 
@@ -36,7 +36,7 @@ def test_a_column_of_any_type_is_read_with_its_values(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("source")
-    column = data.draw(columns(rows=5))
+    column = data.draw(held(rows=5))
     table = pa.table({"text": ["a", "b", "c", "d", "e"], "any": column})
     path = saved(folder / "saved", table)
     if data.draw(st.booleans()):
