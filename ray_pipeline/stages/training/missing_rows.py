@@ -60,10 +60,16 @@ def why_missing(stage: Stage, rows: StoredRows, side: str) -> str:
     before = accounts[:at]
     reached = sum(table.num_rows for table in rows.tables([SPLIT]))
     reached = reached if at is None else accounts[at].rows_in
-    if not reached or split is None:
+    if not reached:
         read = f"Of {accounts[0].rows_in} rows read, none is left" if accounts else "No row is left"
         losses = f": {found}" if (found := _losses(before)) else ""
         return f"{read}{losses}. {_fix(stage, rows.storage, before)}"
+    if split is None:
+        return (
+            f"{_reached(reached)} it, on these sides: {_on_sides(rows)}. Raise "
+            f"stages.split.{side}, or, in a job without that stage, fill the column {SPLIT!r} of "
+            "the source"
+        )
     why = _of_split(split, rows, side, reached)
     if losses := _losses(before):
         why = f"Of {accounts[0].rows_in} rows read, {reached} reached the split: {losses}. {why}"
@@ -136,6 +142,18 @@ def _lengths(tokenise: Tokenise, storage: Storage, code: str) -> list[int]:
     return [int(match[1]) for reason in reasons if (match := re.search(r": (\d+) tokens", reason))]
 
 
+def _reached(rows: int) -> str:
+    return "1 row reached" if rows == 1 else f"{rows} rows reached"
+
+
+def _on_sides(rows: StoredRows) -> str:
+    """How many rows are on each side: ``train 0, validation 0, test 1``."""
+    sides: Counter[str] = Counter()
+    for table in rows.tables([SPLIT]):
+        sides.update(table[SPLIT].to_pylist())
+    return ", ".join(f"{name} {sides[name]}" for name in _SIDES)
+
+
 def _of_split(split: Split, rows: StoredRows, side: str, reached: int) -> str:
     """What the split did with the rows that reached it."""
     config = split.config
@@ -144,15 +162,11 @@ def _of_split(split: Split, rows: StoredRows, side: str, reached: int) -> str:
     where = f"stages.{split.name}"
     if not shares[side]:
         return f"{where}.{side} is 0: set it, as to 0.05"
-    sides: Counter[str] = Counter()
     roots: set[str] = set()
-    for table in rows.tables([SPLIT]):
-        sides.update(table[SPLIT].to_pylist())
     with contextlib.suppress(RunError):  # a later stage may have removed the columns
         for table in rows.tables(list(split.reads) or ["parent_id", "row_id"]):
             roots.update(split.roots(table))
-    got = ", ".join(f"{name} {sides[name]}" for name in _SIDES)
-    of = "row" if reached == 1 else "rows"
+    got = _on_sides(rows)
     if len(roots) == 1 and reached > 1:
         alike = f"have the same {' and '.join(split.reads)}" if split.reads else "come from one row"
         return (
@@ -165,6 +179,6 @@ def _of_split(split: Split, rows: StoredRows, side: str, reached: int) -> str:
         else f"raise {where}.{side}, which is {shares[side]:g}"
     )
     return (
-        f"{reached} {of} reached the split, which put them, by chance, on these sides: {got}. "
+        f"{_reached(reached)} the split, which put them, by chance, on these sides: {got}. "
         f"Bring more rows, or {more}"
     )
