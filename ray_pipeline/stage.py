@@ -452,6 +452,9 @@ class ArtifactStage(Stage):
     Stages after it run anew when it ran anew, so they may read what it made.
     """
 
+    #: Whether it is refused without rows of the test split: a training before it says so.
+    needs_test_rows: bool = False
+
     @property
     def makes(self) -> Sequence[str]:
         """Paths in the run of the files that it makes; it is done once all of them exist."""

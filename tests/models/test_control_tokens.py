@@ -116,6 +116,15 @@ def special_ids(kind: str) -> set[int]:
     return (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
 
 
+@cache
+def can_write(kind: str, character: str) -> bool:
+    """Whether the vocabulary has the character: the packaged one lacks some control characters."""
+    tokenizer = tokenizer_of(kind)
+    return bool(
+        tokenizer.decode(tokenizer(character, add_special_tokens=False)["input_ids"]) == character
+    )
+
+
 def spelled(kind: str) -> list[str]:
     added = [t.content for t in tokenizer_of(kind).added_tokens_decoder.values() if t.special]
     return sorted({*added, *COMMON, *(text.upper() for text in added)})
@@ -138,7 +147,7 @@ def test_data_gives_no_control_token_and_keeps_its_letters(kind: str) -> None:
     def holds(text: str) -> None:
         ids = control.data(text, add_special_tokens=False)
         assert not special & set(ids)
-        if kind in EXACT:
+        if kind in EXACT and all(can_write(kind, character) for character in text):
             assert tokenizer.decode(ids) == text
 
     holds()

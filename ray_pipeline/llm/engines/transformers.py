@@ -79,7 +79,10 @@ class TransformersEngine(LocalEngine):
     async def generate(self, request: Request) -> Response | EngineError:
         """Answer one request; see `LocalEngine`."""
         await self.ready()
-        prompt = self._control.chat(request.messages)
+        try:
+            prompt = self._control.chat(request.messages)
+        except ValueError as error:  # the template cannot take these messages
+            return EngineError("bad_request", " ".join(str(error).split())[:500])
         if len(prompt) >= self._max_len:
             detail = f"the prompt has {len(prompt)} tokens, the model takes {self._max_len}"
             return EngineError("context_length", detail)

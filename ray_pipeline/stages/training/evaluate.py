@@ -71,6 +71,7 @@ class Evaluate(ArtifactStage):
     name = "evaluate"
     needs_stages = (Tokenise,)
     makes = (RESULTS,)
+    needs_test_rows = True
     reads = {
         "question": pa.string(),
         "answer": pa.string(),

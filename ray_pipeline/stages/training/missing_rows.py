@@ -179,6 +179,6 @@ def _of_split(split: Split, rows: StoredRows, side: str, reached: int) -> str:
         else f"raise {where}.{side}, which is {shares[side]:g}"
     )
     return (
-        f"{_reached(reached)} the split, which put them, by chance, on these sides: {got}. "
+        f"{_reached(reached)} the split, and by chance its sides have: {got}. "
         f"Bring more rows, or {more}"
     )

@@ -107,8 +107,8 @@ def test_answers_that_are_all_empty(tmp_path: Path) -> None:
 def test_one_row_that_the_split_puts_on_another_side(tmp_path: Path) -> None:
     said = message(tmp_path, [("a", "b")], split={"validation": 0.0, "test": 0.99})
     assert said == (
-        "1 row reached the split, which put them, by chance, on these sides: train 0, validation "
-        "0, test 1. Bring more rows, or lower stages.split.validation and stages.split.test"
+        "1 row reached the split, and by chance its sides have: train 0, validation 0, test 1. "
+        "Bring more rows, or lower stages.split.validation and stages.split.test"
     )
     said = message(tmp_path, [("a", "b")], split={"validation": 0.0, "test": 0.01}, side="test")
     assert said.endswith("Bring more rows, or raise stages.split.test, which is 0.01")
