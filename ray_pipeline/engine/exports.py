@@ -23,6 +23,7 @@ import pyarrow.types as pat
 
 from ray_pipeline.core.arrow_types import json_values
 from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_line
+from ray_pipeline.core.json_values import holds_json, json_text, plain_text
 from ray_pipeline.core.rows import kept
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
@@ -215,6 +216,7 @@ def _flat(table: pa.Table, not_finite: Counter[str]) -> pa.Table:
 
     It depends on a column's type alone, because all units of a file need the same columns.
     """
+    table = _plain(table)
     for index, column in enumerate(table.schema):
         if _is_csv(column.type):
             continue
@@ -227,6 +229,16 @@ def _flat(table: pa.Table, not_finite: Counter[str]) -> pa.Table:
             arrow = table.column(index).cast(pa.string()).combine_chunks()
             text = pc.if_else(pc.starts_with(arrow, "<"), text, arrow)
         table = table.set_column(index, column.name, text)
+    return table
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """The table with columns of JSON values as text: a text is itself, other values are JSON."""
+    for index, column in enumerate(table.schema):
+        if holds_json(column):
+            values = table.column(index).to_pylist()
+            text = [None if value is None else plain_text(value) for value in values]
+            table = table.set_column(index, column.name, pa.array(text, pa.string()))
     return table
 
 
@@ -249,6 +261,10 @@ def _is_plain_text(kind: pa.DataType) -> bool:
 def _as_json(table: pa.Table, name: str, not_finite: Counter[str]) -> list[object]:
     """A column's values for `orjson`."""
     column, lost = table[name], Counter[str]()
+    if holds_json(table.schema.field(name)):
+        # As the source writes them: a number keeps all its digits.
+        stored = column.to_pylist()
+        return [None if v is None else orjson.Fragment(json_text(v)) for v in stored]
     try:
         values = json_values(column, lost)
     except Exception as error:  # of any kind
@@ -276,7 +292,7 @@ def _write_parquet(
     del not_finite  # Parquet holds them
     writer = None
     with storage.writer(path) as file:
-        for table in tables:
+        for table in map(_plain, tables):
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
             writer.write_table(table)
         if writer is not None:

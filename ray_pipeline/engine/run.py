@@ -113,6 +113,9 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
         with ledger.timed("prepare"):
             prepared = prepare(config, job.stages, job.prompt_folders, storage.uri("source"), until)
         _describe(storage, prepared)
+        ledger.notes = list(prepared.survey.notes)
+        for note in ledger.notes:
+            display.say(f"source: {note}")
         with _log_file(storage) as log_file:
             runner = _Runner(storage, prepared, display, ledger, retry, log_file)
             try:
@@ -464,7 +467,8 @@ class _Runner:
 
     def _end(self, status: Status, message: str | None = None) -> None:
         self._ledger.status, self._ledger.message = status, message
-        self._ledger.notes = [f"{path}: {note}" for path, note in self._exports.notes.items()]
+        notes = self._exports.notes.items()
+        self._ledger.export_notes = [f"{path}: {note}" for path, note in notes]
         try:
             self._save()
         except RunError as error:

@@ -36,6 +36,14 @@ class Prices(Section):
         return (fresh * self.prompt + cached * cached_price + completion * self.completion) / 1e6
 
 
+#: Arguments of `apply_chat_template` that are no variables of a template.
+_TEMPLATE_ARGUMENTS = frozenset(
+    {"conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"}
+    | {"padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs"}
+    | {"return_assistant_tokens_mask"}
+)
+
+
 class LlmConfig(Section):
     """A language model under ``llms:``. The fields not marked `Execution` are its identity."""
 
@@ -76,6 +84,17 @@ class LlmConfig(Section):
         ge=0,
         description="maximum number of times an unusable answer is requested again; the new "
         "prompt includes the answer and what is wrong with it",
+    )
+
+    split_thinking: Annotated[bool, AddedWith(True)] = Field(
+        True,
+        description="split off what a reasoning model writes before its answer, such as "
+        "`<think>...</think>`; false: it stays part of the answer",
+    )
+    chat_template_kwargs: Annotated[dict[str, Any], AddedWith({})] = Field(
+        {},
+        description="variables of the model's chat template, such as `enable_thinking: false`; "
+        "servers are sent them as a field of the request, which vLLM, SGLang and llama.cpp read",
     )
 
     # Servers
@@ -183,6 +202,13 @@ class LlmConfig(Section):
             engine_type(kind)  # raises where there is none
         return engine
 
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_of_the_template(cls, switches: dict[str, Any]) -> dict[str, Any]:
+        if ours := sorted(_TEMPLATE_ARGUMENTS & switches.keys()):
+            raise ValueError(f"{', '.join(ours)}: set by the engine, leave it out")
+        return switches
+
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         if self.max_model_len is not None and self.max_tokens >= self.max_model_len:
@@ -217,6 +243,12 @@ class LlmConfig(Section):
     def identity_with(self, weights: str) -> dict[str, Any]:
         """The settings that change this model's answers, and ``weights``, the weights' identity."""
         return {**self.identity(), "weights": weights}
+
+    def options(self) -> dict[str, Any]:
+        """The settings that change answers, beyond the fields that a `Request` has for them."""
+        elsewhere = {"model", "revision", "max_tokens", "temperature", "top_p", "stop", "reasks"}
+        elsewhere |= {"split_thinking", "max_model_len"}
+        return {k: v for k, v in self.identity().items() if v and k not in elsewhere}
 
     def resources(self, gpus_there: float) -> Resources:
         """Number of actors of a local model, and the CPUs and GPUs of each.

@@ -45,10 +45,12 @@ class Ledger:
     message: str | None = None
     entries: list[LedgerEntry] = field(default_factory=list)
     seconds: float = 0.0
-    #: What the reader of the exported files should know.
-    notes: list[str] = field(default_factory=list)
     #: Seconds of wall time by phase of the run.
     phases: dict[str, float] = field(default_factory=dict)
+    #: What the user should know of the source's files, a sentence each.
+    notes: list[str] = field(default_factory=list)
+    #: What the reader of the exported files should know, a sentence each.
+    export_notes: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -83,9 +85,10 @@ class Ledger:
             "run": self.run,
             "status": self.status,
             "message": self.message,
-            "notes": self.notes,
             "seconds": round(self.seconds, 3),
             "phases": self.phases,
+            "notes": self.notes,
+            "export_notes": self.export_notes,
             "stages": [entry.to_json() for entry in self.entries],
         }
         storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))

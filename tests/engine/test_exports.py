@@ -178,7 +178,7 @@ def test_the_case_of_a_data_set_of_images_is_carried_to_every_export(
     (cell, *_) = csv.DictReader((exports / "dataset.csv").open(newline=""))
     assert json.loads(cell["image"]) == rows[0]["image"]
     note = "exports/dataset.jsonl: JSON has no NaN and no infinity, so they are null: 2 in 'score'"
-    assert with_images.ledger()["notes"] == [note]
+    assert with_images.ledger()["export_notes"] == [note]
     told = " ".join(command("status", with_images.run_dir).out.split())
     assert note in told
     assert "no NaN and no infinity" in (with_images.run_dir / "report.html").read_text()

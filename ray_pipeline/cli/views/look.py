@@ -17,6 +17,7 @@ from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT
 from ray_pipeline.core.text import count, dollars, duration, figure, one_line, plain, shortened
 from ray_pipeline.evaluate.text import QUALITY
+from ray_pipeline.report.accounts import cut_answers
 from ray_pipeline.report.sections.evaluation import in_order
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
@@ -37,8 +38,11 @@ def status(reader: RunReader) -> RenderableType:
     parts: list[RenderableType] = [_headline(reader), _account(ledger)]
     if sources := ledger.by_source():
         parts += [Text(), _sources(sources)]
+    if ledger.notes:
+        parts += [Text(), *(Text(f"source: {plain(note)}") for note in ledger.notes)]
     if any(entry.account.reasons for entry in ledger.entries):
         parts += [Text(), _reasons(ledger)]
+    parts += [Text(f"\n{line}") for line in cut_answers(ledger.entries)]
     if (artifacts := made(reader)) is not None:
         parts += [Text(), artifacts]
     wrong = [entry.account.name for entry in ledger.entries if not entry.account.balances]
@@ -54,7 +58,7 @@ def _headline(reader: RunReader) -> Text:
     text.append(f", {duration(ledger.seconds)}")
     if ledger.message:
         text.append(f"\n{plain(ledger.message)}")
-    for note in ledger.notes:
+    for note in ledger.export_notes:
         text.append(f"\n{plain(note)}")
     if reader.driver_is_gone():
         text.append("\nits process is gone: it was killed. Run it again to continue", "bold")
@@ -65,7 +69,9 @@ def _headline(reader: RunReader) -> Text:
 def _account(ledger: Ledger) -> Table:
     columns = ["stage", "rows in", "created", "kept", "dropped", "failed"]
     usages = [entry.account.llm for entry in ledger.entries if entry.account.llm is not None]
-    columns += ["requests", "tokens"] * bool(usages) + ["cost"] * any(u.cost_usd for u in usages)
+    columns += ["requests", "tokens"] * bool(usages)
+    columns += ["thinking"] * any(usage.reasoning_tokens for usage in usages)
+    columns += ["cost"] * any(usage.cost_usd for usage in usages)
     columns += ["work"] + [""] * any(entry.reused for entry in ledger.entries)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
@@ -87,6 +93,7 @@ def _account_cells(entry: LedgerEntry) -> dict[str, str]:
         "failed": account.failed,
         "requests": llm.requests + llm.reused,
         "tokens": llm.prompt_tokens + llm.completion_tokens,
+        "thinking": llm.reasoning_tokens,
     }
     return {
         "stage": account.name,
@@ -239,8 +246,10 @@ def _answer(answer: Answer) -> Text:
     facts += [dollars(answer.cost_usd)] if answer.cost_usd else []
     facts += [f"{answer.attempts} tries"] if answer.attempts > 1 else []
     facts += ["judged unusable"] if answer.rejected else []
+    facts += [f"after {count(len(answer.thinking))} characters of thinking"] * bool(answer.thinking)
     head = f"  {answer.stage}: {answer.model} {what} ({', '.join(facts)}): "
-    return Text(head, "dim").append(shortened(plain(answer.text), _SIDE), "not dim")
+    text = answer.text or (answer.thinking and f"(thinking) {answer.thinking}")
+    return Text(head, "dim").append(shortened(plain(text), _SIDE), "not dim")
 
 
 def _end(life: Trace, status: Status) -> str:
