@@ -24,6 +24,8 @@ class Asker:
     """No model: the stage below answers itself."""
 
     usage = LlmUsage()
+    cut_rows: frozenset[str] = frozenset()
+    replaced_characters = 0
 
     def for_row(self, row_id: str) -> Any:
         return None
