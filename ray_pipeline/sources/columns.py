@@ -13,6 +13,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.types as pat
 
+from ray_pipeline.core.arrow_types import plain_type
 from ray_pipeline.core.config import fix
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.json_values import stored_text
@@ -48,9 +49,8 @@ class Column:
 
 
 def _plain(type: pa.DataType) -> pa.DataType:
-    """The type without its encoding: dictionaries and large strings are strings."""
-    if pat.is_dictionary(type):
-        type = type.value_type
+    """The type that a run holds: without its encoding, and large strings are strings."""
+    type = plain_type(type)
     return pa.string() if _is_text(type) else type
 
 
