@@ -169,6 +169,7 @@ class _Runner:
         self.workers_ended = True
         #: Footers of the parts of the segment that was closed last, by its folder.
         self._closed: dict[str, list[PartInfo]] = {}
+        self._exports = ledger.exports
         self._allowed = prepared.config.budget.failed_rows_allowed(prepared.survey.rows)
 
     def run(self) -> Ledger:
@@ -182,8 +183,16 @@ class _Runner:
                 last = [s for s in self._state.segments if s.has_rows][-1]
                 without = {name for stage in self._prepared.stages for name in stage.internal}
                 export_dataset(
-                    self._storage, last, self._unit_ids, export.name, export.formats, without
+                    self._storage,
+                    last,
+                    self._unit_ids,
+                    export.name,
+                    export.formats,
+                    self._exports,
+                    without,
                 )
+            if (failure := self._exports.failure) is not None:
+                raise RunError(failure)
             ledger.end("succeeded")
         except _Stopped as stopped:
             ledger.end(stopped.stop.kind, stopped.stop.message)
@@ -209,6 +218,11 @@ class _Runner:
         self._ledger.state = self._state
         for segment, done in self._state.complete:
             self._ledger.add(segment, done, reused=True)
+            if segment.has_rows:
+                # One that could not be written before.
+                export_stages(
+                    self._storage, segment, self._unit_ids, self._exports, missing_only=True
+                )
         remaining = self._state.remaining
         if not remaining:
             return
@@ -388,7 +402,7 @@ class _Runner:
         )
         self._sweep(segment)
         with self._ledger.of_run.timed("exports"):
-            export_stages(self._storage, segment, self._unit_ids)
+            export_stages(self._storage, segment, self._unit_ids, self._exports)
         self._closed = {segment.folder: [info for info in infos if info is not None]}
         self._complete(segment, done, tally.segments[segment.index].reused == len(self._units))
 

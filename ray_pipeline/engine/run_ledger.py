@@ -9,6 +9,7 @@ from typing import Any
 
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.engine.exports import Exports
 from ray_pipeline.engine.prepare import Prepared
 from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.reuse import RunState
@@ -40,6 +41,7 @@ class RunLedger:
         of_run: the ledger; its entries are those of complete segments until the run has ended.
         state: the segments of the run.
         unwritten: answers that arrived and could not be stored.
+        exports: what became of the exported files.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class RunLedger:
         self.of_run = ledger
         self.state = RunState([], [])
         self.unwritten = Unwritten()
+        self.exports = Exports()
         self._storage = storage
         self._rows = prepared.survey.rows
         self._unit_ids = [unit.unit_id for unit in prepared.survey.units]
@@ -124,6 +127,7 @@ class RunLedger:
             )
         ledger = self.of_run
         ledger.status, ledger.message = status, message
+        ledger.export_notes = [f"{path}: {note}" for path, note in self.exports.notes.items()]
         try:
             if status != "succeeded":
                 ledger.entries += itertools.chain(*self._unfinished_on_storage())

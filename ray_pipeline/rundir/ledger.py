@@ -60,6 +60,8 @@ class Ledger:
     other: LlmUsage | None = None
     #: What the user should know of the source's files, a sentence each.
     notes: list[str] = field(default_factory=list)
+    #: What the reader of the exported files should know, a sentence each.
+    export_notes: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -97,6 +99,7 @@ class Ledger:
             "seconds": round(self.seconds, 3),
             "phases": self.phases,
             "notes": self.notes,
+            "export_notes": self.export_notes,
             "stages": [entry.to_json() for entry in self.entries],
         }
         if self.other is not None:

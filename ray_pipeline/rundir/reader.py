@@ -424,10 +424,10 @@ def _ledger(raw: bytes, where: str) -> Ledger:
         raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
     if status not in get_args(Status):
         raise UserError(f"{where}: unknown status {status!r}")
-    message, seconds, notes = data.get("message"), data.get("seconds", 0.0), data.get("notes", [])
-    ledger = Ledger(data["run"], status, message, entries, seconds, notes=notes)
-    ledger.other = _usage(data.get("other_requests"))
-    return ledger
+    notes = {name: data.get(name, []) for name in ("notes", "export_notes")}
+    other, seconds = _usage(data.get("other_requests")), data.get("seconds", 0.0)
+    message = data.get("message")
+    return Ledger(data["run"], status, message, entries, seconds, other=other, **notes)
 
 
 def _entry(stage: dict[str, Any]) -> LedgerEntry:
