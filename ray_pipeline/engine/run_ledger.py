@@ -85,7 +85,7 @@ class RunLedger:
         """Save what the segments that run have come to so far."""
         parts = tally.segments.values()
         self._begun |= tally.segments.keys()
-        self._save_progress([_unfinished(part.segment, part.accounts()) for part in parts])
+        self._save_progress([_unfinished(p.segment, p.accounts(), p.finished) for p in parts])
 
     def add(self, segment: Segment, done: Done, reused: bool) -> None:
         """Add and save the entries of a complete segment."""
@@ -157,7 +157,8 @@ class RunLedger:
             accounts = unfinished_accounts(self._storage, names, infos, asks)
             was_begun = segment.index in self._begun or any(infos.values())
             if was_begun or any(a.llm is not None and a.llm.sent for a in accounts):
-                yield _unfinished(segment, accounts)
+                is_finished = bool(infos) and all(infos.values())
+                yield _unfinished(segment, accounts, is_finished)
 
 
 def committed_infos(
@@ -180,10 +181,12 @@ def _unfinished_before(storage: Storage) -> list[LedgerEntry]:
     return [entry for entry in entries if not entry.finished]
 
 
-def _unfinished(segment: Segment, accounts: Sequence[StageAccount]) -> list[LedgerEntry]:
-    """Ledger entries of a segment that has not finished."""
+def _unfinished(
+    segment: Segment, accounts: Sequence[StageAccount], is_finished: bool = False
+) -> list[LedgerEntry]:
+    """Ledger entries of a segment that is not complete; its units may all be committed."""
     return [
-        LedgerEntry(index, print_, account, finished=False)
+        LedgerEntry(index, print_, account, finished=is_finished)
         for index, print_, account in _numbered(segment, accounts)
     ]
 

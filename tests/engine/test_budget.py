@@ -68,8 +68,8 @@ def check_account(toy: Toy, server: MockServer) -> None:
     """A run that stopped in the stage ask says so, and has all that was answered in its ledger."""
     stats = server.stats()
     shout, ask = toy.stage("shout"), toy.stage("ask")
-    assert "finished" not in shout and shout["kept"] == ROWS
-    assert ask["finished"] is False and ask["rows_waiting"] == ROWS - ask["rows_in"] > 0
+    assert ("finished" in shout) == (shout["kept"] < ROWS)
+    assert ask["finished"] is False and ask["rows_waiting"] == shout["kept"] - ask["rows_in"] > 0
     assert ask["rows_in"] == ask["kept"] + ask["dropped"] + ask["failed"]
     sent = sum(ask["llm"].get(name, 0) for name in ("requests", "reused", "unused"))
     assert sent - ask["llm"].get("unanswered", 0) == stats["completed"] > 0
