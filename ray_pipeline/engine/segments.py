@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.hashing import fingerprint
 from ray_pipeline.core.json_values import unchanged_field
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.rows import (
     ENVELOPE,
     KEPT,
@@ -164,6 +165,13 @@ def executions(segments: Sequence[Segment]) -> list[list[Segment]]:
 def works_on(stage: Stage, source: str) -> bool:
     """Whether a stage works on the rows of a source."""
     return stage.sources is None or source in stage.sources
+
+
+def task_resources(stages: Iterable[Stage]) -> Resources:
+    """Resources of a task that runs map stages or applies decisions: the most of any stage."""
+    needs = [resources for stage in stages if (resources := stage.resources()) is not None]
+    needs = needs or [Resources()]
+    return Resources(1, max(need.cpus for need in needs), max(need.gpus for need in needs))
 
 
 def _is_alone(stage: Stage) -> bool:

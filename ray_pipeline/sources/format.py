@@ -154,6 +154,8 @@ class FileFacts:
     marks: Marks | None = None
     #: What the user should know of the file, in sentences that name it.
     notes: tuple[str, ...] = ()
+    #: Why none of its rows can be read, and how to fix it; None if some can.
+    why_unreadable: str | None = None
 
     def offsets(self, unit_rows: int) -> Sequence[int]:
         """The offset of each unit in the file: a byte or, without `marks`, a row."""

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
+from ray_pipeline.core.config import fix
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.json_values import json_field
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
@@ -29,6 +30,7 @@ from ray_pipeline.sources.files import readable
 from ray_pipeline.sources.find import find_files
 from ray_pipeline.sources.format import FileFacts, FileSpec, ScanOptions, SourceFile
 from ray_pipeline.sources.read import ReadSpec
+from ray_pipeline.sources.signatures import EmptyFile
 from ray_pipeline.sources.text import known_encoding
 
 
@@ -121,6 +123,8 @@ class _Scanned:
     request: SourceRequest
     #: The files read, with at most as many rows in all as the source's limit allows.
     files: list[tuple[SourceFile, FileFacts]]
+    #: What the user should know of how the path was read, and of files that were passed over.
+    notes: list[str]
 
     @property
     def facts(self) -> list[FileFacts]:
@@ -211,20 +215,38 @@ def _scan(name: str, request: SourceRequest, unit_rows: int | None, scratch: str
             request.hints,
             (*ENVELOPE_COLUMNS, SOURCE_NAME) if name else ENVELOPE_COLUMNS,
         )
-        files = []
+        found = find_files(config, scratch)
+        files, notes = [], list(found.notes)
         left = config.limit
-        for file in find_files(config, scratch):
+        empty: EmptyFile | None = None
+        for file in found.files:
             if left == 0:
                 break
-            with readable(file.uri):
-                facts = file.format.scan(file, options, left)
+            try:
+                with readable(file.uri):
+                    facts = file.format.scan(file, options, left)
+            except EmptyFile as error:
+                empty = empty or error
+                notes.append(f"{file.uri}: an empty file, passed over")
+                continue
+            if not facts.rows:
+                notes.append(f"{file.uri}: a file without rows")
             if left is not None:
                 facts = replace(facts, rows=min(facts.rows, left))
                 left -= facts.rows
             files.append((file, facts))
         if not any(facts.rows for _, facts in files):
-            raise UserError(f"source {config.path}: no rows in it: expected at least one")
-        scanned = _Scanned(name, request, files)
+            if empty is not None and len(found.files) == 1:
+                raise empty
+            raise UserError(
+                f"source {config.path}: no rows in it: expected at least one"
+                + f" ({len(found.files)} files, all of them empty)" * (len(found.files) > 1)
+            )
+        unreadable = [facts.why_unreadable for _, facts in files if facts.rows]
+        if all(unreadable):
+            raise UserError(unreadable[0])
+        notes += [why.removeprefix("source ") for why in unreadable if why]
+        scanned = _Scanned(name, request, files, notes)
         scanned.check_required()
     return scanned
 
@@ -265,9 +287,16 @@ def _schema(sources: Sequence[_Scanned]) -> tuple[pa.Schema, frozenset[str]]:
                 raise UserError(
                     f"source {origin}: it has malformed rows, whose text goes into the column "
                     f"{RAW_COLUMN!r}, but the source has a column of that name that is not text: "
-                    f"give it another with source.columns: {{raw: {RAW_COLUMN}}}"
+                    f"give it another with {fix('source.columns', _renamed(sources, source))}"
                 )
     return pa.schema(fields), frozenset(as_json)
+
+
+def _renamed(sources: Sequence[_Scanned], name: str) -> dict[str, str]:
+    """The configured columns of a source, and another name for its column `RAW_COLUMN`."""
+    columns = next(source.request.config.columns for source in sources if source.name == name)
+    kept = {n: own for n, own in columns.items() if n != RAW_COLUMN}
+    return {**kept, "raw": columns.get(RAW_COLUMN, RAW_COLUMN)}
 
 
 #: What the kinds of `Column.kinds` are called in notes.
@@ -282,6 +311,7 @@ _IN_WORDS = {
 def _notes(sources: Sequence[_Scanned], as_json: frozenset[str]) -> Iterator[str]:
     """What the user should know: of single files, and of columns with values of several types."""
     for source in sources:
+        yield from source.notes
         for facts in source.facts:
             yield from facts.notes
         names = dict.fromkeys(name for facts in source.facts for name in facts.chosen)
@@ -332,10 +362,14 @@ def _type_of(name: str, sources: Sequence[_Scanned]) -> pa.DataType | None:
         for second in types.items()
         if first[1] != second[1]
     )
+    request = next(source.request for source in sources if source.name == b)
+    own = request.config.columns.get(name, name)
+    kept = {n: o for n, o in request.config.columns.items() if n != name}
+    columns_of_b = {**kept, f"{b}_{name}": own}
     raise UserError(
         f"sources.{b}: the column {name!r} is {_called(of_b)}, and in sources.{a} it is "
         f"{_called(of_a)}. A column has one type in all sources: convert it, or give it another "
-        f"name with sources.{b}.columns: {{{b}_{name}: {name}}}"
+        f"name with {fix(f'sources.{b}.columns', columns_of_b)}"
     )
 
 
