@@ -40,6 +40,15 @@ def test_status_says_where_the_account_is_wrong(run: MadeRun) -> None:
     assert "does not balance: ask" in shown(views.status(RunReader(run.storage.root)))
 
 
+def test_status_tells_of_control_tokens_and_of_what_the_files_lack(run: MadeRun) -> None:
+    run.accounts["ask"].counts["rows_with_control_text"] = 2
+    run.ledger.export_notes = ["exports/dataset.jsonl: JSON has no NaN"]
+    run.save()
+    text = " ".join(shown(views.status(RunReader(run.storage.root))).split())
+    assert "exports/dataset.jsonl: JSON has no NaN" in text
+    assert "ask: 2 rows with the text of a control token, such as <|im_end|>; local" in text
+
+
 def test_rows_are_plain_text_and_harmless(tmp_path: Path) -> None:
     made_run(str(tmp_path), ["[red]spam[/red]\x1b[31m\x9b " + "x" * 1000])
     console = Console(file=io.StringIO(), width=100, force_terminal=False)
