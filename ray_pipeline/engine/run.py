@@ -55,7 +55,7 @@ from ray_pipeline.rundir.layout import (
     rows_folder,
 )
 from ray_pipeline.rundir.ledger import Done, Ledger
-from ray_pipeline.rundir.lock import release_workers_lock, run_lock
+from ray_pipeline.rundir.lock import run_lock
 from ray_pipeline.rundir.parts import PartInfo, existing_infos
 from ray_pipeline.rundir.responses import recorded_units
 from ray_pipeline.stage import AskStage, DecideStage, Stage
@@ -111,7 +111,7 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
     config = job.config
     storage = Storage(config.run_dir)
     ledger = Ledger(run=storage.uri())
-    with run_lock(storage, display.say):
+    with run_lock(storage, display.say) as run_id:
         with ledger.timed("prepare"):
             prepared = prepare(config, job.stages, job.prompt_folders, storage.uri("source"), until)
         _describe(storage, prepared)
@@ -120,12 +120,8 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
             display.say(f"source: {note}")
         with run_log(storage, display.say) as log_file:
             run_ledger = RunLedger(storage, prepared, ledger, display.say)
-            runner = _Runner(storage, prepared, display, run_ledger, retry, log_file)
-            try:
-                return runner.run()
-            finally:
-                if runner.workers_ended:
-                    release_workers_lock(storage)
+            runner = _Runner(storage, prepared, display, run_ledger, retry, log_file, run_id)
+            return runner.run()
 
 
 def _describe(storage: Storage, prepared: Prepared) -> None:
@@ -155,7 +151,9 @@ class _Runner:
         ledger: RunLedger,
         retry: bool,
         log_file: Path,
+        run_id: str,
     ) -> None:
+        self._run_id = run_id
         self._log_file = log_file
         self._storage = storage
         self._prepared = prepared
@@ -165,8 +163,6 @@ class _Runner:
         self._unit_ids = [unit.unit_id for unit in self._units]
         self._ledger = ledger
         self._state = RunState(prepared.segments, self._unit_ids)
-        #: Whether all workers that could write into the run directory have ended.
-        self.workers_ended = True
         #: Footers of the parts of the segment that was closed last, by its folder.
         self._closed: dict[str, list[PartInfo]] = {}
         self._exports = ledger.exports
@@ -260,6 +256,7 @@ class _Runner:
             seed=prepared.config.seed,
             unit_rows=max((unit.rows for unit in self._units), default=1),
             retry=self._retry,
+            run_id=self._run_id,
         )
 
     def _execute(self, segments: list[Segment]) -> None:
@@ -267,7 +264,6 @@ class _Runner:
         if not segments[0].has_rows:
             self._make(segments[0])
             return
-        self.workers_ended = False
         jobs = [self._job(segment) for segment in segments]
         tally = self._tally(segments)
         # Before anything is sent: whatever ends this process, the ledger has these stages.
@@ -285,7 +281,6 @@ class _Runner:
         except BaseException as error:
             self._stop_workers(execution, error)
             raise
-        self.workers_ended = True
         for job in jobs:
             self._close(job.segment, tally)
 
@@ -373,7 +368,7 @@ class _Runner:
         try:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
             try:
-                self.workers_ended = execution.wait(_GRACE)
+                execution.wait(_GRACE)
             finally:
                 news = ray.get(self._coordinator.poll.remote(), timeout=5)
                 self._ledger.unwritten += news.unwritten

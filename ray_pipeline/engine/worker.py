@@ -19,7 +19,7 @@ from ray_pipeline.engine.isolation import run_isolated
 from ray_pipeline.engine.segments import run_maps
 from ray_pipeline.engine.unit import SegmentJob, UnitState, Work, reusable, run_unit
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.lock import share_workers_lock
+from ray_pipeline.rundir.lock import working
 from ray_pipeline.rundir.units import Unit, units_of
 from ray_pipeline.stage import AskStage, DecideStage, MapStage, ModelStage
 
@@ -114,7 +114,8 @@ class _UnitLoop:
         done = 0
         for unit in units_of(block):
             try:
-                self._run_unit(unit, work)
+                with working(self._job.storage, self._job.run_id):
+                    self._run_unit(unit, work)
                 done += 1
             except Stopping:
                 break
@@ -127,7 +128,6 @@ class _UnitLoop:
         return block.slice(0, done)
 
     def _run_unit(self, unit: Unit, work: Work) -> None:
-        share_workers_lock(self._job.storage)
         segment = self._job.segment.index
         attempt, stop = ray.get(self._coordinator.begin.remote(segment, unit.unit_id))
         if stop:
