@@ -74,8 +74,8 @@ def check_account(toy: Toy, server: MockServer) -> None:
     sent = sum(ask["llm"].get(name, 0) for name in ("requests", "reused", "unused"))
     assert sent - ask["llm"].get("unanswered", 0) == stats["completed"] > 0
     assert ask["llm"]["cost_usd"] == pytest.approx(tokens(server) * USD_PER_TOKEN)
-    shown = shown_on_screen(status(RunReader(str(toy.run_dir))))
-    assert f"not finished, {ask['rows_waiting']} rows to come" in shown
+    shown = shown_on_screen(status(RunReader(str(toy.run_dir))), width=160)
+    assert f"not finished, {ask['rows_waiting']} to come" in shown
     report = (toy.run_dir / "report.html").read_text()
     assert "not finished" in report and "does not add up" not in report
 

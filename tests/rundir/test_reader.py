@@ -154,7 +154,7 @@ def test_what_a_killed_driver_left_unfinished_is_counted_from_storage(tmp_path: 
     assert (usage.sent, usage.unanswered, usage.retries) == (first_unit + 2, 1, 31)
     assert usage.cost_usd == first_unit * 0.25 + 0.5
     text = shown(views.status(RunReader(run.storage.root)), width=160)
-    assert f"not finished, {entry.rows_waiting} rows to come" in text
+    assert f"not finished, {entry.rows_waiting} to come" in text
     # A driver that lives saves it itself.
     run.storage.write_bytes("run.lock", orjson.dumps({**owner, "pid": os.getpid()}))
     assert RunReader(run.storage.root).entry("ask").account.rows_in == 0

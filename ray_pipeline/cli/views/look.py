@@ -113,7 +113,7 @@ def _account_cells(entry: LedgerEntry) -> dict[str, str]:
 def _note(entry: LedgerEntry) -> str:
     if entry.finished:
         return "reused" if entry.reused else ""
-    waiting = f", {count(entry.rows_waiting)} rows to come" if entry.rows_waiting else ""
+    waiting = f", {count(entry.rows_waiting)} to come" if entry.rows_waiting else ""
     return f"not finished{waiting}"
 
 
