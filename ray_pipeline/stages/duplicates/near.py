@@ -34,6 +34,7 @@ class NearDuplicates(DecideStage):
 
     Args:
         columns: columns whose texts are compared.
+        export: name of the exported file, for a second stage of this kind.
         defaults: of the configuration.
     """
 
@@ -84,9 +85,10 @@ class NearDuplicates(DecideStage):
     #: there are more, each connected component is decided separately.
     pairs_in_memory = 5_000_000
 
-    def __init__(self, *columns: str, **defaults: Any) -> None:
+    def __init__(self, *columns: str, export: str | None = None, **defaults: Any) -> None:
         super().__init__(**defaults)
         self.columns = columns
+        self.export = export or self.export
 
     @property
     def reads(self) -> Mapping[str, pa.DataType]:

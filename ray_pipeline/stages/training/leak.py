@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ray_pipeline.core.tables import REF, Tables
 from ray_pipeline.rundir.layout import CONTROL
-from ray_pipeline.stage import DecideStage, StageConfig
+from ray_pipeline.stage import DecideStage, Stage, StageConfig
 from ray_pipeline.stages.subsets.select import SelectSubsets
 from ray_pipeline.stages.text.keys import run_starts
 from ray_pipeline.stages.training.twins import Twins, TwinsConfig
@@ -68,6 +68,11 @@ class MeasureLeak(DecideStage):
         """The texts, the split and, in a job that selects subsets, their names."""
         reads = {**self.twins.reads, "split": pa.string()}
         return reads if len(self.sets) == 1 else {**reads, "subsets": pa.list_(pa.string())}
+
+    @property
+    def needs_stages(self) -> tuple[type[Stage], ...]:
+        """The selection of subsets, in a job that has one: it names the sets."""
+        return () if self.find_stage(SelectSubsets) is None else (SelectSubsets,)
 
     @property
     def sets(self) -> tuple[str, ...]:

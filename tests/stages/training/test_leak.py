@@ -67,7 +67,8 @@ def test_each_kind_of_twin_is_found_in_the_sets_that_hold_it(tmp_path: Path, uni
     data = with_split(table(rows), split).append_column(
         "subsets", pa.array(subsets, pa.list_(pa.string()))
     )
-    found = decisions(measure(stages=[select]), data, tmp_path, units)
+    leak = measure(stages=[select]).for_workers()
+    found = decisions(leak, data, tmp_path, units)
     assert twins_of(found) == {
         "r0": sorted(
             [
