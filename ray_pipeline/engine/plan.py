@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_pipeline.core.arrow_types import python_rows
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS, kept, set_column
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.artifacts import check_stages
@@ -50,6 +51,8 @@ class StagePlan:
     max_cost_usd: float | None = None
     #: A remark on its rows or its work, for display.
     note: str | None = None
+    #: What the user should know of the source's files, a sentence each.
+    notes: tuple[str, ...] = ()
 
 
 def plan(job: Job, until: str | None = None) -> list[StagePlan]:
@@ -86,6 +89,7 @@ def make_plan(prepared: Prepared, storage: Storage, state: RunState) -> list[Sta
     if not plans:
         plans.append(StagePlan(SOURCE, "run", prepared.survey.rows))
     plans[0].note = _by_source(prepared)
+    plans[0].notes = prepared.survey.notes
     samples = _samples(prepared, storage, state.complete)
     artifacts = False
     for stage in prepared.stages[len(plans) - 1 :]:
@@ -195,7 +199,7 @@ def _estimate_requests(
     template = RequestTemplate(stage.name, config, prepared.revisions[name], prepared.config.seed)
     tokens = [
         config.engine_type.request_tokens(config, request)
-        for row in sample.rows.to_pylist()
+        for row in python_rows(sample.rows)
         if (request := _first_request(stage, row, template))
     ]
     plan.requests += round(len(tokens) * sample.scale)

@@ -12,8 +12,11 @@ import pyarrow as pa
 
 from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.json_values import json_columns
 from ray_pipeline.core.rows import ENVELOPE
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.config import RunConfig, stage_config
+from ray_pipeline.engine.exports import check_formats
 from ray_pipeline.engine.off import Off
 from ray_pipeline.engine.segments import Segment, cut, schema_after, works_on
 from ray_pipeline.llm.prompt import Prompt
@@ -94,6 +97,8 @@ def prepare(
     requests = {n: _source_request(n, source, to_run) for n, source in config.all_sources.items()}
     surveyed = survey_all(requests, config.unit_rows, scratch)
     _check_needs(to_run, surveyed.schema)
+    is_local = Storage(config.run_dir).is_local
+    check_formats(surveyed.schema, config.export.formats, to_run, is_local)
     segments = cut(to_run, _source_identity(config, surveyed.schema), config.save_every_stage)
     schemas = _input_schemas(segments, surveyed.schema)
     return Prepared(config, to_run, segments, schemas, surveyed, prompts, resolved, revisions)
@@ -291,12 +296,16 @@ def _source_identity(config: RunConfig, schema: pa.Schema) -> dict[str, Any]:
             "columns": source.columns,
             "delimiter": source.delimiter,
             "encoding": source.encoding,
+            **({} if source.nested == "fail" else {"nested": source.nested}),
         }
         for name, source in config.all_sources.items()
     }
     # An unnamed source keeps the identity from before named sources existed: old runs stay valid.
     how = sources.get("", {"sources": sources})
-    return {**how, "schema": [[field.name, str(field.type)] for field in schema]}
+    identity = {**how, "schema": [[field.name, str(field.type)] for field in schema]}
+    # Such columns were stored in another way once, so runs that have any start again.
+    values = json_columns(schema)
+    return {**identity, "json_values": values} if values else identity
 
 
 def _input_schemas(segments: Sequence[Segment], source: pa.Schema) -> list[pa.Schema]:

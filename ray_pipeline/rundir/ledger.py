@@ -47,6 +47,10 @@ class Ledger:
     seconds: float = 0.0
     #: Seconds of wall time by phase of the run.
     phases: dict[str, float] = field(default_factory=dict)
+    #: What the user should know of the source's files, a sentence each.
+    notes: list[str] = field(default_factory=list)
+    #: What the reader of the exported files should know, a sentence each.
+    export_notes: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -83,6 +87,8 @@ class Ledger:
             "message": self.message,
             "seconds": round(self.seconds, 3),
             "phases": self.phases,
+            "notes": self.notes,
+            "export_notes": self.export_notes,
             "stages": [entry.to_json() for entry in self.entries],
         }
         storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))

@@ -13,8 +13,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.types as pat
 
+from ray_pipeline.core.arrow_types import plain_type
+from ray_pipeline.core.config import fix
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.json_values import stored_text
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
+from ray_pipeline.sources.written import Written
 
 #: The raw text of malformed records, in a source that has any.
 RAW_COLUMN = "source_raw"
@@ -27,7 +31,8 @@ class Column:
     """The values that one file has in one column.
 
     ``kinds`` are the kinds of the values that are not null: ``text``, ``int``, ``wide`` (an
-    integer that a double cannot hold), ``float``, ``bool``, ``other``.
+    integer that a double cannot hold), ``float``, ``long`` (a number that neither a 64-bit integer
+    nor a double holds), ``bool``, ``other``.
     """
 
     kinds: frozenset[str]
@@ -44,9 +49,8 @@ class Column:
 
 
 def _plain(type: pa.DataType) -> pa.DataType:
-    """The type without its encoding: dictionaries and large strings are strings."""
-    if pat.is_dictionary(type):
-        type = type.value_type
+    """The type that a run holds: without its encoding, and large strings are strings."""
+    type = plain_type(type)
     return pa.string() if _is_text(type) else type
 
 
@@ -95,28 +99,49 @@ def choose_columns(
     wanted = dict(mapping) | {name: name for name in required if name not in mapping}
     for name, own in wanted.items():
         if own not in names:
-            raise UserError(_missing(name, own, names, uri) + required.get(name, how_read))
+            more = required.get(name, how_read)
+            raise UserError(_missing(name, wanted, names, mapping, uri, more))
     chosen: dict[str, str] = {}
     for own in names:
         pipeline_names = [name for name, source in wanted.items() if source == own]
         for name in pipeline_names or [own]:
-            _check_free(name, own, chosen, wanted, uri, reserved)
+            _check_free(name, own, chosen, wanted, mapping, uri, reserved)
             chosen[name] = own
     return chosen
 
 
-def _missing(name: str, own: str, names: Sequence[str], uri: str) -> str:
+def _missing(
+    name: str,
+    wanted: Mapping[str, str],
+    names: Sequence[str],
+    mapping: Mapping[str, str],
+    uri: str,
+    more: str,
+) -> str:
+    own = wanted[name]
     purpose = f" (for {name!r})" if own != name else ""
     message = (
         f"source {uri}: column {own!r}{purpose} is not there; columns: {', '.join(names) or 'none'}"
     )
+    if "; set source." in more:
+        return message + more  # the whole header was read in a wrong way
+    found, differs = _similar(own, names)
+    if found is None:
+        return f"{message}; say which it is in source.columns: {{{name}: ...}}{more}"
+    how = ", which differs only in case or spaces" if differs else ""
+    # All that are missing at once, so that one change is enough.
+    similar = {n: _similar(o, names)[0] for n, o in wanted.items() if o not in names}
+    added = {n: other for n, other in similar.items() if other is not None}
+    setting = fix("source.columns", {**mapping, **added})
+    more = f" {more.strip('; ')}." if more else ""
+    return f"{message}; did you mean {found!r}{how}?{more} Then set {setting}"
+
+
+def _similar(own: str, names: Sequence[str]) -> tuple[str | None, bool]:
+    """The most similar name of a file, and whether it differs only in case or spaces."""
     same = [other for other in names if other.strip().lower() == own.strip().lower()]
     close = same or difflib.get_close_matches(own, names, n=1, cutoff=0.6)
-    if not close:
-        return f"{message}; say which it is in source.columns: {{{name}: ...}}"
-    how = ", which differs only in case or spaces" if same else ""
-    setting = f"source.columns: {{{name}: {close[0]}}}"
-    return f"{message}; did you mean {close[0]!r}{how}? Then set {setting}"
+    return (close[0] if close else None), bool(same)
 
 
 def _check_free(
@@ -124,20 +149,24 @@ def _check_free(
     own: str,
     chosen: Mapping[str, str],
     wanted: Mapping[str, str],
+    mapping: Mapping[str, str],
     uri: str,
     reserved: Collection[str],
 ) -> None:
     if name in reserved:
+        # A name that is configured is replaced; one that the file has is mapped to another.
+        others = {n: source for n, source in mapping.items() if n != name}
         raise UserError(
             f"source {uri}: column {own!r} has a name that the pipeline needs for itself "
             f"({', '.join(reserved)}): give it another with "
-            f"source.columns: {{{_other_name(name)}: {own}}}"
+            f"{fix('source.columns', {**others, _other_name(name): own})}"
         )
     if name in chosen or wanted.get(name, own) != own:
+        other = chosen.get(name, wanted.get(name))
         raise UserError(
-            f"source {uri}: two columns would be called {name!r}: {own!r} and "
-            f"{chosen.get(name, wanted.get(name))!r}: give the other a name of its own, as in "
-            f"source.columns: {{{name}_in_file: {name}}}"
+            f"source {uri}: two columns would be called {name!r}: {own!r} and {other!r}: give the "
+            "other a name of its own, as in "
+            f"{fix('source.columns', {**mapping, f'{name}_in_file': name})}"
         )
 
 
@@ -170,14 +199,14 @@ def may_be(column: Column, expected: pa.DataType) -> bool:
     if pat.is_integer(expected):
         return bool(column.kinds & {"int", "wide"})
     if pat.is_floating(expected):
-        return bool(column.kinds & {"int", "wide", "float"})
+        return bool(column.kinds & {"int", "wide", "float", "long"})
     if pat.is_boolean(expected):
         return "bool" in column.kinds
     return column.declared is None and "other" in column.kinds
 
 
 def common_type(columns: Sequence[Column]) -> pa.DataType | None:
-    """The type that holds a column's values in all files; None where only JSON text can."""
+    """The type that holds a column's values exactly in all files; None where only JSON text can."""
     filled = [column for column in columns if column.kinds]
     declared = {column.declared for column in filled}
     if len(declared) == 1 and (only := declared.pop()) is not None:
@@ -202,8 +231,18 @@ def as_json(value: Any) -> str | None:
     return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
+def json_value(value: Any) -> str | None:
+    """A value for a column of JSON values, see `ray_pipeline.core.json_values`."""
+    if type(value) is Written:
+        return str(value)
+    return stored_text(value) if isinstance(value, str) else as_json(value)
+
+
 def describe(value: Any) -> str:
     """A value with its kind, shortened: ``number 42``, ``text "abc"``."""
+    if type(value) is Written:
+        kind = {"[": "list", "{": "object"}.get(value[0], "number")
+        return f"{kind} {value if len(value) <= _SHOWN else value[:_SHOWN] + '…'}"
     text = as_json(value) or "null"
     text = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
     if isinstance(value, bool):
@@ -228,25 +267,23 @@ def type_name(type: pa.DataType) -> str:
 
 
 def typed_column(
-    values: Sequence[Any], type: pa.DataType, from_text: bool
+    values: Sequence[Any], type: pa.DataType, from_text: bool, nested_as_json: bool = False
 ) -> tuple[pa.Array, dict[int, str]]:
     """Convert values to a column of the type that a stage requires.
 
     Args:
         values: JSON values or, with ``from_text``, CSV cells. An empty cell is null, unless the
-            type is text.
+            type is text. Those of a column of text are text or `Written`.
         type: the column's type.
         from_text: whether all values are text, so that numbers have to be parsed.
+        nested_as_json: whether a list or an object may be in a column of text.
 
     Returns: the column, and an error message by index for each value of a wrong type. Such a
         value is null in the column; in a column of text it is the value's JSON.
     """
     is_text = pat.is_string(type) or pat.is_large_string(type)
     if is_text:
-        try:
-            return pa.array(values, type), {}
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            pass  # a value is not text: find it below
+        return _text_column(values, nested_as_json)
     fits = _check_of(type)
     column: list[Any] = []
     problems = {}
@@ -255,9 +292,21 @@ def typed_column(
             value = _parsed(value, type)
         if value is not None and not fits(value):
             problems[index] = f"expected {type_name(type)}, found {describe(value)}"
-            value = as_json(value) if is_text else None
+            value = None
         column.append(value)
     return pa.array(column, type), problems
+
+
+def _text_column(values: Sequence[Any], nested_as_json: bool) -> tuple[pa.Array, dict[int, str]]:
+    """Values as a column of text, and an error message by index for each list and object."""
+    problems = {}
+    for index, value in enumerate(values):
+        if type(value) is Written and value.is_nested and not nested_as_json:
+            problems[index] = (
+                f"expected text, found {describe(value)}. With `nested: json` under the source it "
+                "is read as JSON text"
+            )
+    return pa.array(values, pa.string()), problems
 
 
 def _check_of(type: pa.DataType) -> Callable[[Any], bool]:

@@ -14,9 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from ray_pipeline.core.config import fix
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.columns import Column
 from ray_pipeline.sources.format import FileSpec
+from ray_pipeline.sources.signatures import how_to_decode
 from ray_pipeline.sources.text import Record, TextFacts, TextFormat, TextScan
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -75,7 +77,7 @@ def _how_read(dialect: Dialect, configured: bool) -> str:
     origin = "as configured" if configured else "found out"
     read_with = f" (read with the delimiter {dialect.delimiter!r}, {origin}"
     if other := other_delimiter(dialect):
-        return f"{read_with}, the header is a single column: set source.delimiter: {other!r})"
+        return f"{read_with}): the header is a single column; set {fix('source.delimiter', other)}"
     return f"{read_with}; another one is set with source.delimiter)"
 
 
@@ -107,8 +109,8 @@ def read_header(
         names = _first_record(lines, candidate)
         if lines.undecodable:
             raise UserError(
-                f"source {uri}: expected text in {encoding}, found other bytes in its header: "
-                "set source.encoding (latin-1, cp1252, utf-16, ...)"
+                f"source {uri}: expected text in {encoding}, found other bytes in its header. "
+                + how_to_decode(b"".join(lines.taken), b"".join(lines.taken))
             )
         if names:
             score = (sum(name in needed for name in names), len(names))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ray_pipeline.core.arrow_types import as_plain, plain_type, why_not_held
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.sources.columns import Column
@@ -25,6 +26,7 @@ from ray_pipeline.sources.format import (
     ScanOptions,
     SourceFile,
 )
+from ray_pipeline.sources.signatures import EmptyFile, check_not_empty, not_the_data
 from ray_pipeline.sources.staging import is_there, publish, staged_uri
 
 _BATCH_ROWS = 8192
@@ -55,6 +57,9 @@ class Parquet(Format):
         uri = file.uri
         content = content_hash(uri)
         table = self._table(uri)
+        if not table.rows and not table.schema.names:
+            raise EmptyFile(f"source {uri}: a table without columns and rows: remove it")
+        _check_types(table.schema, uri)
         columns = {field.name: Column.of_type(field.type) for field in table.schema}
         with open_binary(uri) as stream:
             size = size_of(stream)
@@ -78,7 +83,8 @@ class Parquet(Format):
             return replace(facts, layout=None)
         uri = staged_uri(scratch, f"{facts.content}-{unit_rows}.parquet")
         if not is_there(uri):
-            _write_groups(self.batches(facts.uri), table.schema, unit_rows, uri)
+            schema = _plain_schema(table.schema)
+            _write_groups(self.batches(facts.uri), schema, unit_rows, uri)
         with open_binary(uri) as copy:
             return replace(facts, layout=None, uri=uri, size=size_of(copy))
 
@@ -87,10 +93,10 @@ class Parquet(Format):
         # pyarrow's own read-ahead would keep every row group in memory until the last one is read.
         with _opened(uri, pre_buffer=False, buffer_size=_READ_AHEAD) as parquet:
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
-                yield batch.replace_schema_metadata(None)
+                yield _plain_batch(batch)
 
     def _table(self, uri: str) -> _Table:
-        _check_parquet(head_of(uri, len(_MAGIC) * 4), uri)
+        _check_parquet(head_of(uri, 128), uri)
         with _must_be("Parquet", uri), _opened(uri) as file:
             metadata = file.metadata
             groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
@@ -105,7 +111,7 @@ class ArrowStream(Parquet):
         """All rows of a file, in the batches it was written in."""
         with open_binary(uri) as file:
             for batch in pa.ipc.open_stream(cast(Any, file)):
-                yield batch.replace_schema_metadata(None)
+                yield _plain_batch(batch)
 
     def _table(self, uri: str) -> _Table:
         with _must_be("an Arrow stream", uri), open_binary(uri) as file:
@@ -114,18 +120,37 @@ class ArrowStream(Parquet):
             return _Table(rows, reader.schema.remove_metadata(), None)
 
 
+def _check_types(schema: pa.Schema, uri: str) -> None:
+    """Refuse columns that a run could not keep, before anything is done with the others."""
+    for field in schema:
+        if (why := why_not_held(field.type)) is not None:
+            raise UserError(
+                f"source {uri}: column {field.name!r} is of type {field.type}, which a run cannot "
+                f"keep in its files: {why}. Write the file without the column, or with another "
+                "type"
+            )
+
+
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_type(plain_type(field.type)) for field in schema])
+
+
+def _plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = [as_plain(column) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=_plain_schema(batch.schema))
+
+
 _MAGIC = b"PAR1"
 
 
 def _check_parquet(head: bytes, uri: str) -> None:
-    if not head:
-        raise UserError(
-            f"source {uri}: expected Parquet, found an empty file: remove it or write it again"
-        )
+    check_not_empty(head, "Parquet", uri)
+    if (other := not_the_data(head)) is not None:
+        raise UserError(f"source {uri}: expected Parquet, found {other[0]}: {other[1]}")
     if not head.startswith(_MAGIC):
         raise UserError(
             f"source {uri}: expected Parquet as its name says, found something that begins with "
-            f"{head!r}: name it by what it is (.csv, .jsonl), or write it again"
+            f"{head[:16]!r}: name it by what it is (.csv, .jsonl), or write it again"
         )
 
 

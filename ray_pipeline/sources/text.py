@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO, ClassVar, NamedTuple, cast
@@ -33,6 +34,7 @@ from ray_pipeline.sources.format import (
     ScanOptions,
     SourceFile,
 )
+from ray_pipeline.sources.signatures import check_text, how_to_decode
 from ray_pipeline.sources.staging import is_there, publish, staged_uri
 
 _CHUNK = 1 << 20
@@ -50,6 +52,17 @@ class Record(NamedTuple):
     raw: str | None = None
 
 
+class Arrangement(NamedTuple):
+    """How rows are arranged in a file whose lines are not its records; such a file is copied."""
+
+    #: What the name of the copy has besides the content's hash.
+    suffix: str
+    #: Converts the text of the file to that of the copy.
+    lines: Callable[[Iterable[bytes]], Iterable[bytes]]
+    #: What the user should know, in sentences that name the file.
+    notes: tuple[str, ...] = ()
+
+
 class TextFacts(NamedTuple):
     """The result of `TextFormat.scan_text`."""
 
@@ -59,6 +72,8 @@ class TextFacts(NamedTuple):
     chosen: dict[str, str]
     #: What `TextFormat.records` needs to read the file, such as a CSV dialect.
     layout: Any
+    #: What the user should know of the file, in sentences that name it.
+    notes: tuple[str, ...] = ()
 
 
 class TextFormat(Format):
@@ -88,27 +103,38 @@ class TextFormat(Format):
         Records must not depend on where in the file reading starts.
         """
 
+    def unit_records(self, stream: BinaryIO, start: int, file: FileSpec) -> Iterator[Record]:
+        """The same records, for reading a unit."""
+        return self.records(stream, file.layout, start)
+
     @abstractmethod
     def values(self, records: Sequence[Record], file: FileSpec) -> Mapping[str, Sequence[Any]]:
         """The values of each column, by the file's names; one for each record."""
 
-    def needs_copy(self, head: bytes) -> bool:
-        """Whether a file that begins like this can only be read from the middle in a copy."""
-        del head
-        return False
+    def arrangement(self, head: bytes, options: ScanOptions, uri: str) -> Arrangement | None:
+        """How the rows are arranged in a file; None where its lines are its records.
 
-    def as_records(self, chunks: Iterable[bytes], uri: str) -> Iterable[bytes]:
-        """Convert the plain text of a file to the bytes of its copy."""
-        del uri
-        return chunks
+        Args:
+            head: the first bytes of its text.
+            options: the survey's options.
+            uri: the file, for messages.
+
+        Raises:
+            UserError: the rows are arranged in a way that cannot be read.
+        """
+        del head, options, uri
+        return None
 
     def scan(self, file: SourceFile, options: ScanOptions, limit: int | None) -> FileFacts:
         """See `Format.scan`. One pass over the file both hashes and parses it."""
         recode = None if _has_plain_lines(options.encoding) else options.encoding
-        uri, content, head = file.uri, None, head_of(file.uri)
-        if file.compression or recode or self.needs_copy(head):
+        uri, content = file.uri, None
+        converted = bool(file.compression or recode)
+        head = _head_of_text(file, recode) if converted else head_of(uri)
+        arrangement = self.arrangement(head, options, uri)
+        if converted or arrangement:
             content = content_hash(uri)
-            uri = self._staged(file, content, recode, options.scratch)
+            uri = self._staged(file, content, recode, options.scratch, arrangement)
             head = head_of(uri)
         check_text(head, self.expected, file.uri)
         marks = Marks(options.unit_rows or DEFAULT_UNIT_ROWS, may_grow=options.unit_rows is None)
@@ -123,6 +149,8 @@ class TextFormat(Format):
                 rows=scan.rows, malformed=scan.malformed, columns=facts.columns,
                 chosen=facts.chosen, content=content or hashed, uri=uri, size=raw.tell(),
                 layout=facts.layout, marks=marks,
+                notes=(*(arrangement.notes if arrangement else ()), *facts.notes),
+                why_unreadable=scan.why_unreadable(),
             )  # fmt: skip
 
     def read(self, unit: Unit, file: FileSpec) -> Cells:
@@ -131,7 +159,7 @@ class TextFormat(Format):
             if (size := size_of(stream)) != file.size:
                 raise file.changed(f"{size} bytes where there were {file.size}")
             stream.seek(unit.offset)
-            records = list(islice(self.records(stream, file.layout, unit.offset), unit.rows))
+            records = list(islice(self.unit_records(stream, unit.offset, file), unit.rows))
         cells = Cells(self.values(records, file), len(records))
         for row, record in enumerate(records):
             if record.fault is not None:
@@ -139,17 +167,22 @@ class TextFormat(Format):
                 cells.raw[row] = record.raw or ""
         return cells
 
-    def _staged(self, file: SourceFile, content: str, recode: str | None, scratch: str) -> str:
-        """URI of a copy: decompressed, and converted to UTF-8 where ``recode`` is an encoding."""
-        recoded = f"-{recode}" if recode else ""
-        uri = staged_uri(scratch, f"{content}{recoded}.{self.name}")
+    def _staged(
+        self,
+        file: SourceFile,
+        content: str,
+        recode: str | None,
+        scratch: str,
+        arrangement: Arrangement | None,
+    ) -> str:
+        """URI of a copy: decompressed, in UTF-8 where ``recode`` is an encoding, by lines."""
+        suffix = (f"-{recode}" if recode else "") + (arrangement.suffix if arrangement else "")
+        uri = staged_uri(scratch, f"{content}{suffix}.{self.name}")
         if is_there(uri):
             return uri
-        with open_binary(file.uri) as raw, publish(uri) as out:
-            chunks: Iterable[bytes] = _decompressed(raw, file)
-            if recode:
-                chunks = _recoded(chunks, recode, file.uri)
-            for chunk in self.as_records(chunks, file.uri):
+        with publish(uri) as out:
+            chunks = _plain_chunks(file, recode)
+            for chunk in arrangement.lines(chunks) if arrangement else chunks:
                 out.write(chunk)
         return uri
 
@@ -170,6 +203,9 @@ class TextScan:
     marks: Marks
     rows: int = 0
     malformed: int = 0
+    #: The first malformed record, and whether all of them are undecodable.
+    first: Record | None = None
+    all_undecodable: bool = True
 
     def skip(self, size: int) -> BinaryIO:
         """Skip the first ``size`` bytes; returns the stream."""
@@ -186,7 +222,25 @@ class TextScan:
             rows += 1
             if record.fault:
                 malformed += 1
+                self.first = self.first or record
+                self.all_undecodable &= record.fault.startswith("source:undecodable")
         self.rows, self.malformed = rows, malformed
+
+    def why_unreadable(self) -> str | None:
+        """Why no record can be read, and how to fix it; None if some can."""
+        if not self.rows or self.malformed < self.rows or self.first is None:
+            return None
+        which = "the only row" if self.rows == 1 else f"all {self.rows:,} rows"
+        # The code of a reason, as in "source:quotes: ...", adds nothing to the text after it.
+        problem = (self.first.fault or "").partition(": ")[2]
+        message = (
+            f"source {self.uri}: no row in it can be read, {which} would fail; row 1: cannot be "
+            f"read: {problem}"
+        )
+        if not self.all_undecodable:
+            return f"{message}. Fix the file, or write it again"
+        line = self.head[self.first.start :].partition(b"\n")[0]
+        return f"{message}. {how_to_decode(self.head, line)}"
 
 
 def known_encoding(name: str) -> str:
@@ -214,6 +268,23 @@ def _has_plain_lines(encoding: str) -> bool:
 # Plain copies
 
 
+def _plain_chunks(file: SourceFile, recode: str | None) -> Generator[bytes, None, None]:
+    """The text of a file: decompressed, and in UTF-8 where ``recode`` is its encoding."""
+    with open_binary(file.uri) as raw:
+        chunks = _decompressed(raw, file)
+        yield from _recoded(chunks, recode, file.uri) if recode else chunks
+
+
+def _head_of_text(file: SourceFile, recode: str | None) -> bytes:
+    head = b""
+    with contextlib.closing(_plain_chunks(file, recode)) as chunks:
+        for chunk in chunks:
+            head += chunk
+            if len(head) >= _CHUNK:
+                break
+    return head[:_CHUNK]
+
+
 def _decompressed(raw: BinaryIO, file: SourceFile) -> Iterator[bytes]:
     if not file.compression:
         with readable(file.uri):
@@ -238,53 +309,3 @@ def _recoded(chunks: Iterable[bytes], encoding: str, uri: str) -> Iterator[bytes
         yield decoder.decode(b"", final=True).encode()
     except UnicodeError as error:
         raise UserError(f"source {uri}: expected text in {encoding}, found: {error}") from None
-
-
-# Checks that the first bytes of a file are text: it may not be what its name says.
-
-_SIGNATURES = {
-    b"\x1f\x8b": ("gzip data", "add .gz to its name, or decompress it"),
-    b"BZh": ("bzip2 data", "add .bz2 to its name, or decompress it"),
-    b"\x28\xb5\x2f\xfd": ("Zstandard data", "add .zst to its name, or decompress it"),
-    b"PAR1": ("a Parquet file", "name it .parquet"),
-    b"PK\x03\x04": ("a ZIP file or a spreadsheet", "unpack it, or save it as CSV"),
-    codecs.BOM_UTF16_LE: ("UTF-16 text", "set source.encoding: utf-16"),
-    codecs.BOM_UTF16_BE: ("UTF-16 text", "set source.encoding: utf-16"),
-}
-
-
-def check_text(head: bytes, expected: str, uri: str) -> None:
-    """Check that a file is not empty and begins as text.
-
-    Args:
-        head: its first bytes.
-        expected: name of its format.
-        uri: the file, for the message.
-
-    Raises:
-        UserError: it is empty or not text; the message says what was found and how to fix it.
-    """
-    if not head.strip():
-        raise UserError(
-            f"source {uri}: expected {expected}, found an empty file: remove it or write it again"
-        )
-    for signature, (found, fix) in _SIGNATURES.items():
-        if head.startswith(signature):
-            raise UserError(f"source {uri}: expected {expected}, found {found}: {fix}")
-    if _is_binary(head):
-        raise UserError(
-            f"source {uri}: expected {expected}, found binary data (bytes of zero) or UTF-16: "
-            "name it by what it is, convert it, or set source.encoding"
-        )
-    if b"\r" in head and b"\n" not in head:
-        raise UserError(
-            f"source {uri}: expected {expected} with line ends, found only carriage returns "
-            "(old Macintosh text): convert its line ends to \\n"
-        )
-
-
-def _is_binary(head: bytes) -> bool:
-    # A cell may contain a zero byte. The first line, of names or of JSON, does not.
-    start = head.lstrip(b"\r\n")
-    many = len(start) > 1000 and start.count(0) > len(start) / 10
-    return b"\0" in start.partition(b"\n")[0] or many

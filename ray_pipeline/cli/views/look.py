@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ray_pipeline.core.arrow_types import json_rows
 from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT
 from ray_pipeline.core.text import count, dollars, duration, figure, one_line, plain, shortened
@@ -41,6 +42,8 @@ def status(reader: RunReader) -> RenderableType:
     parts += [_account(ledger)]
     if sources := ledger.by_source():
         parts += [Text(), _sources(sources)]
+    if ledger.notes:
+        parts += [Text(), *(Text(f"source: {plain(note)}") for note in ledger.notes)]
     if any(entry.account.reasons for entry in ledger.entries):
         parts += [Text(), _reasons(ledger)]
     parts += [Text(f"\n{line}") for line in cut_answers(ledger.entries)]
@@ -59,6 +62,8 @@ def _headline(reader: RunReader) -> Text:
     text.append(f", {duration(ledger.seconds)}")
     if ledger.message:
         text.append(f"\n{plain(ledger.message)}")
+    for note in ledger.export_notes:
+        text.append(f"\n{plain(note)}")
     if reader.driver_is_gone():
         text.append("\nits process is gone: it was killed. Run it again to continue", "bold")
     text.append("\n")
@@ -153,7 +158,7 @@ def print_rows(console: Console, rows: Rows, account: StageAccount, limit: int) 
 
 
 def _dicts(rows: Rows) -> Iterator[dict[str, Any]]:
-    return (row for batch in rows for row in batch.to_pylist())
+    return (row for batch in rows for row in json_rows(batch))
 
 
 def _how_many(account: StageAccount, shown: int, limit: int) -> Text:
@@ -245,8 +250,10 @@ def _answer(answer: Answer) -> Text:
     facts += [dollars(answer.cost_usd)] if answer.cost_usd else []
     facts += [f"{answer.attempts} tries"] if answer.attempts > 1 else []
     facts += ["judged unusable"] if answer.rejected else []
+    facts += [f"after {count(len(answer.thinking))} characters of thinking"] * bool(answer.thinking)
     head = f"  {answer.stage}: {answer.model} {what} ({', '.join(facts)}): "
-    return Text(head, "dim").append(shortened(plain(answer.text), _SIDE), "not dim")
+    text = answer.text or (answer.thinking and f"(thinking) {answer.thinking}")
+    return Text(head, "dim").append(shortened(plain(text), _SIDE), "not dim")
 
 
 def _end(life: Trace, status: Status) -> str:

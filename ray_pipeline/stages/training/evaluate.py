@@ -25,7 +25,12 @@ from ray_pipeline.rundir.layout import SPLIT, TOKENS
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
 from ray_pipeline.stages.training.distil import Distil, TrainAlone
+<<<<<<< HEAD
 from ray_pipeline.stages.training.split import SplitStage
+=======
+from ray_pipeline.stages.training.missing_rows import require_rows
+from ray_pipeline.stages.training.split import Split
+>>>>>>> main
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.tokenise import Tokenise
 from ray_pipeline.train.batches import TokenRows
@@ -70,6 +75,7 @@ class Evaluate(ArtifactStage):
     name = "evaluate"
     needs_stages = (Tokenise,)
     makes = (RESULTS,)
+    needs_test_rows = True
     reads = {
         "question": pa.string(),
         "answer": pa.string(),
@@ -123,18 +129,14 @@ class Evaluate(ArtifactStage):
             for name, one in measured.items()
         }
         for name, figures in models.items():
-            place.say(_told(name, figures))
+            place.say(_progress_line(name, figures))
         return {"models": models, "rows": len(test.row_ids), "test_rows": len(test.tokens)}
 
     def _test_rows(self, rows: StoredRows) -> _TestRows:
         text = self.stage_of(Tokenise).config.text
         columns = dict.fromkeys([*TOKENS, text.question_column, text.answer_column])
+        require_rows(self, rows, test="to evaluate on")
         table = rows.mapped(list(columns), **{SPLIT: "test"})
-        if not table.num_rows:
-            raise UserError(
-                "there are no test rows to evaluate on: raise stages.split.test, or bring more "
-                "rows (a run of few may have none among its 5%)"
-            )
         drawn = chosen(table["row_id"].to_pylist(), self.config.rows, self.settings.seed)
         asked = table.take(drawn)
         return _TestRows(
@@ -214,7 +216,7 @@ def _write(storage: Storage, test: _TestRows, answers: Mapping[str, list[str]]) 
         pacsv.write_csv(pa.table(columns), file)
 
 
-def _told(name: str, figures: Mapping[str, Any]) -> str:
+def _progress_line(name: str, figures: Mapping[str, Any]) -> str:
     return (
         f"  {name}: BLEU {figures['bleu']:.1f}, ROUGE-L {figures['rouge_l']:.3f}, perplexity "
         f"{figures['perplexity']:.2f}, {1000 * figures['latency_seconds']:.0f} ms an answer"
