@@ -21,12 +21,8 @@ from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
 from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
 from ray_pipeline.stages.subsets.config import SelectSubsetsConfig
 from ray_pipeline.stages.subsets.select import SelectSubsets
-<<<<<<< HEAD
-from ray_pipeline.stages.training.split import SplitStage
-=======
 from ray_pipeline.stages.training.missing_rows import require_rows
-from ray_pipeline.stages.training.split import Split
->>>>>>> main
+from ray_pipeline.stages.training.split import SplitStage
 from ray_pipeline.stages.training.tokenise import Tokenise
 from ray_pipeline.train.batches import BatchConfig
 from ray_pipeline.train.census import Census, PartOfRows, take_census

@@ -25,12 +25,8 @@ from ray_pipeline.rundir.layout import SPLIT, TOKENS
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
 from ray_pipeline.stages.training.distil import Distil, TrainAlone
-<<<<<<< HEAD
-from ray_pipeline.stages.training.split import SplitStage
-=======
 from ray_pipeline.stages.training.missing_rows import require_rows
-from ray_pipeline.stages.training.split import Split
->>>>>>> main
+from ray_pipeline.stages.training.split import SplitStage
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.tokenise import Tokenise
 from ray_pipeline.train.batches import TokenRows

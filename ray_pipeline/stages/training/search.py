@@ -23,12 +23,8 @@ from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import Settings, Stage, Workplace
 from ray_pipeline.stages.training.base import TrainingStage
 from ray_pipeline.stages.training.distil import Distil, ParameterSearch
-<<<<<<< HEAD
-from ray_pipeline.stages.training.split import SplitStage
-=======
 from ray_pipeline.stages.training.missing_rows import require_rows
-from ray_pipeline.stages.training.split import Split
->>>>>>> main
+from ray_pipeline.stages.training.split import SplitStage
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
 from ray_pipeline.train.job import TrainingJob
 from ray_pipeline.train.losses import Objective

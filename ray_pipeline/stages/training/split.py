@@ -89,27 +89,6 @@ class Split(SplitStage, MapStage):
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Assign every row to a split."""
-<<<<<<< HEAD
         sides = [self.config.side(self.drawn(root)) for root in self.roots(rows)]
         counts.update(sides)
         return set_column(rows, "split", pa.array(sides, pa.string()))
-=======
-        sides = [self._side(root) for root in self.roots(rows)]
-        counts.update(sides)
-        return set_column(rows, "split", pa.array(sides, pa.string()))
-
-    def roots(self, rows: pa.Table) -> Iterable[str]:
-        """The text that determines each row's split; rows with equal texts get the same split."""
-        if self._texts:
-            columns = [rows[name].to_pylist() for name in self._texts]
-            return ["\x1f".join(map(normalised, texts)) for texts in zip(*columns, strict=True)]
-        roots: list[str] = pc.coalesce(rows["parent_id"], rows["row_id"]).to_pylist()
-        return roots
-
-    def _side(self, root: str) -> str:
-        key = f"{self.settings.seed}:{root}".encode()
-        share = xxhash.xxh3_64_intdigest(key) / 2**64
-        if share < self.config.test:
-            return "test"
-        return "validation" if share < self.config.test + self.config.validation else "train"
->>>>>>> main
