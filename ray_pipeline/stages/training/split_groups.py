@@ -23,7 +23,7 @@ from ray_pipeline.stages.training.twins import Twins, TwinsConfig
 
 
 class SplitGroups(SplitStage, DecideStage):
-    """Draws a split for each group of twins (see `stages.training.twins`), and each other row.
+    """Draws a split for each group of twins, which say nearly the same, and each other row.
 
     A group is a connected component: A is a twin of B, B of C, so all three are on one side. It
     gets the side drawn for one of its rows, chosen by a hash of its text, so neither the order of
