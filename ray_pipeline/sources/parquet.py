@@ -186,7 +186,7 @@ def _write_groups(
 def _regrouped(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int
 ) -> Iterator[pa.Table]:
-    waiting = schema.empty_table()
+    waiting = pa.Table.from_batches([], schema)  # `empty_table` builds no nested extension types
     for batch in batches:
         waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch], schema)])
         while waiting.num_rows >= rows:
