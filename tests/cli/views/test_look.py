@@ -160,3 +160,9 @@ def test_rows_of_a_stage_that_makes_files_are_those_before_it(tmp_path: Path) ->
     rows = Rows(reader, "distil")
     assert rows.note is not None and rows.note.startswith("distil makes files")
     assert list(rows) == []
+
+
+def test_rows_show_the_whole_reason() -> None:
+    words = "HTTP 403: " + "the words of a server say what to do; " * 8
+    row = {"row_id": "r", "status": "failed", "reason": f"llm:refused: {words}end", "text": "a"}
+    assert "say what to do; end" in " ".join(shown(views._row(row), width=100).split())
