@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import ray
 import yaml
 
-from ray_pipeline.core.errors import RunError, UserError, first_line
+from ray_pipeline.core.errors import RunError, UserError, cause_in_words
 from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine import cluster
@@ -217,8 +217,7 @@ class _Runner:
             # A defect of ours or of Ray, or a lost cluster. The user sees one line, and the
             # traceback is in the log.
             _log.exception("the run ended unexpectedly")
-            what = f"{type(error).__name__}: {first_line(error)}"
-            self._end("failed", f"{what} ({LOG_FILE} has the rest)")
+            self._end("failed", f"{cause_in_words(error)} ({LOG_FILE} has the rest)")
         return self._ledger
 
     def _run_segments(self) -> None:
@@ -363,7 +362,7 @@ class _Runner:
             self.workers_ended = execution.wait(_GRACE)
         except Exception as second:
             # The first error is the one to report to the user.
-            self._display.say(f"while stopping: {second}")
+            self._display.say(f"while stopping: {cause_in_words(second)}")
 
     def _account_partly(self, jobs: list[SegmentJob]) -> None:
         """Add ledger entries for interrupted segments, from the footers of committed units."""

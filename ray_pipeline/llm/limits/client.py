@@ -11,7 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-from ray_pipeline.core.errors import BudgetExhausted, RunError
+from ray_pipeline.core.errors import BudgetExhausted, RunError, cause_in_words
 from ray_pipeline.llm.limits.leases import Key, Lease, Meter
 from ray_pipeline.llm.limits.protocol import (
     CALL_SECONDS,
@@ -150,7 +150,7 @@ class LimitsClient:
             self.pump()
 
     def _fail_unreachable(self, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
+        reason = cause_in_words(error)
         self.failure = lambda: RunError(
             f"the run's limits could not be reached for {UNREACHABLE_SECONDS:.0f} s ({reason}); "
             "no request may start without them"
