@@ -229,7 +229,9 @@ class _Runner:
             return
         check_stages(remaining)
         config = self._prepared.config
-        with cluster.joined(config.address, self._log_file):
+        with cluster.joined(
+            config.address, self._log_file, self._display.say, self._ended_by_interrupt
+        ):
             cluster.check_resources(
                 remaining, config.llms, cluster.nodes_of_cluster(), config.autoscaling
             )
@@ -243,6 +245,11 @@ class _Runner:
                     self._execute(self._state.remaining[: len(group)])
             finally:
                 end_coordinator(self._coordinator)
+
+    def _ended_by_interrupt(self) -> None:
+        """Record how the run ended, for a process that Ray's native code does not give back."""
+        self._end("interrupted", "stopped by the user")
+        self._display.say("interrupted (run the same command again to continue)")
 
     def _job(self, segment: Segment) -> SegmentJob:
         prepared = self._prepared
