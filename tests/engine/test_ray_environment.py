@@ -100,7 +100,7 @@ def test_a_long_temporary_folder(
 
 def test_a_temporary_folder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
-    with pytest.raises(UserError, match="temporary folder /proc/none/ray cannot be used.*RAY_TMP"):
+    with pytest.raises(UserError, match=r"temporary folder /proc/none/ray cannot be used.*RAY_TMP"):
         check_machine()
 
 
