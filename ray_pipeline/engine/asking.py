@@ -30,6 +30,7 @@ from ray_pipeline.llm.asker import RequestTemplate, UnitAsker
 from ray_pipeline.llm.asking import AnswerError
 from ray_pipeline.llm.limits.client import LimitsClient
 from ray_pipeline.llm.types import Engine
+from ray_pipeline.models.control_tokens import ROWS_WITH_CONTROL_TEXT, rows_with_control_text
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.responses import FLUSH_SECONDS, Journal
 from ray_pipeline.stage import AskStage, Drop, Expand, Row
@@ -71,6 +72,8 @@ async def ask_unit(
     account = StageAccount.of(stage.name, rows.num_rows, out)
     account.seconds = time.perf_counter() - began
     account.llm = asker.usage
+    if spelled := rows_with_control_text(rows, list(stage.reads)):
+        account.counts[ROWS_WITH_CONTROL_TEXT] = spelled
     return out, account
 
 

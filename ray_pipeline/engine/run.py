@@ -22,6 +22,7 @@ import yaml
 
 from ray_pipeline.core.errors import RunError, UserError, cause_in_words
 from ray_pipeline.core.hashing import set_digest
+from ray_pipeline.core.shares import in_words
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine import cluster
 from ray_pipeline.engine.artifacts import Artifact, check_stages
@@ -339,11 +340,11 @@ class _Runner:
     def _check_failures(self, tally: Tally) -> None:
         failed = tally.failed_rows() + sum(e.account.failed for e in self._ledger.entries)
         if failed > self._allowed:
+            limit = in_words(self._prepared.config.budget.max_failed_rows)
             raise RunError(
                 f"{failed} rows failed, {self._allowed} are allowed (budget.max_failed_rows: "
-                f"{self._prepared.config.budget.max_failed_rows:g} of {self._prepared.survey.rows} "
-                "rows). The ledger counts the reasons; `ray-pipeline rows RUN STAGE --status "
-                "failed` shows the rows"
+                f"{limit}, of {self._prepared.survey.rows} rows). The ledger counts the reasons; "
+                "`ray-pipeline rows RUN STAGE --status failed` shows the rows"
             )
 
     def _give_back_models(self, tally: Tally, jobs: list[SegmentJob]) -> None:

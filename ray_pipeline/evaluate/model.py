@@ -154,10 +154,12 @@ class ReferenceModel:
     """
 
     def __init__(self, folder: str, device: str, dtype: torch.dtype) -> None:
+        from ray_pipeline.models.control_tokens import ControlTokens
         from ray_pipeline.models.tokenizer import load_tokenizer
         from ray_pipeline.train.student import load
 
         self.tokenizer = load_tokenizer(folder)
+        self._control = ControlTokens(self.tokenizer)
         self.model: Any = load(folder).to(device, dtype).eval()
         self.positions = getattr(self.model.config, "max_position_embeddings", None)
 
@@ -170,8 +172,8 @@ class ReferenceModel:
         """
         if not completion.strip():
             return None
-        before = self.tokenizer(f"{instruction.strip()}\n")["input_ids"]
-        rest = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
+        before = self._control.data(f"{instruction.strip()}\n")
+        rest = self._control.data(completion, add_special_tokens=False)
         ids = torch.tensor([[*before, *rest][: self.positions]], device=self.model.device)
         if ids.shape[1] <= len(before) or not before:
             return None

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_pipeline.core.config import AddedWith, Execution, Section
 from ray_pipeline.core.resources import Resources
+from ray_pipeline.core.shares import CountOrShare, count_of
 from ray_pipeline.llm.engines import ENGINES, engine_type, kind_of
 from ray_pipeline.llm.types import Sampling
 from ray_pipeline.models.vllm import changing
@@ -246,14 +247,13 @@ class Budget(Section):
         description="tokens that all prompts and answers together may have; the run stops "
         "(exit code 3) before exceeding it; null: no limit",
     )
-    max_failed_rows: float = Field(
-        0.05,
-        ge=0,
-        description="number of rows that may fail before the run stops; a value below 1 is a "
-        "fraction of the source rows",
+    max_failed_rows: CountOrShare = Field(
+        "5%",
+        description="rows that may fail before the run stops: an integer is a count (`20`), a "
+        "percentage a share of the source's rows (`5%`); a fraction below 1 is a share, too "
+        "(`0.05`), and a decimal number of 1 or more is refused",
     )
 
     def failed_rows_allowed(self, source_rows: int) -> int:
         """How many rows may fail before the run stops."""
-        limit = self.max_failed_rows
-        return int(limit if limit >= 1 else limit * source_rows)
+        return count_of(self.max_failed_rows, source_rows)

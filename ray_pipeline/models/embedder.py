@@ -87,6 +87,8 @@ class Embedder:
             from sentence_transformers import SentenceTransformer
 
             self._model = SentenceTransformer(self.folder, device=self.device)
+            # A text that spells a control token, such as [SEP], has it as text.
+            self._model.tokenizer.split_special_tokens = True
             if self.max_tokens is not None:
                 self._model.max_seq_length = self.max_tokens
         return self._model

@@ -7,7 +7,8 @@ with the end of text (trl#6357: such a model never learns to stop).
 
 The ids begin with exactly those that the prompt alone gives, because that is what the model sees
 when it is asked: the whole text is tokenised at once, and where a token spans the border of prompt
-and answer, the two are tokenised apart.
+and answer, the two are tokenised apart. A question or an answer that spells a control token is text
+(`control_tokens`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pydantic import Field
 from ray_pipeline.core.config import AddedWith, Section
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import DROPPED, KEPT
+from ray_pipeline.models.control_tokens import ControlTokens, rows_with_control_text
 
 NO_QUESTION = "tokens:no_question"
 NO_ANSWER = "tokens:no_answer"
@@ -115,6 +117,7 @@ class Tokeniser:
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._special = {number for number, token in added.items() if token.special}
         self._special.update(tokenizer.all_special_ids)
+        self._control = ControlTokens(tokenizer)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Tokenise rows.
@@ -140,7 +143,8 @@ class Tokeniser:
         return _table(rows["row_id"], made)
 
     def prompt(self, question: str) -> str:
-        """The text of a question's prompt."""
+        """The text of a question's prompt, for `prompt_ids`; the question is quoted in it."""
+        question = self._control.quote(question)
         if not self.chat:
             return self.config.prompt.format(question=question)
         return self.tokenizer.apply_chat_template(
@@ -149,10 +153,8 @@ class Tokeniser:
 
     def prompt_ids(self, prompts: list[str]) -> list[list[int]]:
         """Tokens of prompts, in training and in generation alike."""
-        if not prompts:
-            return []
         eos = self.tokenizer.eos_token_id
-        ids = self.tokenizer(prompts, add_special_tokens=not self.chat)["input_ids"]
+        ids = self._control.encode(prompts, add_special_tokens=not self.chat)
         # Some tokenizers end every text with the end-of-text token: remove it from prompts.
         return [each[:-1] if not self.chat and each and each[-1] == eos else each for each in ids]
 
@@ -165,6 +167,11 @@ class Tokeniser:
         text = self._text("a", "a")
         (whole,) = self.prompt_ids([text.prompt + text.rest])
         return frozenset({int(self.tokenizer.eos_token_id), self._ended(whole)[-1]})
+
+    def with_control_text(self, rows: pa.Table) -> int:
+        """The number of rows whose question or answer spells a control token."""
+        columns = (self.config.question_column, self.config.answer_column)
+        return rows_with_control_text(rows, columns, self._control.pattern)
 
     def _check_columns(self, rows: pa.Table) -> None:
         for name in (self.config.question_column, self.config.answer_column, "row_id"):
@@ -186,9 +193,10 @@ class Tokeniser:
         if not answer or not answer.strip():
             return _Text(reason=NO_ANSWER)
         prompt = self.prompt(question)
+        question, answer = self._control.quote(question), self._control.quote(answer.strip())
         if not self.chat:
-            return _Text(prompt, self.config.answer.format(answer=answer.strip()))
-        turns = [*self._messages(question), {"role": "assistant", "content": answer.strip()}]
+            return _Text(prompt, self.config.answer.format(answer=answer))
+        turns = [*self._messages(question), {"role": "assistant", "content": answer}]
         whole = self.tokenizer.apply_chat_template(turns, tokenize=False)
         if not whole.startswith(prompt):  # the template changes earlier turns
             return _Text(reason=TEMPLATE)
@@ -203,7 +211,7 @@ class Tokeniser:
         for text, prompt, whole in zip(texts, prompts, wholes, strict=True):
             rest = whole[len(prompt) :]
             if whole[: len(prompt)] != prompt:  # a token spans the border
-                rest = self.tokenizer(text.rest, add_special_tokens=False)["input_ids"]
+                rest = self._control.encode([text.rest], add_special_tokens=False)[0]
             encoded.append(self._fitted(prompt, self._ended(rest)))
         return encoded
 

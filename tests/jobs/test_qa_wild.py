@@ -45,7 +45,7 @@ def test_a_wild_source(command: Command, tmp_path: Path) -> None:
                     "reasks": 0,
                 }
             },
-            "budget": {"max_failed_rows": 1.0},
+            "budget": {"max_failed_rows": "100%"},
             "stages": STAGES,
         }
         config_file = tmp_path / "config.yaml"

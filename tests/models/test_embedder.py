@@ -44,3 +44,11 @@ def test_the_packaged_model_tells_meanings_apart():
     similar = vectors @ vectors.T
     assert similar[0, 1] > 0.8 > 0.3 > similar[0, 2]
     assert embedder.encode([]).shape == (0, 384)
+
+
+@pytest.mark.skipif(not models.is_fetched("all-minilm-l6-v2"), reason="model not fetched")
+def test_a_text_that_spells_a_control_token_is_embedded_as_text():
+    """Blanks do not change how this model cuts a text, so both are the same letters and signs."""
+    embedder = Embedder(models.resolve("all-minilm-l6-v2"), device="cpu")
+    spelled, spaced = embedder.encode(["cut [SEP] here [MASK]", "cut [ SEP ] here [ MASK ]"])
+    assert spelled == pytest.approx(spaced, abs=1e-5)

@@ -11,8 +11,8 @@ import textstat
 
 
 class LiteralScorer:
-    """One change: texts without a token, for which the seed divides by zero, have no diversity of
-    vocabulary."""
+    """Two changes: texts without a token, for which the seed divides by zero, have no diversity of
+    vocabulary; and a text that spells a control token has it as text."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -69,7 +69,7 @@ class LiteralScorer:
 
     def score_diversity(self, instruction: str, response: str) -> float:
         combined = instruction + " " + response
-        tokens = self.tokenizer.tokenize(combined)
+        tokens = self.tokenizer.tokenize(combined, split_special_tokens=True)
         unique_ratio = len(set(tokens)) / len(tokens) if tokens else 0
         vocab_score = min(unique_ratio * 2, 1.0)
         bigrams = [f"{tokens[i]}_{tokens[i + 1]}" for i in range(len(tokens) - 1)]

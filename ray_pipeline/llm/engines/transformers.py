@@ -55,6 +55,7 @@ class TransformersEngine(LocalEngine):
         from transformers import AutoModelForCausalLM
 
         from ray_pipeline.models.chat_template import use_trained_format
+        from ray_pipeline.models.control_tokens import ControlTokens
         from ray_pipeline.models.tokenizer import load_tokenizer
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,6 +64,7 @@ class TransformersEngine(LocalEngine):
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         use_trained_format(self._tokenizer, self._model_name)
+        self._control = ControlTokens(self._tokenizer)
         model = AutoModelForCausalLM.from_pretrained(
             self._model_name, revision=revision, dtype=getattr(torch, self._config.dtype)
         )
@@ -77,9 +79,7 @@ class TransformersEngine(LocalEngine):
     async def generate(self, request: Request) -> Response | EngineError:
         """Answer one request; see `LocalEngine`."""
         await self.ready()
-        prompt = self._tokenizer.apply_chat_template(
-            list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        prompt = self._control.chat(request.messages)
         if len(prompt) >= self._max_len:
             detail = f"the prompt has {len(prompt)} tokens, the model takes {self._max_len}"
             return EngineError("context_length", detail)

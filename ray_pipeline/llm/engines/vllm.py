@@ -46,12 +46,14 @@ class VllmEngine(LocalEngine):
         from vllm.v1.engine.async_llm import AsyncLLM
 
         from ray_pipeline.models.chat_template import use_trained_format
+        from ray_pipeline.models.control_tokens import ControlTokens
 
         arguments = AsyncEngineArgs(**engine_arguments(self._model, **_settings(self._config)))
         engine = AsyncLLM.from_engine_args(arguments)
         self._max_len = engine.model_config.max_model_len
         self._tokenizer = engine.get_tokenizer()
         use_trained_format(self._tokenizer, self._model)
+        self._control = ControlTokens(self._tokenizer)
         self._engine = engine
 
     async def generate(self, request: Request) -> Response | EngineError:
@@ -59,9 +61,7 @@ class VllmEngine(LocalEngine):
         await self.ready()
         began = time.perf_counter()
         try:
-            prompt = self._tokenizer.apply_chat_template(
-                list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=False
-            )
+            prompt = self._control.chat(request.messages)
             if len(prompt) >= self._max_len:
                 detail = f"the prompt has {len(prompt)} tokens, the model takes {self._max_len}"
                 return EngineError("context_length", detail)

@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import ftfy
 import pyarrow as pa
@@ -22,6 +22,7 @@ from pydantic import Field
 
 from ray_pipeline.core.rows import data_columns, drop, kept, set_column
 from ray_pipeline.stage import MapStage, StageConfig
+from ray_pipeline.stages.text.unicode import Form, normalise
 
 #: Symbols that carry meaning in questions and answers stay: money and shares ($ € £ ¢ %),
 #: arithmetic and comparison (+ - * / = < > ^ °), names (AT&T, C#, user@host), choices and
@@ -56,6 +57,9 @@ _EXPONENT_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"
 _FRACTION_AFTER_DIGIT = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
 
 _ENTITY = "&#?[0-9A-Za-z]{1,24};"
+#: An ampersand escaped several times: ``&amp;amp;``. ftfy undoes one level after the other, each
+#: in a pass over the text.
+_NESTED_AMPERSAND = re.compile(r"&(?:(?:amp|AMP|#0{0,8}38|#[xX]0{0,8}26);){2,}")
 #: Without one of these, ftfy leaves a text as it is.
 _MAY_NEED_REPAIR = re.compile(rf"[^\x20-\x7e\n]|{_ENTITY}")
 _FTFY = ftfy.TextFixerConfig(unescape_html=True, normalization=None)
@@ -64,8 +68,6 @@ _MOJIBAKE_STEPS = {"encode", "decode", "transcode"}
 #: Each round after the first undoes what the one before uncovered (``&amp;lt;``), which ends
 #: after two or three; the bound only keeps adversarial text from taking long.
 _MAX_ROUNDS = 8
-
-Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
 @dataclass
@@ -128,8 +130,9 @@ class TextCleaner:
         if not _MAY_NEED_REPAIR.search(cleaned.text):
             return
         lines = []
+        text = _NESTED_AMPERSAND.sub("&amp;", cleaned.text)
         # Line by line: one text may mix encodings, a line hardly.
-        for line in cleaned.text.split("\n"):
+        for line in text.split("\n"):
             fixed = ftfy.fix_and_explain(line, _FTFY)
             lines.append(fixed.text)
             for step in fixed.explanation or ():
@@ -146,14 +149,14 @@ class TextCleaner:
         if self._spell_out_exponents:
             text = _EXPONENT.sub(lambda m: "^" + m[0].translate(_EXPONENT_DIGITS), text)
             text = _FRACTION_AFTER_DIGIT.sub(" ", text)
-        text = unicodedata.normalize(self.form, text).replace("\u2044", "/")
+        text = normalise(self.form, text).replace("\u2044", "/")
         _change(cleaned, "unicode", text)
 
     def _to_ascii(self, cleaned: Cleaned) -> None:
         if cleaned.text.isascii():
             return
         kept_characters = []
-        for character in unicodedata.normalize("NFKD", cleaned.text.translate(_TO_ASCII)):
+        for character in normalise("NFKD", cleaned.text.translate(_TO_ASCII)):
             if character.isascii() or character in self._allowed:
                 kept_characters.append(character)
                 continue

@@ -179,6 +179,7 @@ class SubsetGenerations(ArtifactStage):
         import torch
 
         from ray_pipeline.evaluate.generation import TextGenerator
+        from ray_pipeline.models.control_tokens import ControlTokens
         from ray_pipeline.models.text import text_config
         from ray_pipeline.models.tokenizer import load_tokenizer
         from ray_pipeline.rundir.models import get_model
@@ -192,7 +193,8 @@ class SubsetGenerations(ArtifactStage):
         decoding = Decoding(config.max_tokens, config.temperature, self.settings.seed, config.top_p)
         asked = [one for one in prompts.instructions for _ in range(config.samples)]
         made = TextGenerator(model, tokenizer, text)(asked, decoding, config.batch_rows)
-        lengths = [len(tokenizer(one)["input_ids"]) for one in prompts.references]
+        control = ControlTokens(tokenizer)
+        lengths = [len(control.data(one)) for one in prompts.references]
         reader = self._reader
         texts = zip(asked, (one.text for one in made), strict=True)
         nats = [None if reader is None else reader.nats_per_token(*both) for both in texts]

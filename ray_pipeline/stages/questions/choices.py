@@ -18,11 +18,7 @@ LETTERS = string.ascii_uppercase
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """Asks a model for a stand-alone question to replace the stem and its options.
-
-    Reads the columns of ``match-choices``. Rows without choices pass unchanged. A stem that
-    ``fill-in-blank`` has just turned into a question is kept, so it is not paid for twice.
-    """
+    """A multiple-choice question, split."""
 
     stem: str
     options: tuple[str, ...]
@@ -54,8 +50,7 @@ def _notations() -> tuple[_Notation, ...]:
 _NOTATIONS = _notations()
 #: Cheap test that a text may hold options at all: some "A" or "a" followed by a closing sign.
 _MAY_HAVE_OPTIONS = re.compile(r"[Aa]\s?[)\].:]")
-_ENDS_SENTENCE = re.compile(r"(?:^|[?!:;,_\"')\n]|(?<![\s.][A-Za-z])\.)\s*$")
-_ENDS_WITH_INITIAL = re.compile(r"(?:^|[\s.])[A-Za-z]\.\s*$")
+_ENDS_WITH_INITIAL = re.compile(r"(?:^|[\s.])[A-Za-z]\.$")
 _CONJUNCTIONS = frozenset({"and", "or", "to", "vs", "vs.", "&", "/", "-", "nor", "with"})
 _SEPARATOR_AT_END = re.compile(r"\s*[,;|](?:\s*(?:or|and))?\s*$")
 
@@ -131,16 +126,31 @@ def _tidy_option(text: str) -> str:
 
 def _looks_like_list(text: str, chain: list[tuple[int, int, str]]) -> bool:
     before = text[: chain[0][0]]
-    if _ENDS_WITH_INITIAL.search(before):  # "U. S. A. Both B. ..."
+    if _ENDS_WITH_INITIAL.search(before.rstrip()[-3:]):  # "U. S. A. Both B. ..."
         return False
-    return bool(_ENDS_SENTENCE.search(before)) or len(chain) >= 3
+    return _ends_sentence(before) or len(chain) >= 3
+
+
+def _ends_sentence(text: str) -> bool:
+    """Whether what follows a text, which does not end with an initial, begins something new."""
+    words = text.rstrip()
+    return not words or "\n" in text[len(words) :] or words[-1] in "?!:;,_\"')."
 
 
 def refers_to_options(question: str) -> bool:
     """Whether a question makes sense only with its options in view."""
-    return bool(_REFERS_TO_OPTIONS.search(question))
+    if _REFERS_TO_OPTIONS.search(question):
+        return True
+    # "These are planets; which is the largest?"
+    for sentence in question.split("?"):
+        these = _THESE.search(sentence)
+        if these is not None and _WHICH.search(sentence, these.end()):
+            return True
+    return False
 
 
+_THESE = re.compile(r"\bthese\b", re.IGNORECASE)
+_WHICH = re.compile(r"\bwhich\b", re.IGNORECASE)
 # "Which of these", "one of the following", "all are X except one", "the odd one out".
 _REFERS_TO_OPTIONS = re.compile(
     r"\b(?:of|are|is|from|among|between)\s+(?:these|those|the\s+following|the\s+below)\b"
@@ -149,7 +159,7 @@ _REFERS_TO_OPTIONS = re.compile(
     r"|\b(?:options?|choices|alternatives)\s+(?:above|below|given|listed)\b"
     r"|\b(?:these|given|listed|following)\s+(?:options|choices|answers|alternatives)\b"
     r"|\bexcept\s+(?:for\s+)?(?:one|which|this)\b|\bodd\s+(?:one|man|name)\b"
-    r"|\bthese\b[^?]*\bwhich\b|\bwhich\s+one\b|^\s*which\s*\?|\([A-Ha-h]\)",
+    r"|\bwhich\s+one\b|^\s*which\s*\?|\([A-Ha-h]\)",
     re.IGNORECASE,
 )
 
@@ -171,10 +181,12 @@ def normalise(text: str) -> str:
     return folded.strip(" .,;:!?\"'") or folded
 
 
+# Runs of white space are possessive (``\s*+``): given back one by one they would be tried in every
+# combination, and an answer of a thousand blanks would take seconds.
 _LETTER_ANSWER = re.compile(
-    r"^\s*(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\s*(?:is\b)?\s*[:=-]?\s*)?"
+    r"^\s*+(?:(?:the\s++)?(?:correct\s++)?(?:answer|option|choice)\s*+(?:is\b)?\s*+[:=-]?\s*+)?"
     r"(?P<open>[(\[])?\s?(?P<letter>[A-Za-z])\s?(?P<close>[)\].:])?"
-    r"(?:\s+-\s+|\s+|$)(?P<rest>.*)$",
+    r"(?:\s++-\s++|\s++|$)(?P<rest>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
 

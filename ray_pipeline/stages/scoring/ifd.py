@@ -20,6 +20,7 @@ from pydantic import Field
 
 from ray_pipeline.core.config import Execution
 from ray_pipeline.core.rows import KEPT, set_column
+from ray_pipeline.models.control_tokens import ROWS_WITH_CONTROL_TEXT
 from ray_pipeline.stage import ModelStage, ModelStageConfig
 
 Floats = npt.NDArray[np.float64]
@@ -173,6 +174,7 @@ class ScoreIfd(ModelStage):
     ) -> list[tuple[int, list[int], list[int]]]:
         """Place, prompt and answer, both as tokens, of each row that can be scored."""
         made = self._tokenise(rows.select(["row_id", "instruction", "response"]))
+        counts[ROWS_WITH_CONTROL_TEXT] += self._tokenise.with_control_text(rows)
         found = []
         columns = (made[name].to_pylist() for name in ("status", "reason", "input_ids"))
         masks = made["answer_mask"].to_pylist()

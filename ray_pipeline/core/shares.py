@@ -1,0 +1,64 @@
+"""A number of rows, or a share of them: an integer is a count, a percentage is a share."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+_PERCENTAGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*", re.ASCII)
+
+
+def _checked(value: Any) -> int | float | str:
+    """The value if it is a count, a percentage, or a fraction below 1.
+
+    Raises:
+        ValueError: it is something else; the message says how to write what was meant.
+    """
+    if isinstance(value, str):
+        match = _PERCENTAGE.fullmatch(value)
+        if match is None:
+            raise ValueError(f'expected a count (20) or a percentage ("5%"), found {value!r}')
+        if Decimal(match[1]) > 100:
+            raise ValueError(f"a percentage should be less than or equal to 100%, found {value!r}")
+        return f"{match[1]}%"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f'expected a count (20) or a percentage ("5%"), found {value!r}')
+    if not value >= 0:
+        raise ValueError(f"should be greater than or equal to 0, found {value!r}")
+    if isinstance(value, float) and value >= 1:
+        if value > 100 or value != int(value):
+            raise ValueError(f'{value!r} is neither: write a count (20) or a percentage ("5%")')
+        # 1.0 looks like "all rows" where 0.5 is half of them, and like one row where 2 is two.
+        raise ValueError(
+            f"{value!r} could be a count or a share: write {value:.0f} for a number of rows, or "
+            f'"{100 * value if value == 1 else value:g}%" for a share of them'
+        )
+    return value
+
+
+#: An integer is a count, ``"5%"`` a share; a fraction below 1 is a share, too. A decimal number of
+#: 1 or more is refused, because it could be either.
+CountOrShare = Annotated[int | float | str, BeforeValidator(_checked)]
+
+
+def count_of(limit: int | float | str, whole: int) -> int:
+    """The number that a `CountOrShare` is of ``whole``, rounded down."""
+    if isinstance(limit, int):
+        return limit
+    share = Decimal(limit[:-1]) / 100 if isinstance(limit, str) else Decimal(repr(limit))
+    return int(share * whole)
+
+
+def in_words(limit: int | float | str) -> str:
+    """A `CountOrShare` for a message: ``20`` or ``5%``."""
+    return (
+        f"{(100 * Decimal(repr(limit))).normalize():f}%" if isinstance(limit, float) else str(limit)
+    )
+
+
+def of_old_run(limit: Any) -> Any:
+    """The limit in a run directory of the time when counts were stored as decimals."""
+    return int(limit) if isinstance(limit, float) and 1 <= limit < 2**63 else limit
