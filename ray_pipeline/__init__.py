@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 # Before any other import, because these may fail for the reason that it finds.
-from ray_pipeline.core.shadowing import check_first_folder
+from ray_pipeline.core.shadowing import check_first_folders
 
-check_first_folder()
+check_first_folders()
 
 from importlib import import_module  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402

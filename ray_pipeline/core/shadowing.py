@@ -247,17 +247,24 @@ def explanation(path: str) -> str:
     )
 
 
-def check_first_folder() -> None:
-    """Check the folder that Python looks into first: of the script, or the current one (``-m``).
+def check_first_folders() -> None:
+    """Check the folder of the script and the current one, if Python looks into them first.
 
     Raises:
-        ShadowedModule: it holds a file that shadows a module; the message names the file.
+        ShadowedModule: one holds a file that shadows a module; the message names the file.
     """
-    if getattr(sys.flags, "safe_path", False) or not sys.path:
+    try:
+        searched = [os.path.abspath(folder) for folder in sys.path]
+        current = os.path.abspath("")
+    except OSError:  # the current folder has been deleted
         return
-    if (path := shadowing_file(os.path.abspath(sys.path[0]))) is not None:
-        sys.excepthook = _ended_by(sys.excepthook)
-        raise ShadowedModule(explanation(path))
+    library = os.path.dirname(os.path.abspath(os.__file__))
+    first = searched[: searched.index(library)] if library in searched else searched
+    script = (getattr(sys, "argv", None) and sys.argv[0]) or ""
+    for folder in (os.path.dirname(os.path.abspath(script)), current):
+        if folder in first and (path := shadowing_file(folder)) is not None:
+            sys.excepthook = _ended_by(sys.excepthook)
+            raise ShadowedModule(explanation(path))
 
 
 def _ended_by(others):  # type: ignore[no-untyped-def]  # typing could be the module that is shadowed

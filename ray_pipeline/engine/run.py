@@ -230,6 +230,9 @@ class _Runner:
             return
         check_stages(remaining)
         config = self._prepared.config
+        for name in sorted(_llms_of(remaining)):
+            if note := config.llms[name].engine_type.check_network(name, config.llms[name]):
+                self._display.say(note)
         with cluster.joined(
             config.address, self._log_file, self._display.say, self._ended_by_interrupt
         ):
@@ -469,6 +472,12 @@ class _Stopped(Exception):
     def __init__(self, stop: Stop) -> None:
         super().__init__(stop.message)
         self.stop = stop
+
+
+def _llms_of(segments: Sequence[Segment]) -> set[str]:
+    """Names of the language models that the stages of segments ask."""
+    stages = [stage for segment in segments for stage in segment.stages]
+    return {stage.config.llm for stage in stages if isinstance(stage, AskStage)}
 
 
 def _numbered(segment: Segment, accounts: Sequence[Any]) -> Iterator[tuple[int, str, Any]]:

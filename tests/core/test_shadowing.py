@@ -62,3 +62,10 @@ def test_a_script_beside_such_a_file_ends_with_one_message(tmp_path: Path, shado
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert str(tmp_path / shadow) in done.stdout
+
+
+def test_folders_that_others_put_first_are_not_checked(tmp_path: Path) -> None:
+    # Ray puts its own copies of packages first when it is imported.
+    (tmp_path / "psutil.py").touch()
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import ray_pipeline"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +25,7 @@ from yarl import URL
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.llm.engines.answers import read_answer
 from ray_pipeline.llm.engines.base import RemoteEngine
+from ray_pipeline.llm.engines.proxies import bypassed, proxy_for
 from ray_pipeline.llm.engines.replies import Failure, backoff, failure
 from ray_pipeline.llm.engines.requests import Dialect, request_body
 from ray_pipeline.llm.engines.tokens import (
@@ -76,6 +76,7 @@ class OpenAIEngine(RemoteEngine):
         self._name = name
         self._config = config
         self._url = _completions_url(name, config)
+        self._proxy = proxy_for(self._url)
         keys = self.read_keys(name, config)
         self._secrets = [key for key in keys.values() if key]
         self._headers = {label: _headers(key) for label, key in keys.items()}
@@ -90,11 +91,24 @@ class OpenAIEngine(RemoteEngine):
         """Check that the model's API keys are set and that its URL is valid. Sends no request.
 
         Raises:
-            UserError: an environment variable is not set or holds no key, or ``base_url`` is not
-                a URL.
+            UserError: an environment variable is not set or holds no key, ``base_url`` is not
+                a URL, or the proxy of the environment cannot be used.
         """
         super().check(name, config)
-        _completions_url(name, config)
+        proxy_for(_completions_url(name, config))
+
+    @classmethod
+    def check_network(cls, name: str, config: LlmConfig) -> str | None:
+        """Check that the proxy in front of the server can be reached, if there is one."""
+        url = _completions_url(name, config)
+        if (proxy := proxy_for(url)) is not None:
+            proxy.check(url)
+        if (variable := bypassed(url)) is None:
+            return None
+        return (
+            f"llms.{name}: {url.origin()} is on this machine: it is asked directly, not through "
+            f"the proxy of the environment variable {variable}"
+        )
 
     @classmethod
     def request_tokens(cls, config: LlmConfig, request: Request) -> RequestTokens:
@@ -210,7 +224,8 @@ class OpenAIEngine(RemoteEngine):
         try:
             status, headers, reply = await self._post(lease.key_label, body)
         except BaseException as error:
-            failed = _connection_failure(error, self._config.timeout_seconds)
+            failed = self._proxy and self._proxy.refusal(error, self._url)
+            failed = failed or _connection_failure(error, self._config.timeout_seconds)
             if failed is not None and failed.code == "unreachable":
                 lease.release()
             else:
@@ -222,6 +237,8 @@ class OpenAIEngine(RemoteEngine):
         if status == 200:
             return self._settle(lease, request, reply)
         failed = failure(status, headers, reply)
+        if self._proxy is not None:
+            failed = self._proxy.named_in(failed, status, self._url)
         if failed.verdict == "key":
             lease.retire(failed.detail)
         if failed.pause_seconds:
@@ -232,7 +249,11 @@ class OpenAIEngine(RemoteEngine):
     async def _post(self, label: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         session = self._session or self._open_session()
         async with session.post(
-            self._url, data=body, headers=self._headers[label], allow_redirects=False
+            self._url,
+            data=body,
+            headers=self._headers[label],
+            allow_redirects=False,
+            proxy=self._proxy and self._proxy.url,
         ) as reply:
             return reply.status, reply.headers, await reply.read()
 
@@ -244,7 +265,6 @@ class OpenAIEngine(RemoteEngine):
                 total=timeout, sock_connect=min(timeout, _CONNECT_SECONDS)
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=any(name.lower().endswith("_proxy") for name in os.environ),
         )
         return self._session
 
