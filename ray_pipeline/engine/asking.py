@@ -31,7 +31,7 @@ from ray_pipeline.llm.asking import AnswerError
 from ray_pipeline.llm.limits.client import LimitsClient
 from ray_pipeline.llm.types import Engine
 from ray_pipeline.models.control_tokens import ROWS_WITH_CONTROL_TEXT, rows_with_control_text
-from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.account import CUT_ANSWERS, StageAccount
 from ray_pipeline.rundir.responses import FLUSH_SECONDS, Journal
 from ray_pipeline.stage import AskStage, Drop, Expand, Row
 
@@ -72,6 +72,11 @@ async def ask_unit(
     account = StageAccount.of(stage.name, rows.num_rows, out)
     account.seconds = time.perf_counter() - began
     account.llm = asker.usage
+    kept = {
+        row["row_id"] for row, verdict in zip(before, verdicts, strict=True) if verdict[0] == KEPT
+    }
+    if cut := len(kept & asker.cut_rows):
+        account.counts[CUT_ANSWERS] = cut
     if spelled := rows_with_control_text(rows, list(stage.reads)):
         account.counts[ROWS_WITH_CONTROL_TEXT] = spelled
     return out, account
@@ -202,7 +207,7 @@ class AskingLoop:
         """
         journal = Journal(self._job.storage, stage.name, unit_id)
         template = RequestTemplate(
-            stage.name, self._config, self._job.revisions[self._llm], self._job.seed
+            stage.name, self._config, self._job.revisions[self._llm], self._job.seed, self._llm
         )
         asker = UnitAsker(template, self._engine, journal, frozenset(ask_afresh))
         self._journals.add(journal)

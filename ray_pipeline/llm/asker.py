@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jsonschema
@@ -31,6 +32,8 @@ class RequestTemplate:
     revision: str
     #: The run's seed.
     seed: int
+    #: The model's name under ``llms``, for messages.
+    name: str = "NAME"
 
     def request(self, prompt: Prompt, messages: tuple[Message, ...], sample: int = 0) -> Request:
         """The complete request: the prompt's sampling over the model's defaults."""
@@ -43,7 +46,21 @@ class RequestTemplate:
             format=prompt.format,
             seed=self.seed,
             sample=sample,
+            options=self._options,
         )
+
+    @cached_property
+    def _options(self) -> dict[str, Any]:
+        return self.llm.options()
+
+    def limit(self, prompt: Prompt) -> str:
+        """The setting that limits an answer's tokens, and its value, for messages."""
+        for field in ("max_completion_tokens", "max_tokens"):
+            if (tokens := self.llm.extra_body.get(field)) is not None:
+                return f"llms.{self.name}.extra_body.{field} (now {tokens})"
+        if (tokens := prompt.sampling.get("max_tokens")) is not None:
+            return f"sampling.max_tokens of the prompt {prompt.name!r} (now {tokens})"
+        return f"llms.{self.name}.max_tokens (now {self.llm.max_tokens})"
 
 
 class UnitAsker:
@@ -72,6 +89,8 @@ class UnitAsker:
         self._answers: dict[str, asyncio.Future[Response]] = {}
         self._stopping = False
         self.usage = LlmUsage()
+        #: Rows for which an answer that was cut off at its limit of tokens was used.
+        self.cut_rows: set[str] = set()
 
     def stop(self) -> None:
         """Send no further requests; those in flight continue."""
@@ -90,8 +109,15 @@ class UnitAsker:
         """Maximum number of times that an unusable answer is requested again."""
         return self._template.llm.reasks
 
+    def limit(self, prompt: Prompt) -> str:
+        """See `RequestTemplate.limit`."""
+        return self._template.limit(prompt)
+
     async def respond(self, request: Request, key: str, row_id: str) -> Response:
-        """Return the response from storage, from an identical request in flight, or the engine."""
+        """The response from storage, from an identical request in flight, or the engine.
+
+        Its thinking is apart from its text; the journal stores it as it arrived.
+        """
         if (pending := self._answers.get(key)) is None:
             pending = asyncio.ensure_future(self._fetch(request, key, row_id))
             self._answers[key] = pending
@@ -99,13 +125,17 @@ class UnitAsker:
         return await asyncio.shield(pending)
 
     async def _fetch(self, request: Request, key: str, row_id: str) -> Response:
+        if key not in self._journal.stored and request.options:
+            key = request.key_without_options()
         stored = self._journal.stored.get(key)
-        if stored is not None and row_id in self._ask_afresh and key in self._rejected_before:
+        is_rejected = not self._rejected_before.isdisjoint((key, request.key()))
+        if stored is not None and row_id in self._ask_afresh and is_rejected:
             stored = None
         if stored is not None:
             self.usage.reused += 1
             self._count_tokens(stored)
-            return stored
+            return self._apart(stored)
+        key = request.key()
         if self._stopping:
             raise Stopping
         try:
@@ -117,17 +147,25 @@ class UnitAsker:
         # The slot that this answer freed belongs to another request by now: send that one before
         # writing the journal. Otherwise requests bunch up, and the server waits for the client.
         await asyncio.sleep(0)
+        apart = self._apart(response)
+        if not response.reasoning_tokens:
+            response.reasoning_tokens = _thinking_share(apart)
         self._journal.append(key, row_id, request.model, response)
         self.usage.requests += 1
         self.usage.retries += response.attempts - 1
         self._count_tokens(response)
-        return response
+        return apart
+
+    def _apart(self, response: Response) -> Response:
+        return response.apart() if self._template.llm.split_thinking else response
 
     def _count_tokens(self, response: Response) -> None:
         self.usage.prompt_tokens += response.prompt_tokens
         self.usage.completion_tokens += response.completion_tokens
         self.usage.cached_prompt_tokens += response.cached_prompt_tokens
         self.usage.cost_usd += response.cost_usd
+        self.usage.reasoning_tokens += response.reasoning_tokens
+        self.usage.cut += response.is_cut
 
     def reject(self, key: str) -> None:
         """Record in the journal that the answer was unusable."""
@@ -162,13 +200,29 @@ class RowAsker:
                 raise AnswerError(error.code, error.detail, answer=filtered) from None
             code, complaint, value = judge(response, prompt, check)
             if not code:
+                if response.is_cut:
+                    self._unit.cut_rows.add(self._row_id)
                 return Answer(response.text, value, response)
             self._unit.reject(key)
-            if remaining == 0 or code == "content_filter":
-                detail = f"{complaint}; the answer was {_short(response.text)!r}"
+            if remaining == 0 or code == "content_filter" or _is_cut_before_answer(response):
+                detail = self._detail(code, complaint, response, prompt)
                 raise AnswerError(code, detail, answer=response.text)
             messages = _with_complaint(messages, response.text, complaint)
         raise AssertionError("unreachable")
+
+    def _detail(self, code: str, complaint: str, response: Response, prompt: Prompt) -> str:
+        """What is wrong with an answer, for people: with the answer and how to fix it."""
+        if code != "length":
+            return f"{complaint}; the answer was {_short(response.text)!r}"
+        fix = f"raise {self._unit.limit(prompt)}"
+        if _is_cut_before_answer(response):
+            fix += (
+                ", or let the model think less (a server: extra_body: {reasoning_effort: low}; "
+                "a local model: chat_template_kwargs: {enable_thinking: false})"
+            )
+            return f"{complaint}; {fix}"
+        fix += f", or use cut answers (answer: {{allow_truncated: true}} in {prompt.name}.yaml)"
+        return f"{complaint}; {fix}; the answer was {_short(response.text)!r}"
 
 
 def judge(
@@ -178,10 +232,14 @@ def judge(
     text = response.text.strip()
     if response.finish_reason == "content_filter":
         return "content_filter", "the provider's content filter stopped the answer", None
+    if _is_cut_before_answer(response):
+        where = "while the model was thinking" if response.thinking else "before the answer began"
+        return "length", f"the limit of tokens was reached {where}", None
     if not text:
-        return "empty", "the answer is empty", None
-    if response.finish_reason == "length" and not prompt.allow_truncated:
-        return "truncated", "the answer was cut off at the token limit: be shorter", None
+        thought = "the model thought and gave no answer"
+        return "empty", thought if response.thinking else "the answer is empty", None
+    if response.is_cut and not prompt.allow_truncated:
+        return "length", "the answer was cut off at the limit of tokens: be shorter", None
     try:
         value = parse(text, prompt.format)
     except ValueError as error:
@@ -189,6 +247,21 @@ def judge(
     if check is not None and (complaint := check(text)) is not None:
         return "unusable", complaint, None
     return "", "", value
+
+
+def _is_cut_before_answer(response: Response) -> bool:
+    """Whether the limit of tokens was reached before the answer: it would be reached again."""
+    return response.is_cut and not response.text.strip()
+
+
+def _thinking_share(response: Response) -> int:
+    """Estimated tokens of a response's thinking: its share of the bytes.
+
+    Args:
+        response: with its thinking apart from its text.
+    """
+    thinking, answer = len((response.thinking or "").encode()), len(response.text.encode())
+    return round(response.completion_tokens * thinking / (thinking + answer)) if thinking else 0
 
 
 def parse(text: str, answer_format: AnswerFormat) -> Any:

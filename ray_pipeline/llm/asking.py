@@ -19,6 +19,16 @@ class Answer:
     value: Any
     response: Response
 
+    @property
+    def thinking(self) -> str:
+        """What the model thought before it answered; empty if it did not, or not visibly."""
+        return self.response.thinking or ""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer was cut off at the limit of tokens."""
+        return self.response.is_cut
+
 
 class Llm(Protocol):
     """The model a stage was configured with, for one row."""

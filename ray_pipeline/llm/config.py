@@ -78,6 +78,12 @@ class LlmConfig(Section):
         "prompt includes the answer and what is wrong with it",
     )
 
+    split_thinking: Annotated[bool, AddedWith(True)] = Field(
+        True,
+        description="split off what a reasoning model writes before its answer, such as "
+        "`<think>...</think>`; false: it stays part of the answer",
+    )
+
     # Servers
     base_url: Annotated[str | None, Execution] = Field(
         None, description="URL of the server, up to and including `/v1`; null: OpenAI's own"
@@ -217,6 +223,12 @@ class LlmConfig(Section):
     def identity_with(self, weights: str) -> dict[str, Any]:
         """The settings that change this model's answers, and ``weights``, the weights' identity."""
         return {**self.identity(), "weights": weights}
+
+    def options(self) -> dict[str, Any]:
+        """The settings that change answers, beyond the fields that a `Request` has for them."""
+        elsewhere = {"model", "revision", "max_tokens", "temperature", "top_p", "stop", "reasks"}
+        elsewhere |= {"split_thinking", "max_model_len"}
+        return {k: v for k, v in self.identity().items() if v and k not in elsewhere}
 
     def resources(self, gpus_there: float) -> Resources:
         """Number of actors of a local model, and the CPUs and GPUs of each.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -54,9 +55,18 @@ class Request:
     seed: int = 0
     #: Distinguishes several answers to the same question.
     sample: int = 0
+    #: Further settings of the model that change its answers, such as ``extra_body``.
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self) -> str:
         """SHA-256 over the canonical JSON of the request (sorted keys, UTF-8), 64 hex digits."""
+        return self._key({"options": self.options} if self.options else {})
+
+    def key_without_options(self) -> str:
+        """The key in runs of versions that left out `options`."""
+        return self._key({})
+
+    def _key(self, more: dict[str, Any]) -> str:
         canonical = orjson.dumps(
             {
                 "stage": self.stage,
@@ -67,6 +77,7 @@ class Request:
                 "format": self.format,
                 "seed": self.seed,
                 "sample": self.sample,
+                **more,
             },
             option=orjson.OPT_SORT_KEYS,
         )
@@ -74,7 +85,7 @@ class Request:
 
     def sampling_seed(self) -> int:
         """A seed of 31 bits for this request's own random numbers, from its content."""
-        return int(self.key()[:8], 16) & 0x7FFF_FFFF
+        return int(self.key_without_options()[:8], 16) & 0x7FFF_FFFF
 
 
 @dataclass

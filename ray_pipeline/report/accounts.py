@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_pipeline.report.reading import ReportReader
-from ray_pipeline.rundir.account import LlmUsage, StageAccount
+from ray_pipeline.rundir.account import CUT_ANSWERS, LlmUsage, StageAccount
 from ray_pipeline.rundir.ledger import LedgerEntry
 
 
@@ -151,6 +151,28 @@ def llm_lines(reader: ReportReader) -> list[LlmLine]:
             )
         )
     return lines
+
+
+def cut_answers(entries: Sequence[LedgerEntry]) -> list[str]:
+    """A sentence for each stage with answers that reached their limit of tokens."""
+    lines = []
+    for entry in entries:
+        account = entry.account
+        if failed := account.reasons.get("llm:length", 0):
+            lines.append(
+                f"{account.name}: {_rows(failed)} failed because the answer reached its limit of "
+                "tokens (llm:length). Raise max_tokens, or let the model think less"
+            )
+        if kept := account.counts.get(CUT_ANSWERS, 0):
+            lines.append(
+                f"{account.name}: {_rows(kept)} kept with an answer that was cut off at its limit "
+                "of tokens, which the prompt allows (answer.allow_truncated)"
+            )
+    return lines
+
+
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else f"{number:,} rows"
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -12,6 +12,9 @@ import pyarrow.compute as pc
 
 from ray_pipeline.core.rows import DROPPED, FAILED, KEPT, reason_code
 
+#: The counter of rows that were kept with an answer that was cut off at its limit of tokens.
+CUT_ANSWERS = "rows_with_a_cut_answer"
+
 #: The row counts of an account.
 ROWS = ("rows_in", "created", "kept", "dropped", "failed")
 
@@ -108,10 +111,13 @@ class StageAccount:
         self.reasons = dict(Counter(self.reasons) - Counter(retried.reasons))
 
     def to_json(self) -> dict[str, Any]:
-        """The account as plain data, for the ledger; without `sources` where it is empty."""
+        """The account as plain data, for the ledger; without what it has none of."""
         data = asdict(self)
         if not self.sources:
             del data["sources"]
+        for name in ("reasoning_tokens", "cut"):
+            if data["llm"] is not None and not data["llm"][name]:
+                del data["llm"][name]
         return data
 
     @classmethod
@@ -147,6 +153,11 @@ class LlmUsage:
     completion_tokens: int = 0
     cached_prompt_tokens: int = 0
     cost_usd: float = 0.0
+    #: Part of `completion_tokens` that models spent on thinking; estimated where a server does not
+    #: report it.
+    reasoning_tokens: int = 0
+    #: Answers that ended at their limit of tokens (``finish_reason: length``).
+    cut: int = 0
 
     def add(self, other: LlmUsage) -> None:
         """Add another usage to this one, in place."""

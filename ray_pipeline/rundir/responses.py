@@ -15,13 +15,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.models.thinking import split_thinking
 from ray_pipeline.rundir.layout import RESPONSES, responses_folder
 
 #: Object storage: seconds between two writes of collected responses.
@@ -45,6 +46,25 @@ class Response:
     seconds: float = 0.0
     #: Dollars at the configured prices; set by the caller.
     cost_usd: float = 0.0
+    #: Characters of the reply that no text can hold, such as half of a surrogate pair, and that
+    #: became U+FFFD.
+    replaced_characters: int = 0
+    #: The model's thinking where it arrived apart from `text`; `text` may hold more of it.
+    thinking: str | None = None
+    #: Part of `completion_tokens` that the model spent on thinking.
+    reasoning_tokens: int = 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it ended at the limit of tokens."""
+        return self.finish_reason == "length"
+
+    def apart(self) -> Response:
+        """A copy with the thinking that `text` holds moved to `thinking`."""
+        # A server that sends the thinking apart has removed the closing tag as well.
+        thinking, answer = split_thinking(self.text, closing_only=not self.thinking)
+        thoughts = "\n\n".join(filter(None, (self.thinking, thinking)))
+        return replace(self, text=answer, thinking=thoughts or None)
 
 
 _RESPONSE_FIELDS = tuple(Response.__dataclass_fields__)

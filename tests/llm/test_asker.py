@@ -147,7 +147,7 @@ def test_a_key_covers_what_changes_the_answer_and_nothing_else() -> None:
     ("finish", "text", "code"),
     [
         ("content_filter", "no", "content_filter"),
-        ("length", "half an ans", "truncated"),
+        ("length", "half an ans", "length"),
         ("stop", " \n", "empty"),
         ("stop", "fine", ""),
     ],

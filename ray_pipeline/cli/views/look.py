@@ -16,6 +16,7 @@ from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT
 from ray_pipeline.core.text import count, dollars, duration, figure, one_line, plain, shortened
 from ray_pipeline.evaluate.text import QUALITY
+from ray_pipeline.report.accounts import cut_answers
 from ray_pipeline.report.sections.evaluation import in_order
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
@@ -38,6 +39,7 @@ def status(reader: RunReader) -> RenderableType:
         parts += [Text(), _sources(sources)]
     if any(entry.account.reasons for entry in ledger.entries):
         parts += [Text(), _reasons(ledger)]
+    parts += [Text(f"\n{line}") for line in cut_answers(ledger.entries)]
     if (artifacts := made(reader)) is not None:
         parts += [Text(), artifacts]
     wrong = [entry.account.name for entry in ledger.entries if not entry.account.balances]
@@ -62,7 +64,9 @@ def _headline(reader: RunReader) -> Text:
 def _account(ledger: Ledger) -> Table:
     columns = ["stage", "rows in", "created", "kept", "dropped", "failed"]
     usages = [entry.account.llm for entry in ledger.entries if entry.account.llm is not None]
-    columns += ["requests", "tokens"] * bool(usages) + ["cost"] * any(u.cost_usd for u in usages)
+    columns += ["requests", "tokens"] * bool(usages)
+    columns += ["thinking"] * any(usage.reasoning_tokens for usage in usages)
+    columns += ["cost"] * any(usage.cost_usd for usage in usages)
     columns += ["work"] + [""] * any(entry.reused for entry in ledger.entries)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
@@ -84,6 +88,7 @@ def _account_cells(entry: LedgerEntry) -> dict[str, str]:
         "failed": account.failed,
         "requests": llm.requests + llm.reused,
         "tokens": llm.prompt_tokens + llm.completion_tokens,
+        "thinking": llm.reasoning_tokens,
     }
     return {
         "stage": account.name,

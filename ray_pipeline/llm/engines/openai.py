@@ -16,7 +16,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -26,6 +26,7 @@ from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.llm.engines.answers import read_answer
 from ray_pipeline.llm.engines.base import RemoteEngine
 from ray_pipeline.llm.engines.proxies import bypassed, proxy_for
+from ray_pipeline.llm.engines.refusals import Probe, Refusals
 from ray_pipeline.llm.engines.replies import Failure, backoff, failure
 from ray_pipeline.llm.engines.requests import Dialect, request_body
 from ray_pipeline.llm.engines.tokens import (
@@ -37,7 +38,7 @@ from ray_pipeline.llm.engines.tokens import (
 from ray_pipeline.llm.limits.client import LimitsClient
 from ray_pipeline.llm.limits.leases import Lease
 from ray_pipeline.llm.limits.protocol import Estimate
-from ray_pipeline.llm.types import EngineError, Request
+from ray_pipeline.llm.types import EngineError, Message, Request, Sampling
 from ray_pipeline.rundir.responses import Response
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class OpenAIEngine(RemoteEngine):
         self._dialect = Dialect()
         self._session: aiohttp.ClientSession | None = None
         self._answered_at = -math.inf
+        self._refusals = Refusals(self._probe)
         self._warned: set[str] = set()
 
     @classmethod
@@ -141,13 +143,13 @@ class OpenAIEngine(RemoteEngine):
         started: float | None = None
         attempt = 1
         while True:
-            lease = await self._start(estimate, started)
-            if started is None:
-                started = loop.time()
-            if dialect is not self._dialect:  # learnt by another request meanwhile
-                dialect = self._dialect
-                body = request_body(self._config, request, dialect)
-            outcome = await self._try(lease, request, body, dialect)
+            with await self._start(estimate, started) as lease:
+                if started is None:
+                    started = loop.time()
+                if dialect is not self._dialect:  # learnt by another request meanwhile
+                    dialect = self._dialect
+                    body = request_body(self._config, request, dialect)
+                outcome = await self._try(lease, request, body, dialect)
             if isinstance(outcome, Response):
                 outcome.attempts = attempt
                 outcome.seconds = loop.time() - started
@@ -186,9 +188,9 @@ class OpenAIEngine(RemoteEngine):
             RunError: no request can succeed, so the run stops.
         """
         config = self._config
+        detail = failed.detail
         if failed.verdict == "run":
-            raise RunError(f"llms.{self._name}: {self._mask(failed.detail)} ({self._url})")
-        detail = self._mask(failed.detail)
+            raise RunError(f"llms.{self._name}: {detail} ({self._url})")
         if failed.verdict == "row":
             raise EngineError(failed.code, detail, attempt, failed.raw)
         if failed.verdict == "key":
@@ -220,42 +222,52 @@ class OpenAIEngine(RemoteEngine):
     async def _try(
         self, lease: Lease, request: Request, body: bytes, dialect: Dialect
     ) -> Response | Failure | None:
-        """Make one HTTP call and end the lease. None: repeat it in the dialect just learnt."""
+        """Make one HTTP call and end the lease. None: repeat it in the dialect just learnt.
+
+        What is raised here leaves the lease to its context manager.
+        """
         try:
-            status, headers, reply = await self._post(lease.key_label, body)
-        except BaseException as error:
-            failed = self._proxy and self._proxy.refusal(error, self._url)
+            reply = await self._post(lease.key_label, body)
+        except Exception as error:
+            failed = None if self._proxy is None else self._proxy.refusal(error, self._url)
             failed = failed or _connection_failure(error, self._config.timeout_seconds)
-            if failed is not None and failed.code == "unreachable":
+            if failed.code in ("unreachable", "proxy"):
                 lease.release()
             else:
                 lease.lose()
-            if failed is None:
-                raise
             return failed
         self._answered_at = asyncio.get_running_loop().time()
-        if status == 200:
-            return self._settle(lease, request, reply)
-        failed = failure(status, headers, reply)
-        if self._proxy is not None:
-            failed = self._proxy.named_in(failed, status, self._url)
-        if failed.verdict == "key":
-            lease.retire(failed.detail)
-        if failed.pause_seconds:
-            lease.pause(failed.pause_seconds)
+        outcome = self._read(reply)
+        if isinstance(outcome, Response):
+            self._refusals.accepted(lease.key_label)
+            return self._settle(lease, request, outcome)
+        if outcome.code == "malformed":
+            lease.lose()  # it may have been billed
+            return outcome
+        if self._learn(dialect, reply):
+            lease.release()
+            return None
+        if outcome.unless is not None:
+            outcome = await self._blamed(outcome, lease, request)
+        elif outcome.verdict == "row":
+            self._refusals.accepted(lease.key_label)
+        if outcome.verdict == "key":
+            lease.retire(outcome.detail)
+        if outcome.pause_seconds:
+            lease.pause(outcome.pause_seconds)
         lease.release()
-        return None if self._learn(dialect, status, reply) else failed
+        return outcome
 
-    async def _post(self, label: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    async def _post(self, label: str, body: bytes) -> Reply:
         session = self._session or self._open_session()
         async with session.post(
             self._url,
             data=body,
             headers=self._headers[label],
             allow_redirects=False,
-            proxy=self._proxy and self._proxy.url,
+            proxy=None if self._proxy is None else self._proxy.url,
         ) as reply:
-            return reply.status, reply.headers, await reply.read()
+            return Reply(reply.status, reply.headers, await reply.read())
 
     def _open_session(self) -> aiohttp.ClientSession:
         timeout = self._config.timeout_seconds
@@ -268,26 +280,82 @@ class OpenAIEngine(RemoteEngine):
         )
         return self._session
 
-    def _settle(self, lease: Lease, request: Request, reply: bytes) -> Response | Failure:
-        response = read_answer(reply)
-        if response is None:
-            lease.lose()
-            raw = self._mask(reply.decode("utf-8", "replace"))
-            return Failure("retry", "malformed", "the reply holds no answer", raw=raw)
+    def _read(self, reply: Reply) -> Response | Failure:
+        """What a reply means. Never raises, whatever it holds."""
+        try:
+            if reply.is_success:
+                outcome = read_answer(reply.body, reply.charset)
+            else:
+                outcome = failure(reply.status, reply.headers, reply.body, reply.charset)
+                if self._proxy is not None:
+                    outcome = self._proxy.named_in(outcome, self._url)
+        except Exception:
+            # A defect of ours; it must not cost more than this try.
+            if "defect" not in self._warned:
+                self._warned.add("defect")
+                _log.exception("llms.%s: a reply could not be read", self._name)
+            detail = f"HTTP {reply.status}: the reply could not be read"
+            outcome = Failure("retry", "malformed", detail)
+        if isinstance(outcome, Response):
+            return outcome
+        if outcome.code == "malformed":
+            outcome = replace(outcome, raw=reply.body.decode("utf-8", "replace"))
+        return outcome.told(self._mask)
+
+    def _settle(self, lease: Lease, request: Request, response: Response) -> Response:
         if response.prompt_tokens < 0:
-            self._warn("usage", "the server reports no token usage; it is estimated from lengths")
+            text = "the server reports no usable token counts; they are estimated from lengths"
+            self._warn("usage", text)
             response.prompt_tokens = text_tokens(prompt_bytes(request))
             response.completion_tokens = text_tokens(len(response.text.encode()))
-        if prices := self._config.usd_per_million:
-            response.cost_usd = prices.cost(
-                response.prompt_tokens, response.completion_tokens, response.cached_prompt_tokens
-            )
+        if response.replaced_characters:
+            text = "replies hold characters that no text can hold; each becomes U+FFFD"
+            self._warn("characters", text)
+        response.cost_usd = self._cost(response)
         lease.settle(response.prompt_tokens + response.completion_tokens, response.cost_usd)
         return response
 
-    def _learn(self, used: Dialect, status: int, reply: bytes) -> bool:
+    def _cost(self, response: Response) -> float:
+        prices = self._config.usd_per_million
+        if prices is None:
+            return 0.0
+        return prices.cost(
+            response.prompt_tokens, response.completion_tokens, response.cached_prompt_tokens
+        )
+
+    async def _blamed(self, failed: Failure, lease: Lease, request: Request) -> Failure:
+        """A refusal as the row's failure, or as that of what every request shares."""
+        if await self._refusals.is_request_to_blame(lease, request.key()):
+            return failed
+        if failed.unless == "run":
+            return replace(failed, verdict="run")
+        return replace(failed, verdict="key", code="refused_key")
+
+    async def _probe(self, lease: Lease) -> Probe:
+        """Send a test request: does the server refuse every request, or only some rows'?"""
+        self._warn(
+            "probe", "a request was refused; a test request shows whether its text is the reason"
+        )
+        request = Request("", self._config.model, "", _TEST, Sampling(max_tokens=1))
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                body = request_body(self._config, request, self._dialect)
+                reply = await self._post(lease.key_label, body)
+        except Exception:
+            return "unclear"
+        outcome = self._read(reply)
+        if isinstance(outcome, Response):
+            tokens = max(0, outcome.prompt_tokens) + max(0, outcome.completion_tokens)
+            lease.spend(tokens, max(0.0, self._cost(outcome)))
+            return "accepted"
+        if outcome.verdict == "retry":
+            return "unclear"
+        is_refused = outcome.unless is not None or outcome.verdict in ("key", "run")
+        return "refused" if is_refused else "accepted"
+
+    def _learn(self, used: Dialect, reply: Reply) -> bool:
         """Switch to another dialect if the server refused this one; returns whether it did."""
-        better = used.after_refusal(status, reply)
+        better = used.after_refusal(reply.status, reply.body)
         if better is None:
             return False
         if self._dialect is used:
@@ -307,7 +375,35 @@ class OpenAIEngine(RemoteEngine):
         return _KEY_LIKE.sub("[key]", text)
 
 
-_KEY_LIKE = re.compile(r"\b(?:sk|pk|key|gsk|xai)-[\w*.-]{6,}", re.IGNORECASE)
+_KEY_LIKE = re.compile(
+    r"\b(?:sk|pk|key|gsk|xai)-[\w*.-]{6,}|\bAIza[\w-]{10,}|(?<=Bearer )[\w.~+/-]{8,}", re.IGNORECASE
+)
+#: The test request, and the seconds that its reply may take.
+_TEST: tuple[Message, ...] = ({"role": "user", "content": "Say OK."},)
+_PROBE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP reply with its body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def is_success(self) -> bool:
+        """Whether its status is that of an answer."""
+        return 200 <= self.status < 300
+
+    @property
+    def charset(self) -> str | None:
+        """The charset that its Content-Type names."""
+        found = _CHARSET.search(self.headers.get("Content-Type", ""))
+        return found.group(1) if found else None
+
+
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 
 
 def _headers(key: str | None) -> dict[str, str]:
@@ -317,8 +413,8 @@ def _headers(key: str | None) -> dict[str, str]:
     return headers
 
 
-def _connection_failure(error: BaseException, timeout: float) -> Failure | None:
-    """The failure that an exception of the HTTP call means; None: not a connection error."""
+def _connection_failure(error: Exception, timeout: float) -> Failure:
+    """The failure that an exception of the HTTP call means."""
     # Only the kind of error goes into the text: an HTTP library's message may quote the request.
     kind = type(error).__name__
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
@@ -326,6 +422,5 @@ def _connection_failure(error: BaseException, timeout: float) -> Failure | None:
         return Failure("retry", "unreachable", f"no connection: {why}")
     if isinstance(error, TimeoutError):
         return Failure("retry", "timeout", f"no reply within {timeout:g} s")
-    if isinstance(error, aiohttp.ClientError | OSError):
-        return Failure("retry", "connection", f"the connection broke: {kind}")
-    return None
+    # Also what the libraries below raise for bytes that are no HTTP.
+    return Failure("retry", "connection", f"the connection broke: {kind}")

@@ -65,13 +65,13 @@ class Proxy:
             return Failure("retry", "unreachable", detail)
         return Failure("run", "proxy", f"{detail}. {self.way_out(server)}")
 
-    def named_in(self, failed: Failure, status: int, server: URL) -> Failure:
+    def named_in(self, failed: Failure, server: URL) -> Failure:
         """The failure of a reply that may be the proxy's own: proxy and server look the same."""
-        if status == 407:
-            return Failure("run", "proxy", f"{failed.detail}: from {self}. {self.way_out(server)}")
-        if failed.verdict == "row":
+        if failed.code == "proxy":
+            return replace(failed, advice=f": from {self}. {self.way_out(server)}")
+        if failed.verdict == "row" and failed.unless is None:
             return failed
-        return replace(failed, detail=f"{failed.detail} (through {self})")
+        return replace(failed, advice=f"{failed.advice} (through {self})")
 
 
 def proxy_for(server: URL) -> Proxy | None:

@@ -1,4 +1,9 @@
-"""What a failed HTTP reply means: try again, fail the row, give up the key, or stop the run."""
+"""What a failed HTTP reply means: try again, fail the row, give up the key, or stop the run.
+
+The body decides with the status: servers use one status for different things.
+`docs/reference/servers.md` is the table of the known dialects, and
+`tests/llm/engines/dialects.py` holds it.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,18 @@ import email.utils
 import random
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import orjson
+from ray_pipeline.llm.engines.bodies import words
+from ray_pipeline.llm.engines.error_bodies import ErrorFields, duration, error_fields, fields_of
 
 #: Maximum seconds to wait before the second try; doubled for each further try.
 FIRST_BACKOFF_SECONDS = 0.5
+
+#: Characters of a server's words that are kept.
+_DETAIL = 400
 
 Verdict = Literal["retry", "row", "key", "run"]
 
@@ -28,11 +37,24 @@ class Failure:
 
     verdict: Verdict
     code: str
+    #: The status, and the server's own words: as they came, with whatever they repeat.
     detail: str
     #: The server asked for a pause of this length.
     pause_seconds: float | None = None
     #: The body of an unusable reply.
     raw: str | None = None
+    #: A ``row`` is to blame only if other requests are not refused in the same way; if they are,
+    #: this is to blame: the API key, or the address and the model, which are the run's.
+    unless: Literal["key", "run"] | None = None
+    #: What to do about it, or what it means; it follows the detail.
+    advice: str = ""
+
+    def told(self, mask: Callable[[str], str]) -> Failure:
+        """This failure as logs and rows may hold it: masked, in a bounded length, with advice."""
+        detail = mask(self.detail)
+        detail = detail if len(detail) <= _DETAIL else f"{detail[: _DETAIL - 3]}..."
+        raw = None if self.raw is None else mask(self.raw)
+        return replace(self, detail=detail + self.advice, raw=raw, advice="")
 
 
 def backoff(attempt: int, ceiling: float) -> float:
@@ -40,88 +62,158 @@ def backoff(attempt: int, ceiling: float) -> float:
     return random.uniform(0, min(ceiling, FIRST_BACKOFF_SECONDS * 2 ** min(attempt - 1, 30)))
 
 
-def failure(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    """Classify a reply with a status other than 200."""
-    error = error_fields(body)
+def failure(
+    status: int, headers: Mapping[str, str], body: bytes, charset: str | None = None
+) -> Failure:
+    """Classify a reply with a status other than success. Never raises on a body."""
+    error = error_fields(body, charset)
     detail = f"HTTP {status}: {error.message}" if error.message else f"HTTP {status}"
-    if status == 402 or (status == 429 and "insufficient_quota" in (error.code, error.type)):
-        return Failure("key", "no_quota", f"HTTP {status}: the account has no quota left")
-    if status in (401, 403):
-        # The server's own message may repeat the key.
-        return Failure("key", "refused_key", f"HTTP {status}: the server refuses the key")
-    if status == 429:
-        return Failure("retry", "rate_limited", detail, retry_after(headers))
-    if status in (408, 409) or status >= 500:
-        return Failure("retry", "server_error", detail, retry_after(headers))
-    if status in (404, 405) or 300 <= status < 400:
-        return Failure("run", "not_found", f"{detail}; check base_url and model")
-    if _is_context_length(error):
-        return Failure("row", "context_length", detail)
-    if "content_filter" in (error.code, error.type) or error.code == "content_policy_violation":
+    return _classified(status, error, detail, retry_after(headers))
+
+
+def error_in_answer(parsed: dict[str, Any]) -> Failure:
+    """Classify an error that came with a status of success, as its own code says."""
+    error = fields_of(parsed)
+    status = error.status() or 500
+    detail = f"HTTP 200 with an error {error.code or status}: {error.message}".rstrip(": ")
+    if "blockReason" in parsed.get("promptFeedback", ()):
         return Failure("row", "content_filter", detail)
+    return _classified(status, error, detail, None)
+
+
+def no_answer(body: bytes, charset: str | None = None) -> Failure:
+    """A reply of success that holds neither an answer nor an error."""
+    text = words(body, charset) or "it is empty"
+    return Failure("retry", "malformed", f"HTTP 200: the reply holds no answer: {text}")
+
+
+_CHECK = "; check base_url and model"
+
+
+def _classified(status: int, error: ErrorFields, detail: str, pause: float | None) -> Failure:
+    """The verdict on an error. ``pause``: seconds that the reply's headers ask to wait."""
+    if pause is None:
+        pause = error.retry_seconds
+    # What is wrong with the key comes first: providers report it with 400, 401, 403 and 429.
+    if status == 401 or _is_bad_key(status, error):
+        return Failure("key", "refused_key", detail)
+    if status == 402 or _is_out_of_quota(status, error, pause):
+        return Failure("key", "no_quota", detail, advice="; the account has no quota left")
+    if _is_content_filter(status, error):
+        return Failure("row", "content_filter", detail)
+    if _is_context_length(status, error):
+        return Failure("row", "context_length", detail)
+    if status == 429:
+        return Failure("retry", "rate_limited", detail, pause)
+    if status in (408, 409, 425) or status >= 500:
+        return Failure("retry", "server_error", detail, pause)
+    if _is_unknown_model(status, error):
+        return Failure("run", "not_found", detail, advice=_CHECK)
+    if status == 403:
+        return Failure("row", "refused", detail, unless="key")
+    if status in (404, 405) or 300 <= status < 400:
+        return Failure("row", "not_found", detail, unless="run", advice=_CHECK)
+    if status == 407:
+        advice = "; a proxy on the way to the server asks for a login"
+        return Failure("run", "proxy", detail, advice=advice)
     return Failure("row", "bad_request", detail)
 
 
-@dataclass(frozen=True)
-class ErrorFields:
-    """The parts of an error body that servers have in common; missing ones are empty."""
-
-    message: str = ""
-    code: str = ""
-    type: str = ""
-    param: str = ""
+_BAD_KEY = re.compile(
+    r"(api|subscription)[ _]?key (is )?(not valid|invalid|expired)|(invalid|incorrect) api[ _]?key"
+    r"|api[ _]key expired|no (api key|auth credentials)",
+    re.IGNORECASE,
+)
+_BAD_KEY_NAMES = {"invalid_api_key", "API_KEY_INVALID", "UNAUTHENTICATED", "authentication_error"}
 
 
-def error_fields(body: bytes) -> ErrorFields:
-    """Read an error body: OpenAI's form, FastAPI's ``detail``, or plain text."""
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return ErrorFields(message=_short(body.decode("utf-8", "replace")))
-    if not isinstance(parsed, dict):
-        return ErrorFields(message=_short(str(parsed)))
-    error = parsed.get("error", parsed)
-    if not isinstance(error, dict):
-        return ErrorFields(message=_short(str(error)))
-    message = error.get("message") or error.get("detail") or ""
-    return ErrorFields(
-        message=_short(_in_words(message)),
-        code=_text(error.get("code")),
-        type=_text(error.get("type")),
-        param=_text(error.get("param")),
-    )
+def _is_bad_key(status: int, error: ErrorFields) -> bool:
+    if status not in (400, 403):
+        return False
+    return bool(_BAD_KEY_NAMES & error.all_names or _BAD_KEY.search(error.message))
 
 
-def _in_words(message: Any) -> str:
-    """FastAPI's list of complaints: where and what, not the input, which it repeats in full."""
-    if not isinstance(message, list):
-        return message if isinstance(message, str) else orjson.dumps(message).decode()
-    complaints = []
-    for item in message:
-        if isinstance(item, dict):
-            where = ".".join(str(part) for part in item.get("loc", ()))
-            complaints.append(f"{where}: {item.get('msg', '')}")
-    return "; ".join(complaints)
+_OUT_OF_QUOTA = re.compile(
+    r"exceeded your current quota|check your plan and billing|credit balance is too low"
+    r"|insufficient (credit|balance|funds|quota)|out of credits|no credits (left|remaining)"
+    r"|requires more credits|purchase credits|billing hard limit|free-models-per-day",
+    re.IGNORECASE,
+)
+_OUT_OF_QUOTA_NAMES = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"}
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+def _is_out_of_quota(status: int, error: ErrorFields, pause: float | None) -> bool:
+    """Whether waiting does not help: the account has to be paid, or a new day to begin.
+
+    Google reports its limits by the minute in the same words, with the pause to take; and its
+    limits by the day with a pause too, after which they are no better.
+    """
+    if status not in (400, 403, 429):
+        return False
+    if _OUT_OF_QUOTA_NAMES & error.all_names:
+        return True
+    if any("PerDay" in name for name in error.names) or re.search(r"\blimit: 0\b", error.message):
+        return status == 429
+    return pause is None and _OUT_OF_QUOTA.search(error.message) is not None
 
 
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 300 else text[:297] + "..."
+_FILTER_NAMES = {
+    "content_filter",
+    "content_policy_violation",
+    "ResponsibleAIPolicyViolation",
+    "moderation_blocked",
+    "data_inspection_failed",
+    "PROHIBITED_CONTENT",
+    "SAFETY",
+}
+#: In the words of any refusal of a request.
+_FILTERED = re.compile(
+    r"content[ _-](filter|policy|management|moderation)|requires moderation|input was flagged"
+    r"|flagged (for|as|by)|safety (system|policy|filter|setting)|prohibited[ _](content|use)"
+    r"|responsible ?ai|usage polic(y|ies)",
+    re.IGNORECASE,
+)
+#: An account that was flagged is no request's fault.
+_ACCOUNT = re.compile(r"\b(account|organi[sz]ation|project|api key)\b", re.IGNORECASE)
+
+
+def _is_content_filter(status: int, error: ErrorFields) -> bool:
+    if not 400 <= status < 429:
+        return status < 500 and bool(_FILTER_NAMES & error.all_names)
+    if _FILTER_NAMES & error.all_names:
+        return True
+    if not _FILTERED.search(error.message) or not error.is_json:
+        return False
+    return status != 403 or not _ACCOUNT.search(error.message)
 
 
 _CONTEXT_LENGTH = re.compile(
-    r"context[ _](length|window)|maximum (input|context)|too many tokens|prompt is too long"
-    r"|input is too long|max_model_len",
+    r"context[ _](length|window|size)|maximum (input|context)|too many tokens|prompt is too long"
+    r"|input is too long|max_model_len|`inputs` tokens \+ `max_new_tokens`"
+    r"|exceeds? the (limit of|maximum number of) \d+ tokens|input token count",
     re.IGNORECASE,
 )
+_CONTEXT_LENGTH_NAMES = {"context_length_exceeded", "exceed_context_size_error"}
 
 
-def _is_context_length(error: ErrorFields) -> bool:
-    return error.code == "context_length_exceeded" or bool(_CONTEXT_LENGTH.search(error.message))
+def _is_context_length(status: int, error: ErrorFields) -> bool:
+    # llama.cpp reports it with 500 too.
+    if status not in (400, 413, 422, 500):
+        return False
+    return bool(_CONTEXT_LENGTH_NAMES & error.all_names or _CONTEXT_LENGTH.search(error.message))
+
+
+_UNKNOWN_MODEL = re.compile(
+    r"is not a valid model|^invalid model\b|model .{0,200}(does not exist|is not found|not found)",
+    re.IGNORECASE,
+)
+_UNKNOWN_MODEL_NAMES = {"model_not_found", "invalid_model", "DeploymentNotFound"}
+
+
+def _is_unknown_model(status: int, error: ErrorFields) -> bool:
+    if status not in (400, 404):
+        return False
+    return bool(_UNKNOWN_MODEL_NAMES & error.all_names or _UNKNOWN_MODEL.search(error.message))
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
@@ -153,7 +245,7 @@ def _number(value: str | None) -> float | None:
 def _http_date(value: str) -> float | None:
     try:
         return email.utils.parsedate_to_datetime(value).timestamp()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, OSError):
         return None
 
 
@@ -166,15 +258,10 @@ def _reset(headers: Mapping[str, str]) -> float | None:
     return max((wait for wait in waits if wait is not None), default=None)
 
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
 def _duration(value: str | None) -> float | None:
     """``6m0s``, ``120ms`` or a number of seconds."""
     if value is None:
         return None
     if (number := _number(value)) is not None:
         return number
-    parts = _DURATION.findall(value)
-    return sum(float(n) * _UNIT_SECONDS[unit] for n, unit in parts) if parts else None
+    return duration(value)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from ray_pipeline.llm.engines.replies import error_fields
+from ray_pipeline.llm.engines.error_bodies import error_fields
 from ray_pipeline.llm.types import Request
 
 if TYPE_CHECKING:

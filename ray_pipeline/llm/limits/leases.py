@@ -138,7 +138,11 @@ class Owner(Protocol):
 
 
 class Lease:
-    """Permission for one try of a request; ended by one of `settle`, `release` and `lose`."""
+    """Permission for one try of a request; ended by one of `settle`, `release` and `lose`.
+
+    A context manager: at its end a lease that is still open counts as lost, whatever was raised,
+    so that no slot stays in use without a request.
+    """
 
     __slots__ = ("_batch", "_estimate", "_key", "_open", "_owner")
 
@@ -156,10 +160,27 @@ class Lease:
             key.batch.permits -= 1
             key.batch.tokens -= key.rate_tokens(estimate)
 
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._open:
+            self.lose()
+
     @property
     def key_label(self) -> str:
         """Label of the key to use."""
         return self._key.label
+
+    @property
+    def key_in_use(self) -> int:
+        """Number of this process's requests in flight on the key."""
+        return self._key.in_use
+
+    def spend(self, tokens: int, cost_usd: float) -> None:
+        """Count what an additional call in the same slot used; the lease stays open."""
+        self._owner.cost.spent += picodollars(cost_usd)
+        self._owner.tokens.spent += tokens
 
     def settle(self, tokens: int, cost_usd: float) -> None:
         """The reply has arrived: count what it used.
@@ -168,8 +189,7 @@ class Lease:
             tokens: tokens of prompt and completion.
             cost_usd: cost in US dollars.
         """
-        self._owner.cost.spent += picodollars(cost_usd)
-        self._owner.tokens.spent += tokens
+        self.spend(tokens, cost_usd)
         if self._key.limits.tokens_per_minute is not None:
             estimated = self._key.rate_tokens(self._estimate)
             self._key.return_unused(self._batch, 0, estimated - tokens)

@@ -22,7 +22,7 @@ class AcceptParaphrases(MapStage):
     """Drops the versions that are not a usable paraphrase of their source. Originals pass.
 
     Reasons, in the order they are tried: ``paraphrase:CODE`` if the model's answer was unusable
-    from the start (``truncated``, ``content_filter``), ``paraphrase:empty``,
+    from the start (``length``: it was cut off, ``content_filter``), ``paraphrase:empty``,
     ``paraphrase:refusal``, ``paraphrase:chatter`` (text that addresses the user),
     ``paraphrase:copy``, ``paraphrase:not_a_question``, ``paraphrase:too_short``,
     ``paraphrase:too_long``, ``paraphrase:gives_answer``, ``paraphrase:numbers``,

@@ -64,7 +64,7 @@ def test_versions_pass_without_a_request():
     assert not llm.asked
 
 
-@pytest.mark.parametrize("code", ["truncated", "empty", "content_filter"])
+@pytest.mark.parametrize("code", ["length", "empty", "content_filter"])
 def test_an_unusable_answer_stands_in_the_version_as_it_came(code):
     original, [version] = expand(formal(), ROW, Filtered(code, "Which author of"))
     assert original["note"] == "old"

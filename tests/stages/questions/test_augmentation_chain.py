@@ -26,6 +26,7 @@ class Asker:
     def __init__(self, answers):
         self.answers = answers
         self.usage = LlmUsage()
+        self.cut_rows: set[str] = set()
         self.requests = 0
 
     def for_row(self, row_id):
