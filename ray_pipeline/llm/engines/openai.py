@@ -81,7 +81,8 @@ class OpenAIEngine(RemoteEngine):
         keys = self.read_keys(name, config)
         self._secrets = [key for key in keys.values() if key]
         self._headers = {label: _headers(key) for label, key in keys.items()}
-        self._limits = limits.llm(name, self.key_limits(name, config))
+        patience = config.give_up_after_seconds
+        self._limits = limits.llm(name, self.key_limits(name, config), patience)
         self._dialect = Dialect()
         self._session: aiohttp.ClientSession | None = None
         self._answered_at = -math.inf
@@ -176,6 +177,9 @@ class OpenAIEngine(RemoteEngine):
             async with asyncio.timeout_at(deadline):
                 return await self._limits.start(estimate, again=True)
         except TimeoutError:
+            # If the server itself asked to wait for longer, that is not this row's failure.
+            if (reason := self._limits.check_patience(started)) is not None:
+                raise RunError(reason) from None
             limit = self._config.give_up_after_seconds
             detail = f"the API limits left no room for another try within {limit:g} s"
             raise EngineError("rate_limited", detail) from None
@@ -254,7 +258,7 @@ class OpenAIEngine(RemoteEngine):
         if outcome.verdict == "key":
             lease.retire(outcome.detail)
         if outcome.pause_seconds:
-            lease.pause(outcome.pause_seconds)
+            lease.pause(outcome.pause_seconds, outcome.detail)
         lease.release()
         return outcome
 
