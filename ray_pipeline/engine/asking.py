@@ -61,6 +61,7 @@ async def ask_unit(
     began = time.perf_counter()
     before = rows.to_pylist()
     tasks = [asyncio.create_task(_ask_row(stage, row, asker)) for row in before]
+    asker.count_waiting(tasks)
     try:
         verdicts = await asyncio.gather(*tasks)
     except (BudgetExhausted, RunError, Stopping):
@@ -235,6 +236,7 @@ class AskingLoop:
             for asker in self._askers:
                 counts["requests"] += asker.usage.requests + asker.usage.reused
                 counts["completion_tokens"] += asker.usage.completion_tokens
+                counts["rows"] += asker.rows_waiting
             stop = await self._coordinator.progress.remote(
                 self._name, self._job.segment.index, counts
             )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ray_pipeline.engine.coordinator import Snapshot
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.account import StageAccount, total
+from ray_pipeline.stage import AskStage
 
 
 @dataclass
@@ -73,6 +74,15 @@ class Tally:
             # A worker's report is up to a second old: the work in it may be committed by now.
             live = Counter() if tally.finished else news.in_progress.get(index, Counter())
             tally.in_progress = live
+
+    def rows_in_work(self) -> dict[str, int]:
+        """Number of rows that wait for an answer, by the name of the language model."""
+        rows: Counter[str] = Counter()
+        for tally in self.segments.values():
+            for stage in tally.segment.stages:
+                if isinstance(stage, AskStage):
+                    rows[stage.config.llm] += tally.in_progress["rows"]
+        return dict(rows)
 
     def failed_rows(self) -> int:
         """Number of rows that failed so far."""

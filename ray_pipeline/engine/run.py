@@ -24,7 +24,7 @@ from ray_pipeline.core.errors import RunError, UserError, cause_in_words
 from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.shares import in_words
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.engine import cluster
+from ray_pipeline.engine import cluster, worker_processes
 from ray_pipeline.engine.artifacts import Artifact, check_stages
 from ray_pipeline.engine.config import RunConfig
 from ray_pipeline.engine.coordinator import (
@@ -40,8 +40,10 @@ from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.reuse import RunState, run_state
 from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
+from ray_pipeline.engine.stalls import Stalled, StallWatch
 from ray_pipeline.engine.streaming import Execution
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
+from ray_pipeline.engine.waits import PauseNews
 from ray_pipeline.rundir.account import StageAccount, total
 from ray_pipeline.rundir.environment import environment
 from ray_pipeline.rundir.layout import (
@@ -327,15 +329,28 @@ class _Runner:
     def _watch(self, execution: Execution, tally: Tally, jobs: list[SegmentJob]) -> None:
         saved = time.monotonic()
         ended = False
+        config = self._prepared.config
+        stalls = StallWatch(
+            config.stalled_after_seconds,
+            config.llms,
+            config.autoscaling,
+            worker_processes.probe,
+            lambda: ray.available_resources().get("CPU", 0.0),
+            self._display.say,
+        )
+        patience = {name: llm.give_up_after_seconds for name, llm in config.llms.items()}
+        pauses = PauseNews(self._display.say, patience)
         while not ended:
             ended = execution.wait(_POLL)
             news = ray.get(self._coordinator.poll.remote())
             tally.update(news)
             self._display.update(tally, news.starting)
+            self._ledger.waiting = pauses.update(news.keys, tally.rows_in_work())
             if news.stop is not None:
                 raise _Stopped(news.stop)
             self._check_failures(tally)
             self._give_back_models(tally, jobs)
+            stalls.check(tally, news)
             if time.monotonic() - saved > _SAVE:
                 self._save_live(tally)
                 saved = time.monotonic()
@@ -370,7 +385,7 @@ class _Runner:
         kind: StopKind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
-            self.workers_ended = execution.wait(_GRACE)
+            self.workers_ended = execution.wait(0 if isinstance(error, Stalled) else _GRACE)
         except Exception as second:
             # The first error is the one to report to the user.
             self._display.say(f"while stopping: {cause_in_words(second)}")
@@ -459,6 +474,7 @@ class _Runner:
 
     def _end(self, status: Status, message: str | None = None) -> None:
         self._ledger.status, self._ledger.message = status, message
+        self._ledger.waiting = []
         try:
             self._save()
         except RunError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -88,9 +88,20 @@ class UnitAsker:
         self._rejected_before = frozenset(journal.rejected)
         self._answers: dict[str, asyncio.Future[Response]] = {}
         self._stopping = False
+        #: Number of the unit's rows that are not done.
+        self.rows_waiting = 0
         self.usage = LlmUsage()
         #: Rows for which an answer that was cut off at its limit of tokens was used.
         self.cut_rows: set[str] = set()
+
+    def count_waiting(self, rows: Sequence[asyncio.Future[Any]]) -> None:
+        """Keep `rows_waiting`, the number of these rows that are not done."""
+        self.rows_waiting = len(rows)
+        for row in rows:
+            row.add_done_callback(self._row_done)
+
+    def _row_done(self, _: asyncio.Future[Any]) -> None:
+        self.rows_waiting -= 1
 
     def stop(self) -> None:
         """Send no further requests; those in flight continue."""

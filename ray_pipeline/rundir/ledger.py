@@ -47,6 +47,8 @@ class Ledger:
     seconds: float = 0.0
     #: Seconds of wall time by phase of the run.
     phases: dict[str, float] = field(default_factory=dict)
+    #: While it runs: a line for each thing outside the run that it waits for.
+    waiting: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -83,6 +85,7 @@ class Ledger:
             "message": self.message,
             "seconds": round(self.seconds, 3),
             "phases": self.phases,
+            "waiting": self.waiting,
             "stages": [entry.to_json() for entry in self.entries],
         }
         storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))

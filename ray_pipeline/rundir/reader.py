@@ -399,7 +399,9 @@ def _ledger(raw: bytes, where: str) -> Ledger:
         raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
     if status not in get_args(Status):
         raise UserError(f"{where}: unknown status {status!r}")
-    return Ledger(data["run"], status, data.get("message"), entries, data.get("seconds", 0.0))
+    ledger = Ledger(data["run"], status, data.get("message"), entries, data.get("seconds", 0.0))
+    ledger.waiting = [str(line) for line in data.get("waiting", ())]
+    return ledger
 
 
 def _entry(stage: dict[str, Any]) -> LedgerEntry:

@@ -55,6 +55,8 @@ def _headline(reader: RunReader) -> Text:
     text.append(f", {duration(ledger.seconds)}")
     if ledger.message:
         text.append(f"\n{plain(ledger.message)}")
+    for line in ledger.waiting:
+        text.append(f"\n{plain(line)}")
     if reader.driver_is_gone():
         text.append("\nits process is gone: it was killed. Run it again to continue", "bold")
     text.append("\n")
