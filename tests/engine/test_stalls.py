@@ -175,7 +175,12 @@ def test_without_a_limit_nothing_is_ended() -> None:
 
 
 def stuck_run(folder: Path, engine: str, seconds: float) -> Any:
-    llm = {"engine": f"stuck_engine:{engine}", "model": "m", "api_keys_env": [], "concurrency": 2}
+    llm = {
+        "engine": f"support.stuck_engine:{engine}",
+        "model": "m",
+        "api_keys_env": [],
+        "concurrency": 2,
+    }
     return make_toy(
         folder,
         [f"row {number}" for number in range(20)],
@@ -191,7 +196,7 @@ def test_an_engine_that_keeps_its_requests_ends_the_run(
     own_process: Command, tmp_path: Path, engine: str
 ) -> None:
     toy = stuck_run(tmp_path, engine, 2.0)
-    done = own_process("run", toy.config_file, timeout=120, PYTHONPATH=_with_support())
+    done = own_process("run", toy.config_file, timeout=120)
     assert done.code == 1, done.text
     assert "Traceback" not in done.text
     assert "the run waits for nothing that it can name: llms.stuck (no key): 2 requests in" in (
@@ -204,14 +209,6 @@ def test_an_engine_that_keeps_its_requests_ends_the_run(
 
 def test_a_slow_engine_is_left_alone(own_process: Command, tmp_path: Path) -> None:
     toy = stuck_run(tmp_path, "Slow", 0.5)
-    done = own_process("run", toy.config_file, timeout=120, PYTHONPATH=_with_support())
+    done = own_process("run", toy.config_file, timeout=120)
     assert done.code == 0, done.text
     assert toy.stage("ask")["kept"] == 20
-
-
-def _with_support() -> str:
-    import os
-
-    from support.command import TESTS
-
-    return os.pathsep.join([str(TESTS / "support"), os.environ["PYTHONPATH"]])

@@ -1,4 +1,4 @@
-"""A server's pause: told once with who, until when and how many rows, shown in `status`, bounded."""
+"""A server's pause: told once with who, until when and how many rows; bounded."""
 
 from __future__ import annotations
 
