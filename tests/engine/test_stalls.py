@@ -175,17 +175,13 @@ def test_without_a_limit_nothing_is_ended() -> None:
 
 
 def stuck_run(folder: Path, engine: str, seconds: float) -> Any:
-    llm = {
-        "engine": f"support.stuck_engine:{engine}",
-        "model": "m",
-        "api_keys_env": [],
-        "concurrency": 2,
-    }
+    llm: dict[str, Any] = {"engine": f"support.stuck_engine:{engine}", "model": "m"}
+    llm |= {"api_keys_env": [], "concurrency": 2, "timeout_seconds": 1}
     return make_toy(
         folder,
         [f"row {number}" for number in range(20)],
         pipeline="toy_ask",
-        llms={"stuck": {**llm, "timeout_seconds": 1}},
+        llms={"stuck": llm},
         stages={"ask": {"llm": "stuck", "prompt": "ask"}},
         stalled_after_seconds=seconds,
     )
