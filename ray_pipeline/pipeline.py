@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ray_pipeline.core.config import nearest, override, parse, read_yaml
 from ray_pipeline.core.errors import UserError
-from ray_pipeline.core.shares import of_old_run
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.cluster import ship_with_workers
 from ray_pipeline.engine.config import RunConfig, config_type
 from ray_pipeline.engine.plan import StagePlan
@@ -21,6 +23,7 @@ from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.run import Display, Job
 from ray_pipeline.engine.run import run as start_job
 from ray_pipeline.run import Run
+from ray_pipeline.rundir.layout import CONFIG_FILE
 from ray_pipeline.sources.config import SourceConfig
 from ray_pipeline.stage import Stage
 
@@ -195,14 +198,22 @@ def retry_job(
             copy = Path(folder) / path
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(storage.read_bytes(path) or b"")
-        config = Path(folder) / "config.yaml"
-        budget = read_yaml(config).get("budget") or {}
-        limits = {
-            f"budget.{key}": of_old_run(budget[key])
-            for key in ("max_failed_rows",)
-            if key in budget
-        }
-        yield load_job(config, limits, run, pipeline, address)
+        yield load_job(Path(folder) / "config.yaml", (), run, pipeline, address)
+
+
+def _with_count_of_old_run(raw: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with ``budget.max_failed_rows`` as the run directory has meant it so far.
+
+    A number like ``1.0`` was once a count; today it is refused, except where a run continues.
+    """
+    budget, run_dir = raw.get("budget"), raw.get("run_dir")
+    limit = budget.get("max_failed_rows") if isinstance(budget, dict) else None
+    if not isinstance(limit, float) or not 1 <= limit < 2**63 or not isinstance(run_dir, str):
+        return raw
+    stored = yaml.safe_load(Storage(run_dir).read_bytes(CONFIG_FILE) or b"{}")
+    if (stored.get("budget") or {}).get("max_failed_rows") != limit:
+        return raw
+    return override(raw, {"budget.max_failed_rows": int(limit)})
 
 
 def load_job(
@@ -230,6 +241,7 @@ def load_job(
     raw = override(raw, overrides)
     raw |= {"run_dir": run_dir} if run_dir is not None else {}
     raw |= {"address": address} if address is not None else {}
+    raw = _with_count_of_old_run(raw)
     pipeline = pipeline or _find_pipeline(raw, config_file)
     checked = pipeline.configure(raw, str(config_file))
     # Workers have another working directory: a relative path would name another folder there.

@@ -270,6 +270,10 @@ class Stage(ABC):
 class MapStage(Stage):
     """Row-local work on a batch of rows."""
 
+    def resources(self) -> Resources:
+        """Resources of one task; a stage whose `apply` computes with several threads has more."""
+        return Resources()
+
     @abstractmethod
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Return ``rows`` with changed columns and marks; created rows come after all of them.

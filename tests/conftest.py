@@ -23,6 +23,32 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     )
 )
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# For torch, in this process and in those that tests start: the threads of two tiny models wait for
+# each other in a busy loop where other processes use the cores, and take five times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+#: Files that take a minute or more, the longest first. Two processes run the tests file by file:
+#: a long file that began last would leave one of them without work.
+LONGEST_FIRST = [
+    "jobs/test_demo.py",
+    "jobs/test_quality_tradeoff.py",
+    "jobs/test_training.py",
+    "engine/test_object_storage.py",
+    "tune/test_search.py",
+    "jobs/test_qa_decisions.py",
+    "tune/test_grid.py",
+    "chaos/test_chaos.py",
+    "engine/test_budget.py",
+    "engine/test_runs.py",
+    "llm/engines/test_local.py",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first."""
+    places = {TESTS / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")

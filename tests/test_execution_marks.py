@@ -6,6 +6,7 @@ field without one fails here.
 
 from __future__ import annotations
 
+import json
 import re
 import typing
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ import pytest
 import yaml
 from support.command import REPOSITORY, TESTS, Command
 from support.mock_openai import MockServer
+from support.tiny_models import tiny_model, word_tokenizer
 from support.toy_run import Toy, make_toy
 
 from ray_pipeline.core.config import Execution, Section
 from ray_pipeline.models.embedder import Embedder
 from ray_pipeline.models.packaged import resolve
 from ray_pipeline.pipeline import load_job
+from ray_pipeline.train.student import save
 
 CONFIGS = ("qa_distillation/demo", "quality_tradeoff/demo", "answer_questions/local")
 
@@ -140,17 +143,24 @@ def test_limits_and_patience_of_an_api_change_no_row(command: Command, tmp_path:
 def test_batches_and_actors_of_a_local_engine_change_no_greedy_answer(
     command: Command, tmp_path: Path
 ) -> None:
-    local: dict[str, Any] = {"engine": "transformers", "model": "smollm2-135m-instruct"}
+    # With these weights no answer is empty.
+    model = save(tiny_model(seed=19).float(), word_tokenizer(chat=True), tmp_path / "model")
+    local: dict[str, Any] = {"engine": "transformers", "model": str(model)}
     local |= {"temperature": 0.0, "max_tokens": 4, "dtype": "float32"}
     plain = toy_ask(tmp_path / "a", **local)
     changed = toy_ask(tmp_path / "b", **local, batch_size=3, max_num_seqs=5, num_cpus=0.5)
     for toy in (plain, changed):
-        toy.change(source={"limit": 8})
+        # Of several lengths, so that batches of another size are padded to other lengths.
+        texts = [
+            " ".join("abcdef"[: n % 6 + 1]) + " what is the capital" * (n // 3) for n in range(8)
+        ]
+        toy.source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         prompt = {"user": "Say something about {{ text }}", "answer": {"allow_truncated": True}}
         (toy.config_file.parent / "prompts/ask.yaml").write_text(yaml.safe_dump(prompt))
         done = command("run", toy.config_file)
         assert done.code == 0, done.text
     assert rows_of(plain) == rows_of(changed) and len(rows_of(plain)) == 8
+    assert len({row["answer"] for row in rows_of(plain)}) > 4
 
 
 def test_the_size_of_a_batch_moves_a_vector_by_rounding_only() -> None:

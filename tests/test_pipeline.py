@@ -98,6 +98,19 @@ def test_a_configuration_may_be_a_mapping(toy: Toy, tmp_path: Path) -> None:
         load_job({**raw, "sorce": {}})
 
 
+def test_a_run_that_began_with_a_decimal_count_continues_with_it(toy: Toy) -> None:
+    toy.change(budget={"max_failed_rows": 1.0})
+    with pytest.raises(UserError, match="could be a count or a share"):
+        load_job(toy.config_file)
+    toy.run_dir.mkdir()
+    stored = toy.run_dir / "config.yaml"
+    stored.write_text("budget: {max_failed_rows: 1.0}\n")
+    assert load_job(toy.config_file).config.budget.max_failed_rows == 1
+    stored.write_text("budget: {max_failed_rows: 2.0}\n")
+    with pytest.raises(UserError, match="could be a count or a share"):
+        load_job(toy.config_file)
+
+
 def test_overrides_are_a_mapping_or_assignments(toy: Toy) -> None:
     raw = config_of(toy)
     for overrides in (

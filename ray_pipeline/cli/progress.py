@@ -29,7 +29,7 @@ class ProgressDisplay:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._said: dict[int, tuple[float, int]] = {}
+        self._shown: dict[int, tuple[float, int]] = {}
         self._starting: set[str] = set()
 
     def __enter__(self) -> ProgressDisplay:
@@ -63,10 +63,10 @@ class ProgressDisplay:
 
     def _plain(self, index: int, tally: SegmentTally) -> None:
         now, done = time.monotonic(), len(tally.done)
-        last_time, last_done = self._said.get(index, (0.0, 0))
+        last_time, last_done = self._shown.get(index, (0.0, 0))
         moved = done != last_done or bool(tally.in_progress and not tally.finished)
         if moved and (tally.finished or now - last_time >= _PLAIN_EVERY):
-            self._said[index] = (now, done)
+            self._shown[index] = (now, done)
             self.say("  ".join(cell for cell in _cells(tally) if cell))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,11 @@ def errors_explained() -> Iterator[None]:
         _fail(error, EXIT_CODES["failed"])
     except BudgetExhausted as error:
         _fail(error, EXIT_CODES["budget_exhausted"])
+    except BrokenPipeError as error:
+        # Typer ends silently on each of them, as is right where the reader of the output has left.
+        if _reader_has_left(out):
+            raise
+        _fail(RunError(f"{type(error).__name__}: {error}"), EXIT_CODES["failed"])
     except KeyboardInterrupt:
         err.print("interrupted; run the same command again to continue")
         raise typer.Exit(EXIT_CODES["interrupted"]) from None
@@ -50,6 +56,17 @@ def errors_explained() -> Iterator[None]:
 def _fail(error: Exception, code: int) -> None:
     err.print(f"error: {error}", markup=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+def _reader_has_left(console: Console) -> bool:
+    """Whether a console writes into a pipe that nobody reads any more."""
+    try:
+        descriptor = console.file.fileno()
+    except OSError:  # not a file of the system
+        return False
+    pipe = select.poll()
+    pipe.register(descriptor, 0)  # errors are reported whatever is asked for
+    return any(event & select.POLLERR for _, event in pipe.poll(0))
 
 
 @contextlib.contextmanager

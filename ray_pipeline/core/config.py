@@ -163,6 +163,9 @@ def _excluded_in(value: Any) -> dict[Any, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
+    A dotted key at its top level, such as ``source.encoding: cp1252``, sets that key of the section
+    ``source``: so a message's fix can be pasted.
+
     Raises:
         UserError: no such file, not YAML, or not a mapping.
     """
@@ -176,6 +179,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: expected a mapping of keys, found {type(loaded).__name__}")
+    dotted = {key: loaded.pop(key) for key in list(loaded) if isinstance(key, str) and "." in key}
+    for key, value in dotted.items():
+        _set(loaded, key, value, f"{path}: {key}")
     return loaded
 
 
@@ -256,6 +262,21 @@ def _explain(error: dict[str, Any], schema: type[BaseModel]) -> str:
         message = str(error["msg"]).removeprefix("Value error, ")
         return f"{path}: {message}" if path else message
     return f"{path}: {error['msg']}, found {error['input']!r}"
+
+
+def fix(key: str, value: Any) -> str:
+    """A setting as one line of YAML, for messages: ``source.columns: {question: ' Question '}``.
+
+    It can be pasted into a configuration file as it is, below its other keys: see `read_yaml`.
+
+    Args:
+        key: the dotted key.
+        value: plain data.
+    """
+    text = yaml.safe_dump(
+        value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False
+    )
+    return f"{key}: {text.removesuffix(chr(10)).removesuffix(chr(10) + '...')}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

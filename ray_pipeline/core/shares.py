@@ -57,8 +57,3 @@ def in_words(limit: int | float | str) -> str:
     return (
         f"{(100 * Decimal(repr(limit))).normalize():f}%" if isinstance(limit, float) else str(limit)
     )
-
-
-def of_old_run(limit: Any) -> Any:
-    """The limit in a run directory of the time when counts were stored as decimals."""
-    return int(limit) if isinstance(limit, float) and 1 <= limit < 2**63 else limit

@@ -78,6 +78,8 @@ async def ask_unit(
     }
     if cut := len(kept & asker.cut_rows):
         account.counts[CUT_ANSWERS] = cut
+    if asker.replaced_characters:
+        account.counts["replaced_characters"] = asker.replaced_characters
     if spelled := rows_with_control_text(rows, list(stage.reads)):
         account.counts[ROWS_WITH_CONTROL_TEXT] = spelled
     return out, account

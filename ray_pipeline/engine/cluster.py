@@ -23,7 +23,7 @@ from ray_pipeline.engine.ray_environment import (
     cluster_address,
     ended_by_interrupt,
 )
-from ray_pipeline.engine.segments import Segment, executions
+from ray_pipeline.engine.segments import Segment, executions, task_resources
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.stage import AskStage, DecideStage, MapStage
 
@@ -202,10 +202,12 @@ def _local_llms(group: Sequence[Segment], llms: Mapping[str, LlmConfig]) -> set[
 
 def _of_stages(group: Sequence[Segment]) -> dict[str, Resources]:
     needs = {}
-    if any(segment.kind in (MapStage, DecideStage) for segment in group):
-        needs["map and decide stages"] = Resources(workers=1, cpus=1)
+    in_tasks = [segment for segment in group if segment.kind in (MapStage, DecideStage)]
+    if in_tasks:
+        stages = [stage for segment in in_tasks for stage in segment.stages]
+        needs["map and decide stages"] = task_resources(stages)
     for segment in group:
-        for stage in segment.stages:
+        for stage in () if segment in in_tasks else segment.stages:
             if (resources := stage.resources()) is not None:
                 needs[f"stages.{stage.name}"] = resources
     return needs

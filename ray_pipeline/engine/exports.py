@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.json_values import holds_json, json_columns, json_text, plain_text
 from ray_pipeline.core.rows import kept
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
@@ -86,6 +88,7 @@ def _write_csv(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
 
 def _flat(table: pa.Table) -> pa.Table:
     """The table with nested columns as JSON text, because CSV cannot hold them."""
+    table = _plain(table)
     for index, field in enumerate(table.schema):
         if pa.types.is_nested(field.type):
             values = table.column(index).to_pylist()
@@ -94,17 +97,37 @@ def _flat(table: pa.Table) -> pa.Table:
     return table
 
 
+def _plain(table: pa.Table) -> pa.Table:
+    """The table with columns of JSON values as text: a text is itself, other values are JSON."""
+    for index, field in enumerate(table.schema):
+        if holds_json(field):
+            values = table.column(index).to_pylist()
+            text = [None if value is None else plain_text(value) for value in values]
+            table = table.set_column(index, field.name, pa.array(text, pa.string()))
+    return table
+
+
+def _json_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows, with the values of columns of JSON values as the source writes them."""
+    names = json_columns(table.schema)
+    for row in table.to_pylist():
+        for name in names:
+            if row[name] is not None:
+                row[name] = orjson.Fragment(json_text(row[name]))
+        yield row
+
+
 def _write_jsonl(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
     options = orjson.OPT_APPEND_NEWLINE
     with storage.writer(path) as file:
         for table in tables:
-            file.write(b"".join(orjson.dumps(row, str, options) for row in table.to_pylist()))
+            file.write(b"".join(orjson.dumps(row, str, options) for row in _json_rows(table)))
 
 
 def _write_parquet(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
     writer = None
     with storage.writer(path) as file:
-        for table in tables:
+        for table in map(_plain, tables):
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
             writer.write_table(table)
         if writer is not None:

@@ -50,6 +50,8 @@ class StagePlan:
     max_cost_usd: float | None = None
     #: A remark on its rows or its work, for display.
     note: str | None = None
+    #: What the user should know of the source's files, a sentence each.
+    notes: tuple[str, ...] = ()
 
 
 def plan(job: Job, until: str | None = None) -> list[StagePlan]:
@@ -86,6 +88,7 @@ def make_plan(prepared: Prepared, storage: Storage, state: RunState) -> list[Sta
     if not plans:
         plans.append(StagePlan(SOURCE, "run", prepared.survey.rows))
     plans[0].note = _by_source(prepared)
+    plans[0].notes = prepared.survey.notes
     samples = _samples(prepared, storage, state.complete)
     artifacts = False
     for stage in prepared.stages[len(plans) - 1 :]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.json_values import json_columns
 from ray_pipeline.core.rows import ENVELOPE
 from ray_pipeline.engine.config import RunConfig, stage_config
 from ray_pipeline.engine.off import Off
@@ -291,12 +292,16 @@ def _source_identity(config: RunConfig, schema: pa.Schema) -> dict[str, Any]:
             "columns": source.columns,
             "delimiter": source.delimiter,
             "encoding": source.encoding,
+            **({} if source.nested == "fail" else {"nested": source.nested}),
         }
         for name, source in config.all_sources.items()
     }
     # An unnamed source keeps the identity from before named sources existed: old runs stay valid.
     how = sources.get("", {"sources": sources})
-    return {**how, "schema": [[field.name, str(field.type)] for field in schema]}
+    identity = {**how, "schema": [[field.name, str(field.type)] for field in schema]}
+    # Such columns were stored in another way once, so runs that have any start again.
+    values = json_columns(schema)
+    return {**identity, "json_values": values} if values else identity
 
 
 def _input_schemas(segments: Sequence[Segment], source: pa.Schema) -> list[pa.Schema]:

@@ -115,6 +115,9 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
         with ledger.timed("prepare"):
             prepared = prepare(config, job.stages, job.prompt_folders, storage.uri("source"), until)
         _describe(storage, prepared)
+        ledger.notes = list(prepared.survey.notes)
+        for note in ledger.notes:
+            display.say(f"source: {note}")
         with _log_file(storage) as log_file:
             runner = _Runner(storage, prepared, display, ledger, retry, log_file)
             try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.hashing import fingerprint
+from ray_pipeline.core.json_values import unchanged_field
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.rows import (
     ENVELOPE,
     KEPT,
@@ -165,6 +167,13 @@ def works_on(stage: Stage, source: str) -> bool:
     return stage.sources is None or source in stage.sources
 
 
+def task_resources(stages: Iterable[Stage]) -> Resources:
+    """Resources of a task that runs map stages or applies decisions: the most of any stage."""
+    needs = [resources for stage in stages if (resources := stage.resources()) is not None]
+    needs = needs or [Resources()]
+    return Resources(1, max(need.cpus for need in needs), max(need.gpus for need in needs))
+
+
 def _is_alone(stage: Stage) -> bool:
     return isinstance(stage, AskStage | ModelStage | DecideStage | ArtifactStage)
 
@@ -275,8 +284,9 @@ def checked(stage: Stage, rows: pa.Table, out: pa.Table) -> pa.Table:
 def schema_after(stage: Stage, before: pa.Schema) -> pa.Schema:
     """The schema after a stage: the data columns, those that it writes, and the envelope."""
     gone = {*ENVELOPE.names, *stage.removes}
-    types = {f.name: f.type for f in before if f.name not in gone} | dict(stage.writes)
-    return pa.schema([pa.field(name, kind) for name, kind in types.items()] + list(ENVELOPE))
+    fields = {f.name: unchanged_field(f) for f in before if f.name not in gone}
+    fields |= {name: pa.field(name, kind) for name, kind in stage.writes.items()}
+    return pa.schema([*fields.values(), *ENVELOPE])
 
 
 def schema_before(stage_index: int, segment: Segment, schema: pa.Schema) -> pa.Schema:

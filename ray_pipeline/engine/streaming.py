@@ -18,6 +18,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
 from ray_pipeline.engine.coordinator import CoordinatorHandle
+from ray_pipeline.engine.segments import task_resources
 from ray_pipeline.engine.unit import SegmentJob
 from ray_pipeline.engine.worker import AskWorker, ModelWorker, map_units
 from ray_pipeline.rundir.units import Unit, unit_blocks
@@ -122,7 +123,13 @@ def _operator(dataset: Dataset, job: SegmentJob, coordinator: CoordinatorHandle)
             num_gpus=resources.gpus or None,
             **common,
         )
-    return dataset.map_batches(partial(map_units, job=job, coordinator=coordinator), **common)
+    each = task_resources(job.segment.stages)
+    return dataset.map_batches(
+        partial(map_units, job=job, coordinator=coordinator),
+        num_cpus=each.cpus,
+        num_gpus=each.gpus or None,
+        **common,
+    )
 
 
 def _ask_workers(job: SegmentJob) -> int:

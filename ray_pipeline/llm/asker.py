@@ -91,6 +91,8 @@ class UnitAsker:
         #: Number of the unit's rows that are not done.
         self.rows_waiting = 0
         self.usage = LlmUsage()
+        #: Characters of replies that became U+FFFD.
+        self.replaced_characters = 0
         #: Rows for which an answer that was cut off at its limit of tokens was used.
         self.cut_rows: set[str] = set()
 
@@ -177,6 +179,7 @@ class UnitAsker:
         self.usage.cost_usd += response.cost_usd
         self.usage.reasoning_tokens += response.reasoning_tokens
         self.usage.cut += response.is_cut
+        self.replaced_characters += response.replaced_characters
 
     def reject(self, key: str) -> None:
         """Record in the journal that the answer was unusable."""

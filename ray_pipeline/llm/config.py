@@ -36,6 +36,14 @@ class Prices(Section):
         return (fresh * self.prompt + cached * cached_price + completion * self.completion) / 1e6
 
 
+#: Arguments of `apply_chat_template` that are no variables of a template.
+_TEMPLATE_ARGUMENTS = frozenset(
+    {"conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"}
+    | {"padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs"}
+    | {"return_assistant_tokens_mask"}
+)
+
+
 class LlmConfig(Section):
     """A language model under ``llms:``. The fields not marked `Execution` are its identity."""
 
@@ -82,6 +90,11 @@ class LlmConfig(Section):
         True,
         description="split off what a reasoning model writes before its answer, such as "
         "`<think>...</think>`; false: it stays part of the answer",
+    )
+    chat_template_kwargs: Annotated[dict[str, Any], AddedWith({})] = Field(
+        {},
+        description="variables of the model's chat template, such as `enable_thinking: false`; "
+        "servers are sent them as a field of the request, which vLLM, SGLang and llama.cpp read",
     )
 
     # Servers
@@ -189,6 +202,13 @@ class LlmConfig(Section):
         if kind not in ENGINES:
             engine_type(kind)  # raises where there is none
         return engine
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_of_the_template(cls, switches: dict[str, Any]) -> dict[str, Any]:
+        if ours := sorted(_TEMPLATE_ARGUMENTS & switches.keys()):
+            raise ValueError(f"{', '.join(ours)}: set by the engine, leave it out")
+        return switches
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

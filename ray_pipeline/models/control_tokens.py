@@ -116,8 +116,12 @@ class ControlTokens:
         quoted = {number: self._encode_quoted(texts[number], add_special_tokens) for number in rare}
         return [quoted[i] if i in quoted else next(made) for i in range(len(texts))]
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def chat(self, messages: Sequence[Mapping[str, Any]], **switches: Any) -> list[int]:
         """The ids of a chat by the tokenizer's template, up to where the answer begins.
+
+        Args:
+            messages: the chat.
+            switches: variables of the template, such as ``enable_thinking``.
 
         Raises:
             ValueError: the template has changed the placeholders.
@@ -125,11 +129,15 @@ class ControlTokens:
         quoted = [{**message, "content": self.quote(message["content"])} for message in messages]
         if not any(self._nonce in message["content"] for message in quoted):
             ids: list[int] = self._tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+                list(messages),
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                **switches,
             )
             return ids
         text = self._tokenizer.apply_chat_template(
-            quoted, add_generation_prompt=True, tokenize=False
+            quoted, add_generation_prompt=True, tokenize=False, **switches
         )
         return self.encode([text], add_special_tokens=False)[0]
 

@@ -14,7 +14,7 @@ about tags writes ``the </think> tag``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,34 +137,50 @@ _SPECIAL = frozenset(
         "<|channel|>",
     }
 )
+#: Tokens at the end of a prompt that may be an opening tag with white space after it.
+_PREFILL_TOKENS = 12
 #: Special tokens around the channels of gpt-oss. Other models end their turns with some of them.
 _CHANNEL_FRAME = frozenset({"<|start|>", "<|constrain|>", "<|message|>", "<|end|>", "<|return|>"})
 
 
-def generated_text(tokenizer: Any, tokens: Iterable[int]) -> str:
-    """The text of generated tokens, without special tokens other than the marks of thinking.
+class ThinkingTokens:
+    """The marks of thinking in the tokens that one model reads and writes.
 
     Args:
         tokenizer: of transformers.
-        tokens: the generated tokens.
     """
-    tokens = list(tokens)
-    special = set(tokenizer.all_special_ids)
-    names = {token: str(tokenizer.convert_ids_to_tokens(token)) for token in set(tokens) & special}
-    kept = _SPECIAL & set(names.values())
-    if not kept:
-        return str(tokenizer.decode(tokens, skip_special_tokens=True))
-    if "<|channel|>" in kept:
-        kept |= _CHANNEL_FRAME
-    pieces: list[str] = []
-    run: list[int] = []
-    for token in tokens:
-        if names.get(token) in kept:
-            pieces += [tokenizer.decode(run, skip_special_tokens=True), names[token]]
-            run = []
-        else:
-            run.append(token)
-    return "".join([*pieces, tokenizer.decode(run, skip_special_tokens=True)])
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+        special = {number: token.content for number, token in added.items() if token.special}
+        is_on_channels = "<|channel|>" in special.values()
+        marks = _SPECIAL | (_CHANNEL_FRAME if is_on_channels else frozenset())
+        self._marks = {number: name for number, name in special.items() if name in marks}
+
+    def opened(self, prompt: Sequence[int]) -> str:
+        """The opening tag with which a prompt ends; empty if it ends in another way."""
+        return prefilled_tag(self._tokenizer.decode(list(prompt[-_PREFILL_TOKENS:])))
+
+    def text(self, tokens: Sequence[int]) -> str | None:
+        """The text of generated tokens with the marks of thinking that are special tokens.
+
+        None if there are none of these: the text is then the one without special tokens.
+        """
+        if not self._marks.keys() & set(tokens):
+            return None
+        pieces: list[str] = []
+        run: list[int] = []
+        for token in tokens:
+            if token in self._marks:
+                pieces += [self._decoded(run), self._marks[token]]
+                run = []
+            else:
+                run.append(token)
+        return "".join([*pieces, self._decoded(run)])
+
+    def _decoded(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True)) if tokens else ""
 
 
 def _split_channels(text: str) -> tuple[str, str] | None:

@@ -49,6 +49,8 @@ class Ledger:
     phases: dict[str, float] = field(default_factory=dict)
     #: While it runs: a line for each thing outside the run that it waits for.
     waiting: list[str] = field(default_factory=list)
+    #: What the user should know of the source's files, a sentence each.
+    notes: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -86,6 +88,7 @@ class Ledger:
             "seconds": round(self.seconds, 3),
             "phases": self.phases,
             "waiting": self.waiting,
+            "notes": self.notes,
             "stages": [entry.to_json() for entry in self.entries],
         }
         storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))

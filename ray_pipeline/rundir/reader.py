@@ -29,6 +29,7 @@ from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 from ray_pipeline.core.storage import Storage, filesystem
+from ray_pipeline.models.thinking import split_thinking
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.layout import (
     CONFIG_FILE,
@@ -84,6 +85,8 @@ class Answer:
     completion_tokens: int
     cost_usd: float
     attempts: int
+    #: What the model thought before it answered; empty if it did not, or not visibly.
+    thinking: str
     #: Whether it was judged unusable; the request was then repeated, or the row failed.
     rejected: bool
     #: Whether `text` is the raw body of a reply that could not be parsed.
@@ -374,11 +377,13 @@ def _in_threads(do: Callable[[Unit], _T], units: Iterable[Unit]) -> Iterator[tup
 
 
 def _answer(stage: str, record: dict[str, Any], rejected: bool) -> Answer:
-    malformed = record.get("malformed")
+    malformed, sent = record.get("malformed"), str(record.get("thinking") or "")
+    thinking, text = split_thinking(str(record.get("text", "")), closing_only=not sent)
     return Answer(
         stage=stage,
         model=str(record.get("model", "")),
-        text=str(record.get("text", "") if malformed is None else malformed),
+        text=text if malformed is None else str(malformed),
+        thinking="\n\n".join(filter(None, (sent, thinking))),
         finish_reason=record.get("finish_reason"),
         prompt_tokens=int(record.get("prompt_tokens", 0)),
         completion_tokens=int(record.get("completion_tokens", 0)),
@@ -399,9 +404,9 @@ def _ledger(raw: bytes, where: str) -> Ledger:
         raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
     if status not in get_args(Status):
         raise UserError(f"{where}: unknown status {status!r}")
-    ledger = Ledger(data["run"], status, data.get("message"), entries, data.get("seconds", 0.0))
-    ledger.waiting = [str(line) for line in data.get("waiting", ())]
-    return ledger
+    message, seconds, notes = data.get("message"), data.get("seconds", 0.0), data.get("notes", [])
+    waiting = [str(line) for line in data.get("waiting", ())]
+    return Ledger(data["run"], status, message, entries, seconds, notes=notes, waiting=waiting)
 
 
 def _entry(stage: dict[str, Any]) -> LedgerEntry:

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.types as pat
 
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.json_values import stored_text
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
+from ray_pipeline.sources.written import Written
 
 #: The raw text of malformed records, in a source that has any.
 RAW_COLUMN = "source_raw"
@@ -27,7 +29,8 @@ class Column:
     """The values that one file has in one column.
 
     ``kinds`` are the kinds of the values that are not null: ``text``, ``int``, ``wide`` (an
-    integer that a double cannot hold), ``float``, ``bool``, ``other``.
+    integer that a double cannot hold), ``float``, ``long`` (a number that neither a 64-bit integer
+    nor a double holds), ``bool``, ``other``.
     """
 
     kinds: frozenset[str]
@@ -170,14 +173,14 @@ def may_be(column: Column, expected: pa.DataType) -> bool:
     if pat.is_integer(expected):
         return bool(column.kinds & {"int", "wide"})
     if pat.is_floating(expected):
-        return bool(column.kinds & {"int", "wide", "float"})
+        return bool(column.kinds & {"int", "wide", "float", "long"})
     if pat.is_boolean(expected):
         return "bool" in column.kinds
     return column.declared is None and "other" in column.kinds
 
 
 def common_type(columns: Sequence[Column]) -> pa.DataType | None:
-    """The type that holds a column's values in all files; None where only JSON text can."""
+    """The type that holds a column's values exactly in all files; None where only JSON text can."""
     filled = [column for column in columns if column.kinds]
     declared = {column.declared for column in filled}
     if len(declared) == 1 and (only := declared.pop()) is not None:
@@ -202,8 +205,18 @@ def as_json(value: Any) -> str | None:
     return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
+def json_value(value: Any) -> str | None:
+    """A value for a column of JSON values, see `ray_pipeline.core.json_values`."""
+    if type(value) is Written:
+        return str(value)
+    return stored_text(value) if isinstance(value, str) else as_json(value)
+
+
 def describe(value: Any) -> str:
     """A value with its kind, shortened: ``number 42``, ``text "abc"``."""
+    if type(value) is Written:
+        kind = {"[": "list", "{": "object"}.get(value[0], "number")
+        return f"{kind} {value if len(value) <= _SHOWN else value[:_SHOWN] + '…'}"
     text = as_json(value) or "null"
     text = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
     if isinstance(value, bool):
@@ -228,25 +241,23 @@ def type_name(type: pa.DataType) -> str:
 
 
 def typed_column(
-    values: Sequence[Any], type: pa.DataType, from_text: bool
+    values: Sequence[Any], type: pa.DataType, from_text: bool, nested_as_json: bool = False
 ) -> tuple[pa.Array, dict[int, str]]:
     """Convert values to a column of the type that a stage requires.
 
     Args:
         values: JSON values or, with ``from_text``, CSV cells. An empty cell is null, unless the
-            type is text.
+            type is text. Those of a column of text are text or `Written`.
         type: the column's type.
         from_text: whether all values are text, so that numbers have to be parsed.
+        nested_as_json: whether a list or an object may be in a column of text.
 
     Returns: the column, and an error message by index for each value of a wrong type. Such a
         value is null in the column; in a column of text it is the value's JSON.
     """
     is_text = pat.is_string(type) or pat.is_large_string(type)
     if is_text:
-        try:
-            return pa.array(values, type), {}
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            pass  # a value is not text: find it below
+        return _text_column(values, nested_as_json)
     fits = _check_of(type)
     column: list[Any] = []
     problems = {}
@@ -255,9 +266,21 @@ def typed_column(
             value = _parsed(value, type)
         if value is not None and not fits(value):
             problems[index] = f"expected {type_name(type)}, found {describe(value)}"
-            value = as_json(value) if is_text else None
+            value = None
         column.append(value)
     return pa.array(column, type), problems
+
+
+def _text_column(values: Sequence[Any], nested_as_json: bool) -> tuple[pa.Array, dict[int, str]]:
+    """Values as a column of text, and an error message by index for each list and object."""
+    problems = {}
+    for index, value in enumerate(values):
+        if type(value) is Written and value.is_nested and not nested_as_json:
+            problems[index] = (
+                f"expected text, found {describe(value)}. With `nested: json` under the source it "
+                "is read as JSON text"
+            )
+    return pa.array(values, pa.string()), problems
 
 
 def _check_of(type: pa.DataType) -> Callable[[Any], bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ray_pipeline.core.config import Section
@@ -34,3 +36,9 @@ class SourceConfig(Section):
         description="delimiter of CSV files; null: detected (comma, semicolon, tab or bar)",
     )
     encoding: str = Field("utf-8", description="encoding of text files")
+    nested: Literal["fail", "json"] = Field(
+        "fail",
+        description="what a list or an object becomes in a JSON column that the job reads as text: "
+        "`fail`, its row fails; `json`, its JSON text. Numbers, true and false become text as the "
+        "file writes them",
+    )

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.columns import Column
 from ray_pipeline.sources.format import FileSpec
+from ray_pipeline.sources.signatures import how_to_decode
 from ray_pipeline.sources.text import Record, TextFacts, TextFormat, TextScan
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -107,8 +108,8 @@ def read_header(
         names = _first_record(lines, candidate)
         if lines.undecodable:
             raise UserError(
-                f"source {uri}: expected text in {encoding}, found other bytes in its header: "
-                "set source.encoding (latin-1, cp1252, utf-16, ...)"
+                f"source {uri}: expected text in {encoding}, found other bytes in its header. "
+                + how_to_decode(b"".join(lines.taken), b"".join(lines.taken))
             )
         if names:
             score = (sum(name in needed for name in names), len(names))

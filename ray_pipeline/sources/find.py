@@ -7,9 +7,10 @@ import fnmatch
 import glob
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import pyarrow.fs as pafs
 
@@ -31,11 +32,22 @@ FORMATS: dict[str, Format] = {
     ".json": Json(),
     ".parquet": Parquet(),
 }
+#: Wildcard characters, and how `glob.escape` writes one that is meant by itself.
+_MAGIC = re.compile(r"[*?[]")
+_ESCAPED = re.compile(r"\[([*?[])\]")
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
 
-def find_files(config: SourceConfig, scratch: str) -> list[SourceFile]:
-    """Every file that ``config.path`` names, once, sorted by URI.
+class Found(NamedTuple):
+    """The files of a source, each once, sorted by URI."""
+
+    files: list[SourceFile]
+    #: How paths with wildcard characters were read, a sentence each.
+    notes: list[str]
+
+
+def find_files(config: SourceConfig, scratch: str) -> Found:
+    """Every file that ``config.path`` names.
 
     Args:
         config: the source.
@@ -48,8 +60,11 @@ def find_files(config: SourceConfig, scratch: str) -> list[SourceFile]:
     paths = [config.path] if isinstance(config.path, str) else config.path
     if not paths:
         raise UserError("source.path: an empty list: name at least one file")
-    files = {file.uri: file for path in paths for file in _expand(path, config.split, scratch)}
-    return [files[uri] for uri in sorted(files)]
+    notes: list[str] = []
+    files = {
+        file.uri: file for path in paths for file in _expand(path, config.split, scratch, notes)
+    }
+    return Found([files[uri] for uri in sorted(files)], notes)
 
 
 def recognise(uri: str) -> SourceFile | None:
@@ -69,12 +84,14 @@ def known_extensions() -> str:
     return f"{' '.join(FORMATS)}, and the text formats with {' '.join(COMPRESSIONS)} after it"
 
 
-def _expand(path: str, split: str | None, scratch: str) -> list[SourceFile]:
+def _expand(path: str, split: str | None, scratch: str, notes: list[str]) -> list[SourceFile]:
     if path.startswith("hf://"):
         return [hub.fetch(path, split, scratch)]
     with readable(path):
         fs, root = locate(path)
         kind = fs.get_file_info(root).type
+        if kind != pafs.FileType.NotFound and _MAGIC.search(root):
+            notes.append(f"{path}: taken by its name, not as a pattern, because it exists")
         if kind == pafs.FileType.Directory:
             return _in_folder(path, split, fs, root)
         if split:
@@ -84,8 +101,8 @@ def _expand(path: str, split: str | None, scratch: str) -> list[SourceFile]:
             )
         if kind == pafs.FileType.File:
             return [_recognised(_uri(path, root))]
-        if any(character in path for character in "*?["):
-            return _matching(path, fs, root)
+        if _MAGIC.search(root):
+            return _matching(path, fs, root, notes)
     raise UserError(f"source {path}: there is no such file or directory{_nearby(fs, root)}")
 
 
@@ -118,7 +135,7 @@ def _in_folder(path: str, split: str | None, fs: pafs.FileSystem, root: str) -> 
     files = [
         file
         for name, info in names.items()
-        if info.is_file and not name.startswith((".", "_"))
+        if info.is_file and not _is_hidden(name)
         if (file := recognise(_uri(path, info.path)))
     ]
     if not files:
@@ -170,20 +187,52 @@ def _read_json(path: str, fs: pafs.FileSystem, location: str) -> dict[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _matching(path: str, fs: pafs.FileSystem, root: str) -> list[SourceFile]:
+def _matching(path: str, fs: pafs.FileSystem, root: str, notes: list[str]) -> list[SourceFile]:
+    pattern = _with_names_escaped(fs, root)
+    by_name = pattern != root
+    if by_name and not _MAGIC.search(_ESCAPED.sub("", pattern)):
+        folder = root.rpartition("/")[0]
+        raise UserError(f"source {path}: there is no such file in the folder {folder}")
     if isinstance(fs, pafs.LocalFileSystem):
-        matches = [name for name in glob.iglob(root, recursive=True) if os.path.isfile(name)]
+        matches = [name for name in glob.iglob(pattern, recursive=True) if os.path.isfile(name)]
     else:
-        matches = list(_listed(fs, root))
+        matches = list(_listed(fs, pattern))
+    # As in a folder: Spark's _SUCCESS, and checksums that begin with a dot.
+    hidden = root.rpartition("/")[2].startswith((".", "_"))
+    matches = [name for name in matches if hidden or not _is_hidden(name)]
     if not matches:
-        raise UserError(f"source {path}: no file matches this pattern")
+        raise UserError(
+            f"source {path}: no file matches this pattern (* ? and [ ] are wildcards; [[] is a "
+            "bracket itself)"
+        )
+    if by_name or "[" in root:
+        how = ", its folders that exist taken by their names" if by_name else ""
+        files = "1 file matches" if len(matches) == 1 else f"{len(matches):,} files match"
+        notes.append(f"{path}: read as a pattern{how}: {files}")
     return [_recognised(_uri(path, match)) for match in matches]
+
+
+def _with_names_escaped(fs: pafs.FileSystem, root: str) -> str:
+    """The pattern with its leading folders escaped where they exist by that name: ``run [1]/*``."""
+    *folders, name = root.split("/")
+    for count in range(len(folders), 0, -1):
+        folder = "/".join(folders[:count])
+        if not folder or not _MAGIC.search(folder):
+            break
+        if fs.get_file_info(folder).type == pafs.FileType.Directory:
+            return "/".join([glob.escape(folder), *folders[count:], name])
+    return root
+
+
+def _is_hidden(location: str) -> bool:
+    return location.rpartition("/")[2].startswith((".", "_"))
 
 
 def _listed(fs: pafs.FileSystem, pattern: str) -> Iterator[str]:
     """Objects that match a pattern. ``*`` matches within a folder, ``**`` across folders."""
-    magic = min(pattern.find(character) for character in "*?[" if character in pattern)
-    folder = pattern[:magic].rpartition("/")[0]
+    plain = _ESCAPED.sub(lambda mark: "\0" * len(mark[0]), pattern)
+    magic = cast(re.Match[str], _MAGIC.search(plain)).start()
+    folder = _ESCAPED.sub(lambda mark: mark[0][1], pattern[:magic]).rpartition("/")[0]
     deep = "**" in pattern
     recursive = deep or "/" in pattern[magic:]
     selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)

@@ -124,9 +124,11 @@ class ScanOptions:
         required = {name: self.hints.get(name, "") + how_read for name in self.required}
         chosen = choose_columns(names, self.config.columns, required, uri, how_read, self.reserved)
         # A cell of text may contain a number: its values are checked one by one when they are read.
+        # Formats without declared types are checked when all files of the source have been read.
         for name, expected in self.required.items() if not format.values_are_text else ():
             own = chosen[name]
-            check_required(name, own, columns[own], expected, uri)
+            if columns[own].declared is not None:
+                check_required(name, own, columns[own], expected, uri)
         return chosen
 
 
@@ -150,6 +152,10 @@ class FileFacts:
     layout: Any = None
     #: Byte offsets of records; None: units are located by the number of their first row.
     marks: Marks | None = None
+    #: What the user should know of the file, in sentences that name it.
+    notes: tuple[str, ...] = ()
+    #: Why none of its rows can be read, and how to fix it; None if some can.
+    why_unreadable: str | None = None
 
     def offsets(self, unit_rows: int) -> Sequence[int]:
         """The offset of each unit in the file: a byte or, without `marks`, a row."""
@@ -169,6 +175,10 @@ class FileSpec:
     columns: dict[str, str]
     #: `FileFacts.layout`.
     layout: Any = None
+    #: The file's names of JSON columns whose values are text or `Written`.
+    as_written: frozenset[str] = frozenset()
+    #: Whether a list or an object becomes JSON text in a column that has to be text.
+    nested_as_json: bool = False
 
     def changed(self, found: str) -> RunError:
         """The error for a file that changed after the survey; ``found`` describes how."""

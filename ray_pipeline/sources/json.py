@@ -6,7 +6,7 @@ import codecs
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
 import orjson
@@ -15,12 +15,30 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.columns import Column
 from ray_pipeline.sources.format import FileSpec
 from ray_pipeline.sources.text import Record, TextFacts, TextFormat, TextScan
+from ray_pipeline.sources.written import (
+    EXACT_IN_DOUBLE,
+    LosslessFloat,
+    Written,
+    cells_as_written,
+    floats_are_exact,
+    kind_of,
+    parse_exactly,
+    repeated_key,
+    values_as_written,
+)
 
-#: Integers up to here are exact as doubles.
-_EXACT_IN_DOUBLE = 2**53
-_INT64 = 2**63
-_KINDS: dict[type, str] = {str: "text", int: "int", float: "float", bool: "bool"}
+#: Types of values whose kind is the same for all values.
+_SIMPLE = frozenset((str, bool, list, dict, type(None)))
+#: Types of values whose kind is at least this one.
+_CERTAIN = {int: int, LosslessFloat: float}
+_SHAPES_KEPT = 10_000
+#: Integers up to here are of the kind ``int``.
+_EXACT = EXACT_IN_DOUBLE
+#: Lines after which their numbers are checked, together because one by one is six times slower.
+_CHECKED_TOGETHER = 4_096
 _SHOWN = 80
+#: Maximum number of lines that a note about a file lists.
+_LINES_SHOWN = 3
 _CHUNK = 1 << 20
 
 
@@ -34,7 +52,7 @@ class JsonLines(TextFormat):
         """Read all objects, because together they define the columns."""
         start = len(codecs.BOM_UTF8) if scan.head.startswith(codecs.BOM_UTF8) else 0
         seen = _ColumnsSeen()
-        scan.count(seen.watch(self.records(scan.skip(start), scan.encoding, start)))
+        scan.count(seen.watch(scan.skip(start), scan.encoding, start))
         if not seen.objects:
             raise UserError(
                 f"source {scan.uri}: expected JSON lines (one object a line), and none of its "
@@ -43,7 +61,13 @@ class JsonLines(TextFormat):
             )
         columns = seen.columns()
         chosen = scan.options.choose(list(columns), columns, self, scan.uri)
-        return TextFacts(columns, chosen, scan.encoding)
+        return TextFacts(columns, chosen, scan.encoding, tuple(seen.notes(scan.uri)))
+
+    def unit_records(self, stream: BinaryIO, start: int, file: FileSpec) -> Iterator[Record]:
+        """See `TextFormat.unit_records`. Values of ``file.as_written`` are text or `Written`."""
+        if not file.as_written:
+            return self.records(stream, file.layout, start)
+        return _records_as_written(stream, file.layout, start, file.as_written)
 
     def records(self, stream: BinaryIO, layout: str, start: int) -> Iterator[Record]:
         """The records, without blank lines; ``cells`` is the line's object, empty if malformed."""
@@ -84,6 +108,34 @@ class Json(JsonLines):
         return _lines_of_array(chunks, uri)
 
 
+def _record(start: int, line: bytes, encoding: str) -> Record | None:
+    """The record of one line, as `JsonLines.records` returns it; None for a blank line."""
+    if encoding == "utf-8":
+        try:
+            cells = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            pass
+        else:
+            if type(cells) is dict:
+                return Record(start, cells)
+    return None if line.isspace() else _odd_record(start, line, encoding)
+
+
+def _records_as_written(
+    stream: BinaryIO, encoding: str, start: int, names: Collection[str]
+) -> Iterator[Record]:
+    is_utf8 = encoding == "utf-8"
+    for line in stream:
+        cells = cells_as_written(line, names) if is_utf8 else None
+        record = Record(start, cells) if cells is not None else _record(start, line, encoding)
+        if record is not None:
+            if record.cells and cells is None:
+                text = line.decode(encoding, "replace")
+                record.cells.update(values_as_written(text, names))
+            yield record
+        start += len(line)
+
+
 def _odd_record(start: int, line: bytes, encoding: str) -> Record:
     """The record of a line that orjson does not parse to an object.
 
@@ -98,8 +150,9 @@ def _odd_record(start: int, line: bytes, encoding: str) -> Record:
         fault = f"source:undecodable: byte 0x{byte:02x} at {error.start} is not {encoding}"
     try:
         # Python's own parser accepts what Python writes: NaN and Infinity.
-        cells = json.loads(raw)
-        orjson.dumps(cells)  # raises for half a surrogate pair, which is not valid text
+        cells = json.loads(raw, parse_int=_integer)
+        # Raises for half a surrogate pair, which is not valid text.
+        json.dumps(cells, ensure_ascii=False).encode()
     except (ValueError, TypeError, RecursionError) as error:
         problem = str(error) or type(error).__name__
         return Record(start, {}, fault or f"source:json: {problem}", raw)
@@ -109,38 +162,117 @@ def _odd_record(start: int, line: bytes, encoding: str) -> Record:
     return Record(start, cells, fault, raw if fault else None)
 
 
+def _integer(digits: str) -> int | Written:
+    # Python refuses to convert integers of more than 4,300 digits.
+    return int(digits) if len(digits) < 4_000 else Written(digits)
+
+
 class _ColumnsSeen:
     """Collects the columns of a file, in order of appearance, and the kinds of their values."""
 
     def __init__(self) -> None:
         self._types: defaultdict[str, set[Any]] = defaultdict(set)
+        #: Keys and types of the lines so far -> the keys of `_add_shape`.
+        self._shapes: dict[tuple[Any, ...], list[str]] = {}
+        #: Kinds of the values whose type alone does not say it.
+        self._kinds: defaultdict[str, set[str | None]] = defaultdict(set)
+        #: Numbers with a fraction or an exponent that have not been checked yet.
+        self._floats: defaultdict[str, list[LosslessFloat]] = defaultdict(list)
+        #: Keys that are twice in an object, each with the numbers of the lines.
+        self._repeated: defaultdict[str, list[int]] = defaultdict(list)
         #: Number of records with at least one value.
         self.objects = 0
         self.first_fault: str | None = None
 
-    def watch(self, records: Iterator[Record]) -> Iterator[Record]:
-        """Yield the same records, and record their columns."""
-        types = self._types
-        for record in records:
-            if record.fault:
-                self.first_fault = self.first_fault or record.fault
-            if record.cells:
-                self.objects += 1
-            for name, value in record.cells.items():
-                kind: Any = type(value)
-                if kind is int and not -_EXACT_IN_DOUBLE <= value <= _EXACT_IN_DOUBLE:
-                    kind = "wide" if -_INT64 <= value < _INT64 else "other"
-                types[name].add(kind)
-            yield record
+    def watch(self, stream: BinaryIO, encoding: str, start: int) -> Iterator[Record]:
+        """Yield the records of `JsonLines.records`, and note their columns.
+
+        Their values are those of `parse_exactly`, or `Written`.
+        """
+        shapes, kinds, floats = self._shapes, self._kinds, self._floats
+        is_utf8 = encoding == "utf-8"
+        for number, line in enumerate(stream, 1):
+            record = None
+            try:
+                cells = parse_exactly(line if is_utf8 else line.decode(encoding).encode())
+            except ValueError:
+                record = self._parsed_again(start, line, encoding, number)
+            else:
+                record = Record(start, cells) if type(cells) is dict else None
+                if record is None:
+                    record = _odd_record(start, line, encoding)
+            if record is not None:
+                if record.fault:
+                    self.first_fault = self.first_fault or record.fault
+                if record.cells:
+                    self.objects += 1
+                cells = record.cells
+                # Lines have few shapes, so most values cost no step of their own here.
+                shape = (*cells, *map(type, cells.values()))
+                uncertain = shapes.get(shape)
+                if uncertain is None:
+                    uncertain = self._add_shape(shape, cells)
+                for name in uncertain:
+                    value = cells[name]
+                    kind = type(value)
+                    if kind is LosslessFloat:
+                        floats[name].append(value)
+                    elif kind is not int or not -_EXACT <= value <= _EXACT:
+                        kinds[name].add(kind_of(value))
+                yield record
+            start += len(line)
+            if number % _CHECKED_TOGETHER == 0:
+                self._check_floats()
+
+    def _add_shape(self, shape: tuple[Any, ...], cells: Mapping[str, Any]) -> list[str]:
+        """Note a line's columns and types; returns those whose kind depends on the value."""
+        uncertain = []
+        for name, value in cells.items():
+            kind = type(value)
+            self._types[name].add(kind if kind in _SIMPLE else _CERTAIN.get(kind, type(None)))
+            if kind not in _SIMPLE:
+                uncertain.append(name)
+        if len(self._shapes) < _SHAPES_KEPT:
+            self._shapes[shape] = uncertain
+        return uncertain
+
+    def _check_floats(self) -> None:
+        """Note the columns in which a number so far has a value that no double has."""
+        for name, values in self._floats.items():
+            if not floats_are_exact(values):
+                self._kinds[name].add("long")
+        self._floats.clear()
+
+    def _parsed_again(self, start: int, line: bytes, encoding: str, number: int) -> Record | None:
+        """The record of a line that `parse_exactly` refuses; a key that it has twice is noted."""
+        record = _record(start, line, encoding)
+        if record is None or not record.cells:
+            return record
+        text = line.decode(encoding, "replace")
+        key = repeated_key(text)
+        if key is not None:
+            self._repeated[key].append(number)
+        return record._replace(cells=values_as_written(text, record.cells))
 
     def columns(self) -> dict[str, Column]:
         """The columns by the file's names."""
-        return {name: Column(_kinds(types)) for name, types in self._types.items()}
+        self._check_floats()
+        found = {}
+        for name, types in self._types.items():
+            kinds = self._kinds[name] | {kind_of(type_()) for type_ in types - {type(None)}}
+            found[name] = Column(frozenset(kind for kind in kinds if kind is not None))
+        return found
 
-
-def _kinds(types: set[Any]) -> frozenset[str]:
-    present = types - {type(None)}
-    return frozenset(t if isinstance(t, str) else _KINDS.get(t, "other") for t in present)
+    def notes(self, uri: str) -> Iterator[str]:
+        """What the user should know of the file."""
+        for key, lines in self._repeated.items():
+            shown = ", ".join(map(str, lines[:_LINES_SHOWN]))
+            more = f" and {len(lines) - _LINES_SHOWN:,} more" * (len(lines) > _LINES_SHOWN)
+            where = "line" if len(lines) == 1 else "lines"
+            yield (
+                f"{uri}: {where} {shown}{more}: the key {key!r} is there more than once in an "
+                "object; its last value counts"
+            )
 
 
 # Arrays

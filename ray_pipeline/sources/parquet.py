@@ -25,6 +25,7 @@ from ray_pipeline.sources.format import (
     ScanOptions,
     SourceFile,
 )
+from ray_pipeline.sources.signatures import EmptyFile, check_not_empty, not_the_data
 from ray_pipeline.sources.staging import is_there, publish, staged_uri
 
 _BATCH_ROWS = 8192
@@ -55,6 +56,8 @@ class Parquet(Format):
         uri = file.uri
         content = content_hash(uri)
         table = self._table(uri)
+        if not table.rows and not table.schema.names:
+            raise EmptyFile(f"source {uri}: a table without columns and rows: remove it")
         columns = {field.name: Column.of_type(field.type) for field in table.schema}
         with open_binary(uri) as stream:
             size = size_of(stream)
@@ -90,7 +93,7 @@ class Parquet(Format):
                 yield batch.replace_schema_metadata(None)
 
     def _table(self, uri: str) -> _Table:
-        _check_parquet(head_of(uri, len(_MAGIC) * 4), uri)
+        _check_parquet(head_of(uri, 128), uri)
         with _must_be("Parquet", uri), _opened(uri) as file:
             metadata = file.metadata
             groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
@@ -118,14 +121,13 @@ _MAGIC = b"PAR1"
 
 
 def _check_parquet(head: bytes, uri: str) -> None:
-    if not head:
-        raise UserError(
-            f"source {uri}: expected Parquet, found an empty file: remove it or write it again"
-        )
+    check_not_empty(head, "Parquet", uri)
+    if (other := not_the_data(head)) is not None:
+        raise UserError(f"source {uri}: expected Parquet, found {other[0]}: {other[1]}")
     if not head.startswith(_MAGIC):
         raise UserError(
             f"source {uri}: expected Parquet as its name says, found something that begins with "
-            f"{head!r}: name it by what it is (.csv, .jsonl), or write it again"
+            f"{head[:16]!r}: name it by what it is (.csv, .jsonl), or write it again"
         )
 
 

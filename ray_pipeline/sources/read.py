@@ -12,7 +12,7 @@ from ray_pipeline.core import rows as envelope
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.rundir.layout import SOURCE, SOURCE_NAME
 from ray_pipeline.rundir.units import Unit
-from ray_pipeline.sources.columns import RAW_COLUMN, as_json, typed_column
+from ray_pipeline.sources.columns import RAW_COLUMN, json_value, typed_column
 from ray_pipeline.sources.format import Cells, FileSpec
 
 
@@ -24,7 +24,7 @@ class ReadSpec:
     schema: pa.Schema
     #: Columns whose type the stages require: a value of another type fails its row.
     required: frozenset[str]
-    #: Columns of JSON text, because their values have no common type.
+    #: Columns of JSON values, because these have no common type that holds them exactly.
     as_json: frozenset[str]
     #: How to read each file, by its ``file_id``.
     files: dict[str, FileSpec]
@@ -74,13 +74,15 @@ def _column(cells: Cells, name: str, file: FileSpec, spec: ReadSpec) -> Any:
         return pa.nulls(cells.rows, expected)
     values = cells.columns[own]
     if name in spec.as_json:
-        return pa.array(map(as_json, _python(values)), expected, size=cells.rows)
+        return pa.array(map(json_value, _python(values)), expected, size=cells.rows)
     if isinstance(values, pa.ChunkedArray):
         # Lossy: integers beyond 2**53 lose digits where another file of the source has doubles.
         return values if values.type.equals(expected) else values.cast(expected, safe=False)
     if name not in spec.required:
         return pa.array(values, expected)
-    column, problems = typed_column(values, expected, from_text=file.format.values_are_text)
+    column, problems = typed_column(
+        values, expected, file.format.values_are_text, file.nested_as_json
+    )
     for row, problem in problems.items():
         cells.faults.setdefault(row, f"source:type: column {name!r}: {problem}")
     return column

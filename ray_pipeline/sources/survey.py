@@ -12,12 +12,14 @@ from types import MappingProxyType
 import pyarrow as pa
 
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.json_values import json_field
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 from ray_pipeline.rundir.layout import SOURCE_NAME
 from ray_pipeline.rundir.units import Unit, default_unit_rows, unit_id
 from ray_pipeline.sources.columns import (
     RAW_COLUMN,
     Column,
+    check_required,
     common_type,
     may_be,
     type_name,
@@ -27,6 +29,7 @@ from ray_pipeline.sources.files import readable
 from ray_pipeline.sources.find import find_files
 from ray_pipeline.sources.format import FileFacts, FileSpec, ScanOptions, SourceFile
 from ray_pipeline.sources.read import ReadSpec
+from ray_pipeline.sources.signatures import EmptyFile
 from ray_pipeline.sources.text import known_encoding
 
 
@@ -55,6 +58,8 @@ class Survey:
     malformed: int
     #: The second argument of `ray_pipeline.sources.read.read_unit`.
     spec: ReadSpec
+    #: What the user should know of the files, such as those that are passed over.
+    notes: tuple[str, ...] = ()
 
     @property
     def rows_by_source(self) -> dict[str, int]:
@@ -97,7 +102,7 @@ def survey_all(sources: Mapping[str, SourceRequest], unit_rows: int | None, scra
     units: list[Unit] = []
     specs: dict[str, FileSpec] = {}
     for source in scanned:
-        source.cut(unit_rows, scratch, units, specs)
+        source.cut(unit_rows, scratch, units, specs, as_json)
     required = frozenset(name for source in scanned for name in source.request.required)
     return Survey(
         units,
@@ -105,6 +110,7 @@ def survey_all(sources: Mapping[str, SourceRequest], unit_rows: int | None, scra
         rows=sum(facts.rows for source in scanned for facts in source.facts),
         malformed=sum(facts.malformed for source in scanned for facts in source.facts),
         spec=ReadSpec(schema, required, as_json, specs),
+        notes=tuple(_notes(scanned, as_json)),
     )
 
 
@@ -116,6 +122,8 @@ class _Scanned:
     request: SourceRequest
     #: The files read, with at most as many rows in all as the source's limit allows.
     files: list[tuple[SourceFile, FileFacts]]
+    #: What the user should know of how the path was read, and of files that were passed over.
+    notes: list[str]
 
     @property
     def facts(self) -> list[FileFacts]:
@@ -127,7 +135,12 @@ class _Scanned:
         return [f.columns[f.chosen[name]] for f in self.facts if name in f.chosen]
 
     def cut(
-        self, unit_rows: int | None, scratch: str, units: list[Unit], specs: dict[str, FileSpec]
+        self,
+        unit_rows: int | None,
+        scratch: str,
+        units: list[Unit],
+        specs: dict[str, FileSpec],
+        as_json: frozenset[str],
     ) -> None:
         """Append this source's units to ``units``, and add its files to ``specs``."""
         # From this source alone: a change in another source must not move the units of this one.
@@ -146,8 +159,47 @@ class _Scanned:
                 unit = Unit(identity, seekable.uri, kind, file_id, offset, first, rows, self.name)
                 units.append(unit)
             specs[file_id] = FileSpec(
-                file.uri, file.format, seekable.size, seekable.chosen, seekable.layout
+                file.uri,
+                file.format,
+                seekable.size,
+                seekable.chosen,
+                seekable.layout,
+                self._as_written(seekable, as_json),
+                self.request.config.nested == "json",
             )
+
+    def _as_written(self, facts: FileFacts, as_json: frozenset[str]) -> frozenset[str]:
+        """The file's names of columns of JSON values, or of text, that hold more than text."""
+        required = self.request.required
+        return frozenset(
+            own
+            for name, own in facts.chosen.items()
+            if (name in as_json or required.get(name) == pa.string())
+            and not facts.columns[own].kinds <= {"text"}
+        )
+
+    def check_required(self) -> None:
+        """Check that the values of undeclared types can have the type that a stage reads.
+
+        Raises:
+            UserError: no value of a column in any of the files can.
+        """
+        nested_as_json = self.request.config.nested == "json"
+        for name, expected in self.request.required.items():
+            with_column = [
+                (file, facts)
+                for file, facts in self.files
+                if facts.columns[facts.chosen[name]].declared is None
+            ]
+            parsed = [pair for pair in with_column if not pair[0].format.values_are_text]
+            if not parsed or (len(parsed) < len(with_column) and expected == pa.string()):
+                continue
+            file, facts = parsed[0]
+            kinds = (facts.columns[facts.chosen[name]].kinds for _, facts in parsed)
+            column = Column(frozenset().union(*kinds))
+            if nested_as_json and expected == pa.string() and "other" in column.kinds:
+                continue
+            check_required(name, facts.chosen[name], column, expected, file.uri)
 
 
 def _scan(name: str, request: SourceRequest, unit_rows: int | None, scratch: str) -> _Scanned:
@@ -162,20 +214,40 @@ def _scan(name: str, request: SourceRequest, unit_rows: int | None, scratch: str
             request.hints,
             (*ENVELOPE_COLUMNS, SOURCE_NAME) if name else ENVELOPE_COLUMNS,
         )
-        files = []
+        found = find_files(config, scratch)
+        files, notes = [], list(found.notes)
         left = config.limit
-        for file in find_files(config, scratch):
+        empty: EmptyFile | None = None
+        for file in found.files:
             if left == 0:
                 break
-            with readable(file.uri):
-                facts = file.format.scan(file, options, left)
+            try:
+                with readable(file.uri):
+                    facts = file.format.scan(file, options, left)
+            except EmptyFile as error:
+                empty = empty or error
+                notes.append(f"{file.uri}: an empty file, passed over")
+                continue
+            if not facts.rows:
+                notes.append(f"{file.uri}: a file without rows")
             if left is not None:
                 facts = replace(facts, rows=min(facts.rows, left))
                 left -= facts.rows
             files.append((file, facts))
         if not any(facts.rows for _, facts in files):
-            raise UserError(f"source {config.path}: no rows in it: expected at least one")
-    return _Scanned(name, request, files)
+            if empty is not None and len(found.files) == 1:
+                raise empty
+            raise UserError(
+                f"source {config.path}: no rows in it: expected at least one"
+                + f" ({len(found.files)} files, all of them empty)" * (len(found.files) > 1)
+            )
+        unreadable = [facts.why_unreadable for _, facts in files if facts.rows]
+        if all(unreadable):
+            raise UserError(unreadable[0])
+        notes += [why.removeprefix("source ") for why in unreadable if why]
+        scanned = _Scanned(name, request, files, notes)
+        scanned.check_required()
+    return scanned
 
 
 @contextmanager
@@ -201,7 +273,7 @@ def _schema(sources: Sequence[_Scanned]) -> tuple[pa.Schema, frozenset[str]]:
         type = _type_of(name, sources)
         if type is None:
             as_json.add(name)
-        fields.append(pa.field(name, type or pa.string()))
+        fields.append(json_field(name) if type is None else pa.field(name, type))
     malformed = [
         (source.name, file.uri) for source in sources for file, f in source.files if f.malformed
     ]
@@ -217,6 +289,42 @@ def _schema(sources: Sequence[_Scanned]) -> tuple[pa.Schema, frozenset[str]]:
                     f"give it another with source.columns: {{raw: {RAW_COLUMN}}}"
                 )
     return pa.schema(fields), frozenset(as_json)
+
+
+#: What the kinds of `Column.kinds` are called in notes.
+_IN_WORDS = {
+    **dict.fromkeys(("int", "wide", "float", "long"), "numbers"),
+    "bool": "true or false",
+    "other": "lists or objects",
+    "text": "text",
+}
+
+
+def _notes(sources: Sequence[_Scanned], as_json: frozenset[str]) -> Iterator[str]:
+    """What the user should know: of single files, and of columns with values of several types."""
+    for source in sources:
+        yield from source.notes
+        for facts in source.facts:
+            yield from facts.notes
+        names = dict.fromkeys(name for facts in source.facts for name in facts.chosen)
+        for name in names:
+            kinds = frozenset[str]().union(*(c.kinds for c in source.columns_named(name)))
+            words = " and ".join(dict.fromkeys(_IN_WORDS[kind] for kind in sorted(kinds)))
+            if name in as_json and kinds != {"other"}:
+                yield (
+                    f"column {name!r} has {words}; every value is carried as it is, and Parquet "
+                    "and CSV hold it as text"
+                )
+            elif source.request.required.get(name) == pa.string() and kinds > {"text"}:
+                nested = {
+                    "fail": "a list or an object fails its row (`nested: json` makes it text)",
+                    "json": "a list or an object becomes its JSON",
+                }[source.request.config.nested]
+                also = f"; {nested}" if "other" in kinds else ""
+                yield (
+                    f"column {name!r} has {words}, and is read as text: numbers, true and false "
+                    f"as the file writes them{also}"
+                )
 
 
 def _type_of(name: str, sources: Sequence[_Scanned]) -> pa.DataType | None:

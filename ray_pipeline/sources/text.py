@@ -33,6 +33,7 @@ from ray_pipeline.sources.format import (
     ScanOptions,
     SourceFile,
 )
+from ray_pipeline.sources.signatures import check_text, how_to_decode
 from ray_pipeline.sources.staging import is_there, publish, staged_uri
 
 _CHUNK = 1 << 20
@@ -59,6 +60,8 @@ class TextFacts(NamedTuple):
     chosen: dict[str, str]
     #: What `TextFormat.records` needs to read the file, such as a CSV dialect.
     layout: Any
+    #: What the user should know of the file, in sentences that name it.
+    notes: tuple[str, ...] = ()
 
 
 class TextFormat(Format):
@@ -87,6 +90,10 @@ class TextFormat(Format):
 
         Records must not depend on where in the file reading starts.
         """
+
+    def unit_records(self, stream: BinaryIO, start: int, file: FileSpec) -> Iterator[Record]:
+        """The same records, for reading a unit."""
+        return self.records(stream, file.layout, start)
 
     @abstractmethod
     def values(self, records: Sequence[Record], file: FileSpec) -> Mapping[str, Sequence[Any]]:
@@ -122,7 +129,8 @@ class TextFormat(Format):
             return FileFacts(
                 rows=scan.rows, malformed=scan.malformed, columns=facts.columns,
                 chosen=facts.chosen, content=content or hashed, uri=uri, size=raw.tell(),
-                layout=facts.layout, marks=marks,
+                layout=facts.layout, marks=marks, notes=facts.notes,
+                why_unreadable=scan.why_unreadable(),
             )  # fmt: skip
 
     def read(self, unit: Unit, file: FileSpec) -> Cells:
@@ -131,7 +139,7 @@ class TextFormat(Format):
             if (size := size_of(stream)) != file.size:
                 raise file.changed(f"{size} bytes where there were {file.size}")
             stream.seek(unit.offset)
-            records = list(islice(self.records(stream, file.layout, unit.offset), unit.rows))
+            records = list(islice(self.unit_records(stream, unit.offset, file), unit.rows))
         cells = Cells(self.values(records, file), len(records))
         for row, record in enumerate(records):
             if record.fault is not None:
@@ -170,6 +178,9 @@ class TextScan:
     marks: Marks
     rows: int = 0
     malformed: int = 0
+    #: The first malformed record, and whether all of them are undecodable.
+    first: Record | None = None
+    all_undecodable: bool = True
 
     def skip(self, size: int) -> BinaryIO:
         """Skip the first ``size`` bytes; returns the stream."""
@@ -186,7 +197,25 @@ class TextScan:
             rows += 1
             if record.fault:
                 malformed += 1
+                self.first = self.first or record
+                self.all_undecodable &= record.fault.startswith("source:undecodable")
         self.rows, self.malformed = rows, malformed
+
+    def why_unreadable(self) -> str | None:
+        """Why no record can be read, and how to fix it; None if some can."""
+        if not self.rows or self.malformed < self.rows or self.first is None:
+            return None
+        which = "the only row" if self.rows == 1 else f"all {self.rows:,} rows"
+        # The code of a reason, as in "source:quotes: ...", adds nothing to the text after it.
+        problem = (self.first.fault or "").partition(": ")[2]
+        message = (
+            f"source {self.uri}: no row in it can be read, {which} would fail; row 1: cannot be "
+            f"read: {problem}"
+        )
+        if not self.all_undecodable:
+            return f"{message}. Fix the file, or write it again"
+        line = self.head[self.first.start :].partition(b"\n")[0]
+        return f"{message}. {how_to_decode(self.head, line)}"
 
 
 def known_encoding(name: str) -> str:
@@ -238,53 +267,3 @@ def _recoded(chunks: Iterable[bytes], encoding: str, uri: str) -> Iterator[bytes
         yield decoder.decode(b"", final=True).encode()
     except UnicodeError as error:
         raise UserError(f"source {uri}: expected text in {encoding}, found: {error}") from None
-
-
-# Checks that the first bytes of a file are text: it may not be what its name says.
-
-_SIGNATURES = {
-    b"\x1f\x8b": ("gzip data", "add .gz to its name, or decompress it"),
-    b"BZh": ("bzip2 data", "add .bz2 to its name, or decompress it"),
-    b"\x28\xb5\x2f\xfd": ("Zstandard data", "add .zst to its name, or decompress it"),
-    b"PAR1": ("a Parquet file", "name it .parquet"),
-    b"PK\x03\x04": ("a ZIP file or a spreadsheet", "unpack it, or save it as CSV"),
-    codecs.BOM_UTF16_LE: ("UTF-16 text", "set source.encoding: utf-16"),
-    codecs.BOM_UTF16_BE: ("UTF-16 text", "set source.encoding: utf-16"),
-}
-
-
-def check_text(head: bytes, expected: str, uri: str) -> None:
-    """Check that a file is not empty and begins as text.
-
-    Args:
-        head: its first bytes.
-        expected: name of its format.
-        uri: the file, for the message.
-
-    Raises:
-        UserError: it is empty or not text; the message says what was found and how to fix it.
-    """
-    if not head.strip():
-        raise UserError(
-            f"source {uri}: expected {expected}, found an empty file: remove it or write it again"
-        )
-    for signature, (found, fix) in _SIGNATURES.items():
-        if head.startswith(signature):
-            raise UserError(f"source {uri}: expected {expected}, found {found}: {fix}")
-    if _is_binary(head):
-        raise UserError(
-            f"source {uri}: expected {expected}, found binary data (bytes of zero) or UTF-16: "
-            "name it by what it is, convert it, or set source.encoding"
-        )
-    if b"\r" in head and b"\n" not in head:
-        raise UserError(
-            f"source {uri}: expected {expected} with line ends, found only carriage returns "
-            "(old Macintosh text): convert its line ends to \\n"
-        )
-
-
-def _is_binary(head: bytes) -> bool:
-    # A cell may contain a zero byte. The first line, of names or of JSON, does not.
-    start = head.lstrip(b"\r\n")
-    many = len(start) > 1000 and start.count(0) > len(start) / 10
-    return b"\0" in start.partition(b"\n")[0] or many

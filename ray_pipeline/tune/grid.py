@@ -95,8 +95,8 @@ def _attempt(
     trial = tune.with_parameters(
         CellTrial,
         cells={cell.name: cell for cell in left},
-        device=workers.device,
-        threads=workers.threads,
+        device=workers.each.device,
+        threads=workers.each.threads,
     )
     space = {"cell": tune.grid_search([cell.name for cell in left])}
     run_trials(trial, workers, at_once, GridWatch(left, number, workers, say), space)

@@ -13,7 +13,7 @@ import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -22,6 +22,7 @@ import ray.exceptions
 from ray import tune
 
 from ray_pipeline.core.errors import RunError, UserError, cause_in_words
+from ray_pipeline.core.resources import Resources
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
@@ -42,28 +43,16 @@ class TrialWorkers:
     """The processes that trials run in, one each.
 
     Attributes:
-        cpus: CPUs of each process; it computes with as many threads.
-        gpus: GPUs of each process; a share lets several use one.
+        each: resources of one process.
         at_most: processes at the same time; None: as many as the cluster holds now.
         stall_timeout: seconds without a report of any trial after which the run fails.
         stage: name of the stage, for messages.
     """
 
-    cpus: float = 1
-    gpus: float = 0
+    each: Resources = field(default_factory=Resources)
     at_most: int | None = None
     stall_timeout: float = 3600
     stage: str = "search"
-
-    @property
-    def device(self) -> str:
-        """The device of each process, as torch names it."""
-        return "cuda" if self.gpus else "cpu"
-
-    @property
-    def threads(self) -> int:
-        """Threads that each process computes with."""
-        return max(1, int(self.cpus))
 
     def fit_on(self, nodes: Sequence[Mapping[str, float]]) -> int:
         """How many run at the same time on nodes such as ``{"CPU": 2, "GPU": 0}``.
@@ -71,29 +60,18 @@ class TrialWorkers:
         Raises:
             UserError: none fits any node.
         """
-        number = sum(self._fit_on_node(node) for node in nodes)
         if self.at_most is not None:  # the cluster may grow: what does not fit yet waits
             return self.at_most
+        number = sum(self.each.fit_on(node) for node in nodes)
         if number == 0:
             largest = {name: max((n.get(name, 0) for n in nodes), default=0) for name in _RESOURCES}
             raise UserError(
-                f"a trial needs {self.cpus:g} CPUs and {self.gpus:g} GPUs on one node; the largest "
-                f"of {len(nodes)} nodes has {largest['CPU']:g} CPUs and {largest['GPU']:g} GPUs: "
-                "lower num_cpus or num_gpus, or set concurrency where the cluster adds nodes"
+                f"a trial needs {self.each.cpus:g} CPUs and {self.each.gpus:g} GPUs on one node; "
+                f"the largest of {len(nodes)} nodes has {largest['CPU']:g} CPUs and "
+                f"{largest['GPU']:g} GPUs: lower num_cpus or num_gpus, or set concurrency where "
+                "the cluster adds nodes"
             )
         return number
-
-    def __str__(self) -> str:
-        """What each process has, for progress messages."""
-        each = f"{self.cpus:g} CPU" + "s" * (self.cpus != 1)
-        if self.gpus:
-            each += f" and {self.gpus:g} GPU" + "s" * (self.gpus != 1)
-        return each
-
-    def _fit_on_node(self, node: Mapping[str, float]) -> int:
-        needs = {"CPU": self.cpus, "GPU": self.gpus}
-        # 1e-9: three shares of 0.1 are less than 0.3 in binary.
-        return min(int(node.get(name, 0) / need + 1e-9) for name, need in needs.items() if need > 0)
 
 
 class Interrupted(RunError):
@@ -204,14 +182,15 @@ class Watch(tune.Callback):
         if running or silent <= min(_START_SECONDS, _STALL_SECONDS):
             return
         free, total = ray.available_resources(), ray.cluster_resources()
-        if free.get("CPU", 0) >= self._workers.cpus and free.get("GPU", 0) >= self._workers.gpus:
+        each = self._workers.each
+        if free.get("CPU", 0) >= each.cpus and free.get("GPU", 0) >= each.gpus:
             raise Interrupted(
                 f"no trial was started for {silent:.0f} s, though there was room for one"
             )
         if silent > _START_SECONDS:
             raise RunError(
-                f"no trial could be started for {silent:.0f} s. One needs {self._workers.cpus:g} "
-                f"CPUs and {self._workers.gpus:g} GPUs; of {total.get('CPU', 0):g} CPUs and "
+                f"no trial could be started for {silent:.0f} s. One needs {each.cpus:g} CPUs and "
+                f"{each.gpus:g} GPUs; of {total.get('CPU', 0):g} CPUs and "
                 f"{total.get('GPU', 0):g} GPUs, {free.get('CPU', 0):g} and {free.get('GPU', 0):g} "
                 f"are free: lower {stage}.num_cpus or num_gpus, or wait for the other work"
             )
@@ -267,7 +246,7 @@ def announce(
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     at_once = min(workers.fit_on(nodes), left)
     before = f", {number - left} of them finished before" if left < number else ""
-    say(f"  {number} {things}{before}; {at_once} at the same time, each with {workers}")
+    say(f"  {number} {things}{before}; {at_once} at the same time, each with {workers.each}")
     return at_once
 
 
@@ -294,7 +273,7 @@ def run_trials(
     """
     with tempfile.TemporaryDirectory(prefix="ray-pipeline-tune-") as scratch, _quiet():
         tune.Tuner(
-            tune.with_resources(trainable, {"cpu": workers.cpus, "gpu": workers.gpus}),
+            tune.with_resources(trainable, {"cpu": workers.each.cpus, "gpu": workers.each.gpus}),
             param_space=space,
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=at_once, reuse_actors=True, **options

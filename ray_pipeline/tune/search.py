@@ -104,7 +104,7 @@ def _attempt(
     records, left = trials.records, number - len(trials.records)
     at_once = announce(number, left, "trials", workers, say)
     trial = tune.with_parameters(
-        Trial, job=study.job, device=workers.device, threads=workers.threads
+        Trial, job=study.job, device=workers.each.device, threads=workers.each.threads
     )
     pruning = FIFOScheduler() if study.pruning is None else Pruning(study.pruning, records)
     with quiet_optuna():

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from ray_pipeline.core.config import parse
 from ray_pipeline.core.errors import UserError
-from ray_pipeline.core.shares import CountOrShare, count_of, in_words, of_old_run
+from ray_pipeline.core.shares import CountOrShare, count_of, in_words
 from ray_pipeline.llm.config import Budget
 
 LIMIT: TypeAdapter[int | float | str] = TypeAdapter(CountOrShare)
@@ -67,7 +67,3 @@ def test_what_could_be_either_is_refused_with_what_to_write(value: Any, parts: l
         parse({"max_failed_rows": value}, Budget, "config.yaml")
     for part in ("config.yaml: max_failed_rows: ", *parts):
         assert part in str(caught.value)
-
-
-def test_the_limit_of_an_old_run_directory_is_read_as_it_was_meant() -> None:
-    assert [of_old_run(limit) for limit in (20.0, 0.05, 3, "5%")] == [20, 0.05, 3, "5%"]

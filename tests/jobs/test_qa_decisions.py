@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from support.command import Command
+from support.command import Command, InProcess
 from support.one_cpu_cluster import other_cluster
 from support.toy_run import Toy, make_toy
 
@@ -60,7 +60,7 @@ def undisturbed(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> T
     """A run on two CPUs to compare with."""
     folder = tmp_path_factory.mktemp("undisturbed")
     toy = make(folder, rows(1_000))
-    done = Command(ray_cluster, folder)("run", toy.config_file)
+    done = InProcess(folder, ray_cluster)("run", toy.config_file)
     assert done.code == 0, done.text
     return toy
 
@@ -92,8 +92,10 @@ def test_the_same_rows_with_other_workers(undisturbed: Toy, tmp_path: Path, work
 
 
 @pytest.mark.chaos
-def test_a_kill_inside_each_decide_stage(undisturbed: Toy, tmp_path: Path) -> None:
-    command = Command("local", tmp_path)  # a cluster that dies with its driver
+def test_a_kill_inside_each_decide_stage(
+    undisturbed: Toy, tmp_path: Path, own_process: Command
+) -> None:
+    command = own_process
     toy = make(tmp_path, [], source={"path": str(undisturbed.source)})
     for stage in STAGES:
         process = command.start("run", toy.config_file)

@@ -99,7 +99,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calm(ray_cluster: str, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an undisturbed run."""
     folder = tmp_path_factory.mktemp("calm")
-    done = Command(ray_cluster, folder)("run", make(folder, tiny))
+    done = InProcess(folder, ray_cluster)("run", make(folder, tiny))
     assert done.code == 0, done.text
     return folder
 
@@ -126,7 +126,7 @@ def test_from_rows_to_a_student(calm: Path) -> None:
 
 
 def test_what_is_finished_is_reused(calm: Path, ray_cluster: str) -> None:
-    run, command = calm / "run", Command(ray_cluster, calm)
+    run, command = calm / "run", InProcess(calm, ray_cluster)
     trained = weights(run, "teacher")
     assert command("run", calm / "config.json").code == 0
     assert all(stage["reused"] for stage in stages_of(run).values())
@@ -155,7 +155,7 @@ def test_other_rows_make_another_teacher_and_another_cache(
     calm: Path, tiny: Path, tmp_path: Path, ray_cluster: str
 ) -> None:
     """An appended file runs its own units alone, but not behind a model that learnt from it."""
-    command = Command(ray_cluster, tmp_path)
+    command = InProcess(tmp_path, ray_cluster)
     shutil.copytree(calm / "run", tmp_path / "run")
     config = json.loads((calm / "config.json").read_text())
     more = tmp_path / "more.jsonl"
@@ -190,9 +190,9 @@ def until_checkpoint(process: Started, run: Path, stage: str, number: int) -> No
 
 @pytest.mark.chaos
 def test_killed_in_mid_epoch_it_ends_with_the_same_weights(
-    calm: Path, tiny: Path, tmp_path: Path
+    calm: Path, tiny: Path, tmp_path: Path, own_process: Command
 ) -> None:
-    command = Command("local", tmp_path)  # a cluster that dies with its driver
+    command = own_process
     config = make(tmp_path, tiny)
     for stage in ("train-teacher", "distil"):
         process = command.start("run", config)

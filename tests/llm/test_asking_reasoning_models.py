@@ -185,3 +185,8 @@ def test_answers_stored_before_options_were_in_the_key_are_reused(tmp_path: Path
         ask(unit(tmp_path, engine, config), check=lambda text: "never good")
     engine = Scripted(Response("Paris!", "stop", 10, 3))
     assert ask(unit(tmp_path, engine, config, ask_afresh=frozenset({"a"}))).text == "Paris!"
+
+
+def test_arguments_of_the_engine_are_no_switches_of_a_template() -> None:
+    with pytest.raises(ValueError, match="tokenize: set by the engine, leave it out"):
+        LlmConfig(model="m", chat_template_kwargs={"tokenize": False, "enable_thinking": False})

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.thinking import TAGS, texts_without_leading_thinking
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from ray_pipeline.models.thinking import prefilled_tag, split_thinking
+from ray_pipeline.models.control_tokens import ControlTokens
+from ray_pipeline.models.thinking import ThinkingTokens, prefilled_tag, split_thinking
 
 ANSWER = "Paris is the capital of France."
 
@@ -113,6 +116,67 @@ def test_a_closing_tag_alone_counts_only_where_it_may() -> None:
 )
 def test_a_chat_template_that_opens_the_thinking_is_noticed(prompt: str, tag: str) -> None:
     assert prefilled_tag(prompt) == tag
+
+
+TURN = "{% for m in messages %}{{ m.content }} {% endfor %}"
+SWITCH = TURN + "{% if enable_thinking is not defined or enable_thinking %}[THINK] {% endif %}"
+
+
+def tokenizer(*special: str) -> PreTrainedTokenizerFast:
+    """Words as tokens, the given ones special; its template opens the thinking."""
+    names = ["<eos>", "<unk>", *special]
+    vocabulary = {word: number for number, word in enumerate([*names, "one", "two", "Paris"])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        eos_token="<eos>",
+        unk_token="<unk>",
+        additional_special_tokens=list(special),
+    )
+    fast.chat_template = SWITCH
+    return fast
+
+
+@pytest.mark.parametrize(
+    ("special", "words", "parts"),
+    [
+        (("[THINK]", "[/THINK]"), "[THINK] one two [/THINK] Paris <eos>", ("one two", "Paris")),
+        (("[THINK]", "[/THINK]"), "[THINK] one two", ("one two", "")),
+        (
+            ("<|start|>", "<|channel|>", "<|message|>", "<|end|>"),
+            "<|channel|> analysis <|message|> one <|end|> <|start|> assistant"
+            " <|channel|> final <|message|> Paris <eos>",
+            ("one", "Paris"),
+        ),
+    ],
+    ids=["Magistral", "cut off", "gpt-oss"],
+)
+def test_marks_that_are_special_tokens_are_not_lost(
+    special: tuple[str, ...], words: str, parts: tuple[str, str]
+) -> None:
+    """Decoding without special tokens, as for any answer, would join thinking and answer."""
+    made = tokenizer(*special)
+    made.add_tokens(["analysis", "assistant", "final"])
+    text = ThinkingTokens(made).text(made.convert_tokens_to_ids(words.split(" ")))
+    assert text is not None
+    assert split_thinking(text) == parts
+
+
+def test_other_special_tokens_are_left_to_the_decoding() -> None:
+    made = tokenizer("[THINK]", "[/THINK]", "<|end|>")
+    tokens = made.convert_tokens_to_ids(["Paris", "<|end|>", "<eos>"])
+    assert ThinkingTokens(made).text(tokens) is None
+
+
+def test_the_prompt_says_whether_the_thinking_is_open() -> None:
+    made = tokenizer("[THINK]", "[/THINK]")
+    chat = [{"role": "user", "content": "one two"}]
+    marks, control = ThinkingTokens(made), ControlTokens(made)
+    assert marks.opened(control.chat(chat)) == "[THINK]"
+    assert marks.opened(control.chat(chat, enable_thinking=False)) == ""
+    quoting = [{"role": "user", "content": "one [THINK] two"}]
+    assert marks.opened(control.chat(quoting, enable_thinking=False)) == ""
 
 
 @_MANY

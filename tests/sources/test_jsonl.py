@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.source_reading import TEXT, look, read_all, rows_of
 
+from ray_pipeline.core.json_values import json_text
 from ray_pipeline.sources import json as json_format
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=10)
@@ -32,11 +33,11 @@ def write(path: Path, lines: list[str]) -> Path:
 
 
 def values_of(table: pa.Table, name: str, rows: list[dict[str, Any]]) -> list[Any]:
-    """A column's values; parsed, if it had to become JSON text."""
+    """A column's values; parsed, if they have no common type."""
     values = table[name].to_pylist()
     kinds = {type(row[name]) for row in rows if row[name] is not None}
     as_json = len(kinds) > 1 or kinds & {list, dict}
-    return [json.loads(v) if as_json and v is not None else v for v in values]
+    return [json.loads(json_text(v)) if as_json and v is not None else v for v in values]
 
 
 @AGAIN
@@ -90,6 +91,7 @@ def test_malformed_lines_fail_alone(tmp_path: Path) -> None:
         b"[1, 2]\r\n"
         b'{"q": "caf\xe9", "answer": "y"}\n'
         b'{"q": "n", "answer": 42}\n'
+        b'{"q": "list", "answer": [1]}\n'
         b'{"q": "half \\ud800", "answer": "z"}\n'
         b'{"q": "no answer"}\n'
         b'{"q": "last", "answer": "w"}'
@@ -102,7 +104,8 @@ def test_malformed_lines_fail_alone(tmp_path: Path) -> None:
         (None, None, "failed"),
         (None, None, "failed"),
         ("caf�", "y", "failed"),
-        ("n", "42", "failed"),
+        ("n", "42", "kept"),
+        ("list", "[1]", "failed"),
         (None, None, "failed"),
         ("no answer", None, "kept"),
         ("last", "w", "kept"),
@@ -111,8 +114,8 @@ def test_malformed_lines_fail_alone(tmp_path: Path) -> None:
     assert reasons[1].startswith("source:json: Expecting value")
     assert reasons[2] == "source:not_an_object: found [1, 2]"
     assert reasons[3] == "source:undecodable: byte 0xe9 at 10 is not utf-8"
-    assert reasons[4] == "source:type: column 'answer': expected text, found number 42"
-    assert reasons[5].startswith("source:json: ")
+    assert reasons[5].startswith("source:type: column 'answer': expected text, found list [1]")
+    assert reasons[6].startswith("source:json: ")
     raw = table["source_raw"].to_pylist()
     assert raw[1] == '{"q": "b", "answer": ' and raw[2] == "[1, 2]" and raw[4] is None
 
@@ -128,7 +131,9 @@ def test_malformed_lines_fail_alone(tmp_path: Path) -> None:
         ([2**63, 1], pa.string(), [str(2**63), "1"]),
         ([True, None], pa.bool_(), [True, None]),
         ([True, 1], pa.string(), ["true", "1"]),
-        (["a", 1], pa.string(), ['"a"', "1"]),
+        (["a", 1], pa.string(), ["a", "1"]),
+        # The text "1" and the number 1 stay apart.
+        (["1", 1], pa.string(), ['"1"', "1"]),
         ([{"b": [1]}, None], pa.string(), ['{"b":[1]}', None]),
         ([None, None], pa.string(), [None, None]),
     ],
@@ -156,6 +161,6 @@ def test_keys_that_only_some_rows_have(tmp_path: Path) -> None:
 
 def test_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes('{"q": "é"}\n{"q": 1}\n'.encode("latin-1"))
+    path.write_bytes('{"q": "é"}\n{"q": 1.50}\n{"q": ["é"]}\n'.encode("latin-1"))
     table = read_all(look(path, tmp_path, {"q": TEXT}, encoding="latin-1"))
-    assert rows_of(table, "q", "status") == [("é", "kept"), ("1", "failed")]
+    assert rows_of(table, "q", "status") == [("é", "kept"), ("1.50", "kept"), ('["é"]', "failed")]

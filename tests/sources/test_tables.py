@@ -76,7 +76,7 @@ def test_files_of_different_types(tmp_path: Path) -> None:
     table = read_all(look(tmp_path, tmp_path / "scratch", {"q": TEXT}))
     assert rows_of(table, "q", "n", "m", "d", "extra") == [
         ("a", 1.0, "1", None, None),
-        ("b", 0.5, '"x"', None, None),
+        ("b", 0.5, "x", None, None),
         ("c", 7.0, None, None, True),
         ("d", None, None, None, None),
     ]

@@ -74,6 +74,8 @@ class ScriptedServer:
         self.reply_to: dict[str, Scripted] = {}
         #: The texts of all requests, in the order of their arrival.
         self.texts: list[str] = []
+        #: Their API keys; empty where a request has none.
+        self.keys: list[str] = []
         script = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -83,6 +85,7 @@ class ScriptedServer:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 text = json.loads(body)["messages"][-1]["content"]
+                script.keys.append(self.headers.get("Authorization", "").removeprefix("Bearer "))
                 script.texts.append(text)
                 header = self.headers.get("Authorization", "")
                 reply = script.reply_to.get(header) or script.reply(text)

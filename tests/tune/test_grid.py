@@ -20,6 +20,7 @@ from support.fork_server import Started
 from support.tiny_experiment import SIZES, place, stage, tiny_rows
 
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
 from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
@@ -250,7 +251,7 @@ def test_the_grid_makes_what_its_jobs_make_one_by_one(ray_cluster, one_by_one, t
 
 def test_a_cell_that_fits_no_node_is_refused(ray_cluster, tmp_path) -> None:
     with pytest.raises(UserError, match=r"needs 8 CPUs and 0 GPUs on one node.* has 2 CPUs"):
-        grid.run_grid(cells_of(tmp_path), TrialWorkers(cpus=8), print)
+        grid.run_grid(cells_of(tmp_path), TrialWorkers(Resources(cpus=8)), print)
 
 
 def test_what_no_cell_could_work_with_ends_the_experiment(ray_cluster, tmp_path) -> None:

@@ -22,6 +22,7 @@ from support.command import TESTS, Command
 from support.tiny_study import model_folder, qa_rows, tiny_job
 
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.stage import Settings, Stage
 from ray_pipeline.stages.training.distil import Distil
@@ -230,12 +231,12 @@ def test_the_old_name_of_the_stall_timeout_is_read() -> None:
 
 def test_as_many_trials_as_nodes_hold() -> None:
     two = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 3.0}]
-    assert TrialWorkers(cpus=1).fit_on(two) == 5
-    assert TrialWorkers(cpus=2).fit_on(two) == 2
-    assert TrialWorkers(cpus=0.5, gpus=0.25).fit_on(two) == 4
-    assert TrialWorkers(cpus=8, at_most=3).fit_on(two) == 3  # of a cluster that grows
+    assert TrialWorkers(Resources(cpus=1)).fit_on(two) == 5
+    assert TrialWorkers(Resources(cpus=2)).fit_on(two) == 2
+    assert TrialWorkers(Resources(cpus=0.5, gpus=0.25)).fit_on(two) == 4
+    assert TrialWorkers(Resources(cpus=8), at_most=3).fit_on(two) == 3  # of a cluster that grows
     with pytest.raises(UserError, match=r"needs 4 CPUs and 1 GPUs.* has 3 CPUs and 1 GPUs"):
-        TrialWorkers(cpus=4, gpus=1).fit_on(two)
+        TrialWorkers(Resources(cpus=4, gpus=1)).fit_on(two)
 
 
 def steps_of(trial: Trial) -> list[dict[str, Any]]:
@@ -288,7 +289,9 @@ def test_a_stall_ends_the_search(ray_cluster, tmp_path, monkeypatch) -> None:
     watching = SearchWatch(trials, 3, TrialWorkers(stall_timeout=0), print)
     with pytest.raises(RunError, match=r"longer than stages\.search\.stall_timeout"):
         watching.on_step_end(1, [running, waiting])
-    small, large = (SearchWatch(trials, 3, TrialWorkers(cpus=cpus), print) for cpus in (1, 8))
+    small, large = (
+        SearchWatch(trials, 3, TrialWorkers(Resources(cpus=cpus)), print) for cpus in (1, 8)
+    )
     for watching in (small, large):
         watching.on_step_end(1, [waiting])
     monkeypatch.setattr(runner_module, "_STALL_SECONDS", 0)

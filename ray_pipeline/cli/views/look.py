@@ -37,6 +37,8 @@ def status(reader: RunReader) -> RenderableType:
     parts: list[RenderableType] = [_headline(reader), _account(ledger)]
     if sources := ledger.by_source():
         parts += [Text(), _sources(sources)]
+    if ledger.notes:
+        parts += [Text(), *(Text(f"source: {plain(note)}") for note in ledger.notes)]
     if any(entry.account.reasons for entry in ledger.entries):
         parts += [Text(), _reasons(ledger)]
     parts += [Text(f"\n{line}") for line in cut_answers(ledger.entries)]
@@ -243,8 +245,10 @@ def _answer(answer: Answer) -> Text:
     facts += [dollars(answer.cost_usd)] if answer.cost_usd else []
     facts += [f"{answer.attempts} tries"] if answer.attempts > 1 else []
     facts += ["judged unusable"] if answer.rejected else []
+    facts += [f"after {count(len(answer.thinking))} characters of thinking"] * bool(answer.thinking)
     head = f"  {answer.stage}: {answer.model} {what} ({', '.join(facts)}): "
-    return Text(head, "dim").append(shortened(plain(answer.text), _SIDE), "not dim")
+    text = answer.text or (answer.thinking and f"(thinking) {answer.thinking}")
+    return Text(head, "dim").append(shortened(plain(text), _SIDE), "not dim")
 
 
 def _end(life: Trace, status: Status) -> str:

@@ -14,8 +14,9 @@ def print_plan(console: Console, plans: Sequence[StagePlan]) -> None:
     """Print a line per stage, notes on the cost of some stages, and the estimated total cost."""
     console.print(_table(plans))
     for plan in plans:
-        if plan.note is not None:
-            console.print(f"{plan.name}: {plan.note}")
+        for note in (plan.note, *plan.notes):
+            if note is not None:
+                console.print(f"{plan.name}: {note}", markup=False, soft_wrap=True)
     total = sum(plan.max_cost_usd or 0 for plan in plans)
     console.print(
         f"about ${total:,.2f}, if every answer is as long as allowed and no request is repeated; "

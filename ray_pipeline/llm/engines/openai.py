@@ -311,7 +311,8 @@ class OpenAIEngine(RemoteEngine):
             text = "the server reports no usable token counts; they are estimated from lengths"
             self._warn("usage", text)
             response.prompt_tokens = text_tokens(prompt_bytes(request))
-            response.completion_tokens = text_tokens(len(response.text.encode()))
+            generated = response.text + (response.thinking or "")
+            response.completion_tokens = text_tokens(len(generated.encode()))
         if response.replaced_characters:
             text = "replies hold characters that no text can hold; each becomes U+FFFD"
             self._warn("characters", text)

@@ -2,7 +2,7 @@
 
 The body decides with the status: servers use one status for different things.
 `docs/reference/servers.md` is the table of the known dialects, and
-`tests/llm/engines/dialects.py` holds it.
+`tests/cases/dialects.yaml` holds it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ray_pipeline.llm.engines.bodies import words
+from ray_pipeline.llm.engines.bodies import as_text, words
 from ray_pipeline.llm.engines.error_bodies import (
     LONGEST_PAUSE,
     ErrorFields,
@@ -82,8 +82,9 @@ def error_in_answer(parsed: dict[str, Any]) -> Failure:
     error = fields_of(parsed)
     status = error.status() or 500
     detail = f"HTTP 200 with an error {error.code or status}: {error.message}".rstrip(": ")
-    if "blockReason" in parsed.get("promptFeedback", ()):
-        return Failure("row", "content_filter", detail)
+    if isinstance(feedback := parsed.get("promptFeedback"), dict) and not error.message:
+        # Google's own form: the prompt was blocked, and there is no candidate.
+        return Failure("row", "content_filter", f"HTTP 200: {as_text(feedback)}")
     return _classified(status, error, detail, None)
 
 
@@ -111,7 +112,7 @@ def _classified(status: int, error: ErrorFields, detail: str, pause: float | Non
         return Failure("row", "context_length", detail)
     if status == 429:
         return Failure("retry", "rate_limited", detail, pause)
-    if status in (408, 409, 425) or status >= 500:
+    if status in (408, 409, 424, 425) or status >= 500:  # TGI: 424 where generating failed
         return Failure("retry", "server_error", detail, pause)
     if _is_unknown_model(status, error):
         return Failure("run", "not_found", detail, advice=_CHECK)

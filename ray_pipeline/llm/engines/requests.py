@@ -68,6 +68,8 @@ def request_body(config: LlmConfig, request: Request, dialect: Dialect) -> bytes
         body["response_format"] = _response_format(request.format.schema or {}, dialect)
     for field in dialect.left_out:
         del body[field]
+    if config.chat_template_kwargs:
+        body["chat_template_kwargs"] = config.chat_template_kwargs
     body.update(config.extra_body)
     return orjson.dumps(body)
 

@@ -56,6 +56,7 @@ class TransformersEngine(LocalEngine):
 
         from ray_pipeline.models.chat_template import use_trained_format
         from ray_pipeline.models.control_tokens import ControlTokens
+        from ray_pipeline.models.thinking import ThinkingTokens
         from ray_pipeline.models.tokenizer import load_tokenizer
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,6 +66,7 @@ class TransformersEngine(LocalEngine):
             self._tokenizer.pad_token = self._tokenizer.eos_token
         use_trained_format(self._tokenizer, self._model_name)
         self._control = ControlTokens(self._tokenizer)
+        self._thinking = ThinkingTokens(self._tokenizer)
         model = AutoModelForCausalLM.from_pretrained(
             self._model_name, revision=revision, dtype=getattr(torch, self._config.dtype)
         )
@@ -79,7 +81,7 @@ class TransformersEngine(LocalEngine):
     async def generate(self, request: Request) -> Response | EngineError:
         """Answer one request; see `LocalEngine`."""
         await self.ready()
-        prompt = self._control.chat(request.messages)
+        prompt = self._control.chat(request.messages, **self._config.chat_template_kwargs)
         if len(prompt) >= self._max_len:
             detail = f"the prompt has {len(prompt)} tokens, the model takes {self._max_len}"
             return EngineError("context_length", detail)
@@ -149,13 +151,16 @@ class TransformersEngine(LocalEngine):
         ends = set(ends) if isinstance(ends, list) else {ends}
         stop_at = next((i for i, token in enumerate(tokens) if token in ends), None)
         kept = tokens if stop_at is None else tokens[:stop_at]
-        text = self._tokenizer.decode(kept, skip_special_tokens=True)
+        text = self._thinking.text(kept)
+        if text is None:
+            text = self._tokenizer.decode(kept, skip_special_tokens=True)
         finished = stop_at is not None
         for stop in sampling.stop:
             if stop in text:
                 text, finished = text[: text.index(stop)], True
         return Response(
-            text=text,
+            # As part of the answer, so that it can be told where the thinking ends.
+            text=self._thinking.opened(waiting.prompt) + text,
             finish_reason="stop" if finished else "length",
             prompt_tokens=len(waiting.prompt),
             completion_tokens=len(kept) + (stop_at is not None),

@@ -47,6 +47,7 @@ class VllmEngine(LocalEngine):
 
         from ray_pipeline.models.chat_template import use_trained_format
         from ray_pipeline.models.control_tokens import ControlTokens
+        from ray_pipeline.models.thinking import ThinkingTokens
 
         arguments = AsyncEngineArgs(**engine_arguments(self._model, **_settings(self._config)))
         engine = AsyncLLM.from_engine_args(arguments)
@@ -54,6 +55,7 @@ class VllmEngine(LocalEngine):
         self._tokenizer = engine.get_tokenizer()
         use_trained_format(self._tokenizer, self._model)
         self._control = ControlTokens(self._tokenizer)
+        self._thinking = ThinkingTokens(self._tokenizer)
         self._engine = engine
 
     async def generate(self, request: Request) -> Response | EngineError:
@@ -61,7 +63,7 @@ class VllmEngine(LocalEngine):
         await self.ready()
         began = time.perf_counter()
         try:
-            prompt = self._control.chat(request.messages)
+            prompt = self._control.chat(request.messages, **self._config.chat_template_kwargs)
             if len(prompt) >= self._max_len:
                 detail = f"the prompt has {len(prompt)} tokens, the model takes {self._max_len}"
                 return EngineError("context_length", detail)
@@ -75,7 +77,7 @@ class VllmEngine(LocalEngine):
             return EngineError("engine", " ".join(str(error).split())[:500])
         answer = output.outputs[0]
         return Response(
-            text=answer.text,
+            text=self._text(answer, prompt, request),
             finish_reason=answer.finish_reason,
             prompt_tokens=len(prompt),
             completion_tokens=len(answer.token_ids),
@@ -97,6 +99,18 @@ class VllmEngine(LocalEngine):
         async for output in stream:
             final = output
         return final
+
+    def _text(self, answer: Any, prompt: list[int], request: Request) -> str:
+        """The generated text with the marks of thinking, one that the prompt ends with included."""
+        text = self._thinking.text(answer.token_ids)
+        if text is None:
+            text = answer.text
+        else:
+            for stop in request.sampling.stop:
+                text = text.partition(stop)[0]
+        # Decoding under constraints leaves no room for thinking.
+        is_free = request.format.kind == "text"
+        return self._thinking.opened(prompt) + text if is_free else text
 
     def _adapter(self) -> Any:
         if self._config.adapter is None:

@@ -1,4 +1,4 @@
-"""How slots, rates and money are shared among the clients of a run. Called by the server alone."""
+"""Shares concurrency, rates and budget among the clients of a run; used by the server only."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ray_pipeline.llm.limits.protocol import TURN_SECONDS, WINDOW_SECONDS, Budge
 class SlotLease:
     """One client's slots with one API key."""
 
-    #: Slots in the last grant.
+    #: Slots of the last grant.
     granted: int = 0
-    #: Maximum number in flight, until the client confirms a smaller grant.
+    #: Maximum number of requests in flight, until the client confirms a smaller grant.
     held: int = 0
     in_use: int = 0
     wanted: int = 0
 
 
 class Slots:
-    """Requests in flight with one API key, shared among clients by need.
+    """Slots for requests in flight with one API key, shared among clients by demand.
 
     No client gets more than it can use while another needs some; spare slots are spread evenly.
     """
@@ -42,7 +42,7 @@ class Slots:
             del self._leases[client]
 
     def grant(self, client: str, now: float) -> int:
-        """Slots that the client may use from now on."""
+        """The number of slots that the client may use from now on."""
         lease = self._leases.get(client)
         if lease is None:
             return 0
@@ -53,7 +53,7 @@ class Slots:
         return lease.granted
 
     def must_return(self, client: str) -> bool:
-        """Whether the client holds more than it was granted, and another one waits for it."""
+        """Whether the client holds more than it was granted while another client waits."""
         lease = self._leases.get(client)
         if lease is None or lease.granted >= lease.held:
             return False
@@ -68,7 +68,7 @@ class Slots:
         wanting = [name for name in names if self._leases[name].wanted > 0]
         shares = dict.fromkeys(names, 0)
         if self._total < len(wanting):
-            # Fewer slots than clients: they take turns, or some would wait for ever.
+            # Fewer slots than clients: they take turns, so that none waits for ever.
             turn = int(now / TURN_SECONDS)
             for i in range(self._total):
                 shares[wanting[(turn + i) % len(wanting)]] = 1
@@ -97,26 +97,26 @@ def rate_of(per_minute: int | None, now: float) -> Rate | None:
 class Rate:
     """Requests or tokens a minute of one API key, granted as permits.
 
-    Never grants more than the limit in any `WINDOW_SECONDS`. Within that, a bucket that fills at
-    the limit's pace spreads the starts over the minute. The last request may overdraw it, so that
-    a request larger than the bucket can start at all.
+    Never grants more than the limit in any `WINDOW_SECONDS`. Within that, a token bucket that
+    refills at the limit's rate spreads the starts over the minute. The last request may overdraw
+    it, so that a request larger than the bucket can start.
     """
 
     def __init__(self, limit: int, now: float) -> None:
         self._limit = limit
-        self._pace = limit / WINDOW_SECONDS
-        self._depth = max(1.0, 2.0 * self._pace)
+        self._per_second = limit / WINDOW_SECONDS
+        self._depth = max(1.0, 2.0 * self._per_second)
         self._level = self._depth
-        self._filled = now
+        self._filled_at = now
         self._granted: dict[BatchId, tuple[float, int]] = {}  # oldest first
         self._in_window = 0
         self._demands: dict[str, int] = {}
         self._served: dict[str, float] = {}
 
     def offer(self, client: str, wanted: int, smallest: int, now: float) -> int:
-        """Permits for a client that wants ``wanted`` and cannot use fewer than ``smallest``."""
+        """The permits that a client can have: 0, or between ``smallest`` and ``wanted``."""
         self._pass_time(now)
-        # A request larger than the whole limit starts when it has the window for itself.
+        # A request larger than the whole limit starts once the window is empty.
         smallest = min(max(1, smallest), self._limit)
         wanted = min(max(wanted, smallest), self._limit) if wanted > 0 else 0
         self._demands[client] = wanted
@@ -127,24 +127,24 @@ class Rate:
         fair = int(level * wanted / sum(self._demands.values()))
         if fair >= smallest:
             return min(wanted, fair)
-        # Not enough for everybody: the client that was served longest ago comes first.
+        # Not enough for all clients: the one that was served longest ago comes first.
         waiting = (name for name, demand in self._demands.items() if demand > 0)
         if client != min(waiting, key=lambda name: (self._served.get(name, -math.inf), name)):
             return 0
         return smallest
 
     def take(self, batch: BatchId, amount: int, now: float) -> None:
-        """Grant what was offered."""
+        """Record a grant of offered permits."""
         self._granted[batch] = (now, amount)
         self._in_window += amount
         self._level -= amount
         self._served[batch[0]] = now
 
     def give_back(self, batch: BatchId, amount: int) -> None:
-        """Permits of a grant were not used; a negative amount: more was used than granted."""
+        """Return unused permits of a grant; a negative amount: more was used than granted."""
         grant = self._granted.get(batch)
         if grant is None or amount == 0:
-            return  # already out of the window
+            return  # the grant has left the window
         granted_at, granted = grant
         amount = min(amount, granted)
         self._granted[batch] = (granted_at, granted - amount)
@@ -152,12 +152,12 @@ class Rate:
         self._level = min(self._depth, self._level + amount)
 
     def remove(self, client: str) -> None:
-        """A dead client wants nothing any more."""
+        """Remove the demand of a dead client."""
         self._demands.pop(client, None)
 
     def _pass_time(self, now: float) -> None:
-        self._level = min(self._depth, self._level + (now - self._filled) * self._pace)
-        self._filled = now
+        self._level = min(self._depth, self._level + (now - self._filled_at) * self._per_second)
+        self._filled_at = now
         while self._granted:
             batch, (granted_at, amount) = next(iter(self._granted.items()))
             if granted_at > now - WINDOW_SECONDS:
@@ -170,28 +170,28 @@ class Rate:
 
 
 @dataclass(slots=True)
-class Account:
-    """One client's part of a budget. All amounts count from the client's start."""
+class BudgetShare:
+    """One client's part of a budget. All amounts are totals since the client's start."""
 
-    #: What it had spent when this server first heard of it: the journal already counts that.
-    before: int = 0
+    #: Spent before its first report to this server; the journal counts that already.
+    spent_at_start: int = 0
     spent: int = 0
     lost: int = 0
     in_use: int = 0
     #: The ceiling in the last grant, and the highest one that the client may still apply.
     granted: int = 0
     ceiling: int = 0
-    #: It waits, and its next request did not fit.
-    short: bool = False
-    silent: bool = False
+    #: Whether it waits because its next request did not fit.
+    is_waiting: bool = False
+    is_dead: bool = False
 
     def used(self) -> int:
-        """Spent, or lost and possibly billed."""
+        """Spent, or possibly billed for requests without a reply."""
         return self.spent + self.lost
 
 
 class Reservations:
-    """Money (picodollars) or tokens of a run: spent, and reserved for what is in flight.
+    """A budget of money (picodollars) or tokens: spent, and reserved for requests in flight.
 
     ``spent at start + all clients' ceilings <= limit``, always.
     """
@@ -199,30 +199,32 @@ class Reservations:
     def __init__(self, limit: int | None, spent: int) -> None:
         self.limit = limit
         self._spent_before = spent
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, BudgetShare] = {}
 
     @property
     def spent(self) -> int:
-        """Spent by replies that came, those of earlier starts included."""
-        return self._spent_before + sum(a.spent - a.before for a in self._accounts.values())
+        """Spent by requests with a reply, including those of earlier starts."""
+        return self._spent_before + sum(a.spent - a.spent_at_start for a in self._accounts.values())
 
     @property
     def unknown(self) -> int:
-        """What requests without a reply, and killed clients, may have cost."""
+        """The most that requests without a reply, and killed clients, may have cost."""
         accounts = self._accounts.values()
-        return sum(a.ceiling - a.spent if a.silent else a.lost for a in accounts)
+        return sum(a.ceiling - a.spent if a.is_dead else a.lost for a in accounts)
 
     @property
     def committed(self) -> int:
-        """Spent before, and all clients' ceilings."""
-        return self._spent_before + sum(a.ceiling - a.before for a in self._accounts.values())
+        """Spent before this start, plus the ceilings of all clients."""
+        return self._spent_before + sum(
+            a.ceiling - a.spent_at_start for a in self._accounts.values()
+        )
 
     def update(self, client: str, report: BudgetReport, releases: bool) -> None:
         """Process a client's report."""
         account = self._accounts.get(client)
         if account is None:
-            account = self._accounts[client] = Account(before=report.spent)
-        account.silent = False
+            account = self._accounts[client] = BudgetShare(spent_at_start=report.spent)
+        account.is_dead = False
         account.spent, account.lost, account.in_use = report.spent, report.lost, report.in_use
         committed = account.used() + account.in_use
         account.ceiling = committed if releases else max(account.granted, committed)
@@ -230,33 +232,33 @@ class Reservations:
     def grant(self, client: str, report: BudgetReport, releases: bool) -> int | None:
         """The client's new ceiling; None: no limit.
 
-        It never gets a part that is too small for its next request: several clients with such
-        parts would all wait for one another.
+        It never gets less than its next request needs: several clients with such parts would wait
+        for each other for ever.
         """
         if self.limit is None:
             return None
         account = self._accounts[client]
         committed = account.used() + account.in_use
         room = self.limit - self.committed + account.ceiling
-        others_short = any(a.short for name, a in self._accounts.items() if name != client)
-        wanted = report.next if others_short else max(report.next, report.wanted)
+        others_wait = any(a.is_waiting for name, a in self._accounts.items() if name != client)
+        wanted = report.next if others_wait else max(report.next, report.wanted)
         ceiling = min(committed + (0 if releases else wanted), room)
-        account.short = report.next > 0 and ceiling - committed < report.next
-        account.granted = committed if account.short else max(committed, ceiling)
+        account.is_waiting = report.next > 0 and ceiling - committed < report.next
+        account.granted = committed if account.is_waiting else max(committed, ceiling)
         account.ceiling = max(account.ceiling, account.granted)
         return account.granted
 
     def never_fits(self, client: str, report: BudgetReport) -> bool:
-        """Whether nothing is in flight anywhere and the client's next request is still too much."""
+        """Whether the client's next request exceeds the budget although nothing is in flight."""
         if self.limit is None or report.next == 0 or report.in_use > 0:
             return False
-        others = (a for name, a in self._accounts.items() if name != client and not a.silent)
+        others = (a for name, a in self._accounts.items() if name != client and not a.is_dead)
         if any(a.ceiling > a.used() for a in others):
             return False
         account = self._accounts[client]
         return self.committed - account.ceiling + account.used() + report.next > self.limit
 
     def remove(self, client: str) -> None:
-        """A client is dead: its ceiling stays taken, nobody knows what was billed below it."""
+        """Mark a client as dead: its ceiling stays reserved, as what was billed is unknown."""
         if account := self._accounts.get(client):
-            account.silent, account.short = True, False
+            account.is_dead, account.is_waiting = True, False

@@ -67,12 +67,12 @@ class ScoreQuality(ModelStage):
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Score every row."""
-        alone = self._scorer.alone
+        before = self._scorer.rows_scored_singly
         scores = self._scorer(_texts(rows["instruction"]), _texts(rows["response"]))
         for name in ("clarity", "response_quality", "diversity", "complexity"):
             rows = set_column(rows, name, pa.array(getattr(scores, name), pa.float64()))
         rows = set_column(rows, "quality_tokens", pa.array(scores.tokens, pa.int32()))
-        counts["rows_with_unusual_characters"] += self._scorer.alone - alone
+        counts["rows_with_unusual_characters"] += self._scorer.rows_scored_singly - before
         return rows
 
 

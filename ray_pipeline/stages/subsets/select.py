@@ -128,7 +128,7 @@ class SelectSubsets(DecideStage):
         thresholds = rows.map(partial(_thresholds, least, ranks))
         thresholds = thresholds.group(["number"], _lowest, order=["worse"], fan_out=0).saved()
         found = rows.map_with(thresholds, _not_worse)
-        return found.group(["number"], partial(_asked, wanted), fan_out=0).saved()
+        return found.group(["number"], partial(_requested_rows, wanted), fan_out=0).saved()
 
     def _taken(self, rows: Tables, rank: str, limits: Tables, name: str) -> Tables:
         """The rows with the bits, in a column ``name``, of the subsets that take them."""
@@ -148,7 +148,7 @@ class SelectSubsets(DecideStage):
 
 
 def _thresholds(least: list[int], ranks: dict[int, int], rows: pa.Table) -> pa.Table:
-    """Of each subset the score that bounds it, where this part knows it; in reversed order."""
+    """The threshold of each subset that this part of the rows can tell, as a descending key."""
     place = rows["quality_rank"].to_numpy()
     worse = rows["worse"].to_numpy()
     numbers, scores = list(range(len(least))), list(least)
@@ -160,7 +160,7 @@ def _thresholds(least: list[int], ranks: dict[int, int], rows: pa.Table) -> pa.T
 
 
 def _lowest(thresholds: pa.Table) -> pa.Table:
-    """One threshold a subset: the one that some part knew."""
+    """One threshold per subset, from whichever part had it."""
     return (
         thresholds.group_by("number").aggregate([("worse", "max")]).select(["number", "worse_max"])
     )
@@ -173,10 +173,10 @@ def _not_worse(rows: pa.Table, thresholds: pa.Table) -> pa.Table:
     return pa.table({"number": thresholds["number"], "rows": pa.array(counts, pa.int64())})
 
 
-def _asked(wanted: Sequence[int | None], found: pa.Table) -> pa.Table:
-    """Of each subset the rows it asks for: the configured ones, or those not below its threshold.
+def _requested_rows(wanted: Sequence[int | None], found: pa.Table) -> pa.Table:
+    """The number of rows of each subset: as configured, or those at its threshold or above.
 
-    ``size`` is what bounds it; of a control it will be what its subset got.
+    ``size`` limits it; for a control, it is replaced by the size of its subset.
     """
     sums = found.group_by("number").aggregate([("rows", "sum")]).sort_by("number")
     rows = [
@@ -190,7 +190,7 @@ def _asked(wanted: Sequence[int | None], found: pa.Table) -> pa.Table:
 
 
 def _bits(column: str, number: int, rows: pa.Table) -> dict[str, npt.NDArray[np.bool_]]:
-    """Bit after bit of a column, as booleans."""
+    """The bits of a column, as one boolean array per bit."""
     bits = rows[column].to_numpy()
     return {f"c{i}": (bits >> np.uint64(i)) & np.uint64(1) != 0 for i in range(number)}
 
@@ -213,7 +213,7 @@ def _first(rank: str, name: str, rows: pa.Table, limits: pa.Table) -> pa.Table:
 
 
 def _eligible(most: Any, rows: pa.Table, limits: pa.Table) -> pa.Table:
-    """The rows with the bits of the subsets that the quota of their source leaves them to."""
+    """Add the bits of the subsets in which the quota of a row's source has room for the row."""
     place = rows["of_source"].to_numpy()
     bits = _joined([place < most(wanted) for wanted in _columns(limits)[0]])
     return rows.drop_columns(["of_source"]).append_column("eligible", bits)
@@ -227,10 +227,10 @@ def _under_quota(
     rows: pa.Table,
     limits: pa.Table,
 ) -> pa.Table:
-    """The rows with the bits of the subsets that take them.
+    """Add the bits of the subsets that take each row.
 
-    Each subset of a chain takes the one before it and then the first eligible rows besides. How
-    many of these lie up to a row follows from the counts of eligible rows, subset by subset.
+    Each subset of a chain takes the one before it, and then the first further eligible rows. The
+    number of these up to a row follows from the counts of eligible rows, subset by subset.
     """
     wanted, sizes = _columns(limits)
     eligible = _bits("eligible", len(sizes), rows)
@@ -253,11 +253,11 @@ def _under_quota(
 
 def _sizes(rows: Tables, number: int) -> Tables:
     """The number of rows of each subset."""
-    counts = rows.map(partial(_held, number))
+    counts = rows.map(partial(_rows_per_subset, number))
     return counts.group(["number"], _summed, fan_out=0)
 
 
-def _held(number: int, rows: pa.Table) -> pa.Table:
+def _rows_per_subset(number: int, rows: pa.Table) -> pa.Table:
     counts = [int(mark.sum()) for mark in _bits("chosen", number, rows).values()]
     return pa.table({"number": pa.array(range(number)), "rows": pa.array(counts, pa.int64())})
 

@@ -176,7 +176,7 @@ class _Work:
                     f"{self._pool:,} rows the best has quality {self._highest:.6g}; "
                     "`ray-pipeline preview RUN` shows what a threshold keeps"
                 )
-            if (asked := self._asked(name)) is not None:
+            if (asked := self._requested_rows(name)) is not None:
                 why = f"there are {self._pool:,} rows to train on"
                 if self._pool >= asked:
                     why = "the quota leaves no more"
@@ -185,7 +185,7 @@ class _Work:
                 few = f"{self._counts[name]:,} rows, where {asked:,} are asked"
                 self._place.say(f"  {name}: {few}: {why}")
 
-    def _asked(self, name: str) -> int | None:
+    def _requested_rows(self, name: str) -> int | None:
         """The rows that a subset should have, if it has fewer; else None."""
         subset = self._selection.subsets[name]
         if subset.is_threshold:
@@ -233,7 +233,7 @@ class _Work:
             asked = self._selection.subsets[of].model_dump(exclude_none=True)
             one = {"of": of, "control": kind == "control", "asked": asked}
             figures[name] = {**one, **writers[name].figures.as_json()}
-            figures[name]["smaller_than_asked"] = self._asked(of) is not None
+            figures[name]["smaller_than_asked"] = self._requested_rows(of) is not None
         return figures
 
 

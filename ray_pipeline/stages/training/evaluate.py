@@ -123,7 +123,7 @@ class Evaluate(ArtifactStage):
             for name, one in measured.items()
         }
         for name, figures in models.items():
-            place.say(_told(name, figures))
+            place.say(_progress_line(name, figures))
         return {"models": models, "rows": len(test.row_ids), "test_rows": len(test.tokens)}
 
     def _test_rows(self, rows: StoredRows) -> _TestRows:
@@ -214,7 +214,7 @@ def _write(storage: Storage, test: _TestRows, answers: Mapping[str, list[str]]) 
         pacsv.write_csv(pa.table(columns), file)
 
 
-def _told(name: str, figures: Mapping[str, Any]) -> str:
+def _progress_line(name: str, figures: Mapping[str, Any]) -> str:
     return (
         f"  {name}: BLEU {figures['bleu']:.1f}, ROUGE-L {figures['rouge_l']:.3f}, perplexity "
         f"{figures['perplexity']:.2f}, {1000 * figures['latency_seconds']:.0f} ms an answer"

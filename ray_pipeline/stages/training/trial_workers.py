@@ -54,4 +54,4 @@ class TrialWorkersConfig(StageConfig):
         """The workers for Ray Tune; ``stage`` is the stage that this configuration belongs to."""
         from ray_pipeline.tune.runner import TrialWorkers
 
-        return TrialWorkers(self.num_cpus, self.gpus, self.concurrency, self.stall_timeout, stage)
+        return TrialWorkers(self.resources(), self.concurrency, self.stall_timeout, stage)

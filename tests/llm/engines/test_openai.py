@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.mock_openai import MockServer, key_label
+from support.scripted_server import Scripted, ScriptedServer
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError, UserError
 from ray_pipeline.llm.config import Budget, LlmConfig
@@ -144,8 +145,19 @@ def test_a_content_filter_is_the_answers_finish_reason(plain: MockServer) -> Non
     assert ask_one(config(plain), request(text="[[mock:filter]]")).finish_reason == "content_filter"
 
 
+def test_estimated_tokens_cover_the_thinking() -> None:
+    message = {"content": "Paris", "reasoning": "x" * 395}
+    reply = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    with ScriptedServer(lambda _: Scripted.of(200, reply)) as server:
+        response = ask_one(config(server.base_url), request())
+    assert response.completion_tokens == 100
+    assert response.cost_usd > 200 / 1e6
+
+
 def test_the_body() -> None:
-    llm = config("http://x/v1", extra_body={"top_k": 5, "temperature": 0.1})
+    switches = {"enable_thinking": False}
+    extra = {"top_k": 5, "temperature": 0.1}
+    llm = config("http://x/v1", extra_body=extra, chat_template_kwargs=switches)
     sampling = Sampling(7, 0.5, 0.9, ("\n",))
     one = Request("s", "mock", "", ({"role": "user", "content": "hé"},), sampling, seed=3)
     body = json.loads(request_body(llm, one, Dialect()))
@@ -158,6 +170,7 @@ def test_the_body() -> None:
         "stop": ["\n"],
         "seed": one.sampling_seed(),
         "top_k": 5,
+        "chat_template_kwargs": switches,
     }
 
 

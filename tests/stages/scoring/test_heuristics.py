@@ -17,7 +17,7 @@ from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.models.packaged import fetch
 from ray_pipeline.stage import Settings
 from ray_pipeline.stages.scoring._heuristics import scorer as scorer_module
-from ray_pipeline.stages.scoring._heuristics import vocabulary
+from ray_pipeline.stages.scoring._heuristics import word_cache
 from ray_pipeline.stages.scoring._heuristics.scorer import QualityScorer
 from ray_pipeline.stages.scoring._heuristics.tokens import Tokens
 from ray_pipeline.stages.scoring.heuristics import ScoreQuality
@@ -281,8 +281,8 @@ def test_scores_do_not_depend_on_the_batch(fast, monkeypatch):
     instructions, responses = (pa.array(column, pa.string()) for column in zip(*pairs, strict=True))
     whole = fast(instructions, responses)
     monkeypatch.setattr(scorer_module, "SLICE_BYTES", 500)
-    monkeypatch.setattr(vocabulary, "KEPT_WORDS", 50)
-    monkeypatch.setattr(vocabulary, "_MOST_AT_ONCE", 30)
+    monkeypatch.setattr(word_cache, "MOST_WORDS", 50)
+    monkeypatch.setattr(word_cache, "_MOST_PER_LOOKUP", 30)
     cut = fast(instructions, responses)
     for name in (*SCORES, "tokens"):
         assert (getattr(whole, name) == getattr(cut, name)).all()
@@ -298,18 +298,18 @@ def test_pieces_are_encoded_as_the_tokenizer_does_whichever_way(tokenizer):
     texts = ["".join(rng.choices(letters, k=60)) for _ in range(600)]
     cut = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
     pieces = [text[a:b] for text in texts for _, (a, b) in cut(text)]
-    by_pairs = tokens.of_pieces([piece.encode() for piece in pieces])
+    by_pairs = tokens.encode_pieces([piece.encode() for piece in pieces])
     tokens._encode = None
-    assert by_pairs == tokens.of_pieces([piece.encode() for piece in pieces])
+    assert by_pairs == tokens.encode_pieces([piece.encode() for piece in pieces])
 
 
 def test_a_bounded_memory_of_words(tokenizer, monkeypatch):
-    monkeypatch.setattr(vocabulary, "KEPT_WORDS", 100)
+    monkeypatch.setattr(word_cache, "MOST_WORDS", 100)
     fast = QualityScorer(tokenizer)
     for start in range(0, 5_000, 100):
         text = " ".join(f"w{n}x{'y' * (n % 60)}" for n in range(start, start + 100))
         fast(pa.array([text]), pa.array([text]))
-        assert len(fast._words.known) < 600
+        assert len(fast._words.cache) < 600
         assert len(fast._readability._syllables) < 400
 
 

@@ -14,9 +14,9 @@ from tokenizers import pre_tokenizers
 
 from ray_pipeline.stages.scoring._heuristics.characters import (
     LETTER,
+    NOT_PLAIN,
     NUMBER,
     SPACE,
-    STRANGE,
     WORD,
     Texts,
     classes,
@@ -30,15 +30,15 @@ from ray_pipeline.stages.scoring._heuristics.rules import (
 )
 
 EVERY = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
-PLAIN = [character for character in EVERY if not classes()[ord(character)] & STRANGE]
+PLAIN = [character for character in EVERY if not classes()[ord(character)] & NOT_PLAIN]
 
 
 def test_most_characters_that_texts_have_are_plain():
     assert len(PLAIN) > 50_000
     for character in "aZ09 \t\n\r\xa0\u3000éßñЖशा東あ한’–—“”…€×÷½²→√°£\u2028🚀😀🤖🫠":
-        assert not classes()[ord(character)] & STRANGE, character
+        assert not classes()[ord(character)] & NOT_PLAIN, character
     for character in "\x00\x1c\x85\u200b\ue000\u0130\u212a١\U000e0001":
-        assert classes()[ord(character)] & STRANGE, character
+        assert classes()[ord(character)] & NOT_PLAIN, character
 
 
 def test_python_divides_plain_characters_as_we_do():

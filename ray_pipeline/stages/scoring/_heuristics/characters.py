@@ -1,9 +1,9 @@
 """Classes of characters, and a batch of texts as bytes with the class of each byte.
 
-What a word, a space or a letter is, four parties decide: `str.split`, Python's `re`, textstat
-(which uses both), and the regular expression of a tokenizer. The *plain* characters are those on
-which all of them agree; a test asks each of them about every plain character. A text with any
-other character is scored on its own, by those parties themselves (`row_by_row`).
+Four libraries define words, spaces and letters: `str.split`, Python's `re`, textstat (which uses
+both), and the regular expression of a tokenizer. The *plain* characters are those on which all of
+them agree; a test compares them for every plain character. A text with any other character is
+scored on its own, by these libraries themselves (`features.recompute_row`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Positions = npt.NDArray[np.int64]
 SPACE, LETTER, NUMBER = 1, 2, 4  # none of them: a symbol
 KIND = SPACE | LETTER | NUMBER  # as GPT-2's regular expression divides characters
 WORD = 8  # \w of Python's `re`
-STRANGE = 16  # not plain
+NOT_PLAIN = 16  # not plain
 
-_PADDING = 24  # zero bytes behind the last text: looking ahead needs no care
+_PADDING = 24  # zero bytes after the last text, so that reading ahead needs no bounds check
 _ROOM = 0x110000
 #: Pictures and symbols beyond the first plane, most of them younger than the stable characters.
 _EMOJI = range(0x1F000, 0x1FB00)
@@ -40,15 +40,15 @@ def _class_of(character: str) -> int:
     found = SPACE if character.isspace() else kind
     if character.isalnum() or character == "_":
         found |= WORD
-    return found if is_plain(character) else found | STRANGE
+    return found if is_plain(character) else found | NOT_PLAIN
 
 
 def is_plain(character: str) -> bool:
-    """Whether everyone agrees about a character.
+    """Whether all libraries agree about a character.
 
     These are the characters that had their present category in Unicode 3.2 already, so that no
     library is too old or too new to know them, and pictures. Control characters are left out, and
-    so are digits of other scripts than ours, in which lists are rarely numbered.
+    so are digits outside ASCII, in which lists are rarely numbered.
     """
     if character in "\t\n\v\f\r":
         return True
@@ -64,8 +64,8 @@ def is_plain(character: str) -> bool:
 
 @functools.cache
 def classes() -> Bytes:
-    """The class of every code point. Those far out (rare scripts, private use) are strange."""
-    table = np.full(_ROOM, STRANGE, dtype=np.uint8)
+    """The class of every code point. Those far out (rare scripts, private use) are not plain."""
+    table = np.full(_ROOM, NOT_PLAIN, dtype=np.uint8)
     for code in (*range(0xD800), *range(0xF900, 0x10000), *_EMOJI):
         table[code] = _class_of(chr(code))
     return table
@@ -78,11 +78,11 @@ def _of_ascii() -> Bytes:
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts one behind the other.
+    """Concatenated texts.
 
     Attributes:
         bytes: their UTF-8, followed by a few zero bytes.
-        starts: where each of them starts, and where the last one ends.
+        starts: the position where each text starts, and the one where the last text ends.
     """
 
     bytes: Bytes
@@ -99,7 +99,7 @@ class Texts:
 
     @property
     def number(self) -> int:
-        """How many texts there are."""
+        """Number of texts."""
         return len(self.starts) - 1
 
     @property
@@ -109,7 +109,7 @@ class Texts:
 
     @cached_property
     def is_ascii(self) -> bool:
-        """Whether no text has another character."""
+        """Whether all characters of all texts are ASCII."""
         return int(self.bytes.max()) < 0x80
 
     @cached_property
@@ -132,11 +132,11 @@ class Texts:
 
     @cached_property
     def is_space(self) -> Flags:
-        """Which bytes are of white space."""
+        """Which bytes belong to white space."""
         return (self.classes & SPACE).view(bool)
 
-    def first_of_runs(self, flags: Flags) -> Positions:
-        """Where runs of true flags start; no run goes over the start of a text."""
+    def run_starts(self, flags: Flags) -> Positions:
+        """Positions where runs of true flags start; a run ends with its text."""
         flags = flags[: self.size]
         starts = flags.copy()
         starts[1:] &= ~flags[:-1]
@@ -144,24 +144,24 @@ class Texts:
         starts[at] = flags[at]
         return np.flatnonzero(starts)
 
-    def texts_of(self, at: Positions) -> Positions:
-        """In which text each place is."""
+    def text_index(self, at: Positions) -> Positions:
+        """The index of the text that each position is in."""
         return np.searchsorted(self.starts, at, side="right") - 1
 
     def where(self, at: Positions, length: int = 1) -> Flags:
-        """Which texts hold one of some places, with ``length`` bytes from there on."""
-        text = self.texts_of(at)
+        """Which texts hold one of the positions and ``length`` bytes from there."""
+        text = self.text_index(at)
         found = np.zeros(self.number, dtype=bool)
         found[text[at + length <= self.starts[text + 1]]] = True
         return found
 
     def at(self, character: str) -> Positions:
-        """Where an ASCII character is."""
+        """Positions of an ASCII character."""
         return np.flatnonzero(self.bytes[: self.size] == ord(character))
 
-    def strange(self) -> Flags:
+    def not_plain(self) -> Flags:
         """Which texts hold a character that is not plain."""
-        return self.where(np.flatnonzero(self.classes[: self.size] & STRANGE))
+        return self.where(np.flatnonzero(self.classes[: self.size] & NOT_PLAIN))
 
 
 def offsets_of(texts: pa.StringArray) -> tuple[Positions, int]:
@@ -174,6 +174,6 @@ def offsets_of(texts: pa.StringArray) -> tuple[Positions, int]:
     return offsets - offsets[0], int(offsets[0])
 
 
-def growth(counts_up_to: Positions, edges: Positions) -> Positions:
-    """What running totals grow by between edges; before the first element they are 0."""
+def sums_between(counts_up_to: Positions, edges: Positions) -> Positions:
+    """Sums between edges, from running totals; before the first element these are 0."""
     return np.diff(np.append(0, counts_up_to)[edges])

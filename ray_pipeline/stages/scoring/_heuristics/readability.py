@@ -1,9 +1,9 @@
 """Flesch reading ease as textstat 0.7.8 computes it for American English.
 
 Syllables come from the CMU Pronouncing Dictionary (the first pronunciation), those of other words
-from the places where pyphen would hyphenate them. A word is what white space divides, without
-its punctuation; a sentence is what full stops, exclamation and question marks divide, where it
-has three words or more.
+from the positions where pyphen would hyphenate them. Words are separated by white space, and lose
+their punctuation; sentences are separated by full stops, exclamation and question marks, and only
+those of three words or more count.
 """
 
 from __future__ import annotations
@@ -19,42 +19,48 @@ import numpy as np
 import numpy.typing as npt
 import pyphen
 
-from ray_pipeline.stages.scoring._heuristics.characters import WORD, Flags, Positions, Texts, growth
-from ray_pipeline.stages.scoring._heuristics.vocabulary import Entry, Vocabulary
+from ray_pipeline.stages.scoring._heuristics.characters import (
+    WORD,
+    Flags,
+    Positions,
+    Texts,
+    sums_between,
+)
+from ray_pipeline.stages.scoring._heuristics.word_cache import Entry, WordCache
 
 _SYLLABLES = Path(__file__).parent / "cmudict" / "syllables.txt.gz"
 _SENTENCE = re.compile(r"\b[^.!?]+[.!?]*")
 _QUOTE = re.compile(r"'(?!t|s|d|ve|ll|re)")  # an apostrophe that is of no contraction
 _PUNCTUATION = re.compile(r"[^\w\s']")
-_ONE = np.isin(np.arange(256), list(b"tsd"))
-_TWO = [tuple(ending) for ending in (b"ve", b"ll", b"re")]
+_ONE_LETTER = np.isin(np.arange(256), list(b"tsd"))
+_TWO_LETTERS = [tuple(ending) for ending in (b"ve", b"ll", b"re")]
 _LOWER = np.array([c + 32 if 65 <= c <= 90 else c for c in range(256)], dtype=np.uint8)
 _TERMINATOR = np.isin(np.arange(256), list(b".!?"))
 
 
 class Readability:
-    """Reading ease of texts, with the syllables of words kept."""
+    """Reading ease of texts; the syllable counts of words are cached."""
 
     def __init__(self) -> None:
-        self._syllables = Vocabulary(_syllables_of)
+        self._syllables = WordCache(_syllables_of)
 
     def of_texts(self, texts: Texts) -> npt.NDArray[np.float64]:
-        """Of each text. Wrong where it has a character that is not plain."""
+        """The reading ease of each text. Wrong where a text has a character that is not plain."""
         is_word = (texts.classes & WORD) > 0
         kept = np.flatnonzero(is_word | _contraction_apostrophes(texts))
-        # A word starts with the first character that is kept behind each start of a run.
-        words = np.searchsorted(kept, texts.first_of_runs(~texts.is_space))
+        # A word starts with the first kept character after each start of a run.
+        words = np.searchsorted(kept, texts.run_starts(~texts.is_space))
         words = words[words < len(kept)]
         words = words[np.diff(words, prepend=-1) > 0]
         letters = np.zeros((len(kept) + 31) // 8 * 8, dtype=np.uint8)
         letters[: len(kept)] = _LOWER[texts.bytes[kept]]
         syllables = self._syllables(letters, words, len(kept)).marks
         edges = np.searchsorted(kept[words], texts.starts)
-        total = growth(np.cumsum(syllables), edges)
+        total = sums_between(np.cumsum(syllables), edges)
         return _flesch(np.diff(edges), _sentences(texts, is_word), total)
 
     def of_text(self, text: str) -> float:
-        """Of one text, whatever is in it."""
+        """The reading ease of one text with any characters."""
         words = len(_words(text))
         lengths = [len(_words(sentence)) for sentence in _SENTENCE.findall(text)]
         sentences = max(1, sum(length > 2 for length in lengths))
@@ -81,12 +87,12 @@ def _words(text: str) -> list[str]:
 
 
 def _contraction_apostrophes(texts: Texts) -> Flags:
-    """Apostrophes that stay in a word: the next letters are those of a contraction."""
+    """Apostrophes that belong to a word: the letters after them are those of a contraction."""
     data, at = texts.bytes, texts.at("'")
     first, second = data[at + 1], data[at + 2]
-    end = texts.starts[texts.texts_of(at) + 1]
-    stays = _ONE[first] & (at + 1 < end)
-    for one, two in _TWO:
+    end = texts.starts[texts.text_index(at) + 1]
+    stays = _ONE_LETTER[first] & (at + 1 < end)
+    for one, two in _TWO_LETTERS:
         stays |= (first == one) & (second == two) & (at + 2 < end)
     found = np.zeros(len(data), dtype=bool)
     found[at[stays]] = True
@@ -96,13 +102,13 @@ def _contraction_apostrophes(texts: Texts) -> Flags:
 def _sentences(texts: Texts, is_word: Flags) -> Positions:
     """Sentences of three words or more in each text, at least one."""
     terminator = _TERMINATOR[texts.bytes]
-    # Of what neither white space nor a terminator divides, the parts that hold a word.
-    runs = texts.first_of_runs(~texts.is_space & ~terminator)
+    # Runs without white space and terminators that hold a word.
+    runs = texts.run_starts(~texts.is_space & ~terminator)
     word_at = np.flatnonzero(is_word)
     parts = np.searchsorted(word_at, runs)
     parts = parts[parts < len(word_at)]
     at = word_at[parts[np.diff(parts, prepend=-1) > 0]]
-    row = texts.texts_of(at)
+    row = texts.text_index(at)
     sentence = np.cumsum(terminator, dtype=np.int32)[at] + row  # another row, another sentence
     third = np.flatnonzero(sentence[2:] == sentence[:-2])
     first = third[(third == 0) | (sentence[third - 1] != sentence[third])]
@@ -148,7 +154,7 @@ class _Hyphens:
             node[""] = offset, tuple(map(int, values))
 
     def places(self, word: str) -> int:
-        """How many, of a word in lower case, at least two characters from either end."""
+        """Their number, at least two characters from either end of a word in lower case."""
         pointed = f".{word}."
         weights = [0] * (len(pointed) + 1)
         for start in range(len(pointed) - 1):

@@ -1,7 +1,7 @@
-"""The rules: what the four scores are, given what was found in a row.
+"""The rules: the four scores of rows, from their features.
 
-Every number is that of the experiment this system comes from, and so is the order of every
-addition: the scores are the same to the last bit.
+Every constant, and the order of every addition, is that of the original experiment: the scores are
+the same to the last bit.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ STEPS = ("first", "second", "then", "finally", "step")
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the rules look at, of each row."""
+class Features:
+    """The features that the rules use: one value per row."""
 
     instruction_words: Integers
     asks: Flags  # a question mark or a directive
@@ -34,45 +34,45 @@ class Found:
     sentences: Integers  # parts between full stops
     varied: Flags  # the lengths of these parts have a standard deviation above 3
     code: Flags
-    steps: Integers  # how many of the step words
-    topics: Integers  # how many of the common topics
+    steps: Integers  # number of the step words that occur
+    topics: Integers  # number of the common topics that occur
     tokens: Integers
     distinct: Integers
     distinct_pairs: Integers
 
 
-def clarity(found: Found) -> Floats:
+def clarity(features: Features) -> Floats:
     """Length, directive and readability of the instruction."""
-    words = found.instruction_words
+    words = features.instruction_words
     length = np.where(words < 5, 0.5, np.where(words > 100, 0.7, 1.0))
-    structure = np.where(found.asks, 1.0, 0.6)
-    ease = found.reading_ease
+    structure = np.where(features.asks, 1.0, 0.6)
+    ease = features.reading_ease
     reading = np.where(ease > 0, np.minimum(ease / 100, 1.0), 0.5)
     return (length + structure + reading) / 3
 
 
-def response_quality(found: Found) -> Floats:
+def response_quality(features: Features) -> Floats:
     """Length and structure of the response, and how much its sentences vary in length."""
-    words = found.response_words
+    words = features.response_words
     length = np.where(words < 10, 0.3, np.where(words > 500, 0.8, 1.0))
-    structure = np.where(found.structured, 1.0, 0.7)
-    coherence = np.where(found.sentences > 2, np.where(found.varied, 1.0, 0.7), 0.6)
+    structure = np.where(features.structured, 1.0, 0.7)
+    coherence = np.where(features.sentences > 2, np.where(features.varied, 1.0, 0.7), 0.6)
     return (length + structure + coherence) / 3
 
 
-def diversity(found: Found) -> Floats:
+def diversity(features: Features) -> Floats:
     """Share of distinct tokens and of distinct pairs of tokens, and how uncommon the topic is."""
-    vocabulary = np.minimum(_share(found.distinct, found.tokens) * 2, 1.0)
-    pairs = _share(found.distinct_pairs, found.tokens - 1)
-    topic = 1.0 - found.topics * 0.1
+    vocabulary = np.minimum(_share(features.distinct, features.tokens) * 2, 1.0)
+    pairs = _share(features.distinct_pairs, features.tokens - 1)
+    topic = 1.0 - features.topics * 0.1
     return (vocabulary + pairs + topic) / 3
 
 
-def complexity(found: Found) -> Floats:
+def complexity(features: Features) -> Floats:
     """Step words and code in the response, and the kind of question."""
-    steps = np.minimum(found.steps * 0.3, 1.0)
-    technical = np.where(found.code, 1.0, 0.6)
-    question = np.where(found.is_complex, 1.0, 0.5)
+    steps = np.minimum(features.steps * 0.3, 1.0)
+    technical = np.where(features.code, 1.0, 0.6)
+    question = np.where(features.is_complex, 1.0, 0.5)
     return (steps + technical + question) / 3
 
 

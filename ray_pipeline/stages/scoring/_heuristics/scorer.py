@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 
 from ray_pipeline.stages.scoring._heuristics import rules
 from ray_pipeline.stages.scoring._heuristics.characters import Flags, Texts, offsets_of
-from ray_pipeline.stages.scoring._heuristics.found import (
-    correct,
+from ray_pipeline.stages.scoring._heuristics.features import (
     fences,
     lists,
     paragraphs,
+    recompute_row,
     sentences,
     word_counts,
 )
@@ -29,18 +29,18 @@ from ray_pipeline.stages.scoring._heuristics.rules import (
     DIRECTIVES,
     STEPS,
     TOPICS,
-    Found,
+    Features,
 )
 from ray_pipeline.stages.scoring._heuristics.tokens import Counts, Tokens
-from ray_pipeline.stages.scoring._heuristics.words import Keywords, Read, Words
+from ray_pipeline.stages.scoring._heuristics.words import Keywords, PieceFeatures, PieceReader
 
-#: Bytes that are worked on at once: their arrays fit a processor's cache, and memory is bounded.
+#: Bytes that are processed at a time: their arrays fit a processor's cache.
 SLICE_BYTES = 1 << 19
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of some rows, and how many tokens they have."""
+    """The scores of rows, and their numbers of tokens."""
 
     clarity: rules.Floats
     response_quality: rules.Floats
@@ -58,54 +58,64 @@ class QualityScorer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokens = Tokens(tokenizer)
-        self._words = Words(self._tokens)
+        self._words = PieceReader(self._tokens)
         self._readability = Readability()
-        #: Rows that were looked at one by one, for a character that is not plain.
-        self.alone = 0
+        #: Rows whose features were computed one by one.
+        self.rows_scored_singly = 0
 
     def __call__(self, instructions: pa.StringArray, responses: pa.StringArray) -> Scores:
         """Score rows. The arrays hold valid UTF-8 and no nulls."""
         if not len(instructions):
             none = np.zeros(0)
             return Scores(none, none, none, none, np.zeros(0, dtype=np.int64))
-        made = [
-            _scores(self._look(instructions.slice(at, rows), responses.slice(at, rows)))
+        parts = [
+            _scores(self._features(instructions.slice(at, rows), responses.slice(at, rows)))
             for at, rows in _slices(instructions, responses)
         ]
-        columns = zip(*(vars(scores).values() for scores in made), strict=True)
+        columns = zip(*(vars(scores).values() for scores in parts), strict=True)
         return Scores(*map(np.concatenate, columns))
 
-    def _look(self, instructions: pa.StringArray, responses: pa.StringArray) -> Found:
+    def _features(self, instructions: pa.StringArray, responses: pa.StringArray) -> Features:
         questions, answers = Texts.of(instructions), Texts.of(responses)
         pairs = pc.binary_join_element_wise(instructions, responses, " ")
         joined = Texts.of(pairs)
         read = self._words.read(joined, joined.starts[:-1] + np.diff(questions.starts))
-        strange = questions.strange() | answers.strange()
-        counts = self._counts(read.counts, strange, pairs, joined)
-        found = _found(questions, answers, read, self._readability.of_texts(questions), counts)
-        for row in np.flatnonzero(strange | read.unsure).tolist():
+        not_plain = questions.not_plain() | answers.not_plain()
+        counts = self._counts(read.counts, not_plain, pairs, joined)
+        features = _batch_features(
+            questions, answers, read, self._readability.of_texts(questions), counts
+        )
+        for row in np.flatnonzero(not_plain | read.uncertain).tolist():
             instruction, response = instructions[row].as_py(), responses[row].as_py()
-            correct(found, row, instruction, response, self._readability)
-            self.alone += 1
-        return found
+            recompute_row(features, row, instruction, response, self._readability)
+            self.rows_scored_singly += 1
+        return features
 
     def _counts(
-        self, counts: Counts | None, strange: Flags, pairs: pa.StringArray, joined: Texts
+        self, counts: Counts | None, not_plain: Flags, pairs: pa.StringArray, joined: Texts
     ) -> Counts:
         if counts is None:
-            return self._tokens.by_text(pairs)
-        again = np.flatnonzero(strange | self._tokens.must_be_read(pairs, joined.bytes.tobytes()))
-        if len(again):
-            counts.replace(again, self._tokens.by_text(pairs.take(pa.array(again))))
+            return self._tokens.count_texts(pairs)
+        by_tokenizer = np.flatnonzero(
+            not_plain | self._tokens.hold_added_token(pairs, joined.bytes.tobytes())
+        )
+        if len(by_tokenizer):
+            counts.replace(
+                by_tokenizer, self._tokens.count_texts(pairs.take(pa.array(by_tokenizer)))
+            )
         return counts
 
 
-def _found(
-    questions: Texts, answers: Texts, read: Read, reading_ease: rules.Floats, counts: Counts
-) -> Found:
+def _batch_features(
+    questions: Texts,
+    answers: Texts,
+    read: PieceFeatures,
+    reading_ease: rules.Floats,
+    counts: Counts,
+) -> Features:
     parts, varied = sentences(answers)
     topics = Keywords(read.instructions.bits | read.responses.bits)
-    return Found(
+    return Features(
         instruction_words=word_counts(questions),
         asks=questions.where(questions.at("?")) | read.instructions.any(DIRECTIVES),
         reading_ease=reading_ease,
@@ -123,19 +133,19 @@ def _found(
     )
 
 
-def _scores(found: Found) -> Scores:
+def _scores(features: Features) -> Scores:
     return Scores(
-        rules.clarity(found),
-        rules.response_quality(found),
-        rules.diversity(found),
-        rules.complexity(found),
-        found.tokens,
+        rules.clarity(features),
+        rules.response_quality(features),
+        rules.diversity(features),
+        rules.complexity(features),
+        features.tokens,
     )
 
 
-def _slices(one: pa.StringArray, other: pa.StringArray) -> Iterator[tuple[int, int]]:
+def _slices(instructions: pa.StringArray, responses: pa.StringArray) -> Iterator[tuple[int, int]]:
     """(first row, rows) of slices of about `SLICE_BYTES`, of one row at least."""
-    ends = (offsets_of(one)[0] + offsets_of(other)[0])[1:]
+    ends = (offsets_of(instructions)[0] + offsets_of(responses)[0])[1:]
     at = 0
     while at < len(ends):
         begun = ends[at - 1] if at else 0

@@ -1,4 +1,4 @@
-"""Tokens of texts in batches: how many, how many distinct ones, how many distinct pairs.
+"""Token counts of batches of texts: tokens, distinct tokens, and distinct pairs of tokens.
 
 Pairs are counted as in the original experiment: as strings, both tokens joined by ``_``. So
 ``a_`` + ``b`` and ``a`` + ``_b`` are the same pair, if a text should have both.
@@ -19,23 +19,23 @@ from tokenizers import Tokenizer
 
 from ray_pipeline.stages.scoring._heuristics.characters import Flags
 from ray_pipeline.stages.scoring._heuristics.pieces import encoder
-from ray_pipeline.stages.scoring._heuristics.vocabulary import Numbers
+from ray_pipeline.stages.scoring._heuristics.word_cache import Numbers
 
 _GPT2_PIECES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Figures of each row."""
+    """Token counts of each row."""
 
     tokens: Numbers
     distinct: Numbers
     distinct_pairs: Numbers
 
     def replace(self, rows: Numbers, by: Counts) -> None:
-        """Set the figures of some rows."""
-        for mine, others in zip(vars(self).values(), vars(by).values(), strict=True):
-            mine[rows] = others
+        """Replace the counts of some rows."""
+        for counts, new in zip(vars(self).values(), vars(by).values(), strict=True):
+            counts[rows] = new
 
 
 class Tokens:
@@ -49,7 +49,7 @@ class Tokens:
         # A copy, because settings of the caller's tokenizer change with each of its calls.
         self._backend: Any = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.encode_special_tokens = True  # a row that spells one has it as text
-        self._backend.no_truncation()  # a tokenizer of sentences may come with both
+        self._backend.no_truncation()  # that of a sentence embedder may have both set
         self._backend.no_padding()
         strings = self._backend.get_vocab(with_added_tokens=True)
         size = max(strings.values(), default=0) + 1
@@ -57,7 +57,7 @@ class Tokens:
         self._strings = np.full(size, "", dtype=object)
         for string, number in strings.items():
             self._strings[number] = string
-        #: The same string, the same token: with most tokenizers each id is its own.
+        #: The first id with the same string; None where all ids have distinct strings, as usual.
         self._alias = self._aliases()
         added = self._backend.get_added_tokens_decoder().values()
         self.added = [token.content for token in added if not token.special]
@@ -65,19 +65,19 @@ class Tokens:
         self.cuts_as_gpt2 = _cuts_as_gpt2(self._backend)
         self._encode = encoder(self._backend) if self.cuts_as_gpt2 else None
 
-    def by_text(self, texts: pa.Array) -> Counts:
-        """Counts of texts that the tokenizer itself reads from end to end."""
+    def count_texts(self, texts: pa.Array) -> Counts:
+        """Counts of texts, each encoded whole by the tokenizer."""
         encoded = self._backend.encode_batch_fast(texts.to_pylist(), add_special_tokens=False)
         lengths = np.fromiter((len(e.ids) for e in encoded), np.int64, len(encoded))
         ids = np.fromiter((i for e in encoded for i in e.ids), np.int64, lengths.sum())
         return self.count(lengths, ids)
 
-    def must_be_read(self, texts: pa.Array, data: bytes) -> Flags:
+    def hold_added_token(self, texts: pa.Array, data: bytes) -> Flags:
         """Which texts hold an added token that is not special: it is found before cutting.
 
         Args:
             texts: the texts.
-            data: the same one behind the other: where a token is not in there, it is in none.
+            data: the same texts, concatenated: a token that is not in it is in none of them.
         """
         found = np.zeros(len(texts), dtype=bool)
         for token in self.added:
@@ -85,13 +85,13 @@ class Tokens:
                 found |= pc.match_substring(texts, token).to_numpy(zero_copy_only=False)
         return found
 
-    def of_pieces(self, pieces: Sequence[bytes]) -> list[list[int]]:
+    def encode_pieces(self, pieces: Sequence[bytes]) -> list[list[int]]:
         """The ids of pieces, each encoded by itself."""
         words = [piece.decode(errors="replace") for piece in pieces]
         if self._encode:
             return list(map(self._encode, words))
         found: list[list[int]] = [[] for _ in words]
-        # One call for all, as if they were the words of a text that somebody else had cut.
+        # One call for all, as the words of a text that is cut already.
         made = self._backend.encode(words, is_pretokenized=True, add_special_tokens=False)
         for word, number in zip(made.word_ids, made.ids, strict=True):
             found[word].append(number)
@@ -101,8 +101,8 @@ class Tokens:
         """Counts of texts.
 
         Args:
-            lengths: how many tokens each text has.
-            ids: the tokens of all texts, one text behind the other.
+            lengths: number of tokens of each text.
+            ids: the tokens of all texts, concatenated.
         """
         if self._alias is not None:
             ids = self._alias[ids]
@@ -113,11 +113,11 @@ class Tokens:
         pairs = (ids[:-1] << bits | ids[1:])[same_row]
         row_of_pair, pair = _distinct(rows[1:][same_row], pairs, 2 * bits)
         distinct_pairs = np.bincount(row_of_pair, minlength=number)
-        distinct_pairs -= self._equal_strings(row_of_pair, pair, number)
+        distinct_pairs -= self._pairs_with_equal_strings(row_of_pair, pair, number)
         return Counts(lengths, np.bincount(distinct, minlength=number), distinct_pairs)
 
-    def _equal_strings(self, rows: Numbers, pairs: Numbers, number: int) -> Numbers:
-        """How many of a row's distinct pairs have the string of another one.
+    def _pairs_with_equal_strings(self, rows: Numbers, pairs: Numbers, number: int) -> Numbers:
+        """The number of each row's distinct pairs whose string equals that of another pair.
 
         Where ``x_y`` can be read in two ways, one pair has ``_`` inside or at the end of its first
         token, and the other one has it inside or at the start of its second token.
@@ -136,12 +136,12 @@ class Tokens:
 
     @cached_property
     def _splits_after(self) -> Flags:
-        """Tokens with ``_`` behind something."""
+        """Which tokens have ``_`` after their first character."""
         return np.array(["_" in string[1:] for string in self._strings])
 
     @cached_property
     def _splits_before(self) -> Flags:
-        """Tokens with ``_`` before something."""
+        """Which tokens have ``_`` before their last character."""
         return np.array(["_" in string[:-1] for string in self._strings])
 
     def _aliases(self) -> Numbers | None:

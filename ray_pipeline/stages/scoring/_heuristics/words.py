@@ -1,4 +1,4 @@
-"""Keywords and tokens of a batch, from the pieces of its texts."""
+"""Keywords and token counts of a batch, from the pieces of its texts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ray_pipeline.stages.scoring._heuristics.rules import (
     TOPICS,
 )
 from ray_pipeline.stages.scoring._heuristics.tokens import Counts, Tokens
-from ray_pipeline.stages.scoring._heuristics.vocabulary import Entry, Numbers, Vocabulary
+from ray_pipeline.stages.scoring._heuristics.word_cache import Entry, Numbers, WordCache
 
-#: All are made of letters, so that none goes over the end of a piece.
+#: All consist of letters, so that none crosses the end of a piece.
 KEYWORDS = tuple(dict.fromkeys((*DIRECTIVES, *COMPLEX_QUESTIONS, *STEPS, *TOPICS)))
 _BITS = {keyword: 1 << bit for bit, keyword in enumerate(KEYWORDS)}
 _DEF = 1 << len(KEYWORDS)  # Python's ``def``, if a space follows
@@ -27,16 +27,16 @@ _DEF = 1 << len(KEYWORDS)  # Python's ``def``, if a space follows
 
 @dataclass(frozen=True)
 class Keywords:
-    """Which keywords a batch of texts holds, in whatever case: bits, a number a text."""
+    """The keywords that occur in each text of a batch, ignoring case, as bits of an integer."""
 
     bits: Numbers
 
     def any(self, words: Iterable[str]) -> Flags:
-        """Which texts hold one of several words."""
+        """Which texts hold any of the words."""
         return (self.bits & sum(_BITS[word] for word in words)) > 0
 
     def count(self, words: Iterable[str]) -> Numbers:
-        """How many of several words each text holds."""
+        """Number of the words that each text holds."""
         found = np.zeros(len(self.bits), dtype=np.int64)
         for word in words:
             found += (self.bits & _BITS[word]) > 0
@@ -48,24 +48,24 @@ class Keywords:
 
 
 @dataclass(frozen=True)
-class Read:
-    """What was found in the words of a batch.
+class PieceFeatures:
+    """Keywords and token counts of a batch.
 
     Attributes:
         instructions: keywords of the instructions.
         responses: keywords of the responses.
-        counts: the tokens; None where they must be asked of the tokenizer.
-        unsure: rows in which a keyword may have been cut in two.
+        counts: the token counts; None where the tokenizer has to encode whole texts.
+        uncertain: rows in which a keyword may be cut in two.
     """
 
     instructions: Keywords
     responses: Keywords
     counts: Counts | None
-    unsure: Flags
+    uncertain: Flags
 
 
-class Words:
-    """Looks at texts piece by piece; what was found in a piece is remembered.
+class PieceReader:
+    """Reads texts piece by piece; the values of each distinct piece are cached.
 
     Args:
         tokens: the tokenizer.
@@ -73,41 +73,41 @@ class Words:
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
-        self.known = Vocabulary(self._look)
+        self.cache = WordCache(self._entries)
 
-    def read(self, joined: Texts, middles: Positions) -> Read:
+    def read(self, joined: Texts, middles: Positions) -> PieceFeatures:
         """Read instructions and responses.
 
         Args:
             joined: each instruction, a space, and its response.
-            middles: where these spaces are.
+            middles: the positions of these spaces.
         """
         starts, within = piece_starts(joined)
-        known = self.known(joined.bytes, starts, joined.size)
-        some = np.flatnonzero(known.marks)
-        at, found = starts[some], known.marks[some]
+        entries = self.cache(joined.bytes, starts, joined.size)
+        some = np.flatnonzero(entries.marks)
+        at, found = starts[some], entries.marks[some]
         ends = np.append(starts, joined.size)[some + 1]
-        row = joined.texts_of(at)
+        row = joined.text_index(at)
         # "def" at the end of a text is followed by another text's first letter.
         called = (joined.bytes[ends] == ord(" ")) & (ends < joined.starts[row + 1])
         found = np.where(called, found, found & ~_DEF)
         bits = np.zeros((2, joined.number), dtype=np.int64)
         np.bitwise_or.at(bits, ((at >= middles[row]).astype(np.int64), row), found)
-        unsure = np.zeros(joined.number, dtype=bool)
-        unsure[joined.texts_of(within)] = True
+        uncertain = np.zeros(joined.number, dtype=bool)
+        uncertain[joined.text_index(within)] = True
         counts = None
         if self._tokens.cuts_as_gpt2:
             first = np.searchsorted(starts, joined.starts[:-1])
-            lengths = np.add.reduceat(known.lengths, first)
-            counts = self._tokens.count(lengths, known.numbers)
-        return Read(Keywords(bits[0]), Keywords(bits[1]), counts, unsure)
+            lengths = np.add.reduceat(entries.lengths, first)
+            counts = self._tokens.count(lengths, entries.numbers)
+        return PieceFeatures(Keywords(bits[0]), Keywords(bits[1]), counts, uncertain)
 
-    def _look(self, pieces: Sequence[bytes]) -> list[Entry]:
-        """Of each piece: its keywords as bits, and its token ids."""
+    def _entries(self, pieces: Sequence[bytes]) -> list[Entry]:
+        """The keywords, as bits, and the token ids of each piece."""
         marks = map(_keywords_in, pieces)
         if not self._tokens.cuts_as_gpt2:
             return list(map(Entry, marks))
-        return list(map(Entry, marks, self._tokens.of_pieces(pieces)))
+        return list(map(Entry, marks, self._tokens.encode_pieces(pieces)))
 
 
 def _keywords_in(piece: bytes) -> int:

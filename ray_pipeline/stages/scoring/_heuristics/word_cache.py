@@ -1,7 +1,7 @@
-"""Something about each distinct word, worked out once and kept: words repeat themselves.
+"""A cache of values per distinct word: most words of a corpus repeat.
 
-Words are looked up by the batch: those of up to fifteen bytes, which nearly all are, in a hash
-table of numpy arrays, whose keys are the bytes themselves; longer ones in a dictionary.
+Words are looked up by the batch: those of up to fifteen bytes, nearly all, in a hash table of
+numpy arrays with the bytes themselves as keys; longer ones in a dictionary.
 """
 
 from __future__ import annotations
@@ -17,35 +17,36 @@ from ray_pipeline.stages.scoring._heuristics.characters import Bytes, Positions
 Numbers = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 
-#: Words that are kept before all are forgotten, and the longest that is: some 100 MB a process.
-KEPT_WORDS = 400_000
-KEPT_BYTES = 60
+#: Number of cached words at which the cache is cleared, and the longest word that is cached: some
+#: 100 MB per process.
+MOST_WORDS = 400_000
+MOST_WORD_BYTES = 60
 _SLOT_BITS = 20
 _SHORT = 15
-_MOST_AT_ONCE = 1 << 18  # with those that are kept, they leave slots free
+_MOST_PER_LOOKUP = 1 << 18  # with the cached words, fewer than there are slots
 _HASH = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
 
 
 class Entry(NamedTuple):
-    """What is known about a word."""
+    """The values of a word."""
 
     mark: int
     numbers: Sequence[int] = ()
 
 
-class Known(NamedTuple):
-    """What is known about the words of a batch: the marks, and all numbers one behind the other."""
+class Entries(NamedTuple):
+    """The values of the words of a batch: their marks, and their numbers, concatenated."""
 
     marks: Numbers
     lengths: Numbers
     numbers: Numbers
 
 
-class Vocabulary:
+class WordCache:
     """Gives each word a mark (its syllables, its keywords) and a list of numbers (its token ids).
 
     Args:
-        look_at: works out the entries of words that are met for the first time.
+        compute: computes the entries of words that are not cached.
     """
 
     _low: Keys
@@ -59,32 +60,32 @@ class Vocabulary:
     _lengths: Numbers
     _numbers: Numbers
 
-    def __init__(self, look_at: Callable[[Sequence[bytes]], Sequence[Entry]]) -> None:
-        self._look_at = look_at
+    def __init__(self, compute: Callable[[Sequence[bytes]], Sequence[Entry]]) -> None:
+        self._compute = compute
         self._clear()
 
     def __len__(self) -> int:
         return self._number
 
-    def __call__(self, data: Bytes, starts: Positions, end: int) -> Known:
-        """What is known about words.
+    def __call__(self, data: Bytes, starts: Positions, end: int) -> Entries:
+        """The values of words.
 
         Args:
-            data: the words one behind the other, and at least 24 bytes more; a multiple of 8.
-            starts: where each word starts.
-            end: where the last one ends.
+            data: the words, concatenated, and 24 bytes or more; a multiple of 8 bytes.
+            starts: the position where each word starts.
+            end: the position where the last word ends.
         """
-        if len(starts) <= _MOST_AT_ONCE:
+        if len(starts) <= _MOST_PER_LOOKUP:
             return self._look_up(data, starts, end)
         parts = []
-        for at in range(0, len(starts), _MOST_AT_ONCE):
-            next_ = starts[at + _MOST_AT_ONCE : at + _MOST_AT_ONCE + 1]
+        for at in range(0, len(starts), _MOST_PER_LOOKUP):
+            next_ = starts[at + _MOST_PER_LOOKUP : at + _MOST_PER_LOOKUP + 1]
             until = int(next_[0]) if len(next_) else end
-            parts.append(self._look_up(data, starts[at : at + _MOST_AT_ONCE], until))
-        return Known(*map(np.concatenate, zip(*parts, strict=True)))
+            parts.append(self._look_up(data, starts[at : at + _MOST_PER_LOOKUP], until))
+        return Entries(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def _look_up(self, data: Bytes, starts: Positions, end: int) -> Known:
-        if self._number > KEPT_WORDS or self._used > 8 * KEPT_WORDS:
+    def _look_up(self, data: Bytes, starts: Positions, end: int) -> Entries:
+        if self._number > MOST_WORDS or self._used > 8 * MOST_WORDS:
             self._clear()
         words = self._words(data, starts, end)
         lengths = self._lengths[words]
@@ -92,10 +93,10 @@ class Vocabulary:
         # Where the numbers of each word begin, less where they go: one addition makes an index.
         index = np.repeat(self._starts[words] - (ends - lengths), lengths)
         index += np.arange(len(index))
-        return Known(self._marks[words], lengths, self._numbers[index])
+        return Entries(self._marks[words], lengths, self._numbers[index])
 
     def _words(self, data: Bytes, starts: Positions, end: int) -> Numbers:
-        """The number of each word."""
+        """The index of each word in the cache."""
         lengths = np.diff(starts, append=end)
         words = np.empty(len(starts), dtype=np.int64)
         new: list[bytes] = []
@@ -108,11 +109,11 @@ class Vocabulary:
             if place is None:
                 place = self._number + len(new)
                 new.append(word)
-                if len(word) <= KEPT_BYTES:
+                if len(word) <= MOST_WORD_BYTES:
                     self._long[word] = place
             words[i] = place
         if new:
-            self._add(self._look_at(new))
+            self._add(self._compute(new))
         return words
 
     def _short_words(
@@ -130,7 +131,7 @@ class Vocabulary:
             found = (here_low == low[missed]) & (here_high == high[missed])
             words[missed[found]] = self._places[slot[found]]
             free = np.flatnonzero(here_high == 0)
-            # Of several that want one free slot, the last gets it; the others look once more.
+            # Of several words for one free slot, the last gets it; the others try again.
             self._places[slot[free]] = free
             won = free[self._places[slot[free]] == free]
             place = self._number + len(new) + np.arange(len(won))
@@ -150,10 +151,10 @@ class Vocabulary:
         number, used = self._number, self._used
         self._number += len(made)
         self._used += len(flat)
-        self._marks = _with_room(self._marks, self._number)
-        self._lengths = _with_room(self._lengths, self._number)
-        self._starts = _with_room(self._starts, self._number)
-        self._numbers = _with_room(self._numbers, self._used)
+        self._marks = _grown(self._marks, self._number)
+        self._lengths = _grown(self._lengths, self._number)
+        self._starts = _grown(self._starts, self._number)
+        self._numbers = _grown(self._numbers, self._used)
         self._marks[number : self._number] = [entry.mark for entry in made]
         self._lengths[number : self._number] = lengths
         self._starts[number : self._number] = used + np.cumsum(lengths) - lengths
@@ -171,7 +172,7 @@ class Vocabulary:
         )
 
 
-def _with_room(array: Numbers, size: int) -> Numbers:
+def _grown(array: Numbers, size: int) -> Numbers:
     if size <= len(array):
         return array
     larger = np.zeros(max(size, 2 * len(array)), dtype=array.dtype)
@@ -179,7 +180,7 @@ def _with_room(array: Numbers, size: int) -> Numbers:
     return larger
 
 
-#: What of a word's first eight bytes, and of the seven behind them, belongs to it, by its length.
+#: Masks of a word's first eight bytes and of the seven after them, by its length.
 _LOW_MASK = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(16)], dtype=np.uint64)
 _HIGH_MASK = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(16)], dtype=np.uint64)
 

@@ -1,6 +1,6 @@
-"""What the rules look at: by the batch, and in one row by the methods of `str` and `re` themselves.
+"""The features that the rules use: computed by the batch, or for one row with `str` and `re`.
 
-One by one go the rows with characters about which the short cuts of a batch could be wrong.
+Rows with characters that the batch functions could misread are computed one by one.
 """
 
 from __future__ import annotations
@@ -10,37 +10,37 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ray_pipeline.stages.scoring._heuristics.characters import Flags, Positions, Texts, growth
+from ray_pipeline.stages.scoring._heuristics.characters import Flags, Positions, Texts, sums_between
 from ray_pipeline.stages.scoring._heuristics.readability import Readability
 from ray_pipeline.stages.scoring._heuristics.rules import (
     COMPLEX_QUESTIONS,
     DIRECTIVES,
     STEPS,
     TOPICS,
-    Found,
+    Features,
 )
 
 _LIST = re.compile(r"^\d+\.|\-\s", re.MULTILINE)
 
 
-def correct(
-    found: Found, row: int, instruction: str, response: str, readability: Readability
+def recompute_row(
+    features: Features, row: int, instruction: str, response: str, readability: Readability
 ) -> None:
-    """Set what was found in one row, except for its tokens."""
+    """Replace the features of one row, except for its token counts."""
     question, answer = instruction.lower(), response.lower()
     both = f"{instruction} {response}".lower()
-    found.instruction_words[row] = len(instruction.split())
-    found.asks[row] = "?" in instruction or _any(DIRECTIVES, question)
-    found.reading_ease[row] = readability.of_text(instruction)
-    found.is_complex[row] = _any(COMPLEX_QUESTIONS, question)
-    found.response_words[row] = len(response.split())
-    found.structured[row] = "\n\n" in response or bool(_LIST.search(response))
+    features.instruction_words[row] = len(instruction.split())
+    features.asks[row] = "?" in instruction or _contains_any(DIRECTIVES, question)
+    features.reading_ease[row] = readability.of_text(instruction)
+    features.is_complex[row] = _contains_any(COMPLEX_QUESTIONS, question)
+    features.response_words[row] = len(response.split())
+    features.structured[row] = "\n\n" in response or bool(_LIST.search(response))
     sentences = response.split(".")
-    found.sentences[row] = len(sentences)
-    found.varied[row] = varied([n for s in sentences if (n := len(s.split()))])
-    found.code[row] = "```" in response or "def " in response
-    found.steps[row] = sum(word in answer for word in STEPS)
-    found.topics[row] = sum(word in both for word in TOPICS)
+    features.sentences[row] = len(sentences)
+    features.varied[row] = varied([n for s in sentences if (n := len(s.split()))])
+    features.code[row] = "```" in response or "def " in response
+    features.steps[row] = sum(word in answer for word in STEPS)
+    features.topics[row] = sum(word in both for word in TOPICS)
 
 
 def varied(lengths: Sequence[int]) -> bool:
@@ -48,13 +48,13 @@ def varied(lengths: Sequence[int]) -> bool:
     return len(lengths) > 0 and bool(np.std(lengths) > 3)
 
 
-def _any(words: Sequence[str], text: str) -> bool:
+def _contains_any(words: Sequence[str], text: str) -> bool:
     return any(word in text for word in words)
 
 
 def word_counts(texts: Texts) -> Positions:
-    """Words of each text, as `str.split` counts them."""
-    at = texts.first_of_runs(~texts.is_space)
+    """Number of words of each text, as `str.split` counts them."""
+    at = texts.run_starts(~texts.is_space)
     return np.diff(np.searchsorted(at, texts.starts))
 
 
@@ -84,9 +84,9 @@ def _numbered(texts: Texts) -> Flags:
     stops = stops[_is_digit(data[stops - 1])]
     if not len(stops):
         return np.zeros(texts.number, dtype=bool)
-    digits = texts.first_of_runs(_is_digit(data))
+    digits = texts.run_starts(_is_digit(data))
     first = digits[np.searchsorted(digits, stops, side="right") - 1]
-    begin = texts.starts[texts.texts_of(stops)]
+    begin = texts.starts[texts.text_index(stops)]
     starts_line = (first == begin) | (data[first - 1] == ord("\n"))
     return texts.where(stops[starts_line & (first >= begin)])
 
@@ -96,23 +96,24 @@ def _is_digit(data: np.ndarray) -> Flags:
 
 
 def sentences(texts: Texts) -> tuple[Positions, Flags]:
-    """Of each text: its parts between full stops, and whether their lengths vary.
+    """The number of parts between full stops of each text, and whether their lengths vary.
 
-    Lengths are words of the parts that have any. They vary when their standard deviation is above
-    3: computed in whole numbers; where it is near that, numpy has the word.
+    The length of a part is its number of words; parts without words do not count. They vary
+    when their standard deviation is above 3: computed in integers; where the result is close to
+    that, numpy decides, as in a single row.
     """
     stops = texts.bytes[: texts.size] == ord(".")
-    at = texts.first_of_runs(~texts.is_space[: texts.size] & ~stops)
+    at = texts.run_starts(~texts.is_space[: texts.size] & ~stops)
     stops_before = np.cumsum(stops, dtype=np.int64)
-    row = texts.texts_of(at)
+    row = texts.text_index(at)
     first = np.flatnonzero(np.diff(stops_before[at] + row, prepend=-1))
     lengths = np.diff(first, append=len(at))
     edges = np.searchsorted(row[first], np.arange(texts.number + 1))
     number = np.diff(edges)
-    total = growth(np.cumsum(lengths), edges)
-    squares = growth(np.cumsum(lengths**2), edges)
+    total = sums_between(np.cumsum(lengths), edges)
+    squares = sums_between(np.cumsum(lengths**2), edges)
     variance, border = number * squares - total**2, 9 * number**2  # both times number squared
     vary = variance > border
     for i in np.flatnonzero((np.abs(variance - border) <= 1e-6 * border) & (number > 0)):
         vary[i] = varied(lengths[edges[i] : edges[i + 1]].tolist())
-    return growth(stops_before, texts.starts) + 1, vary
+    return sums_between(stops_before, texts.starts) + 1, vary
