@@ -67,7 +67,7 @@ async def ask_unit(
     except (BudgetExhausted, RunError, Stopping):
         # Requests in flight may have been paid for: let them finish, and start no new ones.
         asker.stop()
-        await asyncio.wait(tasks, timeout=_GRACE)
+        await asyncio.wait(tasks, timeout=min(_GRACE, asker.timeout_seconds))
         raise
     out = _assemble(stage, rows, before, verdicts)
     account = StageAccount.of(stage.name, rows.num_rows, out)

@@ -40,7 +40,7 @@ from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.reuse import RunState, run_state
 from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
-from ray_pipeline.engine.stalls import Stalled, StallWatch
+from ray_pipeline.engine.stalls import StallWatch
 from ray_pipeline.engine.streaming import Execution
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.engine.waits import PauseNews
@@ -388,10 +388,14 @@ class _Runner:
         kind: StopKind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
-            self.workers_ended = execution.wait(0 if isinstance(error, Stalled) else _GRACE)
+            self.workers_ended = execution.wait(_GRACE)
         except Exception as second:
             # The first error is the one to report to the user.
             self._display.say(f"while stopping: {cause_in_words(second)}")
+        if not self.workers_ended:
+            # Ray may end this process when it is shut down under an execution: be first.
+            self._end(kind, cause_in_words(error))
+            self._display.say(f"the workers did not end: {self._ledger.message}")
 
     def _account_partly(self, jobs: list[SegmentJob]) -> None:
         """Add ledger entries for interrupted segments, from the footers of committed units."""

@@ -31,6 +31,8 @@ _GRACE = 30.0
 #: it also exchanges a few messages a second with the coordinator when it does nothing.
 _COMPUTES = 0.05
 _ASKS_AND_COMPUTES = 0.25
+#: Seconds that workers may take to begin their first unit, at least.
+_START_SECONDS = 60.0
 #: Units named in the message; the log has all.
 _NAMED = 5
 
@@ -80,7 +82,10 @@ class StallWatch:
         if mark != self._mark:
             self._mark, self._since, self._looked = mark, now, now
             return
-        if self.seconds is None or now - self._looked < self.seconds:
+        if self.seconds is None:
+            return
+        has_begun = bool(news.in_work or any(s.done for s in tally.segments.values()))
+        if now - self._looked < (self.seconds if has_begun else max(self.seconds, _START_SECONDS)):
             return
         self._looked = now
         quiet = duration(now - self._since)

@@ -126,6 +126,11 @@ class UnitAsker:
         """See `RequestTemplate.limit`."""
         return self._template.limit(prompt)
 
+    @property
+    def timeout_seconds(self) -> float:
+        """Seconds that one try of a request may take."""
+        return self._template.llm.timeout_seconds
+
     async def respond(self, request: Request, key: str, row_id: str) -> Response:
         """The response from storage, from an identical request in flight, or the engine.
 
