@@ -386,6 +386,7 @@ class _Runner:
         """Order every worker to stop, and wait for requests in flight to be stored."""
         self._display.say("stopping: what is done is kept")
         kind: StopKind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        kind = error.stop.kind if isinstance(error, _Stopped) else kind
         try:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
             self.workers_ended = execution.wait(_GRACE)
