@@ -31,7 +31,7 @@ _GRACE = 30.0
 #: it also exchanges a few messages a second with the coordinator when it does nothing.
 _COMPUTES = 0.05
 _ASKS_AND_COMPUTES = 0.25
-#: Seconds that workers may take to begin their first unit, at least.
+#: Seconds that a worker may take to start and to begin a unit, at least.
 _START_SECONDS = 60.0
 #: Units named in the message; the log has all.
 _NAMED = 5
@@ -84,8 +84,8 @@ class StallWatch:
             return
         if self.seconds is None:
             return
-        has_begun = bool(news.in_work or any(s.done for s in tally.segments.values()))
-        if now - self._looked < (self.seconds if has_begun else max(self.seconds, _START_SECONDS)):
+        limit = self.seconds if _has_begun(tally, news) else max(self.seconds, _START_SECONDS)
+        if now - self._looked < limit:
             return
         self._looked = now
         quiet = duration(now - self._since)
@@ -166,6 +166,12 @@ class StallWatch:
             f"it can name: {shown or 'no worker has begun a unit'}. {LOG_FILE} has the stacks of "
             "the workers. What is done is kept: run the same command again to continue"
         )
+
+
+def _has_begun(tally: Tally, news: Snapshot) -> bool:
+    """Whether a worker has begun a unit of the first segment that is not finished."""
+    first = next((index for index, s in tally.segments.items() if not s.finished), None)
+    return any(unit.segment == first for unit in news.in_work)
 
 
 def _progress(tally: Tally, news: Snapshot) -> Any:

@@ -12,6 +12,8 @@ from ray_pipeline.llm.limits.protocol import KeyUse
 _TOLD_FROM = 10.0
 #: Seconds by which a pause must have moved to count as another one.
 _MOVED = 60.0
+#: Seconds from when a pause is seen until it is told: by then the rows that wait are known.
+_SETTLED = 2.0
 #: Seconds between reminders of the same pause.
 _REMINDER = 600.0
 _WORDS = 200
@@ -37,6 +39,8 @@ class PauseNews:
         self._clock = clock
         #: When each key's pause ends, and when it was told, by model and key.
         self._told: dict[tuple[str, str], tuple[float, float]] = {}
+        #: When each key's pause was seen first.
+        self._seen: dict[tuple[str, str], float] = {}
 
     def update(self, keys: Sequence[KeyUse], rows: Mapping[str, int]) -> list[str]:
         """Tell of new pauses; returns a line for each pause that lasts.
@@ -48,17 +52,20 @@ class PauseNews:
         now = self._clock()
         lines = []
         for key in keys:
-            if key.pause_seconds < _TOLD_FROM and (key.llm, key.key) not in self._told:
-                continue
+            name = (key.llm, key.key)
             if not key.pause_seconds:
-                del self._told[key.llm, key.key]
+                self._told.pop(name, None)
+                self._seen.pop(name, None)
+            if key.pause_seconds < (0.1 if name in self._told else _TOLD_FROM):
+                continue
+            if now < self._seen.setdefault(name, now) + _SETTLED:
                 continue
             line = self._line(key, keys, rows.get(key.llm, 0), now)
             lines.append(line)
-            until, told_at = self._told.get((key.llm, key.key), (0.0, 0.0))
+            until, told_at = self._told.get(name, (0.0, 0.0))
             ends = now + key.pause_seconds
             if ends > until + _MOVED or now >= told_at + _REMINDER:
-                self._told[key.llm, key.key] = ends, now
+                self._told[name] = ends, now
                 self._say(line)
         return lines
 
@@ -81,10 +88,11 @@ class PauseNews:
         patience = self._patience.get(paused.llm)
         bound = ""
         if patience is not None and patience < paused.pause_seconds:
-            bound = f", and after {duration(patience)} of it the run stops (give_up_after_seconds)"
+            bound = f", and the run stops after {duration(patience)} of it (give_up_after_seconds)"
         others = sorted({k.llm for k in usable if k.llm != paused.llm and k.in_flight})
-        running = f"stages with {', '.join(f'llms.{name}' for name in others)}" if others else ""
-        return f"{running or 'what needs no answer of it'} runs on{bound}"
+        if not others:
+            return f"other work runs on{bound}"
+        return f"stages with {', '.join(f'llms.{name}' for name in others)} run on{bound}"
 
 
 def clock_time(seconds: float, now: float) -> str:

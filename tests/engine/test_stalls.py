@@ -191,7 +191,7 @@ def stuck_run(folder: Path, engine: str, seconds: float) -> Any:
 def test_an_engine_that_keeps_its_requests_ends_the_run(
     own_process: Command, tmp_path: Path, engine: str
 ) -> None:
-    toy = stuck_run(tmp_path, engine, 2.0)
+    toy = stuck_run(tmp_path, engine, 5.0)
     done = own_process("run", toy.config_file, timeout=120)
     assert done.code == 1, done.text
     assert "Traceback" not in done.text

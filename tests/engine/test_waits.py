@@ -27,6 +27,12 @@ class Telling:
     def update(self, *keys: KeyUse, rows: int = 0) -> list[str]:
         return self.news.update(keys, {"big": rows})
 
+    def settled(self, *keys: KeyUse) -> list[str]:
+        """What is told once the pauses have been seen for a while."""
+        self.update(*keys)
+        self.now += 2
+        return self.update(*keys)
+
 
 def key(name: str = "KEY_A", llm: str = "big", **fields: Any) -> KeyUse:
     nothing = {
@@ -40,42 +46,44 @@ def test_a_new_pause_is_told_once_and_again_after_ten_minutes() -> None:
     telling = Telling()
     for second in range(1300):
         telling.now = NOON + second
-        pause = key(pause_seconds=7200.0 - second, pause_reason="HTTP 429: per day", waiting=5)
-        (line,) = telling.update(pause, rows=1234)
-        assert "until 14:00:00" in line
+        pause = key(pause_seconds=7202.0 - second, pause_reason="HTTP 429: per day", waiting=5)
+        lines = telling.update(pause, rows=1234)
+        assert len(lines) == (second >= 2)
+        assert all("until 14:00:02" in line for line in lines)
     assert len(telling.said) == 3
     assert telling.said[0] == (
-        "waiting: the server of llms.big, key KEY_A asks to wait until 14:00:00 (2 h); 1,234 "
-        "rows wait for an answer; what needs no answer of it runs on, and after 15 min of it the "
-        "run stops (give_up_after_seconds): HTTP 429: per day"
+        "waiting: the server of llms.big, key KEY_A asks to wait until 14:00:02 (2 h); 1,234 "
+        "rows wait for an answer; other work runs on, and the run stops after 15 min of it "
+        "(give_up_after_seconds): HTTP 429: per day"
     )
     assert telling.update(key()) == []
-    telling.now += 1
-    telling.update(key(pause_seconds=100.0))
+    telling.settled(key(pause_seconds=100.0))
     assert len(telling.said) == 4  # another pause
 
 
 def test_a_pause_that_is_extended_is_told_again_but_not_for_seconds() -> None:
     telling = Telling()
-    telling.update(key(pause_seconds=100.0))
-    telling.update(key(pause_seconds=130.0))
+    telling.settled(key(pause_seconds=100.0))
+    telling.settled(key(pause_seconds=130.0))
     assert len(telling.said) == 1
-    telling.update(key(pause_seconds=500.0))
+    telling.settled(key(pause_seconds=500.0))
     assert len(telling.said) == 2
 
 
 def test_short_pauses_are_not_told() -> None:
     telling = Telling()
-    assert telling.update(key(pause_seconds=5.0)) == []
+    assert telling.settled(key(pause_seconds=5.0)) == []
     assert not telling.said
 
 
 def test_what_runs_on_is_named() -> None:
     telling = Telling()
-    (line,) = telling.update(key(pause_seconds=3600.0), key("KEY_B"), key("KEY_C", retired="quota"))
+    (line,) = telling.settled(
+        key(pause_seconds=3600.0), key("KEY_B"), key("KEY_C", retired="quota")
+    )
     assert line.endswith("its other keys go on (KEY_B)") and "run stops" not in line
-    (line,) = telling.update(key(pause_seconds=3600.0), key("K", llm="small", in_flight=2))
-    assert "stages with llms.small runs on, and after 15 min" in line
+    (line,) = telling.settled(key(pause_seconds=3600.0), key("K", llm="small", in_flight=2))
+    assert "stages with llms.small run on, and the run stops after 15 min" in line
 
 
 def test_the_clock_shows_the_date_of_another_day() -> None:
