@@ -104,6 +104,7 @@ def limited_run(folder: Path, server: ScriptedServer, keys: list[str], patience:
         pipeline="toy_ask",
         llms={"mock": {**llm, "give_up_after_seconds": patience}},
         stages={"ask": {"llm": "mock", "prompt": "ask"}},
+        unit_rows=20,
     )
 
 
@@ -111,7 +112,7 @@ def test_a_daily_limit_is_told_and_the_run_stops_without_failing_rows(
     command: Command, tmp_path: Path
 ) -> None:
     with ScriptedServer(lambda text: DAILY) as server:
-        toy = limited_run(tmp_path, server, [], patience=3.0)
+        toy = limited_run(tmp_path, server, [], patience=6.0)
         done = command("run", toy.config_file)
         assert done.code == 1, done.text
         tomorrow = time.strftime("%Y-%m-%d", time.localtime(time.time() + 86_400))
