@@ -95,6 +95,9 @@ class Stage(ABC):
     sources: tuple[str, ...] | None = None
     #: Name of the stage's file under ``exports/``; None: it has none. See `exported`.
     export: str | None = None
+    #: Whether it writes all columns of its rows as a Hugging Face data set: a source with a column
+    #: that such a data set has no place for is then refused.
+    writes_datasets: bool = False
     #: Whether the stage uses the run's sentence-embedding model.
     uses_embedder: bool = False
     #: Whether the run's seed changes what the stage makes.
@@ -452,6 +455,9 @@ class ArtifactStage(Stage):
 
     Stages after it run anew when it ran anew, so they may read what it made.
     """
+
+    #: Whether it is refused without rows of the test split: a training before it says so.
+    needs_test_rows: bool = False
 
     @property
     def makes(self) -> Sequence[str]:

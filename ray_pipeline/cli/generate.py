@@ -9,6 +9,7 @@ import orjson
 import typer
 
 from ray_pipeline.cli.terminal import native_output_hidden, out
+from ray_pipeline.models.thinking import split_thinking
 
 app = typer.Typer()
 
@@ -65,5 +66,8 @@ def generate(
             out.file.write((_json(question, answer) if file is not None else answer) + "\n")
 
 
-def _json(question: str, answer: str) -> str:
-    return orjson.dumps({"question": question, "answer": answer}).decode()
+def _json(question: str, text: str) -> str:
+    """A line with a question and its answer, and with what a reasoning model thought before."""
+    thinking, answer = split_thinking(text)
+    line = {"question": question, "answer": answer}
+    return orjson.dumps(line | ({"thinking": thinking} if thinking else {})).decode()

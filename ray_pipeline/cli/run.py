@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ray_pipeline.cli.terminal import EXIT_CODES, RunDirectory, err, native_output_hidden, out
+from ray_pipeline.core.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from ray_pipeline.engine.run import Job
@@ -85,6 +87,16 @@ def run_configured(
     _execute(load_job(config, assignments, run_dir, pipeline, address), until)
 
 
+def _report_what_was_done(run_dir: str, message: str) -> None:
+    """Write the report of a run that began and was then refused, as by a training without rows."""
+    from ray_pipeline.run import Run
+
+    with contextlib.suppress(UserError, RunError):  # the refusal is the message to show
+        run = Run(run_dir)
+        if run.status == "failed" and run.ledger.message == message and run.ledger.entries:
+            run.report()
+
+
 def _execute(job: Job, until: str | None = None, retry: bool = False) -> None:
     from ray_pipeline.cli.progress import ProgressDisplay
     from ray_pipeline.cli.views.look import status
@@ -96,7 +108,11 @@ def _execute(job: Job, until: str | None = None, retry: bool = False) -> None:
     storage = Storage(job.config.run_dir)
     log = storage.local_path("logs/native.log") if storage.is_local else None
     with native_output_hidden(log), ProgressDisplay(out) as display:
-        run = run_job(job, display=display, until=until, retry=retry, check=False)
+        try:
+            run = run_job(job, display=display, until=until, retry=retry, check=False)
+        except UserError as error:
+            _report_what_was_done(job.config.run_dir, str(error))
+            raise
     out.print(status(run.reader))
     out.print(f"report: {run.report()}", soft_wrap=True)
     if run.status != "succeeded":

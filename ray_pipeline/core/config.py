@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -274,9 +276,17 @@ def fix(key: str, value: Any) -> str:
         value: plain data.
     """
     text = yaml.safe_dump(
-        value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False
+        value,
+        default_flow_style=True,
+        # A mark such as ; is clearer in quotes.
+        default_style="'" if isinstance(value, str) and not re.search(r"\w", value) else None,
+        width=float("inf"),
+        allow_unicode=True,
+        sort_keys=False,
     )
-    return f"{key}: {text.removesuffix(chr(10)).removesuffix(chr(10) + '...')}"
+    text = text.removesuffix("\n").removesuffix("\n...")
+    # YAML folds text with line ends over several lines; JSON is YAML, too, and does not.
+    return f"{key}: {json.dumps(value, ensure_ascii=False) if chr(10) in text else text}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -8,12 +8,13 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from ray_pipeline.core.arrow_types import python_rows
 from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping, UserError
 from ray_pipeline.core.rows import (
     DROPPED,
@@ -39,6 +40,9 @@ _T = TypeVar("_T")
 #: Seconds that requests in flight may take to finish when the run stops.
 _GRACE = 15.0
 
+#: What pyarrow raises for a value that is not of a column's type.
+_DOES_NOT_FIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
+
 #: The result of `_ask_row`: status, reason, the row's data afterwards, the rows created from it.
 _Verdict = tuple[str, str | None, Row, list[Row]]
 
@@ -59,7 +63,7 @@ async def ask_unit(
         BudgetExhausted, RunError, Stopping: the run stops; answers that arrived are stored.
     """
     began = time.perf_counter()
-    before = rows.to_pylist()
+    before = python_rows(rows)
     tasks = [asyncio.create_task(_ask_row(stage, row, asker)) for row in before]
     asker.count_waiting(tasks)
     try:
@@ -115,11 +119,11 @@ def _assemble(
             row_id = created_row_id(old["row_id"], stage.name, number)
             after.append({**data, **_envelope(row_id, old["row_id"], KEPT, None)})
     try:
-        out = _table(after, schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, RunError):
+        out = _table(stage, after, schema, rows, before)
+    except (*_DOES_NOT_FIT, RunError):
         # A value of some row does not fit its column: only that row fails.
         out = pa.concat_tables(
-            _table_alone(stage, row, rows, i, schema) for i, row in enumerate(after)
+            _table_alone(stage, row, rows, before, i, schema) for i, row in enumerate(after)
         )
     return checked(stage, rows, in_order([out], rows["row_id"].combine_chunks()))
 
@@ -134,22 +138,69 @@ def _envelope(row_id: str, parent_id: str | None, status: str, reason: str | Non
     }
 
 
-def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
-    for row in rows:
+def _table(
+    stage: AskStage, after: list[Row], schema: pa.Schema, rows: pa.Table, before: Sequence[Row]
+) -> pa.Table:
+    """Rows as a table.
+
+    Args:
+        stage: the stage.
+        after: the rows as it left or created them.
+        schema: of the result.
+        rows: the rows that the stage was given; values that it left alone are taken from here.
+        before: the same rows as Python's values.
+    """
+    for row in after:
         if unknown := row.keys() - set(schema.names):
             raise RunError(f"an ask stage returned undeclared columns: {sorted(unknown)}")
-    columns: list[Any] = [
-        pa.array([row.get(field.name) for row in rows], field.type) for field in schema
+    written = set(stage.writes)
+    columns = [
+        pa.array([row.get(field.name) for row in after], field.type)
+        if field.name in written
+        else _carried(field, after, rows, before)
+        for field in schema
     ]
     return pa.table(columns, schema=schema)
 
 
+def _carried(field: pa.Field, after: list[Row], rows: pa.Table, before: Sequence[Row]) -> Any:
+    """A column that the stage does not write. Only values that it changed all the same are made
+    anew.
+
+    Python holds less than Arrow: it would round nanoseconds, or refuse the year 12,000.
+    """
+    name = field.name
+    values = [row.get(name) for row in after]
+    if name not in rows.column_names or not rows.schema.field(name).type.equals(field.type):
+        return pa.array(values, field.type)
+    # By identity: a created row has its parent's values, and which row is its parent is unknown.
+    places = {id(row[name]): place for place, row in reversed(list(enumerate(before)))}
+    carried = [
+        place if place < len(before) and before[place][name] is value else places.get(id(value))
+        for place, value in enumerate(values)
+    ]
+    if None not in carried:
+        return rows[name].take(pa.array(carried, pa.int64()))
+    anew = [value for value, place in zip(values, carried, strict=True) if place is None]
+    made = pa.chunked_array([*rows[name].chunks, pa.array(anew, field.type)], field.type)
+    following = iter(range(rows.num_rows, len(made)))
+    taken = [next(following) if place is None else place for place in carried]
+    return made.take(pa.array(taken, pa.int64()))
+
+
 def _table_alone(
-    stage: AskStage, row: Row, rows: pa.Table, index: int, schema: pa.Schema
+    stage: AskStage,
+    row: Row,
+    rows: pa.Table,
+    before: Sequence[Row],
+    index: int,
+    schema: pa.Schema,
 ) -> pa.Table:
     try:
-        return _table([row], schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, RunError) as error:
+        if index >= rows.num_rows:
+            return _table(stage, [row], schema, rows, before)
+        return _table(stage, [row], schema, rows.slice(index, 1), before[index : index + 1])
+    except (*_DOES_NOT_FIT, RunError) as error:
         if index >= rows.num_rows:
             raise RunError(
                 f"stage {stage.name!r} created a row that does not fit: {error}"

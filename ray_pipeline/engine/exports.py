@@ -1,38 +1,115 @@
-"""Exports rows as CSV, JSONL, Parquet and Hugging Face data sets, under ``exports/``."""
+"""Exports rows as CSV, JSONL, Parquet and Hugging Face data sets, under ``exports/``.
+
+A file that cannot be written does not keep the others from being written: each is tried, and what
+went wrong is reported at the end. Rows stay in the run, so that a later run can write it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+import pyarrow.types as pat
 
-from ray_pipeline.core.errors import RunError
-from ray_pipeline.core.json_values import holds_json, json_columns, json_text, plain_text
+from ray_pipeline.core.arrow_types import json_values
+from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_line
+from ray_pipeline.core.json_values import holds_json, json_text, plain_text
 from ray_pipeline.core.rows import kept
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
-from ray_pipeline.rundir.layout import EXPORTS, part_path
+from ray_pipeline.rundir.layout import EXPORTS, LOG_FILE, part_path
 from ray_pipeline.rundir.parts import read_rows
+from ray_pipeline.stage import Stage
+
+_log = logging.getLogger("ray_pipeline")
 
 _SUFFIX = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet", "hf": ""}
+_HF_IS_LOCAL = "export.formats: hf needs a local run_dir; use parquet on object storage"
 
 
-def export_stages(storage: Storage, segment: Segment, unit_ids: Sequence[str]) -> None:
+@dataclass
+class Exports:
+    """What became of the files of a run.
+
+    Attributes:
+        failed: why a file could not be written, by its path in the run directory.
+        notes: what its reader should know about a file, by its path.
+    """
+
+    failed: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failure(self) -> str | None:
+        """The message of a run whose rows are complete and whose files are not."""
+        if not self.failed:
+            return None
+        listed = "; ".join(f"{path}: {why}" for path, why in self.failed.items())
+        return (
+            f"the rows are complete, but not every exported file could be written. {listed}. "
+            f"{LOG_FILE} has the rest. Run again when that is put right: only the files are "
+            "written then, and no request is repeated"
+        )
+
+    def write(self, storage: Storage, kind: str, path: str, tables: Iterable[pa.Table]) -> None:
+        """Write a file, or remember why it could not be written."""
+        not_finite: Counter[str] = Counter()
+        self.failed.pop(path, None)
+        self.notes.pop(path, None)
+        try:
+            _WRITERS[kind](storage, path, tables, not_finite)
+        except (RunError, UserError) as error:
+            self._fail(storage, path, str(error))
+        except Exception as error:  # of any kind: pyarrow and datasets raise their own
+            _log.exception("%s could not be written", path)
+            self._fail(storage, path, f"{type(error).__name__}: {first_line(error)}")
+        if not_finite and path not in self.failed:
+            listed = ", ".join(f"{number} in {name!r}" for name, number in not_finite.items())
+            self.notes[path] = f"JSON has no NaN and no infinity, so they are null: {listed}"
+
+    def _fail(self, storage: Storage, path: str, why: str) -> None:
+        self.failed[path] = why
+        # That of an earlier run would pass for the one that is missing.
+        with contextlib.suppress(RunError):  # the first error is the one to report
+            (storage.delete if Path(path).suffix else storage.delete_folder)(path)
+
+
+def export_stages(
+    storage: Storage,
+    segment: Segment,
+    unit_ids: Sequence[str],
+    exports: Exports,
+    missing_only: bool = False,
+) -> None:
     """Write the export files that the stages of a finished segment declare.
 
     One unit is in memory at a time.
+
+    Args:
+        storage: the run directory.
+        segment: the segment.
+        unit_ids: all units.
+        exports: gets what became of the files.
+        missing_only: write the files that are not there, as after a failure.
     """
     for stage in segment.stages:
         for name, choose in stage.exports().items():
+            path = f"{EXPORTS}/{name}"
+            if missing_only and storage.exists(path):
+                continue
             rows = _rows(storage, segment, unit_ids, choose)
             tables = (_without(table, stage.internal) for table in rows)
-            _WRITERS[Path(name).suffix[1:]](storage, f"{EXPORTS}/{name}", tables)
+            exports.write(storage, Path(name).suffix[1:], path, tables)
 
 
 def export_dataset(
@@ -41,6 +118,7 @@ def export_dataset(
     unit_ids: Sequence[str],
     name: str,
     formats: Sequence[str],
+    exports: Exports,
     without: Collection[str] = (),
 ) -> None:
     """Write the rows that every stage kept.
@@ -51,14 +129,59 @@ def export_dataset(
         unit_ids: all units.
         name: name of the files, without suffix.
         formats: ``csv``, ``jsonl``, ``parquet`` and ``hf``.
+        exports: gets what became of the files.
         without: internal columns to leave out.
-
-    Raises:
-        RunError: ``hf`` on object storage, or storage failed.
     """
     for kind in formats:
         tables = (_without(t, without) for t in _rows(storage, segment, unit_ids, kept))
-        _WRITERS[kind](storage, f"{EXPORTS}/{name}{_SUFFIX[kind]}", tables)
+        exports.write(storage, kind, f"{EXPORTS}/{name}{_SUFFIX[kind]}", tables)
+
+
+def check_formats(
+    schema: pa.Schema, formats: Sequence[str], stages: Sequence[Stage], is_local: bool
+) -> None:
+    """Check that the files of a run can hold the source's columns, before anything is paid for.
+
+    Args:
+        schema: the columns of the source.
+        formats: of the export.
+        stages: of the job.
+        is_local: whether the run directory is on a local disk.
+
+    Raises:
+        UserError: a column has a type that a data set of the hub has no place for and one is to be
+            written, or it needs a local run directory.
+    """
+    if "hf" in formats:
+        if not is_local:
+            raise UserError(_HF_IS_LOCAL)
+        _check_dataset(schema, "export.formats: hf", "take parquet, or ")
+    for stage in stages:
+        if stage.writes_datasets:
+            _check_dataset(schema, f"stages.{stage.name}")
+
+
+def _check_dataset(schema: pa.Schema, where: str, other: str = "") -> None:
+    if all(_is_usual(column.type) for column in schema):
+        return
+    from datasets import Features  # takes seconds to import
+
+    for column in schema:
+        try:
+            Features.from_arrow_schema(pa.schema([column]))
+        except Exception as error:  # of any kind
+            raise UserError(
+                f"{where}: column {column.name!r} is of type {column.type}, which a Hugging Face "
+                f"data set has no place for ({in_one_line(error)}): {other}leave the column out "
+                "of the source's file"
+            ) from None
+
+
+def _is_usual(kind: pa.DataType) -> bool:
+    """Whether data sets have a place for a type for certain."""
+    is_number = pat.is_integer(kind) or pat.is_floating(kind) or pat.is_boolean(kind)
+    is_list = pat.is_list(kind) and _is_usual(kind.value_type)
+    return bool(is_number or is_list or pat.is_string(kind) or pat.is_null(kind))
 
 
 def _without(table: pa.Table, names: Collection[str]) -> pa.Table:
@@ -75,56 +198,98 @@ def _rows(
         yield choose(read_rows(storage, part_path(segment.folder, unit_id)))
 
 
-def _write_csv(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
+def _write_csv(
+    storage: Storage, path: str, tables: Iterable[pa.Table], not_finite: Counter[str]
+) -> None:
     writer = None
     with storage.writer(path) as file:
         for table in tables:
-            flat = _flat(table)
+            flat = _flat(table, not_finite)
             writer = writer or pacsv.CSVWriter(file, flat.schema)
             writer.write_table(flat)
         if writer is not None:
             writer.close()
 
 
-def _flat(table: pa.Table) -> pa.Table:
-    """The table with nested columns as JSON text, because CSV cannot hold them."""
+def _flat(table: pa.Table, not_finite: Counter[str]) -> pa.Table:
+    """The table with text in place of what CSV cannot hold: JSON for nested values.
+
+    It depends on a column's type alone, because all units of a file need the same columns.
+    """
     table = _plain(table)
-    for index, field in enumerate(table.schema):
-        if pa.types.is_nested(field.type):
-            values = table.column(index).to_pylist()
-            text = [None if value is None else orjson.dumps(value).decode() for value in values]
-            table = table.set_column(index, field.name, pa.array(text, pa.string()))
+    for index, column in enumerate(table.schema):
+        if _is_csv(column.type):
+            continue
+        values = _as_json(table, column.name, not_finite)
+        if pat.is_nested(column.type) or isinstance(column.type, pa.BaseExtensionType):
+            values = [_text(value) for value in values]
+        text = pa.array(values, pa.string())
+        if pat.is_temporal(column.type) and not pat.is_duration(column.type):
+            # Arrow's own words, but for years that it has none for.
+            arrow = table.column(index).cast(pa.string()).combine_chunks()
+            text = pc.if_else(pc.starts_with(arrow, "<"), text, arrow)
+        table = table.set_column(index, column.name, text)
     return table
 
 
 def _plain(table: pa.Table) -> pa.Table:
     """The table with columns of JSON values as text: a text is itself, other values are JSON."""
-    for index, field in enumerate(table.schema):
-        if holds_json(field):
+    for index, column in enumerate(table.schema):
+        if holds_json(column):
             values = table.column(index).to_pylist()
             text = [None if value is None else plain_text(value) for value in values]
-            table = table.set_column(index, field.name, pa.array(text, pa.string()))
+            table = table.set_column(index, column.name, pa.array(text, pa.string()))
     return table
 
 
-def _json_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """The rows, with the values of columns of JSON values as the source writes them."""
-    names = json_columns(table.schema)
-    for row in table.to_pylist():
-        for name in names:
-            if row[name] is not None:
-                row[name] = orjson.Fragment(json_text(row[name]))
-        yield row
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return orjson.dumps(value).decode()
 
 
-def _write_jsonl(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
+def _is_csv(kind: pa.DataType) -> bool:
+    """Whether Arrow writes values of a type to CSV as they are."""
+    is_number = pat.is_primitive(kind) and not pat.is_temporal(kind)
+    return bool(is_number or pat.is_decimal(kind) or _is_plain_text(kind))
+
+
+def _is_plain_text(kind: pa.DataType) -> bool:
+    return bool(pat.is_string(kind) or pat.is_large_string(kind) or pat.is_null(kind))
+
+
+def _as_json(table: pa.Table, name: str, not_finite: Counter[str]) -> list[object]:
+    """A column's values for `orjson`."""
+    column, lost = table[name], Counter[str]()
+    if holds_json(table.schema.field(name)):
+        # As the source writes them: a number keeps all its digits.
+        stored = column.to_pylist()
+        return [None if v is None else orjson.Fragment(json_text(v)) for v in stored]
+    try:
+        values = json_values(column, lost)
+    except Exception as error:  # of any kind
+        raise RunError(f"column {name!r} of type {column.type}: {in_one_line(error)}") from error
+    if lost:
+        not_finite[name] += lost.total()
+    return values
+
+
+def _write_jsonl(
+    storage: Storage, path: str, tables: Iterable[pa.Table], not_finite: Counter[str]
+) -> None:
     options = orjson.OPT_APPEND_NEWLINE
     with storage.writer(path) as file:
         for table in tables:
-            file.write(b"".join(orjson.dumps(row, str, options) for row in _json_rows(table)))
+            names = table.column_names
+            columns = [_as_json(table, name, not_finite) for name in names]
+            rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+            file.write(b"".join(orjson.dumps(row, option=options) for row in rows))
 
 
-def _write_parquet(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
+def _write_parquet(
+    storage: Storage, path: str, tables: Iterable[pa.Table], not_finite: Counter[str]
+) -> None:
+    del not_finite  # Parquet holds them
     writer = None
     with storage.writer(path) as file:
         for table in map(_plain, tables):
@@ -134,20 +299,22 @@ def _write_parquet(storage: Storage, path: str, tables: Iterable[pa.Table]) -> N
             writer.close()
 
 
-def _write_hf(storage: Storage, path: str, tables: Iterable[pa.Table]) -> None:
+def _write_hf(
+    storage: Storage, path: str, tables: Iterable[pa.Table], not_finite: Counter[str]
+) -> None:
     """Write a folder for ``datasets.load_from_disk``."""
     import datasets
 
     if not storage.is_local:
-        raise RunError("export.formats: hf needs a local run_dir; use parquet on object storage")
+        raise RunError(_HF_IS_LOCAL)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Storage(folder)
-        _write_parquet(scratch, "rows.parquet", tables)
+        _write_parquet(scratch, "rows.parquet", tables, not_finite)
         dataset = datasets.Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=folder)
         dataset.save_to_disk(str(storage.local_path(path)))
 
 
-_WRITERS: dict[str, Callable[[Storage, str, Iterable[pa.Table]], None]] = {
+_WRITERS: dict[str, Callable[[Storage, str, Iterable[pa.Table], Counter[str]], None]] = {
     "csv": _write_csv,
     "jsonl": _write_jsonl,
     "parquet": _write_parquet,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_pipeline.core.arrow_types import python_rows
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS, kept, set_column
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.artifacts import check_stages
@@ -198,7 +199,7 @@ def _estimate_requests(
     template = RequestTemplate(stage.name, config, prepared.revisions[name], prepared.config.seed)
     tokens = [
         config.engine_type.request_tokens(config, request)
-        for row in sample.rows.to_pylist()
+        for row in python_rows(sample.rows)
         if (request := _first_request(stage, row, template))
     ]
     plan.requests += round(len(tokens) * sample.scale)

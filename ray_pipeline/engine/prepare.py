@@ -14,7 +14,9 @@ from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.json_values import json_columns
 from ray_pipeline.core.rows import ENVELOPE
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.config import RunConfig, stage_config
+from ray_pipeline.engine.exports import check_formats
 from ray_pipeline.engine.off import Off
 from ray_pipeline.engine.segments import Segment, cut, schema_after, works_on
 from ray_pipeline.llm.prompt import Prompt
@@ -95,6 +97,8 @@ def prepare(
     requests = {n: _source_request(n, source, to_run) for n, source in config.all_sources.items()}
     surveyed = survey_all(requests, config.unit_rows, scratch)
     _check_needs(to_run, surveyed.schema)
+    is_local = Storage(config.run_dir).is_local
+    check_formats(surveyed.schema, config.export.formats, to_run, is_local)
     segments = cut(to_run, _source_identity(config, surveyed.schema), config.save_every_stage)
     schemas = _input_schemas(segments, surveyed.schema)
     return Prepared(config, to_run, segments, schemas, surveyed, prompts, resolved, revisions)

@@ -35,7 +35,7 @@ from ray_pipeline.engine.coordinator import (
     start_coordinator,
 )
 from ray_pipeline.engine.decide import decide
-from ray_pipeline.engine.exports import export_dataset, export_stages
+from ray_pipeline.engine.exports import Exports, export_dataset, export_stages
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.reuse import RunState, run_state
@@ -193,6 +193,7 @@ class _Runner:
         self.workers_ended = True
         #: Footers of the parts of the segment that was closed last, by its folder.
         self._closed: dict[str, list[PartInfo]] = {}
+        self._exports = Exports()
         self._allowed = prepared.config.budget.failed_rows_allowed(prepared.survey.rows)
 
     def run(self) -> Ledger:
@@ -205,8 +206,16 @@ class _Runner:
                 last = [s for s in self._state.segments if s.has_rows][-1]
                 without = {name for stage in self._prepared.stages for name in stage.internal}
                 export_dataset(
-                    self._storage, last, self._unit_ids, export.name, export.formats, without
+                    self._storage,
+                    last,
+                    self._unit_ids,
+                    export.name,
+                    export.formats,
+                    self._exports,
+                    without,
                 )
+            if (failure := self._exports.failure) is not None:
+                raise RunError(failure)
             self._end("succeeded")
         except _Stopped as stopped:
             self._end(stopped.stop.kind, stopped.stop.message)
@@ -230,6 +239,11 @@ class _Runner:
         self._state = run_state(self._storage, self._prepared, self._retry)
         for segment, done in self._state.complete:
             self._add_entries(segment, done, reused=True)
+            if segment.has_rows:
+                # One that could not be written before.
+                export_stages(
+                    self._storage, segment, self._unit_ids, self._exports, missing_only=True
+                )
         remaining = self._state.remaining
         if not remaining:
             return
@@ -428,7 +442,7 @@ class _Runner:
         )
         self._sweep(segment)
         with self._ledger.timed("exports"):
-            export_stages(self._storage, segment, self._unit_ids)
+            export_stages(self._storage, segment, self._unit_ids, self._exports)
         self._closed = {segment.folder: [info for info in infos if info is not None]}
         self._complete(segment, done, tally.segments[segment.index].reused == len(self._units))
 
@@ -483,6 +497,8 @@ class _Runner:
     def _end(self, status: Status, message: str | None = None) -> None:
         self._ledger.status, self._ledger.message = status, message
         self._ledger.waiting = []
+        notes = self._exports.notes.items()
+        self._ledger.export_notes = [f"{path}: {note}" for path, note in notes]
         try:
             self._save()
         except RunError as error:

@@ -143,8 +143,9 @@ class UnitAsker:
         return await asyncio.shield(pending)
 
     async def _fetch(self, request: Request, key: str, row_id: str) -> Response:
-        if key not in self._journal.stored and request.options:
-            key = request.key_without_options()
+        if key not in self._journal.stored:
+            old_key = request.key_without_options()
+            key = old_key if old_key in self._journal.keyed_without_options else key
         stored = self._journal.stored.get(key)
         is_rejected = not self._rejected_before.isdisjoint((key, request.key()))
         if stored is not None and row_id in self._ask_afresh and is_rejected:
@@ -231,6 +232,8 @@ class RowAsker:
 
     def _detail(self, code: str, complaint: str, response: Response, prompt: Prompt) -> str:
         """What is wrong with an answer, for people: with the answer and how to fix it."""
+        if code == "empty" and response.thinking:
+            return f"{complaint}; it thought {_short(response.thinking)!r}"
         if code != "length":
             return f"{complaint}; the answer was {_short(response.text)!r}"
         fix = f"raise {self._unit.limit(prompt)}"

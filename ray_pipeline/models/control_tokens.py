@@ -22,13 +22,11 @@ from functools import cached_property
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 #: In an account's counts: rows with a text that spells a control token.
 ROWS_WITH_CONTROL_TEXT = "rows_with_control_text"
 
 #: Control tokens of common formats, for data that goes to a server whose tokenizer is unknown.
-#: The syntax is that of both `re` and RE2.
 _COMMON = "|".join(
     (
         r"<\|[A-Za-z0-9_/ .-]{1,40}\|>",  # ChatML, Llama 3, Phi, GPT
@@ -41,7 +39,12 @@ _COMMON = "|".join(
 )
 
 
-def rows_with_control_text(rows: pa.Table, columns: Sequence[str], pattern: str = _COMMON) -> int:
+_IN_COMMON = re.compile(_COMMON)
+
+
+def rows_with_control_text(
+    rows: pa.Table, columns: Sequence[str], pattern: re.Pattern[str] = _IN_COMMON
+) -> int:
     """The number of rows in which one of the columns spells a control token.
 
     Args:
@@ -49,12 +52,15 @@ def rows_with_control_text(rows: pa.Table, columns: Sequence[str], pattern: str 
         columns: names of columns with text.
         pattern: what a control token is (`ControlTokens.pattern`); those of common formats.
     """
-    spelled = pa.array([False] * rows.num_rows, pa.bool_())
-    for name in columns:
-        if name in rows.column_names and _is_text(rows.schema.field(name).type):
-            matches = pc.fill_null(pc.match_substring_regex(rows[name], pattern), False)
-            spelled = pc.or_(spelled, matches.combine_chunks())
-    return pc.sum(spelled).as_py() or 0
+    texts = [
+        rows[name].to_pylist()
+        for name in columns
+        if name in rows.column_names and _is_text(rows.schema.field(name).type)
+    ]
+    return sum(
+        any(text is not None and pattern.search(text) for text in row)
+        for row in zip(*texts, strict=True)
+    )
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -81,8 +87,8 @@ class ControlTokens:
         # The longest first: of two tokens that begin alike, the tokenizer finds the longer.
         ordered = sorted(filter(None, names), key=lambda name: (-len(name), name))
         self._private = {n: f"\ufdd0{self._nonce}.{i}\ufdd1" for i, n in enumerate(ordered)}
-        #: What a spelled control token is, those of common formats included; for `re` and RE2.
-        self.pattern = "|".join([*map(re.escape, ordered), _COMMON])
+        #: What a spelled control token is, those of common formats included.
+        self.pattern = re.compile("|".join([*map(re.escape, ordered), _COMMON]))
         own = "|".join(map(re.escape, ordered)) or r"\b\B"  # matches nothing
         self._own = re.compile(own)
         # A token that is compared after normalisation may be found in another case, too.

@@ -228,9 +228,9 @@ class Tokeniser:
         """(ids, mask, tokens cut), or (reason,)."""
         room = self.config.max_tokens - len(prompt)
         if room < 1:
-            return (PROMPT_TOO_LONG,)
+            return (f"{PROMPT_TOO_LONG}: {len(prompt)} tokens",)
         if len(answer) > room and self.config.overlong == "drop":
-            return (TOO_LONG,)
+            return (f"{TOO_LONG}: {len(prompt) + len(answer)} tokens",)
         cut = max(0, len(answer) - room)
         ids = prompt + answer[:room]
         if self.config.learn == "all":

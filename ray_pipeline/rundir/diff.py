@@ -20,6 +20,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_pipeline.core.arrow_types import json_values
 from ray_pipeline.core.columns import is_vector
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS, KEPT, reason_code
 from ray_pipeline.core.text import plain, shortened
@@ -352,7 +353,7 @@ class _Rows:
         """Each kept row with a hash over the columns that both runs have, by its id."""
         found: dict[str, _Kept] = {}
         for unit, rows in side.kept(units, ["parent_id", *self.common], ids):
-            columns = [rows[name].to_pylist() for name in self.common]
+            columns = [json_values(rows[name], Counter()) for name in self.common]
             values = zip(*columns, strict=True) if columns else iter([()] * rows.num_rows)
             envelope = (rows["row_id"].to_pylist(), rows["parent_id"].to_pylist())
             for row_id, parent_id, row in zip(*envelope, values, strict=True):

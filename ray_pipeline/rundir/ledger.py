@@ -51,6 +51,8 @@ class Ledger:
     waiting: list[str] = field(default_factory=list)
     #: What the user should know of the source's files, a sentence each.
     notes: list[str] = field(default_factory=list)
+    #: What the reader of the exported files should know, a sentence each.
+    export_notes: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -89,6 +91,7 @@ class Ledger:
             "phases": self.phases,
             "waiting": self.waiting,
             "notes": self.notes,
+            "export_notes": self.export_notes,
             "stages": [entry.to_json() for entry in self.entries],
         }
         storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))

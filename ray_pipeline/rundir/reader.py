@@ -404,9 +404,16 @@ def _ledger(raw: bytes, where: str) -> Ledger:
         raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
     if status not in get_args(Status):
         raise UserError(f"{where}: unknown status {status!r}")
-    message, seconds, notes = data.get("message"), data.get("seconds", 0.0), data.get("notes", [])
-    waiting = [str(line) for line in data.get("waiting", ())]
-    return Ledger(data["run"], status, message, entries, seconds, notes=notes, waiting=waiting)
+    return Ledger(
+        data["run"],
+        status,
+        data.get("message"),
+        entries,
+        data.get("seconds", 0.0),
+        notes=data.get("notes", []),
+        waiting=[str(line) for line in data.get("waiting", ())],
+        export_notes=data.get("export_notes", []),
+    )
 
 
 def _entry(stage: dict[str, Any]) -> LedgerEntry:

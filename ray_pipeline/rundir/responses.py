@@ -83,6 +83,8 @@ class Journal:
         self._lock = threading.Lock()
         #: Responses of earlier attempts by request key.
         self.stored: dict[str, Response] = {}
+        #: Keys of responses that a version stored whose keys left out the requests' options.
+        self.keyed_without_options: set[str] = set()
         #: Keys whose stored answers an earlier attempt judged unusable.
         self.rejected: set[str] = set()
         for record in read_records(storage, self._folder):
@@ -90,6 +92,9 @@ class Journal:
                 self.rejected.add(record["rejected"])
             elif "text" in record:
                 self.stored[record["key"]] = _response(record)
+                # That version's records had no such field.
+                if "reasoning_tokens" not in record:
+                    self.keyed_without_options.add(record["key"])
                 self.rejected.discard(record["key"])
 
     def append(self, key: str, row_id: str, model: str, response: Response) -> None:

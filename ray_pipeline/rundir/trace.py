@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_pipeline.core.arrow_types import json_rows
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS, KEPT, created_row_id, source_row_id
 from ray_pipeline.rundir.layout import SOURCE
 from ray_pipeline.rundir.reader import Answer, RunReader, SegmentFolder
@@ -137,7 +138,7 @@ def changes(before: dict[str, Any] | None, after: dict[str, Any]) -> list[Change
 
 
 def _row(table: pa.Table, row_id: str) -> dict[str, Any] | None:
-    rows: list[dict[str, Any]] = table.filter(pc.equal(table["row_id"], row_id)).to_pylist()
+    rows: list[dict[str, Any]] = json_rows(table.filter(pc.equal(table["row_id"], row_id)))
     return rows[0] if rows else None
 
 

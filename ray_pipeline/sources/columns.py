@@ -13,6 +13,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.types as pat
 
+from ray_pipeline.core.arrow_types import plain_type
+from ray_pipeline.core.config import fix
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.json_values import stored_text
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
@@ -47,9 +49,8 @@ class Column:
 
 
 def _plain(type: pa.DataType) -> pa.DataType:
-    """The type without its encoding: dictionaries and large strings are strings."""
-    if pat.is_dictionary(type):
-        type = type.value_type
+    """The type that a run holds: without its encoding, and large strings are strings."""
+    type = plain_type(type)
     return pa.string() if _is_text(type) else type
 
 
@@ -98,28 +99,49 @@ def choose_columns(
     wanted = dict(mapping) | {name: name for name in required if name not in mapping}
     for name, own in wanted.items():
         if own not in names:
-            raise UserError(_missing(name, own, names, uri) + required.get(name, how_read))
+            more = required.get(name, how_read)
+            raise UserError(_missing(name, wanted, names, mapping, uri, more))
     chosen: dict[str, str] = {}
     for own in names:
         pipeline_names = [name for name, source in wanted.items() if source == own]
         for name in pipeline_names or [own]:
-            _check_free(name, own, chosen, wanted, uri, reserved)
+            _check_free(name, own, chosen, wanted, mapping, uri, reserved)
             chosen[name] = own
     return chosen
 
 
-def _missing(name: str, own: str, names: Sequence[str], uri: str) -> str:
+def _missing(
+    name: str,
+    wanted: Mapping[str, str],
+    names: Sequence[str],
+    mapping: Mapping[str, str],
+    uri: str,
+    more: str,
+) -> str:
+    own = wanted[name]
     purpose = f" (for {name!r})" if own != name else ""
     message = (
         f"source {uri}: column {own!r}{purpose} is not there; columns: {', '.join(names) or 'none'}"
     )
+    if "; set source." in more:
+        return message + more  # the whole header was read in a wrong way
+    found, differs = _similar(own, names)
+    if found is None:
+        return f"{message}; say which it is in source.columns: {{{name}: ...}}{more}"
+    how = ", which differs only in case or spaces" if differs else ""
+    # All that are missing at once, so that one change is enough.
+    similar = {n: _similar(o, names)[0] for n, o in wanted.items() if o not in names}
+    added = {n: other for n, other in similar.items() if other is not None}
+    setting = fix("source.columns", {**mapping, **added})
+    more = f" {more.strip('; ')}." if more else ""
+    return f"{message}; did you mean {found!r}{how}?{more} Then set {setting}"
+
+
+def _similar(own: str, names: Sequence[str]) -> tuple[str | None, bool]:
+    """The most similar name of a file, and whether it differs only in case or spaces."""
     same = [other for other in names if other.strip().lower() == own.strip().lower()]
     close = same or difflib.get_close_matches(own, names, n=1, cutoff=0.6)
-    if not close:
-        return f"{message}; say which it is in source.columns: {{{name}: ...}}"
-    how = ", which differs only in case or spaces" if same else ""
-    setting = f"source.columns: {{{name}: {close[0]}}}"
-    return f"{message}; did you mean {close[0]!r}{how}? Then set {setting}"
+    return (close[0] if close else None), bool(same)
 
 
 def _check_free(
@@ -127,20 +149,24 @@ def _check_free(
     own: str,
     chosen: Mapping[str, str],
     wanted: Mapping[str, str],
+    mapping: Mapping[str, str],
     uri: str,
     reserved: Collection[str],
 ) -> None:
     if name in reserved:
+        # A name that is configured is replaced; one that the file has is mapped to another.
+        others = {n: source for n, source in mapping.items() if n != name}
         raise UserError(
             f"source {uri}: column {own!r} has a name that the pipeline needs for itself "
             f"({', '.join(reserved)}): give it another with "
-            f"source.columns: {{{_other_name(name)}: {own}}}"
+            f"{fix('source.columns', {**others, _other_name(name): own})}"
         )
     if name in chosen or wanted.get(name, own) != own:
+        other = chosen.get(name, wanted.get(name))
         raise UserError(
-            f"source {uri}: two columns would be called {name!r}: {own!r} and "
-            f"{chosen.get(name, wanted.get(name))!r}: give the other a name of its own, as in "
-            f"source.columns: {{{name}_in_file: {name}}}"
+            f"source {uri}: two columns would be called {name!r}: {own!r} and {other!r}: give the "
+            "other a name of its own, as in "
+            f"{fix('source.columns', {**mapping, f'{name}_in_file': name})}"
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from ray_pipeline.core.config import fix
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.columns import Column
 from ray_pipeline.sources.format import FileSpec
@@ -76,7 +77,7 @@ def _how_read(dialect: Dialect, configured: bool) -> str:
     origin = "as configured" if configured else "found out"
     read_with = f" (read with the delimiter {dialect.delimiter!r}, {origin}"
     if other := other_delimiter(dialect):
-        return f"{read_with}, the header is a single column: set source.delimiter: {other!r})"
+        return f"{read_with}): the header is a single column; set {fix('source.delimiter', other)}"
     return f"{read_with}; another one is set with source.delimiter)"
 
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 import orjson
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.columns import Column
-from ray_pipeline.sources.format import FileSpec
-from ray_pipeline.sources.text import Record, TextFacts, TextFormat, TextScan
+from ray_pipeline.sources.format import FileSpec, ScanOptions
+from ray_pipeline.sources.json_object import (
+    RowsUnderKey,
+    check_after_rows,
+    pandas_form,
+    rows_in_object,
+)
+from ray_pipeline.sources.text import Arrangement, Record, TextFacts, TextFormat, TextScan
 from ray_pipeline.sources.written import (
     EXACT_IN_DOUBLE,
     LosslessFloat,
@@ -57,11 +65,15 @@ class JsonLines(TextFormat):
             raise UserError(
                 f"source {scan.uri}: expected JSON lines (one object a line), and none of its "
                 f"{scan.rows} lines is an object with columns; the first: "
-                f"{seen.first_fault or 'empty'}. A file that holds one array is named .json"
+                f"{seen.first_fault or 'empty'}. {self._fix(seen)}"
             )
         columns = seen.columns()
         chosen = scan.options.choose(list(columns), columns, self, scan.uri)
         return TextFacts(columns, chosen, scan.encoding, tuple(seen.notes(scan.uri)))
+
+    def _fix(self, seen: _ColumnsSeen) -> str:
+        """How to fix a file without an object."""
+        return "A file that holds one array is named .json"
 
     def unit_records(self, stream: BinaryIO, start: int, file: FileSpec) -> Iterator[Record]:
         """See `TextFormat.unit_records`. Values of ``file.as_written`` are text or `Written`."""
@@ -97,15 +109,26 @@ class JsonLines(TextFormat):
 
 
 class Json(JsonLines):
-    """JSON Lines, or one array of objects; an array is read from a copy as JSON Lines."""
+    """JSON Lines, one array of objects, or one object with such an array under one of its keys.
 
-    def needs_copy(self, head: bytes) -> bool:
-        """Whether the file is an array."""
-        return _starts_array(head)
+    An array is read from a copy as JSON Lines.
+    """
 
-    def as_records(self, chunks: Iterable[bytes], uri: str) -> Iterable[bytes]:
-        """The elements of an array, one per line; JSON Lines are passed through unchanged."""
-        return _lines_of_array(chunks, uri)
+    def arrangement(self, head: bytes, options: ScanOptions, uri: str) -> Arrangement | None:
+        """See `TextFormat.arrangement`."""
+        if _starts_array(head):
+            return Arrangement("", partial(_lines_of_array, uri=uri))
+        rows = rows_in_object(head, options.own_names(), uri)
+        if rows is None:
+            return None
+        note = f"{uri}: one object; its rows are the list under the key {rows.key!r}"
+        suffix = f"-{hashlib.sha256(rows.key.encode(errors='replace')).hexdigest()[:16]}"
+        return Arrangement(suffix, partial(_lines_under_key, rows=rows, uri=uri), (note,))
+
+    def _fix(self, seen: _ColumnsSeen) -> str:
+        if "found [" not in (seen.first_fault or ""):
+            return super()._fix(seen)
+        return f"Lists in place of rows are {pandas_form('values')}"
 
 
 def _record(start: int, line: bytes, encoding: str) -> Record | None:
@@ -296,16 +319,37 @@ def _lines_of_array(chunks: Iterable[bytes], uri: str) -> Iterator[bytes]:
         yield from chunks
         return
     array = _ArrayText(head.removeprefix(codecs.BOM_UTF8), chunks)
+    yield from _lines(array, uri)
+    if trailing := array.rest(1):
+        raise _no_array(uri, array, f"{trailing!r} after the end of the array")
+
+
+def _lines_under_key(chunks: Iterable[bytes], rows: RowsUnderKey, uri: str) -> Iterator[bytes]:
+    """The elements of the array under a key of a JSON object, one per line."""
+    chunks = iter(chunks)
+    head = next(chunks, b"").removeprefix(codecs.BOM_UTF8)
+    while len(head) <= rows.offset and (chunk := next(chunks, b"")):
+        head += chunk
+    array = _ArrayText(head[rows.offset :], chunks)
+    yield from _lines(array, uri)
+    check_after_rows(array.rest(), rows.key, uri)
+
+
+def _lines(array: _ArrayText, uri: str) -> Iterator[bytes]:
     try:
         for element in array.elements():
             # In JSON a line end can only occur between tokens, where a space is equivalent.
             line = element.replace("\n", " ").replace("\r", " ")
             yield line.encode("utf-8", "surrogateescape") + b"\n"
     except ValueError as error:
-        raise UserError(
-            f"source {uri}: expected a JSON array of objects, found after {array.count} "
-            f"elements: {error}. Fix the file, or write one object a line (.jsonl)"
-        ) from None
+        raise _no_array(uri, array, str(error)) from None
+
+
+def _no_array(uri: str, array: _ArrayText, found: str) -> UserError:
+    return UserError(
+        f"source {uri}: expected a JSON array of objects, found after {array.count} elements: "
+        f"{found}. Fix the file, or write one object a line (.jsonl)"
+    )
 
 
 class _ArrayText:
@@ -340,8 +384,13 @@ class _ArrayText:
                 yield self._element()
                 self.count += 1
                 mark = self._take()
-        if trailing := self._next():
-            raise ValueError(f"{trailing!r} after the end of the array")
+
+    def rest(self, length: int | None = None) -> str:
+        """The text after the array, from its first character that is not white space on."""
+        self._next()
+        while not self._ended and length is None:
+            self._read_on()
+        return self._text[self._at :][:length]
 
     def _take(self) -> str:
         mark = self._next()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ray_pipeline.core.arrow_types import as_plain, plain_type, why_not_held
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.sources.columns import Column
@@ -58,6 +59,7 @@ class Parquet(Format):
         table = self._table(uri)
         if not table.rows and not table.schema.names:
             raise EmptyFile(f"source {uri}: a table without columns and rows: remove it")
+        _check_types(table.schema, uri)
         columns = {field.name: Column.of_type(field.type) for field in table.schema}
         with open_binary(uri) as stream:
             size = size_of(stream)
@@ -81,7 +83,8 @@ class Parquet(Format):
             return replace(facts, layout=None)
         uri = staged_uri(scratch, f"{facts.content}-{unit_rows}.parquet")
         if not is_there(uri):
-            _write_groups(self.batches(facts.uri), table.schema, unit_rows, uri)
+            schema = _plain_schema(table.schema)
+            _write_groups(self.batches(facts.uri), schema, unit_rows, uri)
         with open_binary(uri) as copy:
             return replace(facts, layout=None, uri=uri, size=size_of(copy))
 
@@ -90,7 +93,7 @@ class Parquet(Format):
         # pyarrow's own read-ahead would keep every row group in memory until the last one is read.
         with _opened(uri, pre_buffer=False, buffer_size=_READ_AHEAD) as parquet:
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
-                yield batch.replace_schema_metadata(None)
+                yield _plain_batch(batch)
 
     def _table(self, uri: str) -> _Table:
         _check_parquet(head_of(uri, 128), uri)
@@ -108,13 +111,33 @@ class ArrowStream(Parquet):
         """All rows of a file, in the batches it was written in."""
         with open_binary(uri) as file:
             for batch in pa.ipc.open_stream(cast(Any, file)):
-                yield batch.replace_schema_metadata(None)
+                yield _plain_batch(batch)
 
     def _table(self, uri: str) -> _Table:
         with _must_be("an Arrow stream", uri), open_binary(uri) as file:
             reader = pa.ipc.open_stream(cast(Any, file))
             rows = sum(batch.num_rows for batch in reader)
             return _Table(rows, reader.schema.remove_metadata(), None)
+
+
+def _check_types(schema: pa.Schema, uri: str) -> None:
+    """Refuse columns that a run could not keep, before anything is done with the others."""
+    for field in schema:
+        if (why := why_not_held(field.type)) is not None:
+            raise UserError(
+                f"source {uri}: column {field.name!r} is of type {field.type}, which a run cannot "
+                f"keep in its files: {why}. Write the file without the column, or with another "
+                "type"
+            )
+
+
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_type(plain_type(field.type)) for field in schema])
+
+
+def _plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = [as_plain(column) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=_plain_schema(batch.schema))
 
 
 _MAGIC = b"PAR1"

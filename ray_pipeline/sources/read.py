@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_pipeline.core import rows as envelope
+from ray_pipeline.core.arrow_types import as_plain
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.rundir.layout import SOURCE, SOURCE_NAME
 from ray_pipeline.rundir.units import Unit
@@ -76,6 +77,7 @@ def _column(cells: Cells, name: str, file: FileSpec, spec: ReadSpec) -> Any:
     if name in spec.as_json:
         return pa.array(map(json_value, _python(values)), expected, size=cells.rows)
     if isinstance(values, pa.ChunkedArray):
+        values = as_plain(values)
         # Lossy: integers beyond 2**53 lose digits where another file of the source has doubles.
         return values if values.type.equals(expected) else values.cast(expected, safe=False)
     if name not in spec.required:

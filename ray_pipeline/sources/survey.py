@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
+from ray_pipeline.core.config import fix
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.json_values import json_field
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
@@ -286,9 +287,16 @@ def _schema(sources: Sequence[_Scanned]) -> tuple[pa.Schema, frozenset[str]]:
                 raise UserError(
                     f"source {origin}: it has malformed rows, whose text goes into the column "
                     f"{RAW_COLUMN!r}, but the source has a column of that name that is not text: "
-                    f"give it another with source.columns: {{raw: {RAW_COLUMN}}}"
+                    f"give it another with {fix('source.columns', _renamed(sources, source))}"
                 )
     return pa.schema(fields), frozenset(as_json)
+
+
+def _renamed(sources: Sequence[_Scanned], name: str) -> dict[str, str]:
+    """The configured columns of a source, and another name for its column `RAW_COLUMN`."""
+    columns = next(source.request.config.columns for source in sources if source.name == name)
+    kept = {n: own for n, own in columns.items() if n != RAW_COLUMN}
+    return {**kept, "raw": columns.get(RAW_COLUMN, RAW_COLUMN)}
 
 
 #: What the kinds of `Column.kinds` are called in notes.
@@ -354,10 +362,14 @@ def _type_of(name: str, sources: Sequence[_Scanned]) -> pa.DataType | None:
         for second in types.items()
         if first[1] != second[1]
     )
+    request = next(source.request for source in sources if source.name == b)
+    own = request.config.columns.get(name, name)
+    kept = {n: o for n, o in request.config.columns.items() if n != name}
+    columns_of_b = {**kept, f"{b}_{name}": own}
     raise UserError(
         f"sources.{b}: the column {name!r} is {_called(of_b)}, and in sources.{a} it is "
         f"{_called(of_a)}. A column has one type in all sources: convert it, or give it another "
-        f"name with sources.{b}.columns: {{{b}_{name}: {name}}}"
+        f"name with {fix(f'sources.{b}.columns', columns_of_b)}"
     )
 
 

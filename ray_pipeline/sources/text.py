@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO, ClassVar, NamedTuple, cast
@@ -49,6 +50,17 @@ class Record(NamedTuple):
     #: Why it is malformed, and its raw text; None for a well-formed record.
     fault: str | None = None
     raw: str | None = None
+
+
+class Arrangement(NamedTuple):
+    """How rows are arranged in a file whose lines are not its records; such a file is copied."""
+
+    #: What the name of the copy has besides the content's hash.
+    suffix: str
+    #: Converts the text of the file to that of the copy.
+    lines: Callable[[Iterable[bytes]], Iterable[bytes]]
+    #: What the user should know, in sentences that name the file.
+    notes: tuple[str, ...] = ()
 
 
 class TextFacts(NamedTuple):
@@ -99,23 +111,30 @@ class TextFormat(Format):
     def values(self, records: Sequence[Record], file: FileSpec) -> Mapping[str, Sequence[Any]]:
         """The values of each column, by the file's names; one for each record."""
 
-    def needs_copy(self, head: bytes) -> bool:
-        """Whether a file that begins like this can only be read from the middle in a copy."""
-        del head
-        return False
+    def arrangement(self, head: bytes, options: ScanOptions, uri: str) -> Arrangement | None:
+        """How the rows are arranged in a file; None where its lines are its records.
 
-    def as_records(self, chunks: Iterable[bytes], uri: str) -> Iterable[bytes]:
-        """Convert the plain text of a file to the bytes of its copy."""
-        del uri
-        return chunks
+        Args:
+            head: the first bytes of its text.
+            options: the survey's options.
+            uri: the file, for messages.
+
+        Raises:
+            UserError: the rows are arranged in a way that cannot be read.
+        """
+        del head, options, uri
+        return None
 
     def scan(self, file: SourceFile, options: ScanOptions, limit: int | None) -> FileFacts:
         """See `Format.scan`. One pass over the file both hashes and parses it."""
         recode = None if _has_plain_lines(options.encoding) else options.encoding
-        uri, content, head = file.uri, None, head_of(file.uri)
-        if file.compression or recode or self.needs_copy(head):
+        uri, content = file.uri, None
+        converted = bool(file.compression or recode)
+        head = _head_of_text(file, recode) if converted else head_of(uri)
+        arrangement = self.arrangement(head, options, uri)
+        if converted or arrangement:
             content = content_hash(uri)
-            uri = self._staged(file, content, recode, options.scratch)
+            uri = self._staged(file, content, recode, options.scratch, arrangement)
             head = head_of(uri)
         check_text(head, self.expected, file.uri)
         marks = Marks(options.unit_rows or DEFAULT_UNIT_ROWS, may_grow=options.unit_rows is None)
@@ -129,7 +148,8 @@ class TextFormat(Format):
             return FileFacts(
                 rows=scan.rows, malformed=scan.malformed, columns=facts.columns,
                 chosen=facts.chosen, content=content or hashed, uri=uri, size=raw.tell(),
-                layout=facts.layout, marks=marks, notes=facts.notes,
+                layout=facts.layout, marks=marks,
+                notes=(*(arrangement.notes if arrangement else ()), *facts.notes),
                 why_unreadable=scan.why_unreadable(),
             )  # fmt: skip
 
@@ -147,17 +167,22 @@ class TextFormat(Format):
                 cells.raw[row] = record.raw or ""
         return cells
 
-    def _staged(self, file: SourceFile, content: str, recode: str | None, scratch: str) -> str:
-        """URI of a copy: decompressed, and converted to UTF-8 where ``recode`` is an encoding."""
-        recoded = f"-{recode}" if recode else ""
-        uri = staged_uri(scratch, f"{content}{recoded}.{self.name}")
+    def _staged(
+        self,
+        file: SourceFile,
+        content: str,
+        recode: str | None,
+        scratch: str,
+        arrangement: Arrangement | None,
+    ) -> str:
+        """URI of a copy: decompressed, in UTF-8 where ``recode`` is an encoding, by lines."""
+        suffix = (f"-{recode}" if recode else "") + (arrangement.suffix if arrangement else "")
+        uri = staged_uri(scratch, f"{content}{suffix}.{self.name}")
         if is_there(uri):
             return uri
-        with open_binary(file.uri) as raw, publish(uri) as out:
-            chunks: Iterable[bytes] = _decompressed(raw, file)
-            if recode:
-                chunks = _recoded(chunks, recode, file.uri)
-            for chunk in self.as_records(chunks, file.uri):
+        with publish(uri) as out:
+            chunks = _plain_chunks(file, recode)
+            for chunk in arrangement.lines(chunks) if arrangement else chunks:
                 out.write(chunk)
         return uri
 
@@ -241,6 +266,23 @@ def _has_plain_lines(encoding: str) -> bool:
 
 
 # Plain copies
+
+
+def _plain_chunks(file: SourceFile, recode: str | None) -> Generator[bytes, None, None]:
+    """The text of a file: decompressed, and in UTF-8 where ``recode`` is its encoding."""
+    with open_binary(file.uri) as raw:
+        chunks = _decompressed(raw, file)
+        yield from _recoded(chunks, recode, file.uri) if recode else chunks
+
+
+def _head_of_text(file: SourceFile, recode: str | None) -> bytes:
+    head = b""
+    with contextlib.closing(_plain_chunks(file, recode)) as chunks:
+        for chunk in chunks:
+            head += chunk
+            if len(head) >= _CHUNK:
+                break
+    return head[:_CHUNK]
 
 
 def _decompressed(raw: BinaryIO, file: SourceFile) -> Iterator[bytes]:

@@ -141,8 +141,8 @@ class TokenRows:
             table = table.filter(pc.equal(table["status"], KEPT))
         if not table.num_rows:
             raise UserError(
-                "there are no rows to train on: all were dropped, or there were none. "
-                "The run's ledger has the reasons of dropped rows."
+                "there are no rows to train on. `ray-pipeline status RUN` shows where rows were "
+                "dropped, and why"
             )
         self.row_ids: pa.ChunkedArray = table["row_id"]
         ids = _lists(table["input_ids"], pa.int32())

@@ -396,8 +396,8 @@ def token_rows(rows: StoredRows, split: str, subset: str | None = None) -> Token
     if not table.num_rows:
         of = "" if subset is None else f" of subset '{subset}'"
         raise UserError(
-            f"there are no {split} rows{of}: none reached the training, or the split gives them "
-            "none"
+            f"there are no {split} rows{of}. `ray-pipeline status RUN` shows where rows were "
+            "dropped, and what the split counted"
         )
     return TokenRows(table)
 

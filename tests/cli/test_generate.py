@@ -9,6 +9,8 @@ import pytest
 from support.command import Command
 from support.taught_model import LESSONS, teach
 
+from ray_pipeline.cli.generate import _json
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -65,3 +67,12 @@ def test_bad_input_gets_one_message(ask: Command, arguments: list[str], message:
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert done.err.startswith("error: ") and "Traceback" not in done.err
+
+
+def test_thinking_has_a_field_of_its_own_in_a_json_line() -> None:
+    assert json.loads(_json("Capital?", "<think>Easy.</think>\n\nParis")) == {
+        "question": "Capital?",
+        "answer": "Paris",
+        "thinking": "Easy.",
+    }
+    assert json.loads(_json("Capital?", "Paris")) == {"question": "Capital?", "answer": "Paris"}

@@ -71,3 +71,22 @@ def test_mixed_values_come_out_as_they_went_in(command: Command, tmp_path: Path)
 def test_a_key_that_is_twice_is_told(alone: Command, tmp_path: Path) -> None:
     done = alone("plan", config_of(tmp_path, CASES / "twice.jsonl"))
     assert_in(done, "line 1: the key 'Answer' is there more than once", "its last value counts")
+
+
+def test_an_empty_part_is_told_and_passed_over(alone: Command, tmp_path: Path) -> None:
+    done = alone("plan", config_of(tmp_path, CASES / "parts"))
+    assert_in(done, "part-00001.jsonl: an empty file, passed over", "source run 2")
+
+
+def test_rows_under_a_key_are_told(alone: Command, tmp_path: Path) -> None:
+    done = alone("plan", config_of(tmp_path, CASES / "wrapped.json"))
+    assert_in(done, "its rows are the list under the key 'data'", "source run 1")
+
+
+def test_a_file_of_which_no_row_can_be_read_is_refused(alone: Command, tmp_path: Path) -> None:
+    for done in alone.both(config_of(tmp_path, CASES / "cp1252.csv")):
+        assert_in(done, "no row in it can be read", "set source.encoding: cp1252", code=2)
+    config = config_of(tmp_path, CASES / "cp1252.csv")
+    with config.open("a") as file:
+        file.write("source.encoding: cp1252\n")
+    assert_in(alone("plan", config), "source run 2")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.command import Command, InProcess
+from support.command import TESTS, Command, InProcess
 from support.toy_run import Toy, make_toy
 
 MIXED = [
@@ -118,7 +118,7 @@ def test_too_many_failed_rows_stop_the_run(command: Command, tmp_path: Path) -> 
 def test_an_unexpected_end_is_one_line_and_its_trace_is_in_the_log(
     command: Command, tmp_path: Path
 ) -> None:
-    toy = make_toy(tmp_path, ["a", "b"], pipeline="toy_exports")
+    toy = make_toy(tmp_path, ["a", "b"], pipeline="toy_defect")
     done = command("run", toy.config_file)
     assert done.code == 1, done.text
     end = "LookupError: a defect (logs/ray.log has the rest)"
@@ -127,13 +127,35 @@ def test_an_unexpected_end_is_one_line_and_its_trace_is_in_the_log(
     assert (toy.ledger()["status"], toy.ledger()["message"]) == ("failed", end)
     log = (toy.run_dir / "logs/ray.log").read_text()
     assert "the run ended unexpectedly\nTraceback" in log
-    assert "toy_exports.py" in log
+    assert "toy_defect.py" in log
     assert "LookupError: a defect\nand what else is to say about it" in log
+
+
+def test_a_file_that_cannot_be_written_keeps_no_other_from_being_written(
+    command: Command, tmp_path: Path
+) -> None:
+    """Nor the report; the next start writes the files, and runs no stage again."""
+    toy = make_toy(tmp_path, ["a", "drop b"], pipeline="toy_exports")
+    done = command("run", toy.config_file)
+    assert done.code == 1, done.text
+    (line,) = done.err.splitlines()
+    assert "the rows are complete, but not every exported file could be written" in line
+    assert "exports/dropped.csv: LookupError: a defect. logs/ray.log has the rest" in line
+    assert toy.ledger()["status"] == "failed" and toy.ledger()["message"] in line
+    assert "toy_exports.py" in (toy.run_dir / "logs/ray.log").read_text()
+    assert len((toy.run_dir / "exports/dataset.jsonl").read_text().splitlines()) == 1
+    assert (toy.run_dir / "report.html").is_file()
 
     # The same where every stage is reused, and no cluster is joined.
     (toy.run_dir / "logs/ray.log").unlink()
     assert command("run", toy.config_file).code == 1
     assert "LookupError: a defect" in (toy.run_dir / "logs/ray.log").read_text()
+
+    toy.change(job=str(TESTS / "support" / "jobs" / "toy_shout.py"))
+    done = command("run", toy.config_file)
+    assert done.code == 0, done.text
+    assert all(stage["reused"] for stage in toy.ledger()["stages"])
+    assert len((toy.run_dir / "exports/dropped.csv").read_text().splitlines()) == 2
 
 
 def test_the_layout_of_blocks_and_units_changes_no_row(command: Command, tmp_path: Path) -> None:

@@ -280,6 +280,9 @@ def test_rows_without_answers_leave_nothing_to_train_on(
 ) -> None:
     done = command("run", make(tmp_path, tiny, answers=False))
     assert done.code == 2, done.text
-    assert "there are no train rows" in done.err
+    (line,) = done.err.splitlines()
+    assert "stages.train-teacher: there are no train rows to train on. The split gave" in line
+    assert "tokenise dropped 216 (tokens:no_answer 216). Their column 'answer' is empty" in line
+    assert (tmp_path / "run/report.html").is_file()
     assert stages_of(tmp_path / "run")["tokenise"]["reasons"] == {"tokens:no_answer": 216}
     assert not (tmp_path / "run/models").exists()

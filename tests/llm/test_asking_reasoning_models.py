@@ -117,7 +117,9 @@ def test_an_answer_cut_in_its_thinking_is_no_answer(
 
 def test_thinking_without_an_answer_says_so(tmp_path: Path) -> None:
     response = Response("", "stop", 10, 9, thinking="The capital of France, let me")
-    with pytest.raises(AnswerError, match="llm:empty: the model thought and gave no answer"):
+    with pytest.raises(
+        AnswerError, match="llm:empty: the model thought and gave no answer; it thought 'The cap"
+    ):
         ask(unit(tmp_path, Scripted(response)))
 
 
@@ -156,9 +158,12 @@ def test_thinking_stays_where_the_configuration_says_so(tmp_path: Path) -> None:
 def test_another_reasoning_effort_is_another_request(tmp_path: Path) -> None:
     """So the fix that `llm:length` prints works: the cut answer is not taken from storage."""
     cut = Scripted(Response("", "length", 10, 9))
+    with pytest.raises(AnswerError):
+        ask(unit(tmp_path, cut))
     high = CONFIG.model_copy(update={"extra_body": {"reasoning_effort": "high"}})
     with pytest.raises(AnswerError):
         ask(unit(tmp_path, cut, high))
+    assert len(cut.requests) == 2
     low = CONFIG.model_copy(update={"extra_body": {"reasoning_effort": "low"}})
     engine = Scripted(Response("Paris.", "stop", 10, 3))
     assert ask(unit(tmp_path, engine, low)).text == "Paris."
@@ -174,9 +179,15 @@ def test_answers_stored_before_options_were_in_the_key_are_reused(tmp_path: Path
     old = replace(request, options={})
     assert request.key() != old.key()
     assert request.sampling_seed() == old.sampling_seed()
+    assert old.key() == "29de09761f8aed9c2c2a48bb458b4fe7e038ccbaadc52dd2831a7e8e72305a6c"
     journal = Journal(Storage(str(tmp_path)), "ask", "unit")
     journal.append(old.key(), "a", "m", Response("Paris.", "stop", 10, 3))
     journal.close()
+    (path,) = Storage(str(tmp_path)).list("responses", recursive=True)
+    (record,) = records(tmp_path)
+    fields = {"key", "row_id", "model", "at", "text", "finish_reason", "prompt_tokens"}
+    as_written = {name: record[name] for name in fields | {"completion_tokens"}}
+    (tmp_path / path).write_text(json.dumps(as_written) + "\n")
     engine = Scripted(Response("never asked", "stop", 10, 3))
     assert ask(unit(tmp_path, engine, config)).text == "Paris."
     assert engine.requests == []

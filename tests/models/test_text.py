@@ -52,7 +52,7 @@ def test_every_row_is_accounted_for() -> None:
         tokens.NO_ANSWER,
         tokens.NO_ANSWER,
         None,
-        tokens.PROMPT_TOO_LONG,
+        f"{tokens.PROMPT_TOO_LONG}: 7 tokens",
     ]
     dropped = [reason is not None for reason in made["reason"].to_pylist()]
     assert [status == DROPPED for status in made["status"].to_pylist()] == dropped
@@ -65,7 +65,7 @@ def test_every_row_is_accounted_for() -> None:
 def test_overlong_rows_are_dropped_where_asked() -> None:
     config = TextConfig(prompt="{question}", max_tokens=4, overlong="drop")
     made = Tokeniser(word_tokenizer(), config)(qa_table(["a", "a"], ["b c", "b c d"]))
-    assert made["reason"].to_pylist() == [None, tokens.TOO_LONG]
+    assert made["reason"].to_pylist() == [None, f"{tokens.TOO_LONG}: 5 tokens"]
 
 
 def test_only_bad_rows_or_none_are_no_error() -> None:

@@ -117,7 +117,8 @@ def test_missing_column(tmp_path: Path) -> None:
         text,
         "data.csv: column 'Question' (for 'question') is not there; columns: Questoin, Answer; "
         "did you mean 'Questoin'?",
-        "source.columns: {question: Questoin}",
+        # With what is configured already: the setting replaces it.
+        "source.columns: {question: Questoin, answer: Answer}",
     )
     text = message(path, tmp_path, {"answer": TEXT})
     assert_says(text, "did you mean 'Answer', which differs only in case", "{answer: Answer}")

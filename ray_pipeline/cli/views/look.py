@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ray_pipeline.core.arrow_types import json_rows
 from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT
 from ray_pipeline.core.text import count, dollars, duration, figure, one_line, plain, shortened
@@ -59,6 +60,8 @@ def _headline(reader: RunReader) -> Text:
         text.append(f"\n{plain(ledger.message)}")
     for line in ledger.waiting:
         text.append(f"\n{plain(line)}")
+    for note in ledger.export_notes:
+        text.append(f"\n{plain(note)}")
     if reader.driver_is_gone():
         text.append("\nits process is gone: it was killed. Run it again to continue", "bold")
     text.append("\n")
@@ -153,7 +156,7 @@ def print_rows(console: Console, rows: Rows, account: StageAccount, limit: int) 
 
 
 def _dicts(rows: Rows) -> Iterator[dict[str, Any]]:
-    return (row for batch in rows for row in batch.to_pylist())
+    return (row for batch in rows for row in json_rows(batch))
 
 
 def _how_many(account: StageAccount, shown: int, limit: int) -> Text:

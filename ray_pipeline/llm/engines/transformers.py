@@ -81,7 +81,10 @@ class TransformersEngine(LocalEngine):
     async def generate(self, request: Request) -> Response | EngineError:
         """Answer one request; see `LocalEngine`."""
         await self.ready()
-        prompt = self._control.chat(request.messages, **self._config.chat_template_kwargs)
+        try:
+            prompt = self._control.chat(request.messages, **self._config.chat_template_kwargs)
+        except ValueError as error:  # the template cannot take these messages
+            return EngineError("bad_request", " ".join(str(error).split())[:500])
         if len(prompt) >= self._max_len:
             detail = f"the prompt has {len(prompt)} tokens, the model takes {self._max_len}"
             return EngineError("context_length", detail)

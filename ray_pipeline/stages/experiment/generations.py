@@ -14,7 +14,6 @@ import pyarrow.csv as pacsv
 from pydantic import Field
 
 from ray_pipeline.core.config import Execution
-from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate.experiment import completions as metrics
 from ray_pipeline.evaluate.experiment.cells import Cell, groups, read_cells
@@ -24,6 +23,7 @@ from ray_pipeline.models.device import check_gpu, device
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
 from ray_pipeline.stages.training.evaluate import chosen
+from ray_pipeline.stages.training.missing_rows import require_rows
 from ray_pipeline.stages.training.tokenise import Tokenise
 
 if TYPE_CHECKING:
@@ -128,11 +128,8 @@ class SubsetGenerations(ArtifactStage):
         }
 
     def _prompts(self, rows: StoredRows) -> _Prompts:
+        require_rows(self, rows, test="to take instructions from")
         table = rows.mapped(["row_id", "instruction", "response"], split="test")
-        if not table.num_rows:
-            raise UserError(
-                "there are no test rows to take instructions from: raise stages.split.test"
-            )
         ids, config = table["row_id"].to_pylist(), self.config
         # Word pairs come from other rows than those whose references are measured.
         drawn = chosen(ids, config.prompts, self.settings.seed)

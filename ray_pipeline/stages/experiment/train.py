@@ -21,6 +21,7 @@ from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
 from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
 from ray_pipeline.stages.subsets.config import SelectSubsetsConfig
 from ray_pipeline.stages.subsets.select import SelectSubsets
+from ray_pipeline.stages.training.missing_rows import require_rows
 from ray_pipeline.stages.training.split import Split
 from ray_pipeline.stages.training.tokenise import Tokenise
 from ray_pipeline.train.batches import BatchConfig
@@ -120,6 +121,13 @@ class TrainSubsets(ArtifactStage):
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
         """Train all cells without a stored record."""
+        require_rows(
+            self,
+            rows,
+            train="to train on",
+            validation="on which the trainings are compared",
+            test="on which the trainings are compared",
+        )
         census = take_census(rows, self.names)
         self._check_rows(census)
         cells = self.cells(census, rows, place)
@@ -220,12 +228,6 @@ class TrainSubsets(ArtifactStage):
                 raise UserError(
                     f"subset '{name}' has no rows to train on: lower the threshold that it sets in "
                     f"stages.{self.stage_of(SelectSubsets).name}.subsets, or bring more rows"
-                )
-        for side, part in (("validation", census.validation), ("test", census.test)):
-            if part.rows == 0:
-                raise UserError(
-                    f"there are no {side} rows, on which the trainings are compared: raise "
-                    f"stages.split.{side}, or bring more rows"
                 )
 
     def _train(self, cells: Sequence[CellTraining], place: Workplace) -> None:

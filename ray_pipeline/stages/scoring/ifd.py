@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ray_pipeline.core.config import Execution
-from ray_pipeline.core.rows import KEPT, set_column
+from ray_pipeline.core.rows import KEPT, reason_code, set_column
 from ray_pipeline.models.control_tokens import ROWS_WITH_CONTROL_TEXT
 from ray_pipeline.stage import ModelStage, ModelStageConfig
 
@@ -180,7 +180,7 @@ class ScoreIfd(ModelStage):
         masks = made["answer_mask"].to_pylist()
         for place, (status, reason, ids, mask) in enumerate(zip(*columns, masks, strict=True)):
             if status != KEPT:
-                counts[f"no score: {_WHY.get(reason, reason)}"] += 1
+                counts[f"no score: {_WHY.get(code := reason_code(reason), code)}"] += 1
                 continue
             prompt, answer = ids[: mask.index(True)], ids[mask.index(True) :]
             if answer[-1] in self._ends:

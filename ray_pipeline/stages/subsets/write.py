@@ -50,6 +50,7 @@ class WriteSubsets(ArtifactStage):
     """
 
     name = "write-subsets"
+    writes_datasets = True
     needs_stages = (SelectSubsets,)
     reads = {
         "quality": pa.float64(),

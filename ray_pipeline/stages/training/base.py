@@ -70,9 +70,23 @@ class TrainingStage(ArtifactStage):
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
         """Train the model."""
+        from ray_pipeline.stages.training.missing_rows import require_rows
         from ray_pipeline.train.launch import run_training
 
+        require_rows(self, rows, train="to train on")
+        self._warn_of_evaluation(rows, place)
         return run_training(self.job(rows, place), self.training.workers, place.say)
+
+    def _warn_of_evaluation(self, rows: StoredRows, place: Workplace) -> None:
+        """Say before an expensive training that nothing is kept aside to evaluate its model on."""
+        from ray_pipeline.stages.training.missing_rows import require_rows
+
+        for stage in self.settings.stages:
+            if isinstance(stage, ArtifactStage) and stage.needs_test_rows and not stage.is_off:
+                try:
+                    require_rows(stage.bound(stage.config, self.settings), rows, test="to test on")
+                except UserError as error:
+                    place.say(f"  a later stage will be refused: {error}")
 
 
 def same_tokenizer(folders: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from ray_pipeline.rundir.layout import SPLIT, TOKENS
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
 from ray_pipeline.stages.training.distil import Distil, TrainAlone
+from ray_pipeline.stages.training.missing_rows import require_rows
 from ray_pipeline.stages.training.split import Split
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.tokenise import Tokenise
@@ -70,6 +71,7 @@ class Evaluate(ArtifactStage):
     name = "evaluate"
     needs_stages = (Tokenise,)
     makes = (RESULTS,)
+    needs_test_rows = True
     reads = {
         "question": pa.string(),
         "answer": pa.string(),
@@ -129,12 +131,8 @@ class Evaluate(ArtifactStage):
     def _test_rows(self, rows: StoredRows) -> _TestRows:
         text = self.stage_of(Tokenise).config.text
         columns = dict.fromkeys([*TOKENS, text.question_column, text.answer_column])
+        require_rows(self, rows, test="to evaluate on")
         table = rows.mapped(list(columns), **{SPLIT: "test"})
-        if not table.num_rows:
-            raise UserError(
-                "there are no test rows to evaluate on: raise stages.split.test, or bring more "
-                "rows (a run of few may have none among its 5%)"
-            )
         drawn = chosen(table["row_id"].to_pylist(), self.config.rows, self.settings.seed)
         asked = table.take(drawn)
         return _TestRows(

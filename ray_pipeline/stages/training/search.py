@@ -23,6 +23,7 @@ from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import Settings, Stage, Workplace
 from ray_pipeline.stages.training.base import TrainingStage
 from ray_pipeline.stages.training.distil import Distil, ParameterSearch
+from ray_pipeline.stages.training.missing_rows import require_rows
 from ray_pipeline.stages.training.split import Split
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
 from ray_pipeline.train.job import TrainingJob
@@ -154,6 +155,7 @@ class Search(TrainingStage, ParameterSearch):
         """Run the search and store the best parameters for `Distil`."""
         if self.config.trials == 0:
             return {}
+        require_rows(self, rows, train="to train on", validation="by which trials are compared")
         records = self._search(rows, place)
         chosen = best(records)
         if chosen is None:

@@ -62,11 +62,11 @@ class Split(MapStage):
 
     def apply(self, rows: pa.Table, counts: Counter[str]) -> pa.Table:
         """Assign every row to a split."""
-        sides = [self._side(root) for root in self._roots(rows)]
+        sides = [self._side(root) for root in self.roots(rows)]
         counts.update(sides)
         return set_column(rows, "split", pa.array(sides, pa.string()))
 
-    def _roots(self, rows: pa.Table) -> Iterable[str]:
+    def roots(self, rows: pa.Table) -> Iterable[str]:
         """The text that determines each row's split; rows with equal texts get the same split."""
         if self._texts:
             columns = [rows[name].to_pylist() for name in self._texts]
