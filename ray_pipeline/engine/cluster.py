@@ -194,6 +194,20 @@ def check_resources(
             _check_fit(resource, of_resource, nodes)
 
 
+def check_servers(
+    segments: Sequence[Segment], llms: Mapping[str, LlmConfig], say: Callable[[str], None]
+) -> None:
+    """Check the way to the models that segments ask, and say what the user should know of it.
+
+    Raises:
+        UserError: something stands in the way, such as a proxy that cannot be reached.
+    """
+    stages = [stage for segment in segments for stage in segment.stages]
+    for name in sorted({stage.config.llm for stage in stages if isinstance(stage, AskStage)}):
+        if note := llms[name].engine_type.check_network(name, llms[name]):
+            say(note)
+
+
 def _local_llms(group: Sequence[Segment], llms: Mapping[str, LlmConfig]) -> set[str]:
     stages = [stage for segment in group for stage in segment.stages]
     names = {stage.config.llm for stage in stages if isinstance(stage, AskStage)}

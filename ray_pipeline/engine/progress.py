@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ray_pipeline.engine.coordinator import Snapshot
 from ray_pipeline.engine.segments import Segment
@@ -87,3 +88,18 @@ class Tally:
     def failed_rows(self) -> int:
         """Number of rows that failed so far."""
         return sum(a.failed for tally in self.segments.values() for a in tally.accounts())
+
+
+class Display(Protocol):
+    """Receives the progress of a run."""
+
+    def say(self, text: str) -> None:
+        """Show a line of text."""
+
+    def update(self, tally: Tally, starting: Sequence[str]) -> None:
+        """Show the numbers; called twice a second.
+
+        Args:
+            tally: the progress of the segments that run.
+            starting: names of local models that are starting.
+        """

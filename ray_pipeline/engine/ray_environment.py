@@ -207,3 +207,9 @@ def ended_by_interrupt(interrupted: Callable[[], None]) -> Iterator[None]:
         writer.close()
         thread.join(1.0)
         reader.close()
+
+
+def interruptible() -> None:
+    """Make SIGTERM (``ray job stop``) end a run as cleanly as Ctrl-C does."""
+    if threading.current_thread() is threading.main_thread() and sys.platform != "win32":
+        signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -24,7 +21,7 @@ from ray_pipeline.core.errors import RunError, UserError, cause_in_words
 from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.shares import in_words
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.engine import cluster, worker_processes
+from ray_pipeline.engine import cluster
 from ray_pipeline.engine.artifacts import Artifact, check_stages
 from ray_pipeline.engine.config import RunConfig
 from ray_pipeline.engine.coordinator import (
@@ -37,7 +34,7 @@ from ray_pipeline.engine.coordinator import (
 from ray_pipeline.engine.decide import decide
 from ray_pipeline.engine.exports import Exports, export_dataset, export_stages
 from ray_pipeline.engine.prepare import Prepared, prepare
-from ray_pipeline.engine.progress import Tally
+from ray_pipeline.engine.progress import Display, Tally
 from ray_pipeline.engine.reuse import RunState, run_state
 from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
 from ray_pipeline.engine.stalls import StallWatch
@@ -67,21 +64,6 @@ _POLL = 0.5
 _SAVE = 2.0
 #: Seconds that requests in flight may take to finish when the run stops.
 _GRACE = 20.0
-
-
-class Display(Protocol):
-    """Receives the progress of a run."""
-
-    def say(self, text: str) -> None:
-        """Show a line of text."""
-
-    def update(self, tally: Tally, starting: Sequence[str]) -> None:
-        """Show the numbers; called twice a second.
-
-        Args:
-            tally: the progress of the segments that run.
-            starting: names of local models that are starting.
-        """
 
 
 @dataclass(frozen=True)
@@ -249,9 +231,7 @@ class _Runner:
             return
         check_stages(remaining)
         config = self._prepared.config
-        for name in sorted(_llms_of(remaining)):
-            if note := config.llms[name].engine_type.check_network(name, config.llms[name]):
-                self._display.say(note)
+        cluster.check_servers(remaining, config.llms, self._display.say)
         with cluster.joined(
             config.address, self._log_file, self._display.say, self._ended_by_interrupt
         ):
@@ -346,17 +326,8 @@ class _Runner:
     def _watch(self, execution: Execution, tally: Tally, jobs: list[SegmentJob]) -> None:
         saved = time.monotonic()
         ended = False
-        config = self._prepared.config
-        stalls = StallWatch(
-            config.stalled_after_seconds,
-            config.llms,
-            config.autoscaling,
-            worker_processes.probe,
-            lambda: ray.available_resources().get("CPU", 0.0),
-            self._display.say,
-        )
-        patience = {name: llm.give_up_after_seconds for name, llm in config.llms.items()}
-        pauses = PauseNews(self._display.say, patience)
+        stalls = StallWatch.of(self._prepared.config, self._display.say)
+        pauses = PauseNews(self._display.say, self._prepared.config.llms)
         while not ended:
             ended = execution.wait(_POLL)
             news = ray.get(self._coordinator.poll.remote())
@@ -514,21 +485,9 @@ class _Stopped(Exception):
         self.stop = stop
 
 
-def _llms_of(segments: Sequence[Segment]) -> set[str]:
-    """Names of the language models that the stages of segments ask."""
-    stages = [stage for segment in segments for stage in segment.stages]
-    return {stage.config.llm for stage in stages if isinstance(stage, AskStage)}
-
-
 def _numbered(segment: Segment, accounts: Sequence[Any]) -> Iterator[tuple[int, str, Any]]:
     """Ledger index, fingerprint and account of each stage of a segment."""
     first = segment.index - len(segment.stages) + (0 if segment.reads_source else 1)
     pairs = zip(segment.fingerprints, accounts, strict=True)
     for index, (print_, account) in enumerate(pairs, start=first):
         yield index, print_, account
-
-
-def interruptible() -> None:
-    """Make SIGTERM (``ray job stop``) end a run as cleanly as Ctrl-C does."""
-    if threading.current_thread() is threading.main_thread() and sys.platform != "win32":
-        signal.signal(signal.SIGTERM, signal.default_int_handler)

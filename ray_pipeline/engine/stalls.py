@@ -13,8 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.text import duration
+from ray_pipeline.engine import worker_processes
+from ray_pipeline.engine.config import RunConfig
 from ray_pipeline.engine.coordinator import Snapshot, UnitInWork
 from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.waits import paused
@@ -66,6 +70,18 @@ class StallWatch:
     free_cpus: Callable[[], float]
     say: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
+
+    @classmethod
+    def of(cls, config: RunConfig, say: Callable[[str], None]) -> StallWatch:
+        """The watch of a run on the cluster that this process has joined."""
+        return cls(
+            config.stalled_after_seconds,
+            config.llms,
+            config.autoscaling,
+            worker_processes.probe,
+            lambda: ray.available_resources().get("CPU", 0.0),
+            say,
+        )
 
     def __post_init__(self) -> None:
         self._mark: Any = None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ray_pipeline.core.text import duration, one_line
+from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.llm.limits.protocol import KeyUse
 
 #: Seconds: shorter pauses are part of any server's day.
@@ -24,18 +25,18 @@ class PauseNews:
 
     Args:
         say: takes a line.
-        patience: seconds that each model's requests wait at most for paused keys, by its name.
+        llms: language models by name.
         clock: returns seconds since the epoch.
     """
 
     def __init__(
         self,
         say: Callable[[str], None],
-        patience: Mapping[str, float],
+        llms: Mapping[str, LlmConfig],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._say = say
-        self._patience = patience
+        self._llms = llms
         self._clock = clock
         #: When each key's pause ends, and when it was told, by model and key.
         self._told: dict[tuple[str, str], tuple[float, float]] = {}
@@ -85,9 +86,9 @@ class PauseNews:
         names = sorted(k.key for k in usable if k.llm == paused.llm)
         if names:
             return f"its other keys go on ({', '.join(names)})"
-        patience = self._patience.get(paused.llm)
+        patience = self._llms[paused.llm].give_up_after_seconds
         bound = ""
-        if patience is not None and patience < paused.pause_seconds:
+        if patience < paused.pause_seconds:
             bound = f", and the run stops after {duration(patience)} of it (give_up_after_seconds)"
         others = sorted({k.llm for k in usable if k.llm != paused.llm and k.in_flight})
         if not others:

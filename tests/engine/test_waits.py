@@ -11,9 +11,16 @@ from support.scripted_server import ScriptedServer, answer, cases
 from support.toy_run import Toy, make_toy
 
 from ray_pipeline.engine.waits import PauseNews, clock_time
+from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.llm.limits.protocol import KeyUse
 
 NOON = time.mktime((2026, 11, 30, 12, 0, 0, 0, 0, -1))
+
+
+LLMS = {
+    name: LlmConfig(model="m", engine="openai", api_keys_env=[], give_up_after_seconds=900)
+    for name in ("big", "small")
+}
 
 
 class Telling:
@@ -22,7 +29,7 @@ class Telling:
     def __init__(self) -> None:
         self.now = NOON
         self.said: list[str] = []
-        self.news = PauseNews(self.said.append, {"big": 900.0}, lambda: self.now)
+        self.news = PauseNews(self.said.append, LLMS, lambda: self.now)
 
     def update(self, *keys: KeyUse, rows: int = 0) -> list[str]:
         return self.news.update(keys, {"big": rows})
