@@ -16,6 +16,7 @@ import pyarrow as pa
 
 _MARK = (b"ray_pipeline.values", b"json")
 _WORDS = frozenset(("true", "false", "null", "NaN", "Infinity", "-Infinity"))
+_TEXT_OR_NOT_FINITE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN')
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
@@ -47,6 +48,26 @@ def stored_text(text: str) -> str:
 def json_text(stored: str) -> str:
     """The JSON of a stored value: of a text, with quotes; of a number, as the source writes it."""
     return stored if _reads_as_json(stored) else orjson.dumps(stored).decode()
+
+
+def finite_json(text: str) -> tuple[str, int]:
+    """JSON text as every reader takes it, with null for NaN and infinities, and how many of them.
+
+    Args:
+        text: of `json_text`; Python writes NaN and infinities into JSON, and they are carried.
+    """
+    if "NaN" not in text and "Infinity" not in text:
+        return text, 0
+    lost = 0
+
+    def finite(token: re.Match[str]) -> str:
+        nonlocal lost
+        if token[0][0] == '"':
+            return token[0]
+        lost += 1
+        return "null"
+
+    return _TEXT_OR_NOT_FINITE.sub(finite, text), lost
 
 
 def plain_text(stored: str) -> str:

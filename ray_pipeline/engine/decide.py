@@ -31,7 +31,7 @@ from ray_pipeline.engine.stored_tables import StepExecutor, StoredTables, Task, 
 from ray_pipeline.engine.unit import FromSegment, SegmentJob, UnitState
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.layout import DONE, decisions_folder, decisions_path
-from ray_pipeline.rundir.lock import share_workers_lock
+from ray_pipeline.rundir.lock import working
 from ray_pipeline.rundir.parts import PartInfo
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.stage import DecideStage
@@ -81,7 +81,9 @@ def decide(
     if not job.storage.exists(work_folder):
         job.storage.delete_folder(folder)
     source = _KeysOfUnits.of(job, units, infos)
-    run = partial(run_tasks, say=lambda text: say(f"deciding {stage.name}, {text}"))
+    run = partial(
+        run_tasks, say=lambda text: say(f"deciding {stage.name}, {text}"), run_id=job.run_id
+    )
     first_units = tuple(chunk[0] for chunk in source.chunks)
     executor = StepExecutor(job.storage, work_folder, run, first_units)
     try:
@@ -219,7 +221,10 @@ def apply_decisions(state: UnitState, rows: pa.Table) -> tuple[pa.Table, list[St
 
 
 def run_tasks(
-    what: str, tasks: Sequence[Task], say: Callable[[str], None] = lambda text: None
+    what: str,
+    tasks: Sequence[Task],
+    say: Callable[[str], None] = lambda text: None,
+    run_id: str = "",
 ) -> list[Written]:
     """Run the tasks of a step as Ray tasks, a bounded number at a time.
 
@@ -227,6 +232,7 @@ def run_tasks(
         what: name of the step, for progress lines.
         tasks: its tasks.
         say: called with progress lines during long steps.
+        run_id: id of the run that the tasks work for.
 
     Returns: the results, in the order of ``tasks``.
 
@@ -242,7 +248,7 @@ def run_tasks(
             most = 4 * int(ray.cluster_resources().get("CPU", 1))
             while waiting and len(running) < most:
                 number, task = waiting.pop()
-                running[_run_task.remote(task)] = number
+                running[_run_task.remote(task, run_id)] = number
             done, _ = ray.wait(list(running), timeout=1.0)
             for reference in done:
                 written[running.pop(reference)] = ray.get(reference)
@@ -258,6 +264,6 @@ def run_tasks(
 
 # Ray retries after a lost node or worker, but not after an exception: that would repeat itself.
 @ray.remote(num_cpus=1, max_retries=10, retry_exceptions=False)
-def _run_task(task: Task) -> Written:
-    share_workers_lock(task.storage)
-    return task.run()
+def _run_task(task: Task, run_id: str) -> Written:
+    with working(task.storage, run_id):
+        return task.run()

@@ -23,7 +23,7 @@ import pyarrow.types as pat
 
 from ray_pipeline.core.arrow_types import json_values
 from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_line
-from ray_pipeline.core.json_values import holds_json, json_text, plain_text
+from ray_pipeline.core.json_values import finite_json, holds_json, json_text, plain_text
 from ray_pipeline.core.rows import kept
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
@@ -263,8 +263,10 @@ def _as_json(table: pa.Table, name: str, not_finite: Counter[str]) -> list[objec
     column, lost = table[name], Counter[str]()
     if holds_json(table.schema.field(name)):
         # As the source writes them: a number keeps all its digits.
-        stored = column.to_pylist()
-        return [None if v is None else orjson.Fragment(json_text(v)) for v in stored]
+        written = [None if v is None else finite_json(json_text(v)) for v in column.to_pylist()]
+        if count := sum(value[1] for value in written if value is not None):
+            not_finite[name] += count
+        return [None if value is None else orjson.Fragment(value[0]) for value in written]
     try:
         values = json_values(column, lost)
     except Exception as error:  # of any kind

@@ -1,4 +1,4 @@
-"""What stands for a stage that is turned off, or for the rows of a source that it leaves alone."""
+"""Replaces a stage that is turned off, or that does not work on the rows of a source."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import ray
 import yaml
 
-from ray_pipeline.core.errors import RunError, UserError, cause_in_words
+from ray_pipeline.core.errors import RunError, UserError, cause_in_words, first_line
 from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.shares import in_words
 from ray_pipeline.core.storage import Storage
@@ -53,7 +53,7 @@ from ray_pipeline.rundir.layout import (
     rows_folder,
 )
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
-from ray_pipeline.rundir.lock import release_workers_lock, run_lock
+from ray_pipeline.rundir.lock import run_lock
 from ray_pipeline.rundir.parts import PartInfo, existing_infos, read_infos
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 
@@ -93,7 +93,7 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
     config = job.config
     storage = Storage(config.run_dir)
     ledger = Ledger(run=storage.uri())
-    with run_lock(storage, display.say):
+    with run_lock(storage, display.say) as run_id:
         with ledger.timed("prepare"):
             prepared = prepare(config, job.stages, job.prompt_folders, storage.uri("source"), until)
         _describe(storage, prepared)
@@ -101,12 +101,7 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
         for note in ledger.notes:
             display.say(f"source: {note}")
         with _log_file(storage) as log_file:
-            runner = _Runner(storage, prepared, display, ledger, retry, log_file)
-            try:
-                return runner.run()
-            finally:
-                if runner.workers_ended:
-                    release_workers_lock(storage)
+            return _Runner(storage, prepared, display, ledger, retry, log_file, run_id).run()
 
 
 @contextlib.contextmanager
@@ -160,7 +155,9 @@ class _Runner:
         ledger: Ledger,
         retry: bool,
         log_file: Path,
+        run_id: str,
     ) -> None:
+        self._run_id = run_id
         self._log_file = log_file
         self._storage = storage
         self._prepared = prepared
@@ -171,8 +168,6 @@ class _Runner:
         self._ledger = ledger
         self._began = time.monotonic()
         self._state = RunState(prepared.segments, self._unit_ids)
-        #: Whether all workers that could write into the run directory have ended.
-        self.workers_ended = True
         #: Footers of the parts of the segment that was closed last, by its folder.
         self._closed: dict[str, list[PartInfo]] = {}
         self._exports = Exports()
@@ -214,7 +209,11 @@ class _Runner:
             # A defect of ours or of Ray, or a lost cluster. The user sees one line, and the
             # traceback is in the log.
             _log.exception("the run ended unexpectedly")
-            self._end("failed", f"{cause_in_words(error)} ({LOG_FILE} has the rest)")
+            of_ray = isinstance(error, ray.exceptions.RayError)
+            what = (
+                cause_in_words(error) if of_ray else f"{type(error).__name__}: {first_line(error)}"
+            )
+            self._end("failed", f"{what} ({LOG_FILE} has the rest)")
         return self._ledger
 
     def _run_segments(self) -> None:
@@ -271,6 +270,7 @@ class _Runner:
             seed=prepared.config.seed,
             unit_rows=max((unit.rows for unit in self._units), default=1),
             retry=self._retry,
+            run_id=self._run_id,
         )
 
     def _execute(self, segments: list[Segment]) -> None:
@@ -278,7 +278,6 @@ class _Runner:
         if not segments[0].has_rows:
             self._make(segments[0])
             return
-        self.workers_ended = False
         jobs = [self._job(segment) for segment in segments]
         if jobs[0].segment.kind is DecideStage:
             self._display.say(f"deciding {jobs[0].segment.name}")
@@ -295,7 +294,6 @@ class _Runner:
             self._stop_workers(execution, error)
             self._account_partly(jobs)
             raise
-        self.workers_ended = True
         for job in jobs:
             self._close(job.segment, tally)
 
@@ -374,7 +372,7 @@ class _Runner:
         kind = error.stop.kind if isinstance(error, _Stopped) else kind
         try:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
-            self.workers_ended = execution.wait(_GRACE)
+            execution.wait(_GRACE)
         except Exception as second:
             # The first error is the one to report to the user.
             self._display.say(f"while stopping: {cause_in_words(second)}")

@@ -83,6 +83,8 @@ class SegmentJob:
     unit_rows: int
     #: Run failed rows of committed units again.
     retry: bool = False
+    #: Id of the run, by which workers of an earlier one are told apart (`rundir.lock`).
+    run_id: str = ""
 
     def for_source(self, source: str) -> SegmentJob:
         """This job for one source's rows: stages that do not work on them are off."""

@@ -20,7 +20,7 @@ from ray_pipeline.engine.isolation import run_isolated
 from ray_pipeline.engine.segments import run_maps
 from ray_pipeline.engine.unit import SegmentJob, UnitState, Work, reusable, run_unit
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.lock import share_workers_lock
+from ray_pipeline.rundir.lock import working
 from ray_pipeline.rundir.units import Unit, units_of
 from ray_pipeline.stage import AskStage, DecideStage, MapStage, ModelStage
 
@@ -113,14 +113,14 @@ class _UnitLoop:
         self._job = job
         self._coordinator = coordinator
         self._process = worker_processes.register()
-        share_workers_lock(job.storage)
 
     def run(self, block: pa.Table, work: Work) -> pa.Table:
         """Run the units of a block, until the run is stopped; returns the committed units."""
         done = 0
         for unit in units_of(block):
             try:
-                self._run_unit(unit, work)
+                with working(self._job.storage, self._job.run_id):
+                    self._run_unit(unit, work)
                 done += 1
             except Stopping:
                 break

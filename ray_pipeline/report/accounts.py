@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ray_pipeline.models.control_tokens import ROWS_WITH_CONTROL_TEXT
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.rundir.account import CUT_ANSWERS, LlmUsage, StageAccount
 from ray_pipeline.rundir.ledger import LedgerEntry
@@ -169,6 +170,16 @@ def cut_answers(entries: Sequence[LedgerEntry]) -> list[str]:
                 "of tokens, which the prompt allows (answer.allow_truncated)"
             )
     return lines
+
+
+def control_text(entries: Sequence[LedgerEntry]) -> list[str]:
+    """A sentence for each stage that read rows with the text of a control token."""
+    return [
+        f"{entry.account.name}: {_rows(number)} with the text of a control token, such as "
+        "<|im_end|>; local models and trainings have it as text"
+        for entry in entries
+        if (number := entry.account.counts.get(ROWS_WITH_CONTROL_TEXT, 0))
+    ]
 
 
 def _rows(number: int) -> str:

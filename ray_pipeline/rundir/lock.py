@@ -1,8 +1,9 @@
 """Locks that allow one run at a time in a run directory, and no workers of a killed one.
 
 On a local file system these are two kernel locks, which the kernel releases however a process
-dies: the driver holds ``run.lock`` exclusively, and each worker shares ``workers.lock``, so that a
-new driver can wait until the workers of a killed one are gone. On object storage the driver renews
+dies: the driver holds ``run.lock`` exclusively, and a worker shares ``workers.lock`` while it
+writes. A new driver waits for those locks and then puts its id into ``run.lock``; a worker of an
+earlier run that would start to write finds that id and stops. On object storage the driver renews
 a heartbeat, and a lock whose heartbeat is old counts as abandoned.
 """
 
@@ -16,37 +17,35 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.errors import RunError, Stopping, UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.layout import RUN_LOCK, WORKERS_LOCK
 
 #: Object storage: seconds between heartbeats, and the age at which a lock is abandoned.
 _HEARTBEAT = 5.0
 _ABANDONED_AFTER = 30.0
-
-#: The workers' locks that this process shares, by run directory.
-_held: dict[str, IO[bytes]] = {}
+#: Local file systems: seconds that a run waits for workers of an earlier one.
+_WORKERS_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def run_lock(storage: Storage, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Hold the run directory's lock for the block.
+def run_lock(storage: Storage, say: Callable[[str], None] = lambda _: None) -> Iterator[str]:
+    """Hold the run directory's lock for the block; yields the run's id, for its workers.
 
     Args:
         storage: the run directory.
-        say: called with a message when the run has to wait for the workers of a killed one.
+        say: called with a message when the run has to wait for workers of an earlier one.
 
     Raises:
         UserError: another run holds it; the message names that run.
     """
     holder = _local_lock(storage, say) if storage.is_local else _heartbeat_lock(storage)
-    with holder:
-        yield
+    with holder as run_id:
+        yield run_id
 
 
 def _owner() -> dict[str, Any]:
@@ -68,18 +67,19 @@ def _refuse(storage: Storage, owner: dict[str, Any]) -> UserError:
 
 
 @contextlib.contextmanager
-def _local_lock(storage: Storage, say: Callable[[str], None]) -> Iterator[None]:
+def _local_lock(storage: Storage, say: Callable[[str], None]) -> Iterator[str]:
     with _lock_file(storage) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise _refuse(storage, orjson.loads(file.read() or b"{}")) from None
-        _wait_for_workers(storage, say)
-        file.truncate(0)
-        file.write(orjson.dumps(_owner()))
-        file.flush()
-        yield
+        owner = _owner()
+        with _no_worker_writes(storage, say):
+            file.truncate(0)
+            file.write(orjson.dumps(owner))
+            file.flush()
+        yield owner["id"]
 
 
 def _lock_file(storage: Storage) -> IO[bytes]:
@@ -94,62 +94,65 @@ def _lock_file(storage: Storage) -> IO[bytes]:
         ) from None
 
 
-def _wait_for_workers(storage: Storage, say: Callable[[str], None]) -> None:
+@contextlib.contextmanager
+def _no_worker_writes(storage: Storage, say: Callable[[str], None]) -> Iterator[None]:
+    """Wait until no worker of an earlier run writes; none begins to within the block."""
     with storage.local_path(WORKERS_LOCK).open("a+b") as file:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + _WORKERS_SECONDS
         has_reported = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+                break
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"{storage.uri()}: workers of an earlier run are still alive after a "
+                        f"{storage.uri()}: workers of an earlier run are still writing after a "
                         "minute; stop them (ray stop) or give this run another directory"
                     ) from None
                 if not has_reported:
-                    say("waiting for the workers of an earlier, killed run to end")
+                    say("waiting for the workers of an earlier run to end")
                     has_reported = True
                 time.sleep(0.1)
-
-
-def share_workers_lock(storage: Storage) -> None:
-    """Share the workers' lock of a run directory for as long as this process lives.
-
-    The lock keeps other runs out until the driver calls `release_workers_lock`.
-    """
-    if not storage.is_local:
-        return
-    path = storage.local_path(WORKERS_LOCK)
-    held = _held.get(storage.root)
-    if held is not None and _is_still(held, path):
-        return
-    file = path.open("a+b")
-    fcntl.flock(file, fcntl.LOCK_SH)
-    _held[storage.root] = file
-
-
-def _is_still(file: IO[bytes], path: Path) -> bool:
-    """Whether an open file is the one at the path."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    return False
-
-
-def release_workers_lock(storage: Storage) -> None:
-    """Release the workers' lock, because no worker of the run will write any more.
-
-    Only the driver that holds the run's lock may call this. Ray keeps idle processes for later
-    tasks of the same driver, and they keep their shared locks. So the file is removed: the next
-    run creates another one, which those processes do not hold.
-    """
-    if storage.is_local:
-        storage.local_path(WORKERS_LOCK).unlink(missing_ok=True)
+        yield
 
 
 @contextlib.contextmanager
-def _heartbeat_lock(storage: Storage) -> Iterator[None]:
+def working(storage: Storage, run_id: str) -> Iterator[None]:
+    """Share the workers' lock of a run directory for the block, in which a worker writes there.
+
+    Args:
+        storage: the run directory.
+        run_id: id of the run that the worker works for, from `run_lock`; empty: not checked.
+
+    Raises:
+        Stopping: another run holds the directory by now. Ray may start a task after its run has
+            ended: it must not write any more.
+        RunError: the lock cannot be taken.
+    """
+    if not storage.is_local:
+        yield
+        return
+    path = storage.local_path(WORKERS_LOCK)
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("a+b"))
+            fcntl.flock(file, fcntl.LOCK_SH)
+            is_ours = not run_id or _owner_id(storage) == run_id
+        except OSError as error:
+            raise RunError(f"{path}: cannot be locked: {error}") from error
+        if not is_ours:
+            raise Stopping
+        yield
+
+
+def _owner_id(storage: Storage) -> str | None:
+    owner: dict[str, Any] = orjson.loads(storage.local_path(RUN_LOCK).read_bytes() or b"{}")
+    return owner.get("id")
+
+
+@contextlib.contextmanager
+def _heartbeat_lock(storage: Storage) -> Iterator[str]:
     mine = _owner()
     other = orjson.loads(storage.read_bytes(RUN_LOCK) or b"{}")
     if other and not _abandoned(other):
@@ -172,7 +175,7 @@ def _heartbeat_lock(storage: Storage) -> Iterator[None]:
     thread = threading.Thread(target=beat, daemon=True, name="run-lock-heartbeat")
     thread.start()
     try:
-        yield
+        yield mine["id"]
     finally:
         stop.set()
         thread.join()

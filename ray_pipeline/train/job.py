@@ -159,7 +159,7 @@ class Pace:
     warmup_share: float | None = None
 
     def of(self, config: LoopConfig, plan: BatchPlan) -> LoopConfig:
-        """The configuration for the rows of a plan, so that its schedule knows its end."""
+        """The configuration for the rows of a plan, whose schedule ends with the last step."""
         if self.budget_tokens is not None:
             steps, epochs = plan.reaching(self.budget_tokens)
             config = config.model_copy(update={"epochs": epochs, "max_steps": steps})

@@ -173,7 +173,7 @@ class GridWatch(Watch):
 
     kind: ClassVar[str] = "cell"
     key: ClassVar[str] = "cell"
-    recovery: ClassVar[str] = "goes on from its checkpoint"
+    recovery: ClassVar[str] = "resumes from its checkpoint"
 
     def __init__(
         self,

@@ -96,8 +96,8 @@ class Watch(tune.Callback):
     #: What a trial is called in messages, and the key of its configuration that names it.
     kind: ClassVar[str] = "trial"
     key: ClassVar[str] = "number"
-    #: What a trial does that lost its process, for messages.
-    recovery: ClassVar[str] = "begins again"
+    #: What a trial does after its process was lost, for messages.
+    recovery: ClassVar[str] = "restarts"
 
     def __init__(self, workers: TrialWorkers, say: Callable[[str], None]) -> None:
         self._workers = workers
@@ -232,7 +232,7 @@ def run_until_done(
             failed = 1 if len(left()) < len(remaining) else failed + 1
             if failed > _MAX_FAILURES:
                 raise RunError(f"the {what} failed: {cause_in_words(error)}") from error
-            say(f"  Ray Tune begins again: {cause_in_words(error)}")
+            say(f"  restarting Ray Tune: {cause_in_words(error)}")
 
 
 def announce(

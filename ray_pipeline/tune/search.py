@@ -155,7 +155,7 @@ class SearchWatch(Watch):
     def on_trial_recover(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        """Forget the evaluations of a trial that begins again."""
+        """Forget the evaluations of a trial that restarts."""
         self._losses.pop(trial.trial_id, None)
         super().on_trial_recover(iteration, trials, trial, **info)
 

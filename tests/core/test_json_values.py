@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_pipeline.core.json_values import (
+    finite_json,
     holds_json,
     json_columns,
     json_field,
@@ -64,3 +65,12 @@ def test_the_mark_stays_with_a_column_that_no_stage_writes() -> None:
     assert unchanged_field(schema.field("id")).metadata == json_field("id").metadata
     assert unchanged_field(schema.field("x")).metadata is None
     assert not holds_json(pa.field("id", pa.string()))
+
+
+def test_numbers_that_json_has_no_form_for_are_null_and_counted() -> None:
+    assert finite_json('[NaN,-Infinity,"NaN \\" Infinity",{"NaN":1e400}]') == (
+        '[null,null,"NaN \\" Infinity",{"NaN":1e400}]',
+        2,
+    )
+    assert finite_json("Infinity") == ("null", 1)
+    assert finite_json('"NaN"') == ('"NaN"', 0)

@@ -140,3 +140,9 @@ def test_a_decision_that_raises_stops_the_run(command: Command, tmp_path: Path) 
     ledger = toy.ledger()
     assert ledger["status"] == "failed"
     assert [stage["name"] for stage in ledger["stages"]] == ["source", "shout"]
+
+    # The processes that ran its tasks are idle and still there: they keep no other run out.
+    toy.source.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a", "c")))
+    done = command("run", toy.config_file)
+    assert done.code == 0, done.text
+    assert "waiting for the workers" not in done.text

@@ -27,6 +27,9 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.exports import Exports, check_formats, export_dataset
 from ray_pipeline.rundir.layout import part_path
 from ray_pipeline.rundir.parts import write_part
+from ray_pipeline.sources.config import SourceConfig
+from ray_pipeline.sources.read import read_unit
+from ray_pipeline.sources.survey import survey
 from ray_pipeline.stages.subsets.write import WriteSubsets
 from ray_pipeline.stages.training.split import Split
 
@@ -95,6 +98,26 @@ def test_numbers_that_json_has_not_are_told_by_column(tmp_path: Path) -> None:
     }
     cells = csv.DictReader(io.StringIO((storage.read_bytes("exports/rows.csv") or b"").decode()))
     assert [cell["score"] for cell in cells] == ["nan", "inf", "1"]
+
+
+def test_json_values_come_out_as_the_source_has_them(tmp_path: Path) -> None:
+    values = ["1", '"x2"', "123456789012345678901234567890", "1.50", "null", '{"a":[1e5]}', '"1"']
+    values += ["true", "NaN"]
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(f'{{"id": {value}}}\n' for value in values))
+    found = survey(SourceConfig(path=str(source)), {}, None, str(tmp_path))
+    tables = [read_unit(unit, found.spec) for unit in found.units]
+    exports, storage = exported(str(tmp_path), tables, "csv", "jsonl", "parquet")
+    lines = (storage.read_bytes("exports/rows.jsonl") or b"").decode().splitlines()
+    assert [line.partition(',"row_id"')[0] for line in lines] == [
+        f'{{"id":{value}' for value in [*values[:-1], "null"]
+    ]
+    assert "id" in exports.notes["exports/rows.jsonl"]
+    text = ["1", "x2", values[2], "1.50", None, '{"a":[1e5]}', "1", "true", "NaN"]
+    table = pq.read_table(io.BytesIO(storage.read_bytes("exports/rows.parquet") or b""))
+    assert table["id"].to_pylist() == text and table.schema.field("id").metadata is None
+    cells = csv.DictReader(io.StringIO((storage.read_bytes("exports/rows.csv") or b"").decode()))
+    assert [cell["id"] or None for cell in cells] == text
 
 
 def test_a_year_that_is_far_off_needs_no_other_columns(tmp_path: Path) -> None:

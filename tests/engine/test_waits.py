@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -138,10 +139,12 @@ def test_a_daily_limit_is_told_and_the_run_stops_without_failing_rows(
 
 
 def test_a_second_key_goes_on(command: Command, tmp_path: Path) -> None:
+    # Variables that the workers of the session's cluster have, too.
+    limited, free = "HOME", "PYTHONPATH"
     with ScriptedServer(lambda text: answer()) as server:
-        server.reply_to["Bearer sk-limited"] = DAILY
-        toy = limited_run(tmp_path, server, ["KEY_A", "KEY_B"], patience=30.0)
-        done = command("run", toy.config_file, KEY_A="sk-limited", KEY_B="sk-free")
+        server.reply_to[f"Bearer {os.environ[limited]}"] = DAILY
+        toy = limited_run(tmp_path, server, [limited, free], patience=60.0)
+        done = command("run", toy.config_file)
     assert done.code == 0, done.text
     assert toy.stage("ask")["kept"] == 20
 

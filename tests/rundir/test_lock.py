@@ -1,61 +1,83 @@
-"""The lock of a run directory: workers that may still write are waited for, others are not."""
+"""The lock of a run directory: workers that write are waited for, and others cannot begin to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
 from pathlib import Path
 
 import pytest
 
+from ray_pipeline.core.errors import RunError, Stopping, UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir import lock
-from ray_pipeline.rundir.lock import release_workers_lock, run_lock, share_workers_lock
+from ray_pipeline.rundir.lock import run_lock, working
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Iterator[Storage]:
-    """A run directory whose workers are this process."""
-    storage = Storage(str(tmp_path))
-    with run_lock(storage):
-        share_workers_lock(storage)
-    yield storage
-    lock._held.clear()
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path))
 
 
-def waits(storage: Storage) -> bool:
-    """Whether a new run waits for workers; then they end."""
+def run_of(storage: Storage) -> str:
+    """The id of a run that has ended, as when it was killed."""
+    with run_lock(storage) as run_id:
+        return run_id
+
+
+def test_a_worker_that_writes_is_waited_for(storage: Storage) -> None:
     said: list[str] = []
+    with contextlib.ExitStack() as worker:
+        worker.enter_context(working(storage, run_of(storage)))
 
-    def tell(text: str) -> None:
-        said.append(text)
-        lock._held.clear()
+        def end_worker(text: str) -> None:
+            said.append(text)
+            worker.close()
 
-    with run_lock(storage, tell):
-        return bool(said)
-
-
-def test_the_workers_of_a_killed_run_are_waited_for(storage: Storage) -> None:
-    assert waits(storage)
-    assert not waits(storage)
-
-
-def test_idle_workers_of_a_run_that_ended_are_not_waited_for(storage: Storage) -> None:
-    release_workers_lock(storage)
-    assert not waits(storage)
+        with run_lock(storage, end_worker):
+            assert said == ["waiting for the workers of an earlier run to end"]
+    with run_lock(storage, said.append):
+        assert len(said) == 1
 
 
-def test_an_idle_worker_that_works_for_the_next_run_is_waited_for(storage: Storage) -> None:
-    release_workers_lock(storage)
-    with run_lock(storage):
-        share_workers_lock(storage)
-        share_workers_lock(storage)
-    assert waits(storage)
+def test_a_worker_that_does_not_end_is_reported(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_WORKERS_SECONDS", 0.2)
+    with (
+        working(storage, run_of(storage)),
+        pytest.raises(UserError, match="still writing"),
+        run_lock(storage),
+    ):
+        pass
 
 
-def test_a_worker_holds_each_directory_that_it_writes_to(storage: Storage, tmp_path: Path) -> None:
+def test_an_idle_worker_is_not_waited_for_and_cannot_write_for_its_run_again(
+    storage: Storage,
+) -> None:
+    before = run_of(storage)
+    with working(storage, before):
+        pass
+    said: list[str] = []
+    with run_lock(storage, said.append) as now:
+        assert not said
+        with pytest.raises(Stopping), working(storage, before):
+            raise AssertionError("it writes for a run that has ended")
+        with working(storage, now), working(storage, now):
+            pass
+
+
+def test_a_worker_holds_the_directory_that_it_writes_to_alone(
+    storage: Storage, tmp_path: Path
+) -> None:
     other = Storage(str(tmp_path / "other"))
-    with run_lock(other):
-        share_workers_lock(other)
-    release_workers_lock(storage)
-    assert not waits(storage)
-    assert waits(other)
+    said: list[str] = []
+    with working(other, run_of(other)), run_lock(storage, said.append):
+        assert not said
+
+
+def test_a_directory_that_is_gone_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RunError, match=r"gone/workers.lock: cannot be locked"),
+        working(Storage(str(tmp_path / "gone")), "x"),
+    ):
+        pass

@@ -45,7 +45,9 @@ def test_a_column_of_any_type_is_read_with_its_values(
     read = read_all(look(path, folder / "scratch", unit_rows=2))
     if pa.types.is_null(column.type):
         return assert_all_null(read)
-    assert read["any"].type.equals(plain_type(plain_type(column.type)))
+    expected = plain_type(column.type)
+    is_text = pa.types.is_string(expected) or pa.types.is_large_string(expected)
+    assert read["any"].type.equals(pa.string() if is_text else expected)
     found, lost = Counter[str](), Counter[str]()
     assert json_values(read["any"], found) == json_values(as_plain(column), lost)
     assert found == lost

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.soak import EXAMPLES
 from support.source_reading import TEXT, look, read_all, rows_of
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.json_values import holds_json, json_text
 
 CASES = Path(__file__).parents[1] / "cases"
-#: Sources of each property; a soak outside the suite tries more (tests/soak/README.md).
-EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "100"))
 AGAIN = settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -30,11 +30,11 @@ class EchoEngine(RemoteEngine):
     async def generate(self, request: Request) -> Response:
         tokens = self.request_tokens(self._config, request)
         prices = self._config.usd_per_million
-        lease = await self._limits.start(tokens.reservation(prices))
-        response = _echo(request)
-        used = (response.prompt_tokens, response.completion_tokens)
-        response.cost_usd = prices.cost(*used) if prices else 0.0
-        lease.settle(sum(used), response.cost_usd)
+        with await self._limits.start(tokens.reservation(prices)) as lease:
+            response = _echo(request)
+            used = (response.prompt_tokens, response.completion_tokens)
+            response.cost_usd = prices.cost(*used) if prices else 0.0
+            lease.settle(sum(used), response.cost_usd)
         return response
 
     async def close(self) -> None: ...

@@ -1,8 +1,8 @@
 """Starts commands as forks of one process that has imported Ray and Arrow already.
 
-A command is a process of its own all the same: it has its own number, streams, environment and
-end, and imports this project itself. It only does not spend two seconds on other people's
-packages, which is half of what a small run takes.
+Each command is still a process with its own id, streams, environment and exit status, and imports
+this project itself. It only saves the two seconds in which it would import other packages, half of
+the time of a small run.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Started:
         for end in ends:
             os.close(end)
         self.args = [module, *arguments]
-        # A byte that is no text must not end the thread that reads: all output would be lost.
+        # An undecodable byte must not end the reading thread: all output would be lost.
         self.stdout: IO[str] = os.fdopen(out, errors="replace")
         self.stderr: IO[str] = os.fdopen(err, errors="replace")
         self.returncode: int | None = None
@@ -74,7 +74,7 @@ class Started:
         """What it writes, to its end.
 
         Raises:
-            subprocess.TimeoutExpired: it goes on; a further call gets everything.
+            subprocess.TimeoutExpired: it is still running; a further call returns everything.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         for thread in self._readers:
@@ -133,7 +133,7 @@ def _serve(requests: socket.socket) -> None:
 
 
 def _keep(request: dict, out: int, err: int, status: int) -> None:
-    """Fork the command, and tell its number and its end. Returns in the command only."""
+    """Fork the command; report its process id and exit status. Returns in the command only."""
     pid = os.fork()
     if pid == 0:
         os.close(status)

@@ -1,4 +1,4 @@
-"""Runs a decide stage in this process, on rows cut as a test likes: no cluster."""
+"""Runs a decide stage in this process, on rows in any layout, without a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of trainings whose truth is known: losses of a power law, curves that fall to them."""
+"""Records of trainings with known results: losses that follow a power law, and their curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A synthetic run of question-answer rows with all the columns that the report knows.
+"""A synthetic run of question-answer rows with all the columns that the report shows.
 
 source, clean-text, embed, find-outliers, judge-outliers, deduplicate, augment-formal,
 augment-casual, augment-typos, accept-paraphrases: each its own segment. Whatever a stage decides

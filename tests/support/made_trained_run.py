@@ -1,6 +1,6 @@
 """The small made run with trainings after it: split, tokenise, search, three trainings, evaluation.
 
-Rows go through unchanged; what the stages leave behind is written as the stages write it.
+Rows pass through unchanged; the files of the stages are written in the stages' formats.
 """
 
 from __future__ import annotations

@@ -267,7 +267,7 @@ class Server:
         self._processes: set[int] = set()
 
     def process_of(self, transport: asyncio.Transport) -> int:
-        """The number of the client's process; 0 where they are not to be told apart."""
+        """The number of the client's process; 0 where they are not distinguished."""
         if not self.options.processes:
             return 0
         process = client_of(transport.get_extra_info("peername"))
@@ -463,7 +463,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--port", type=int, default=0)
     add("--latency", type=float, default=0.0, help="seconds before an answer")
-    add("--jitter", type=float, default=0.0, help="up to so many seconds more")
+    add("--jitter", type=float, default=0.0, help="maximum of additional seconds, drawn at random")
     add("--p429", type=float, default=0.0, help="share of arrivals that get this status")
     add("--p500", type=float, default=0.0)
     add("--p503", type=float, default=0.0)
@@ -482,7 +482,7 @@ def parser() -> argparse.ArgumentParser:
         "--processes",
         type=int,
         default=0,
-        help="tell the clients' processes apart, and answer 503 until so many have come",
+        help="distinguish the clients' processes, and answer 503 until this number has connected",
     )
     add("--log", default="", help="file for one JSON line an arrival and an end")
     return result

@@ -48,16 +48,16 @@ def naive_loss(
     for ids, mask in rows:
         logits = model(torch.tensor([ids])).logits[0]
         with torch.no_grad():
-            told = None if teacher is None else teacher(torch.tensor([ids])).logits[0]
+            teacher_logits = None if teacher is None else teacher(torch.tensor([ids])).logits[0]
         for position in range(1, len(ids)):
             if not mask[position]:
                 continue
             tokens += 1
             student = logits[position - 1]
             total = total - alpha * log_softmax(student)[ids[position]]
-            if told is not None:
+            if teacher_logits is not None:
                 between = dense_kl if k is None else bucket_kl
-                pair = told[position - 1][:vocabulary], student[:vocabulary]
+                pair = teacher_logits[position - 1][:vocabulary], student[:vocabulary]
                 total = total + beta * temperature**2 * between(*pair, temperature, k)
     return total / tokens
 

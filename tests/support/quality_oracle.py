@@ -1,4 +1,4 @@
-"""The quality scores as the seed writes them: slow, literal, a row at a time."""
+"""The quality scores as the original experiment computes them: literal, one row at a time."""
 
 from __future__ import annotations
 

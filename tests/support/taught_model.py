@@ -1,4 +1,4 @@
-"""A tiny model that knows a few answers by heart, kept as a run keeps its models."""
+"""A tiny model that has memorised a few answers, stored as a run stores its models."""
 
 from __future__ import annotations
 

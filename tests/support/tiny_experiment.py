@@ -41,7 +41,7 @@ def tiny_rows(folder: Path) -> StoredRows:
 
 
 def stage(folder: Path, select: Any = None, split: Any = None, text: Any = None, **config: Any):
-    """The stage on a tokenizer in a folder, behind stages that chose `SIZES`."""
+    """The stage on a tokenizer in a folder, after stages that chose `SIZES`."""
     tokenizer = folder / "tokenizer"
     if not tokenizer.exists():
         word_tokenizer().save_pretrained(tokenizer)

@@ -238,14 +238,14 @@ def test_the_grid_makes_what_its_jobs_make_one_by_one(ray_cluster, one_by_one, t
     assert not killer.is_alive()
     assert table(cells) == one_by_one
     assert "14 cells; 2 at the same time, each with 1 CPU" in told[0]
-    assert any("was lost and goes on" in line or "begins again" in line for line in told), told
+    assert any("was lost and resumes" in line or "restarting" in line for line in told), told
     models = sorted(path.name for path in (tmp_path / "models").iterdir())
     assert models == sorted({r["trained_as"] for r in one_by_one.values() if r["seed"] == 1})
     assert not list((tmp_path / "work").glob("*/checkpoints/*"))
     grid.run_grid(cells, TrialWorkers(), told.append)
     assert (
         len([line for line in told if "at the same time" in line])
-        == len([line for line in told if "begins again" in line]) + 1
+        == len([line for line in told if "restarting" in line]) + 1
     )
 
 

@@ -318,7 +318,7 @@ def test_where_ray_tune_fails_it_begins_again_with_what_is_left(tmp_path, monkey
     some = Study(tiny_job(tmp_path), Space(), SEEDS)
     monkeypatch.setattr(search_module, "_attempt", attempt(finish=True))
     assert len(search(some, 5, trials, TrialWorkers(), told.append)) == 5
-    assert attempts == [0, 1, 2, 3, 4] and told[1].endswith("begins again: last line")
+    assert attempts == [0, 1, 2, 3, 4] and told[1].endswith("restarting Ray Tune: last line")
     monkeypatch.setattr(search_module, "_attempt", attempt(finish=False))
     with pytest.raises(RunError, match=r"the search failed: (last line|no trial)"):
         search(some, 6, trials, TrialWorkers(), told.append)
@@ -362,7 +362,7 @@ def test_lost_processes_cost_no_trial(ray_cluster, tmp_path) -> None:
     killer.start()
     found = search(Study(job, Space(), SEEDS), 3, trials, TrialWorkers(at_most=1), told.append)
     assert not killer.is_alive()
-    assert sum("was lost and begins again" in line for line in told) >= 2, told
+    assert sum("was lost and restarts" in line for line in told) >= 2, told
     assert {one.status for one in found} == {"finished"} and len(found) == 3
     assert found == Trials(job.storage, "search/trials.jsonl", "s").records
     assert [step for step, _ in found[0].losses] == [2, 4]

@@ -17,7 +17,7 @@ from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT
 from ray_pipeline.core.text import count, dollars, duration, figure, one_line, plain, shortened
 from ray_pipeline.evaluate.text import QUALITY
-from ray_pipeline.report.accounts import cut_answers
+from ray_pipeline.report.accounts import control_text, cut_answers
 from ray_pipeline.report.sections.evaluation import in_order
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
@@ -29,6 +29,8 @@ from ray_pipeline.rundir.trainings import Training, trainings
 #: Characters of one value in `rows`, and of each side of a change in `trace`.
 _VALUE = 160
 _SIDE = 400
+#: Characters of the reason for which a row left.
+_REASON = 600
 _COLOURS = {KEPT: "green", DROPPED: "yellow", FAILED: "red"}
 
 
@@ -43,6 +45,7 @@ def status(reader: RunReader) -> RenderableType:
     if any(entry.account.reasons for entry in ledger.entries):
         parts += [Text(), _reasons(ledger)]
     parts += [Text(f"\n{line}") for line in cut_answers(ledger.entries)]
+    parts += [Text(f"\n{line}") for line in control_text(ledger.entries)]
     if (artifacts := made(reader)) is not None:
         parts += [Text(), artifacts]
     wrong = [entry.account.name for entry in ledger.entries if not entry.account.balances]
@@ -170,7 +173,8 @@ def _row(row: dict[str, Any]) -> RenderableType:
     title = Text(f"{row['row_id']}  ")
     title.append(row["status"], _COLOURS.get(row["status"], ""))
     if row["reason"]:
-        title.append(f"  {one_line(row['reason'], _VALUE)}")
+        # Whole: it may hold the words of a server, which say what to do.
+        title.append(f"  {one_line(row['reason'], _REASON)}")
     values = Table(box=None, pad_edge=False, show_header=False)
     values.add_column(style="dim", no_wrap=True, max_width=24)
     values.add_column(overflow="fold")
@@ -267,7 +271,7 @@ def _end(life: Trace, status: Status) -> str:
 # The lines of `status` for stages that make files: trainings, searches, evaluations.
 
 #: Steps that the time of a step is taken from, and figures and characters of any other stage.
-_STEPS, _FIGURES, _VALUE = 50, 6, 40
+_STEPS, _FIGURES, _FIGURE = 50, 6, 40
 
 
 def made(reader: RunReader) -> Table | None:
@@ -301,7 +305,7 @@ def _finished(figures: Mapping[str, Any]) -> Iterator[str]:
     if "steps" in figures:
         return _trained(figures)
     return (
-        f"{one_line(name, _VALUE)} {one_line(value, _VALUE)}"
+        f"{one_line(name, _FIGURE)} {one_line(value, _FIGURE)}"
         for name, value in list(figures.items())[:_FIGURES]
     )
 
@@ -364,4 +368,4 @@ def _searched(figures: Mapping[str, Any]) -> Iterator[str]:
         configured = f" (as configured: {figure(default)})" if default is not None else ""
         yield f"lowest loss {figure(best)}{configured}"
     if isinstance(values := figures.get("best_parameters"), dict) and values:
-        yield ", ".join(f"{plain(n)} {one_line(value, _VALUE)}" for n, value in values.items())
+        yield ", ".join(f"{plain(n)} {one_line(value, _FIGURE)}" for n, value in values.items())

@@ -121,7 +121,7 @@ def recommendations(
 
 def _of_rule(rule: Mapping[str, Any], rows: Mapping[str, int], better_by: float) -> str:
     if rule["subset"] is None:
-        return "There are not two subsets with figures, so no threshold can be told."
+        return "There are not two subsets with figures, so there is no threshold."
     name = rule["subset"]
     steps = ", ".join(_step(step) for step in rule["steps"])
     if rule["is_largest"]:
@@ -145,9 +145,8 @@ _VERDICTS = {
     "better": "is better than all {largest} rows",
     "enough": "is enough: surely less than {margin} worse than all {largest} rows",
     "worse": "is not enough: surely more than {margin} worse than all {largest} rows",
-    "undecided": "cannot be told from here: its interval spans {margin} worse; more seeds would "
-    "tell",
-    "unknown": "has no interval to tell by",
+    "undecided": "is undecided: its interval spans {margin} worse; more seeds would narrow it",
+    "unknown": "has no interval",
 }
 
 
@@ -174,11 +173,13 @@ def _of_controls(controls: Sequence[Mapping[str, Any]]) -> list[str]:
     words = {
         "helps": "helps",
         "hurts": "hurts",
-        "undecided": "cannot be told from chance",
+        "undecided": "cannot be distinguished from chance",
         "unknown": "is not known to help: there is no control, or one seed",
     }
     said = [f"at {one['rows']:,} rows it {words[one['verdict']]}{_range(one)}" for one in controls]
-    return [f"Selecting by quality against as many random rows: {'; '.join(said)}."] if said else []
+    if not said:
+        return []
+    return [f"Selecting by quality, compared with equally many random rows: {'; '.join(said)}."]
 
 
 def _range(one: Mapping[str, Any]) -> str:

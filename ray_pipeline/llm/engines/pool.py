@@ -94,14 +94,14 @@ class PooledEngine:
 
     async def _within_budget(self, request: Request) -> Response:
         tokens = self._engine.request_tokens(self._config, request)
-        lease = await self._limits.start(tokens.reservation(prices=None))
-        try:
-            response = await self._send(request)
-        except BaseException:
-            lease.release()
-            raise
-        lease.settle(response.prompt_tokens + response.completion_tokens, 0.0)
-        return response
+        with await self._limits.start(tokens.reservation(prices=None)) as lease:
+            try:
+                response = await self._send(request)
+            except BaseException:
+                lease.release()  # an engine of our own bills nothing
+                raise
+            lease.settle(response.prompt_tokens + response.completion_tokens, 0.0)
+            return response
 
     async def _send(self, request: Request) -> Response:
         actors = await self._actors()
@@ -117,8 +117,9 @@ class PooledEngine:
             self._busy[actor] -= 1
         if isinstance(answer, EngineError):
             raise answer
-        response: Response = answer
-        return response
+        if not isinstance(answer, Response):  # an engine of another package
+            raise EngineError("engine", f"the engine returned {type(answer).__name__}")
+        return answer
 
     async def _wait_for_restart(self) -> None:
         deadline = asyncio.get_running_loop().time() + _RESTART_PATIENCE

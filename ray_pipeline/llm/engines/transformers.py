@@ -99,11 +99,13 @@ class TransformersEngine(LocalEngine):
             await asyncio.sleep(_GATHER_SECONDS)
             batch = self._next_batch()
             try:
-                answers: list[Any] = await asyncio.to_thread(self._answer, batch)
+                answers = await asyncio.to_thread(self._answer, batch)
+                answered: list[tuple[_Waiting, Any]] = list(zip(batch, answers, strict=True))
             except Exception as error:
                 message = " ".join(str(error).split())[:500]
-                answers = [EngineError("engine", f"{type(error).__name__}: {message}")] * len(batch)
-            for waiting, answer in zip(batch, answers, strict=True):
+                failed = EngineError("engine", f"{type(error).__name__}: {message}")
+                answered = [(waiting, failed) for waiting in batch]
+            for waiting, answer in answered:
                 if not waiting.answer.done():
                     waiting.answer.set_result(answer)
             if not self._waiting:

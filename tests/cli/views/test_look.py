@@ -40,6 +40,15 @@ def test_status_says_where_the_account_is_wrong(run: MadeRun) -> None:
     assert "does not balance: ask" in shown(views.status(RunReader(run.storage.root)))
 
 
+def test_status_tells_of_control_tokens_and_of_what_the_files_lack(run: MadeRun) -> None:
+    run.accounts["ask"].counts["rows_with_control_text"] = 2
+    run.ledger.export_notes = ["exports/dataset.jsonl: JSON has no NaN"]
+    run.save()
+    text = " ".join(shown(views.status(RunReader(run.storage.root))).split())
+    assert "exports/dataset.jsonl: JSON has no NaN" in text
+    assert "ask: 2 rows with the text of a control token, such as <|im_end|>; local" in text
+
+
 def test_rows_are_plain_text_and_harmless(tmp_path: Path) -> None:
     made_run(str(tmp_path), ["[red]spam[/red]\x1b[31m\x9b " + "x" * 1000])
     console = Console(file=io.StringIO(), width=100, force_terminal=False)
@@ -151,3 +160,9 @@ def test_rows_of_a_stage_that_makes_files_are_those_before_it(tmp_path: Path) ->
     rows = Rows(reader, "distil")
     assert rows.note is not None and rows.note.startswith("distil makes files")
     assert list(rows) == []
+
+
+def test_rows_show_the_whole_reason() -> None:
+    words = "HTTP 403: " + "the words of a server say what to do; " * 8
+    row = {"row_id": "r", "status": "failed", "reason": f"llm:refused: {words}end", "text": "a"}
+    assert "say what to do; end" in " ".join(shown(views._row(row), width=100).split())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from typing import Any
 
 import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
+from support import soak
 from support.odd_replies import CHARSETS, HEADERS, STATUSES, bodies
 from support.scripted_server import cases, completion
 
@@ -20,8 +20,8 @@ from ray_pipeline.llm.engines.requests import Dialect
 from ray_pipeline.rundir.responses import Response
 
 PARIS = "Paris is the capital of France."
-#: A soak sets more: ODD_REPLIES=20000 pytest tests/llm/engines/test_answers.py
-EXAMPLES = int(os.environ.get("ODD_REPLIES", "200"))
+#: Bodies are read in a millisecond: more of them than of other inputs; see `support.soak`.
+EXAMPLES = max(200, soak.EXAMPLES)
 
 
 def check(meaning: Response | Failure) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,12 +15,12 @@ from hypothesis import strategies as st
 from support.asked_server import Asked, asked, in_short, llm_config
 from support.odd_replies import STATUSES, bodies
 from support.scripted_server import Scripted, ScriptedServer, answer, cases
+from support.soak import EXAMPLES
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.llm.engines import openai, refusals
 from ray_pipeline.llm.types import EngineError
 
-EXAMPLES = int(os.environ.get("ODD_SERVERS", "25"))
 TEST = "Say OK."
 
 

@@ -83,3 +83,19 @@ def test_a_lease_ends_once() -> None:
             lease.release()
 
     simulate(main)
+
+
+def test_a_lease_ends_with_its_block_whatever_is_raised_in_it() -> None:
+    async def main() -> None:
+        cluster = Cluster(api_keys("A", concurrency=1))
+        llm = cluster.llm(cluster.client())
+        for _ in range(3):  # with one slot, the next start waits for the end of the last
+            with pytest.raises(ZeroDivisionError), await llm.start(Estimate(cost=7, tokens=5)):
+                raise ZeroDivisionError
+        assert (llm.cost.in_use, llm.tokens.in_use) == (0, 0)
+        assert (llm.cost.lost, llm.tokens.lost) == (21, 15)
+        with await llm.start(Estimate(cost=7, tokens=5)) as lease:
+            lease.release()
+        assert llm.cost.lost == 21
+
+    simulate(main)

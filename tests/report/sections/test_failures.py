@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from support.html_page import page
 from support.made_run import made_run
 
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.sections.failures import read
+from ray_pipeline.report.server_words import grouped
 
 
 def test_failed_rows_are_shown_with_what_the_model_answered(tmp_path: Path) -> None:
@@ -33,3 +35,26 @@ def test_without_failures_the_section_says_so(tmp_path: Path) -> None:
     run = made_run(str(tmp_path), ["one", "two spam"])
     assert read(ReportReader(run.storage.root)).lines == []
     assert "No row failed." in page(run).words
+
+
+@pytest.mark.parametrize(
+    ("detail", "message"),
+    [
+        (
+            "HTTP 429: Limit 30000, used 29,871. Try again in 12.5s (after 8 tries)",
+            "HTTP 429: Limit #, used #,#. Try again in #.#",
+        ),
+        ("HTTP 403: flagged for: violence", "HTTP 403: flagged for: violence"),
+        (
+            "HTTP 200 with an error 502: request req_7f3a-11 failed",
+            "HTTP 200 with an error 502: request # failed",
+        ),
+        ("HTTP 503 (after 3 tries)", "HTTP 503"),
+        ("no reply within 5 s (after 8 tries)", None),
+        ("too short; the answer was 'HTTP 429: x'", None),
+    ],
+)
+def test_words_of_servers_that_differ_in_numbers_are_one_message(
+    detail: str, message: str | None
+) -> None:
+    assert grouped(detail) == message

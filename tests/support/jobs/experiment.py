@@ -1,4 +1,4 @@
-"""The part of `quality_tradeoff` that trains, behind a stage that takes the rows in their order."""
+"""The part of `quality_tradeoff` that trains, after a stage that takes the rows in their order."""
 
 from __future__ import annotations
 
