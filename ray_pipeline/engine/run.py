@@ -209,10 +209,9 @@ class _Runner:
             # A defect of ours or of Ray, or a lost cluster. The user sees one line, and the
             # traceback is in the log.
             _log.exception("the run ended unexpectedly")
-            of_ray = isinstance(error, ray.exceptions.RayError)
-            what = (
-                cause_in_words(error) if of_ray else f"{type(error).__name__}: {first_line(error)}"
-            )
+            what = f"{type(error).__name__}: {first_line(error)}"
+            if isinstance(error, ray.exceptions.RayError):
+                what = cause_in_words(error)
             self._end("failed", f"{what} ({LOG_FILE} has the rest)")
         return self._ledger
 
@@ -370,13 +369,14 @@ class _Runner:
         self._display.say("stopping: what is done is kept")
         kind: StopKind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         kind = error.stop.kind if isinstance(error, _Stopped) else kind
+        have_ended = True
         try:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
-            execution.wait(_GRACE)
+            have_ended = execution.wait(_GRACE)
         except Exception as second:
             # The first error is the one to report to the user.
             self._display.say(f"while stopping: {cause_in_words(second)}")
-        if not self.workers_ended:
+        if not have_ended:
             # Ray may end this process when it is shut down under an execution: be first.
             self._end(kind, cause_in_words(error))
             self._display.say(f"the workers did not end: {self._ledger.message}")

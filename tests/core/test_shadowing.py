@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,10 @@ def test_a_file_that_does_no_harm_is_not(tmp_path: Path, name: str) -> None:
 
 
 def test_folders_that_python_itself_looks_into_are_not_searched() -> None:
-    for folder in filter(None, sys.path):
-        if "python3" in folder:
-            assert shadowing_file(folder) is None
+    paths = sysconfig.get_paths()
+    for name in ("stdlib", "platstdlib", "purelib"):
+        assert shadowing_file(paths[name]) is None
+    assert shadowing_file(f"{paths['platstdlib']}/lib-dynload") is None
     assert shadowing_file("/no/such/folder") is None
 
 
