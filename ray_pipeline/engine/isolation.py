@@ -65,7 +65,7 @@ def _crashed(
     account = StageAccount.of(stage.name, 1, out)
     for later in stages[stages.index(stage) + 1 :]:
         schema = schema_after(later, out.schema)
-        out = in_order([out, schema.empty_table()], out["row_id"].combine_chunks())
+        out = in_order([out, pa.Table.from_batches([], schema)], out["row_id"].combine_chunks())
     return out, [account]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.soak import EXAMPLES
 from support.thinking import TAGS, texts_without_leading_thinking
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -17,8 +17,6 @@ from ray_pipeline.models.thinking import ThinkingTokens, prefilled_tag, split_th
 
 ANSWER = "Paris is the capital of France."
 
-#: Number of inputs that each property is tried on.
-EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "100"))
 _MANY = settings(max_examples=EXAMPLES, deadline=None)
 _ANALYSIS = "<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant"
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.soak import EXAMPLES
 
 from ray_pipeline.llm.engines.reasoning import is_thinking_part, message_thinking, with_thinking
-
-#: Number of replies that each property is tried on.
-EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "100"))
 
 
 @pytest.mark.parametrize(
