@@ -65,12 +65,13 @@ async def ask_unit(
     began = time.perf_counter()
     before = python_rows(rows)
     tasks = [asyncio.create_task(_ask_row(stage, row, asker)) for row in before]
+    asker.count_waiting(tasks)
     try:
         verdicts = await asyncio.gather(*tasks)
     except (BudgetExhausted, RunError, Stopping):
         # Requests in flight may have been paid for: let them finish, and start no new ones.
         asker.stop()
-        await asyncio.wait(tasks, timeout=_GRACE)
+        await asyncio.wait(tasks, timeout=min(_GRACE, asker.timeout_seconds))
         raise
     out = _assemble(stage, rows, before, verdicts)
     account = StageAccount.of(stage.name, rows.num_rows, out)
@@ -288,6 +289,7 @@ class AskingLoop:
             for asker in self._askers:
                 counts["requests"] += asker.usage.requests + asker.usage.reused
                 counts["completion_tokens"] += asker.usage.completion_tokens
+                counts["rows"] += asker.rows_waiting
             stop = await self._coordinator.progress.remote(
                 self._name, self._job.segment.index, counts
             )

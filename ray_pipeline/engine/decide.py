@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayTaskError
 
-from ray_pipeline.core.errors import RunError, first_line
+from ray_pipeline.core.errors import RunError, cause_in_words
 from ray_pipeline.core.hashing import fingerprint, set_digest
 from ray_pipeline.core.rows import kept, set_column
 from ray_pipeline.core.storage import Storage
@@ -105,9 +105,7 @@ def _explained(stage: DecideStage, error: Exception) -> RunError:
         cause = cause.cause
     if isinstance(cause, RunError):
         return cause
-    return RunError(
-        f"stage {stage.name!r} cannot decide: {type(cause).__name__}: {first_line(cause)}"
-    )
+    return RunError(f"stage {stage.name!r} cannot decide: {cause_in_words(cause)}")
 
 
 def _stage(job: SegmentJob) -> DecideStage:

@@ -6,10 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ray_pipeline.engine.coordinator import Snapshot
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.account import StageAccount, total
+from ray_pipeline.stage import AskStage
 
 
 @dataclass
@@ -74,6 +76,30 @@ class Tally:
             live = Counter() if tally.finished else news.in_progress.get(index, Counter())
             tally.in_progress = live
 
+    def rows_in_work(self) -> dict[str, int]:
+        """Number of rows that wait for an answer, by the name of the language model."""
+        rows: Counter[str] = Counter()
+        for tally in self.segments.values():
+            for stage in tally.segment.stages:
+                if isinstance(stage, AskStage):
+                    rows[stage.config.llm] += tally.in_progress["rows"]
+        return dict(rows)
+
     def failed_rows(self) -> int:
         """Number of rows that failed so far."""
         return sum(a.failed for tally in self.segments.values() for a in tally.accounts())
+
+
+class Display(Protocol):
+    """Receives the progress of a run."""
+
+    def say(self, text: str) -> None:
+        """Show a line of text."""
+
+    def update(self, tally: Tally, starting: Sequence[str]) -> None:
+        """Show the numbers; called twice a second.
+
+        Args:
+            tally: the progress of the segments that run.
+            starting: names of local models that are starting.
+        """

@@ -47,6 +47,8 @@ class Ledger:
     seconds: float = 0.0
     #: Seconds of wall time by phase of the run.
     phases: dict[str, float] = field(default_factory=dict)
+    #: While it runs: a line for each thing outside the run that it waits for.
+    waiting: list[str] = field(default_factory=list)
     #: What the user should know of the source's files, a sentence each.
     notes: list[str] = field(default_factory=list)
     #: What the reader of the exported files should know, a sentence each.
@@ -87,6 +89,7 @@ class Ledger:
             "message": self.message,
             "seconds": round(self.seconds, 3),
             "phases": self.phases,
+            "waiting": self.waiting,
             "notes": self.notes,
             "export_notes": self.export_notes,
             "stages": [entry.to_json() for entry in self.entries],

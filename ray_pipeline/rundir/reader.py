@@ -411,6 +411,7 @@ def _ledger(raw: bytes, where: str) -> Ledger:
         entries,
         data.get("seconds", 0.0),
         notes=data.get("notes", []),
+        waiting=[str(line) for line in data.get("waiting", ())],
         export_notes=data.get("export_notes", []),
     )
 

@@ -65,6 +65,8 @@ def _headline(reader: RunReader) -> Text:
     text.append(f", {duration(ledger.seconds)}")
     if ledger.message:
         text.append(f"\n{plain(ledger.message)}")
+    for line in ledger.waiting:
+        text.append(f"\n{plain(line)}")
     for note in ledger.export_notes:
         text.append(f"\n{plain(note)}")
     if reader.driver_is_gone():
