@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+# Before any other import, because these may fail for the reason that it finds.
+from ray_pipeline.core.shadowing import check_first_folders
+
+check_first_folders()
+
+from importlib import import_module  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
     from ray_pipeline.core.errors import BudgetExhausted, RunError, UserError

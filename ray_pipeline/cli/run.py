@@ -102,7 +102,7 @@ def _execute(job: Job, until: str | None = None, retry: bool = False) -> None:
     from ray_pipeline.cli.progress import ProgressDisplay
     from ray_pipeline.cli.views.look import status
     from ray_pipeline.core.storage import Storage
-    from ray_pipeline.engine.run import interruptible
+    from ray_pipeline.engine.ray_environment import interruptible
     from ray_pipeline.pipeline import run_job
 
     interruptible()

@@ -1,5 +1,10 @@
 """The errors that users see. Each message says what is wrong, where, and how to fix it."""
 
+from __future__ import annotations
+
+import itertools
+import re
+
 
 class UserError(Exception):
     """The configuration or the input is wrong (exit code 2). Nothing was started."""
@@ -33,3 +38,65 @@ def last_line(error: BaseException) -> str:
     For messages that contain a traceback: its last line names the cause.
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def cause_in_words(error: BaseException, length: int = 500) -> str:
+    """The cause of an error that another process raised, in one line and in its own words.
+
+    Ray's messages hold a traceback, colour codes, process ids and memory addresses around the
+    cause, or explain the death of a process at length. Errors of this project are their message;
+    any other error is its type and its message.
+
+    Args:
+        error: an exception of Ray, of a worker, or of this process.
+        length: maximum number of characters.
+    """
+    cause = getattr(error, "cause", None)
+    while isinstance(cause, BaseException):
+        error, cause = cause, getattr(cause, "cause", None)
+    text = without_colours(str(error)).strip()
+    if _FRAME.search(text) and (message := _one_line(_after_traceback(text))):
+        return message[:length]
+    if death := _DEATH.search(text):
+        return _death(death["why"])[:length]
+    text = _one_line(_FOR_MACHINES.sub("", text))
+    if not type(error).__module__.startswith("ray_pipeline."):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text[:length]
+
+
+def without_colours(text: str) -> str:
+    """A text without the control sequences that colour it on a terminal."""
+    return _COLOURS.sub("", text)
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_FRAME = re.compile(r"^ +File \"", re.MULTILINE)
+#: Ray: "The actor is dead because its worker process has died. Worker exit type: …".
+_DEATH = re.compile(r"(?:actor is dead|actor died|task failed) because (?P<why>[^\n]+)", re.I)
+_FOR_MACHINES = re.compile(
+    r" *\((?:pid|ip|actor_id|repr)=[^)\n]*(?:\([^)\n]*\)[^)\n]*)*\)|<[\w.]+ object at 0x[0-9a-f]+>"
+    r"|^\t\w+: .*$",
+    re.MULTILINE,
+)
+#: What a traceback holds: frames, their source lines, and the lines between two tracebacks.
+_OF_TRACEBACK = re.compile(r"^(?:\s|Traceback |ray::)")
+
+
+def _after_traceback(text: str) -> str:
+    """The message at the end of the last traceback in a text."""
+    lines = text.splitlines()
+    last = max(number for number, line in enumerate(lines) if _FRAME.match(line))
+    message = itertools.dropwhile(_OF_TRACEBACK.match, lines[last + 1 :])
+    # An exception of this project is its message: the type is for programmers.
+    return re.sub(r"^ray_pipeline\.[\w.]+: ", "", "\n".join(message))
+
+
+def _death(why: str) -> str:
+    if "worker process has died" in why:
+        return "its process died: it was killed, ran out of memory, or crashed in native code"
+    return _one_line(_FOR_MACHINES.sub("", why).split(" Worker exit type:")[0])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

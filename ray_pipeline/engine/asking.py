@@ -73,13 +73,14 @@ async def ask_unit(
     began = time.perf_counter()
     before = python_rows(rows)
     tasks = [asyncio.create_task(_ask_row(stage, row, asker)) for row in before]
+    asker.count_waiting(tasks)
     try:
         verdicts = await asyncio.gather(*tasks)
     except (BudgetExhausted, RunError, Stopping) as error:
         # Requests in flight may have been paid for: let them finish, and start no new ones.
         asker.stop()
         stopping(error)
-        _, unfinished = await asyncio.wait(tasks, timeout=_GRACE)
+        _, unfinished = await asyncio.wait(tasks, timeout=min(_GRACE, asker.timeout_seconds))
         if unfinished:
             await asker.abandon()
         # The first error is the one to report; without this, the others would be logged.
@@ -330,7 +331,11 @@ class AskingLoop:
             await asyncio.sleep(1.0)
             journals = dict(self._journals)
             counts = {unit_id: replace(journal.recorded) for unit_id, journal in journals.items()}
-            if await self._coordinator.progress.remote(self._job.segment.index, counts):
+            rows = sum(asker.rows_waiting for asker in self._askers)
+            stop = await self._coordinator.progress.remote(
+                self._job.segment.index, counts, None, (self._name, rows)
+            )
+            if stop:
                 self._stop()
             if time.monotonic() - flushed >= FLUSH_SECONDS and not self._job.storage.is_local:
                 try:

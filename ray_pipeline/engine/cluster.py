@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,32 +14,50 @@ import ray
 import ray.cloudpickle
 import ray.data
 
-from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.errors import UserError, cause_in_words
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.engine.log_file import LogFile
+from ray_pipeline.engine.ray_environment import (
+    ClusterAddress,
+    check_machine,
+    check_workers_folder,
+    cluster_address,
+    ended_by_interrupt,
+)
 from ray_pipeline.engine.segments import Segment, executions, task_resources
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.stage import AskStage, DecideStage, MapStage
 
 
 @contextlib.contextmanager
-def joined(address: str | None, log_file: Path) -> Iterator[None]:
+def joined(
+    address: str | None,
+    log_file: Path,
+    say: Callable[[str], None] = lambda line: None,
+    interrupted: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """Connect to a Ray cluster, or start one on this machine, for the duration of the block.
 
     Args:
         address: of the cluster; ``local``: a new one; None: the cluster of ``RAY_ADDRESS`` or of
             this Ray job, one that ``ray start`` started here, else a new one.
         log_file: where Ray's own log lines go.
+        say: takes a line on what is waited for.
+        interrupted: called before the process ends because of Ctrl-C while Ray does not return.
 
     Raises:
-        UserError: there is no cluster at the address.
+        UserError: there is no cluster at the address, or Ray cannot start on this machine; the
+            message says why, and how to fix it.
     """
     with _quiet(log_file):
         if ray.is_initialized():
             _configure_data()
             yield
             return
-        _connect(address or os.environ.get("RAY_ADDRESS") or None)
+        cluster = cluster_address(address)
+        check_workers_folder()
+        with ended_by_interrupt(interrupted):
+            _start() if cluster is None else _join(cluster, say)
         _configure_data()
         try:
             yield
@@ -49,37 +66,33 @@ def joined(address: str | None, log_file: Path) -> Iterator[None]:
             ray.shutdown()
 
 
-def _connect(address: str | None) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+
+def _start() -> None:
+    """Start Ray on this machine, as a cluster that ends with this process."""
+    check_machine()
     # Ray starts its workers with a low priority, so that a desktop stays responsive. Here they are
     # the machine's main work: a local engine must not wait for Ray's agents.
     os.environ.setdefault("RAY_worker_niceness", "0")
     try:
-        if address in (None, "local"):
-            # Without an address Ray joins a cluster that `ray start` started here. "auto" would
-            # also join the private cluster of another run, which ends with that run.
-            ray.init(address=address, include_dashboard=False, **quiet)
-            return
+        ray.init(address="local", include_dashboard=False, **_QUIET)
     except Exception as error:
-        raise RunError(f"Ray did not start on this machine: {error}") from error
+        raise UserError(f"Ray did not start on this machine: {cause_in_words(error)}") from error
+
+
+def _join(cluster: ClusterAddress, say: Callable[[str], None]) -> None:
+    cluster.check()
+    say(f"joining the Ray cluster at {cluster.value} ({cluster.origin})")
     try:
-        _check_reachable(address)
-    except OSError as error:
-        raise UserError(f"no Ray cluster at {address}: {error}") from None
-    try:
-        ray.init(address=address, **quiet)
+        ray.init(address=cluster.value, **_QUIET)
     except Exception as error:
         raise UserError(
-            f"no Ray cluster at {address} that can be joined: {error}. A cluster with token "
-            "authentication wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment"
+            f"no Ray cluster at {cluster.value} ({cluster.origin}) that can be joined: "
+            f"{cause_in_words(error)}. A cluster with token authentication wants "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment; otherwise correct the "
+            f"address, {cluster.otherwise}"
         ) from None
-
-
-def _check_reachable(address: str) -> None:
-    """Raise OSError if nothing listens at ``HOST:PORT``: Ray itself takes minutes to give up."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def ship_with_workers(module: ModuleType) -> None:
@@ -179,6 +192,20 @@ def check_resources(
         for resource in ("CPU", "GPU"):
             of_resource = {key: need for key, need in needs.items() if need.of_each(resource)}
             _check_fit(resource, of_resource, nodes)
+
+
+def check_servers(
+    segments: Sequence[Segment], llms: Mapping[str, LlmConfig], say: Callable[[str], None]
+) -> None:
+    """Check the way to the models that segments ask, and say what the user should know of it.
+
+    Raises:
+        UserError: something stands in the way, such as a proxy that cannot be reached.
+    """
+    stages = [stage for segment in segments for stage in segment.stages]
+    for name in sorted({stage.config.llm for stage in stages if isinstance(stage, AskStage)}):
+        if note := llms[name].engine_type.check_network(name, llms[name]):
+            say(note)
 
 
 def _local_llms(group: Sequence[Segment], llms: Mapping[str, LlmConfig]) -> set[str]:

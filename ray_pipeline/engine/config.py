@@ -102,6 +102,13 @@ class RunConfig(Section):
         description="the cluster adds nodes on demand, so needs beyond its present size are "
         "not refused",
     )
+    stalled_after_seconds: float | None = Field(
+        600.0,
+        gt=0,
+        description="the run fails if it makes no progress for this number of seconds although "
+        "it waits for nothing that it can name (a server's pause, a request within its time-out, "
+        "an engine that starts) and none of its processes computes; null: never",
+    )
     stages: Any = {}
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,16 +20,20 @@ import ray
 
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.unit import Receipt
+from ray_pipeline.engine.worker_processes import WorkerProcess
 from ray_pipeline.llm.config import Budget, LlmConfig
 from ray_pipeline.llm.engines.base import key_limits
 from ray_pipeline.llm.engines.pool import start_pool
-from ray_pipeline.llm.limits.protocol import ClientReport, Grants
+from ray_pipeline.llm.limits.protocol import ClientReport, Grants, KeyUse
 from ray_pipeline.llm.limits.server import LimitsServer
 from ray_pipeline.rundir.account import LlmUsage
 from ray_pipeline.rundir.responses import Unwritten, spent
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+
+#: Seconds after which a worker's last report is ignored; workers report every second.
+_REPORT_EXPIRES_AFTER = 5.0
 
 StopKind = Literal["failed", "budget_exhausted", "interrupted"]
 
@@ -41,6 +46,18 @@ class Stop:
     message: str
 
 
+@dataclass(frozen=True)
+class UnitInWork:
+    """A unit that a worker has begun and not committed, or a model that it loads before."""
+
+    segment: int
+    #: Empty while the worker loads its model.
+    unit_id: str
+    process: WorkerProcess
+    #: Since the worker began.
+    seconds: float
+
+
 @dataclass
 class Snapshot:
     """What happened since the driver's last poll."""
@@ -49,10 +66,16 @@ class Snapshot:
     receipts: dict[int, list[Receipt]] = field(default_factory=dict)
     #: By segment index, all recorded requests of units that are being worked on, by unit id.
     in_progress: dict[int, dict[str, LlmUsage]] = field(default_factory=dict)
+    #: Rows that wait for an answer, by segment index.
+    rows_waiting: Counter[int] = field(default_factory=Counter)
     #: Answers that could not be stored since the last poll.
     unwritten: Unwritten = field(default_factory=Unwritten)
     #: Local models that are starting now.
     starting: list[str] = field(default_factory=list)
+    #: What the requests of the run do with each API key, or wait for.
+    keys: list[KeyUse] = field(default_factory=list)
+    #: Units that workers have begun; those of a worker that has died stay until another begins.
+    in_work: list[UnitInWork] = field(default_factory=list)
     stop: Stop | None = None
 
 
@@ -80,20 +103,39 @@ class Coordinator:
         self._attempts: Counter[tuple[int, str]] = Counter()
         self._pools: dict[str, asyncio.Future[list[Any]]] = {}
         self._snapshot = Snapshot()
+        self._in_work: dict[tuple[int, str], tuple[float, WorkerProcess]] = {}
+        self._rows: dict[tuple[str, int], tuple[float, int]] = {}
         self._stop: Stop | None = None
 
-    async def begin(self, segment: int, unit_id: str) -> tuple[int, bool]:
+    async def begin(self, segment: int, unit_id: str, process: WorkerProcess) -> tuple[int, bool]:
         """Count an attempt at a unit. Returns its number (from 1) and whether to stop instead."""
         self._attempts[segment, unit_id] += 1
+        self._in_work[segment, unit_id] = time.monotonic(), process
         return self._attempts[segment, unit_id], self._stop is not None
+
+    async def moved(self, segment: int, unit_id: str, process: WorkerProcess) -> None:
+        """Record that another process works on a unit than the one that began it."""
+        self._in_work[segment, unit_id] = time.monotonic(), process
+
+    async def loads(self, segment: int, process: WorkerProcess, is_done: bool) -> None:
+        """Record that a worker loads its model, or that it has done so."""
+        key = (segment, f"loading {process}")
+        self._in_work[key] = time.monotonic(), process
+        if is_done:
+            del self._in_work[key]
 
     async def finished(self, segment: int, receipt: Receipt) -> None:
         """Record that a unit is committed."""
         self._attempts.pop((segment, receipt.unit_id), None)
+        self._in_work.pop((segment, receipt.unit_id), None)
         self._snapshot.receipts.setdefault(segment, []).append(receipt)
 
     async def progress(
-        self, segment: int, counts: dict[str, LlmUsage], unwritten: Unwritten | None = None
+        self,
+        segment: int,
+        counts: dict[str, LlmUsage],
+        unwritten: Unwritten | None = None,
+        waiting: tuple[str, int] | None = None,
     ) -> bool:
         """Take a worker's report on its work in progress. Returns whether to stop.
 
@@ -101,7 +143,11 @@ class Coordinator:
             segment: index of the segment.
             counts: all recorded requests of the units that it works on, by unit id.
             unwritten: answers that it has given up storing.
+            waiting: name of the worker, and the number of its rows that wait for an answer.
         """
+        if waiting is not None:
+            worker, rows = waiting
+            self._rows[worker, segment] = time.monotonic(), rows
         self._snapshot.in_progress.setdefault(segment, {}).update(counts)
         if unwritten is not None:
             self._snapshot.unwritten += unwritten
@@ -114,7 +160,19 @@ class Coordinator:
     async def poll(self) -> Snapshot:
         """What happened since the last call, for the driver."""
         news, self._snapshot = self._snapshot, Snapshot()
+        now = time.monotonic()
         news.starting = [name for name, pool in self._pools.items() if not pool.done()]
+        for (_, segment), (reported, rows) in self._rows.items():
+            # A worker that has died leaves its last report behind.
+            if now - reported <= _REPORT_EXPIRES_AFTER:
+                news.rows_waiting[segment] += rows
+        news.keys = self._limits.uses()
+        news.in_work = [
+            UnitInWork(
+                segment, "" if unit_id.startswith("loading ") else unit_id, process, now - began
+            )
+            for (segment, unit_id), (began, process) in self._in_work.items()
+        ]
         news.stop = self._stop
         return news
 
@@ -154,7 +212,11 @@ class CoordinatorHandle(Protocol):
     """The typed handle of the coordinator's actor. See `Coordinator` for the methods."""
 
     @property
-    def begin(self) -> Remote[[int, str], tuple[int, bool]]: ...
+    def begin(self) -> Remote[[int, str, WorkerProcess], tuple[int, bool]]: ...
+    @property
+    def moved(self) -> Remote[[int, str, WorkerProcess], None]: ...
+    @property
+    def loads(self) -> Remote[[int, WorkerProcess, bool], None]: ...
     @property
     def finished(self) -> Remote[[int, Receipt], None]: ...
     @property

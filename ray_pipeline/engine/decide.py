@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayTaskError
 
-from ray_pipeline.core.errors import RunError, first_line
+from ray_pipeline.core.errors import RunError, cause_in_words
 from ray_pipeline.core.hashing import fingerprint, set_digest
 from ray_pipeline.core.rows import kept, set_column
 from ray_pipeline.core.storage import Storage
@@ -104,9 +105,7 @@ def _explained(stage: DecideStage, error: Exception) -> RunError:
         cause = cause.cause
     if isinstance(cause, RunError):
         return cause
-    return RunError(
-        f"stage {stage.name!r} cannot decide: {type(cause).__name__}: {first_line(cause)}"
-    )
+    return RunError(f"stage {stage.name!r} cannot decide: {cause_in_words(cause)}")
 
 
 def _stage(job: SegmentJob) -> DecideStage:
@@ -219,7 +218,11 @@ def apply_decisions(state: UnitState, rows: pa.Table) -> tuple[pa.Table, list[St
         values = decisions[name].combine_chunks().take(at)
         out = set_column(out, name, pc.if_else(marked, values, rows[name]))
     out = checked(stage, rows, in_order([out], rows["row_id"].combine_chunks()))
-    return out, [StageAccount.of(stage.name, rows.num_rows, out)]
+    account = StageAccount.of(stage.name, rows.num_rows, out)
+    counts: Counter[str] = Counter()
+    stage.count(out, counts)
+    account.counts = {name: number for name, number in sorted(counts.items()) if number}
+    return out, [account]
 
 
 def run_tasks(

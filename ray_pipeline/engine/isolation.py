@@ -14,6 +14,7 @@ from ray_pipeline.core.rows import CRASHED, fail
 from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.segments import checked, in_order, run_maps, schema_after
 from ray_pipeline.engine.unit import SegmentJob
+from ray_pipeline.engine.worker_processes import register
 from ray_pipeline.rundir.account import StageAccount, total
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.stage import AskStage, MapStage, ModelStage
@@ -64,7 +65,7 @@ def _crashed(
     account = StageAccount.of(stage.name, 1, out)
     for later in stages[stages.index(stage) + 1 :]:
         schema = schema_after(later, out.schema)
-        out = in_order([out, schema.empty_table()], out["row_id"].combine_chunks())
+        out = in_order([out, pa.Table.from_batches([], schema)], out["row_id"].combine_chunks())
     return out, [account]
 
 
@@ -74,6 +75,7 @@ def _run_separately(
 ) -> tuple[pa.Table, list[StageAccount]]:
     from ray_pipeline.engine.asking import AskingLoop
 
+    coordinator.moved.remote(job.segment.index, unit.unit_id, register())
     maps: list[MapStage] = []
     for stage in job.segment.stages:
         if isinstance(stage, AskStage):

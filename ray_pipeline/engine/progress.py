@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Protocol
 
 from ray_pipeline.engine.coordinator import Snapshot
 from ray_pipeline.engine.segments import Segment
@@ -25,6 +27,8 @@ class SegmentTally:
     reused: int = 0
     #: Requests about units that are not committed, those of earlier attempts included, by unit id.
     open_units: dict[str, LlmUsage] = field(default_factory=dict)
+    #: Rows that wait for an answer.
+    rows_waiting: int = 0
     first_receipt: float | None = None
     last_receipt: float | None = None
 
@@ -41,6 +45,11 @@ class SegmentTally:
             for requests in self.open_units.values():
                 usage.add(requests)
         return accounts
+
+    @property
+    def requests_sent(self) -> int:
+        """Number of requests about units that are not committed."""
+        return sum(usage.requests for usage in self.open_units.values())
 
     def seconds_left(self) -> float | None:
         """Estimated seconds until the segment is finished, at the rate so far.
@@ -92,12 +101,37 @@ class Tally:
                     tally.first_receipt = tally.first_receipt or now
                     tally.last_receipt = now
         for index, tally in self.segments.items():
+            tally.rows_waiting = 0 if tally.finished else news.rows_waiting[index]
             # The last report stays when its worker dies: what it says is on storage.
             tally.open_units |= news.in_progress.get(index, {})
             # A report may be a second old: the unit may be committed by now.
             for unit_id in tally.open_units.keys() & tally.done.keys():
                 del tally.open_units[unit_id]
 
+    def rows_in_work(self) -> dict[str, int]:
+        """Number of rows that wait for an answer, by the name of the language model."""
+        rows: Counter[str] = Counter()
+        for tally in self.segments.values():
+            for stage in tally.segment.stages:
+                if isinstance(stage, AskStage):
+                    rows[stage.config.llm] += tally.rows_waiting
+        return dict(rows)
+
     def failed_rows(self) -> int:
         """Number of rows that failed so far."""
         return sum(a.failed for tally in self.segments.values() for a in tally.accounts())
+
+
+class Display(Protocol):
+    """Receives the progress of a run."""
+
+    def say(self, text: str) -> None:
+        """Show a line of text."""
+
+    def update(self, tally: Tally, starting: Sequence[str]) -> None:
+        """Show the numbers; called twice a second.
+
+        Args:
+            tally: the progress of the segments that run.
+            starting: names of local models that are starting.
+        """

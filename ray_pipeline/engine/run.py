@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import orjson
 import pyarrow as pa
@@ -19,7 +15,7 @@ import pyarrow.parquet as pq
 import ray
 import yaml
 
-from ray_pipeline.core.errors import RunError, UserError, first_line
+from ray_pipeline.core.errors import RunError, UserError, cause_in_words, first_line
 from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.shares import in_words
 from ray_pipeline.core.storage import Storage
@@ -37,12 +33,14 @@ from ray_pipeline.engine.decide import decide
 from ray_pipeline.engine.exports import export_dataset, export_stages
 from ray_pipeline.engine.log_file import run_log
 from ray_pipeline.engine.prepare import Prepared, prepare
-from ray_pipeline.engine.progress import Tally
+from ray_pipeline.engine.progress import Display, Tally
 from ray_pipeline.engine.reuse import RunState, run_state
 from ray_pipeline.engine.run_ledger import RunLedger, committed_infos
 from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
+from ray_pipeline.engine.stalls import StallWatch
 from ray_pipeline.engine.streaming import Execution
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
+from ray_pipeline.engine.waits import PauseNews
 from ray_pipeline.rundir.account import StageAccount, total
 from ray_pipeline.rundir.environment import environment
 from ray_pipeline.rundir.layout import (
@@ -67,21 +65,6 @@ _POLL = 0.5
 _SAVE = 2.0
 #: Seconds that requests in flight may take to finish when the run stops.
 _GRACE = 20.0
-
-
-class Display(Protocol):
-    """Receives the progress of a run."""
-
-    def say(self, text: str) -> None:
-        """Show a line of text."""
-
-    def update(self, tally: Tally, starting: Sequence[str]) -> None:
-        """Show the numbers; called twice a second.
-
-        Args:
-            tally: the progress of the segments that run.
-            starting: names of local models that are starting.
-        """
 
 
 @dataclass(frozen=True)
@@ -206,6 +189,8 @@ class _Runner:
             # traceback is in the log.
             _log.exception("the run ended unexpectedly")
             what = f"{type(error).__name__}: {first_line(error)}"
+            if isinstance(error, ray.exceptions.RayError):
+                what = cause_in_words(error)
             ledger.end("failed", f"{what} ({LOG_FILE} has the rest)")
         return ledger.of_run
 
@@ -224,7 +209,10 @@ class _Runner:
             return
         check_stages(remaining)
         config = self._prepared.config
-        with cluster.joined(config.address, self._log_file):
+        cluster.check_servers(remaining, config.llms, self._display.say)
+        with cluster.joined(
+            config.address, self._log_file, self._display.say, self._ended_by_interrupt
+        ):
             cluster.check_resources(
                 remaining, config.llms, cluster.nodes_of_cluster(), config.autoscaling
             )
@@ -238,6 +226,11 @@ class _Runner:
                     self._execute(self._state.remaining[: len(group)])
             finally:
                 end_coordinator(self._coordinator)
+
+    def _ended_by_interrupt(self) -> None:
+        """Record how the run ended, for a process that Ray's native code does not give back."""
+        self._ledger.end("interrupted", "stopped by the user")
+        self._display.say("interrupted (run the same command again to continue)")
 
     def _job(self, segment: Segment) -> SegmentJob:
         prepared = self._prepared
@@ -323,16 +316,20 @@ class _Runner:
     def _watch(self, execution: Execution, tally: Tally, jobs: list[SegmentJob]) -> None:
         saved = time.monotonic()
         ended = False
+        stalls = StallWatch.of(self._prepared.config, self._display.say)
+        pauses = PauseNews(self._display.say, self._prepared.config.llms)
         while not ended:
             ended = execution.wait(_POLL)
             news = ray.get(self._coordinator.poll.remote())
             tally.update(news)
             self._ledger.unwritten += news.unwritten
             self._display.update(tally, news.starting)
+            self._ledger.of_run.waiting = pauses.update(news.keys, tally.rows_in_work())
             if news.stop is not None:
                 raise _Stopped(news.stop)
             self._check_failures(tally)
             self._give_back_models(tally, jobs)
+            stalls.check(tally, news)
             if time.monotonic() - saved > _SAVE:
                 self._ledger.save_live(tally)
                 saved = time.monotonic()
@@ -365,16 +362,22 @@ class _Runner:
         """Order every worker to stop, and wait for requests in flight to be stored."""
         self._display.say("stopping: what is done is kept")
         kind: StopKind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        kind = error.stop.kind if isinstance(error, _Stopped) else kind
+        have_ended = True
         try:
             ray.get(self._coordinator.stop.remote(kind, str(error)), timeout=5)
             try:
-                execution.wait(_GRACE)
+                have_ended = execution.wait(_GRACE)
             finally:
                 news = ray.get(self._coordinator.poll.remote(), timeout=5)
                 self._ledger.unwritten += news.unwritten
         except Exception as second:
             # The first error is the one to report to the user.
-            self._display.say(f"while stopping: {second}")
+            self._display.say(f"while stopping: {cause_in_words(second)}")
+        if not have_ended:
+            # Ray may end this process when it is shut down under an execution: be first.
+            self._ledger.end(kind, cause_in_words(error))
+            self._display.say(f"the workers did not end: {self._ledger.of_run.message}")
 
     def _close(self, segment: Segment, tally: Tally) -> None:
         """Audit a segment against its parts on storage, export its files, and mark it complete."""
@@ -434,9 +437,3 @@ class _Stopped(Exception):
     def __init__(self, stop: Stop) -> None:
         super().__init__(stop.message)
         self.stop = stop
-
-
-def interruptible() -> None:
-    """Make SIGTERM (``ray job stop``) end a run as cleanly as Ctrl-C does."""
-    if threading.current_thread() is threading.main_thread() and sys.platform != "win32":
-        signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -127,10 +127,14 @@ class RunLedger:
             )
         ledger = self.of_run
         ledger.status, ledger.message = status, message
+        ledger.waiting = []
         ledger.export_notes = [f"{path}: {note}" for path, note in self.exports.notes.items()]
         try:
             if status != "succeeded":
-                ledger.entries += itertools.chain(*self._unfinished_on_storage())
+                # A run that does not stop in time ends twice.
+                complete = sum(len(segment.account_names) for segment, _ in self.state.complete)
+                unfinished = itertools.chain(*self._unfinished_on_storage())
+                ledger.entries = [*ledger.entries[:complete], *unfinished]
             names = {entry.account.name for entry in ledger.entries}
             ledger.other = other_requests(self._storage, names, self._unit_ids)
             self._save()

@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping, UserError
+from ray_pipeline.engine import worker_processes
 from ray_pipeline.engine.asking import AskingLoop
 from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.decide import apply_decisions
@@ -48,9 +49,12 @@ class ModelWorker:
 
     def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         self._loop = _UnitLoop(job, coordinator)
+        process = worker_processes.register()
+        coordinator.loads.remote(job.segment.index, process, False)
         for stage in job.segment.stages:
             assert isinstance(stage, ModelStage)
             stage.load()
+        coordinator.loads.remote(job.segment.index, process, True)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Run the units of a block; returns those that were committed."""
@@ -108,6 +112,7 @@ class _UnitLoop:
     def __init__(self, job: SegmentJob, coordinator: CoordinatorHandle) -> None:
         self._job = job
         self._coordinator = coordinator
+        self._process = worker_processes.register()
 
     def run(self, block: pa.Table, work: Work) -> pa.Table:
         """Run the units of a block, until the run is stopped; returns the committed units."""
@@ -129,7 +134,9 @@ class _UnitLoop:
 
     def _run_unit(self, unit: Unit, work: Work) -> None:
         segment = self._job.segment.index
-        attempt, stop = ray.get(self._coordinator.begin.remote(segment, unit.unit_id))
+        attempt, stop = ray.get(
+            self._coordinator.begin.remote(segment, unit.unit_id, self._process)
+        )
         if stop:
             raise Stopping
         state = UnitState(self._job.for_source(unit.source), unit)

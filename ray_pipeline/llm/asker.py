@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -88,11 +88,22 @@ class UnitAsker:
         self._rejected_before = frozenset(journal.rejected)
         self._answers: dict[str, asyncio.Future[Response]] = {}
         self._stopping = False
+        #: Number of the unit's rows that are not done.
+        self.rows_waiting = 0
         self.usage = LlmUsage()
         #: Characters of replies that became U+FFFD.
         self.replaced_characters = 0
         #: Rows for which an answer that was cut off at its limit of tokens was used.
         self.cut_rows: set[str] = set()
+
+    def count_waiting(self, rows: Sequence[asyncio.Future[Any]]) -> None:
+        """Keep `rows_waiting`, the number of these rows that are not done."""
+        self.rows_waiting = len(rows)
+        for row in rows:
+            row.add_done_callback(self._row_done)
+
+    def _row_done(self, _: asyncio.Future[Any]) -> None:
+        self.rows_waiting -= 1
 
     def stop(self) -> None:
         """Send no further requests; those in flight continue."""
@@ -127,6 +138,11 @@ class UnitAsker:
     def limit(self, prompt: Prompt) -> str:
         """See `RequestTemplate.limit`."""
         return self._template.limit(prompt)
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Seconds that one try of a request may take."""
+        return self._template.llm.timeout_seconds
 
     async def respond(self, request: Request, key: str, row_id: str) -> Response:
         """The response from storage, from an identical request in flight, or the engine.

@@ -138,7 +138,8 @@ class LlmConfig(Section):
         900.0,
         gt=0,
         description="maximum time for all tries of a request together, in seconds; its row "
-        "then fails",
+        "then fails. If the server itself asked for a longer pause, with every key, the run "
+        "stops instead, and continues when it is run again",
     )
     usd_per_million: Annotated[Prices | None, Execution] = Field(
         None,

@@ -58,6 +58,8 @@ class Ledger:
     #: Requests on storage about stages or units that this run does not have: they were sent for an
     #: earlier version of the job or of its source. None: there are none.
     other: LlmUsage | None = None
+    #: While it runs: a line for each thing outside the run that it waits for.
+    waiting: list[str] = field(default_factory=list)
     #: What the user should know of the source's files, a sentence each.
     notes: list[str] = field(default_factory=list)
     #: What the reader of the exported files should know, a sentence each.
@@ -98,6 +100,7 @@ class Ledger:
             "message": self.message,
             "seconds": round(self.seconds, 3),
             "phases": self.phases,
+            "waiting": self.waiting,
             "notes": self.notes,
             "export_notes": self.export_notes,
             "stages": [entry.to_json() for entry in self.entries],

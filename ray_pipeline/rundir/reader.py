@@ -424,7 +424,7 @@ def _ledger(raw: bytes, where: str) -> Ledger:
         raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
     if status not in get_args(Status):
         raise UserError(f"{where}: unknown status {status!r}")
-    notes = {name: data.get(name, []) for name in ("notes", "export_notes")}
+    notes = {name: data.get(name, []) for name in ("notes", "export_notes", "waiting")}
     other, seconds = _usage(data.get("other_requests")), data.get("seconds", 0.0)
     message = data.get("message")
     return Ledger(data["run"], status, message, entries, seconds, other=other, **notes)

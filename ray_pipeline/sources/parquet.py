@@ -28,6 +28,7 @@ from ray_pipeline.sources.format import (
 )
 from ray_pipeline.sources.signatures import EmptyFile, check_not_empty, not_the_data
 from ray_pipeline.sources.staging import is_there, publish, staged_uri
+from ray_pipeline.sources.written import EXACT_IN_DOUBLE
 
 _BATCH_ROWS = 8192
 #: Bytes of a column that are fetched at once where a whole file is read.
@@ -44,6 +45,8 @@ class _Table(NamedTuple):
     schema: pa.Schema
     #: Rows of the largest row group; None where the format has no row groups.
     largest_group: int | None
+    #: Columns of 64-bit integers that may hold one that a double cannot.
+    wide: frozenset[str]
 
 
 class Parquet(Format):
@@ -61,6 +64,7 @@ class Parquet(Format):
             raise EmptyFile(f"source {uri}: a table without columns and rows: remove it")
         _check_types(table.schema, uri)
         columns = {field.name: Column.of_type(field.type) for field in table.schema}
+        columns |= {name: replace(columns[name], kinds=frozenset({"wide"})) for name in table.wide}
         with open_binary(uri) as stream:
             size = size_of(stream)
         return FileFacts(
@@ -101,7 +105,8 @@ class Parquet(Format):
             metadata = file.metadata
             groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
             schema = file.schema_arrow.remove_metadata()
-            return _Table(metadata.num_rows, schema, max(groups, default=0))
+            wide = _wide_columns(metadata, schema)
+            return _Table(metadata.num_rows, schema, max(groups, default=0), wide)
 
 
 class ArrowStream(Parquet):
@@ -117,7 +122,9 @@ class ArrowStream(Parquet):
         with _must_be("an Arrow stream", uri), open_binary(uri) as file:
             reader = pa.ipc.open_stream(cast(Any, file))
             rows = sum(batch.num_rows for batch in reader)
-            return _Table(rows, reader.schema.remove_metadata(), None)
+            schema = reader.schema.remove_metadata()
+            wide = frozenset(field.name for field in schema if field.type == pa.int64())
+            return _Table(rows, schema, None, wide)
 
 
 def _check_types(schema: pa.Schema, uri: str) -> None:
@@ -138,6 +145,24 @@ def _plain_schema(schema: pa.Schema) -> pa.Schema:
 def _plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     columns = [as_plain(column) for column in batch.columns]
     return pa.RecordBatch.from_arrays(columns, schema=_plain_schema(batch.schema))
+
+
+def _wide_columns(metadata: pq.FileMetaData, schema: pa.Schema) -> frozenset[str]:
+    """See `_Table.wide`; from the statistics in the footer, without reading a value."""
+    names = {field.name for field in schema if field.type == pa.int64()}
+    wide = set()
+    for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
+        for column in (group.column(index) for index in range(group.num_columns)):
+            if column.path_in_schema in names and not _fits_a_double(column):
+                wide.add(column.path_in_schema)
+    return frozenset(wide)
+
+
+def _fits_a_double(column: pq.ColumnChunkMetaData) -> bool:
+    statistics = column.statistics
+    if statistics is None or not statistics.has_min_max:
+        return statistics is not None and statistics.null_count == column.num_values
+    return bool(statistics.min >= -EXACT_IN_DOUBLE and statistics.max <= EXACT_IN_DOUBLE)
 
 
 _MAGIC = b"PAR1"
@@ -186,7 +211,7 @@ def _write_groups(
 def _regrouped(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int
 ) -> Iterator[pa.Table]:
-    waiting = schema.empty_table()
+    waiting = pa.Table.from_batches([], schema)  # `empty_table` builds no nested extension types
     for batch in batches:
         waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch], schema)])
         while waiting.num_rows >= rows:

@@ -78,7 +78,7 @@ def _column(cells: Cells, name: str, file: FileSpec, spec: ReadSpec) -> Any:
         return pa.array(map(json_value, _python(values)), expected, size=cells.rows)
     if isinstance(values, pa.ChunkedArray):
         values = as_plain(values)
-        # Lossy: integers beyond 2**53 lose digits where another file of the source has doubles.
+        # Where files have integers and doubles, the survey chose doubles only if they are exact.
         return values if values.type.equals(expected) else values.cast(expected, safe=False)
     if name not in spec.required:
         return pa.array(values, expected)

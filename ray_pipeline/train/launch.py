@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ray_pipeline.core.errors import RunError, UserError, last_line
+from ray_pipeline.core.errors import RunError, UserError, cause_in_words
 from ray_pipeline.core.storage import filesystem
 from ray_pipeline.train.job import TrainingJob, WorkersConfig, train
 from ray_pipeline.train.loop import World
@@ -127,5 +127,4 @@ def _explained(error: Any) -> RunError | UserError:
             if isinstance(cause, RunError | UserError):
                 return cause
             cause = getattr(cause, "cause", None) or cause.__cause__
-    last = last_line(error)
-    return RunError(f"the workers of the training failed: {last}")
+    return RunError(f"the workers of the training failed: {cause_in_words(error)}")

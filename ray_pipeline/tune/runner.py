@@ -21,7 +21,7 @@ import ray
 import ray.exceptions
 from ray import tune
 
-from ray_pipeline.core.errors import RunError, UserError, last_line
+from ray_pipeline.core.errors import RunError, UserError, cause_in_words
 from ray_pipeline.core.resources import Resources
 
 if TYPE_CHECKING:
@@ -231,8 +231,8 @@ def run_until_done(
         except (tune.TuneError, ray.exceptions.RayError, Interrupted) as error:
             failed = 1 if len(left()) < len(remaining) else failed + 1
             if failed > _MAX_FAILURES:
-                raise RunError(f"the {what} failed: {last_line(error)}") from error
-            say(f"  restarting Ray Tune: {last_line(error)}")
+                raise RunError(f"the {what} failed: {cause_in_words(error)}") from error
+            say(f"  restarting Ray Tune: {cause_in_words(error)}")
 
 
 def announce(

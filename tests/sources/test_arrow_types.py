@@ -62,3 +62,12 @@ def test_a_type_that_no_file_of_a_run_can_hold_is_refused_by_name(tmp_path: Path
     path = saved(tmp_path / "saved", pa.table({"text": ["a"], "odd": union}))
     with pytest.raises(UserError, match=r"column .odd. is of type sparse_union.*cannot keep"):
         look(path, tmp_path / "scratch")
+
+
+def test_an_extension_type_in_a_list_is_read(tmp_path: Path) -> None:
+    """Arrow builds no empty column of it, so none may be needed on the way."""
+    uuids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16] * 4, pa.binary(16)))
+    column = pa.FixedSizeListArray.from_arrays(uuids, 2)
+    path = saved(tmp_path / "saved", pa.table({"text": ["a", "b"], "any": column}))
+    read = read_all(look(path, tmp_path / "scratch", unit_rows=1))
+    assert read["any"].combine_chunks().equals(column)

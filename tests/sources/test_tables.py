@@ -82,6 +82,21 @@ def test_files_of_different_types(tmp_path: Path) -> None:
     ]
 
 
+def test_integers_that_a_double_cannot_hold_keep_their_digits(tmp_path: Path) -> None:
+    large = 2**53 + 1
+    pq.write_table(pa.table({"n": [large, None], "m": [None, 7]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"n": [0.5], "m": [0.5]}), tmp_path / "b.parquet")
+    table = read_all(look(tmp_path, tmp_path / "scratch"))
+    assert rows_of(table, "n", "m") == [(str(large), None), (None, 7.0), ("0.5", 0.5)]
+    pq.write_table(pa.table({"n": [large]}), tmp_path / "b.parquet")
+    assert read_all(look(tmp_path, tmp_path / "scratch"))["n"].type == pa.int64()
+    options = {"write_statistics": False}
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "a.parquet", **options)
+    pq.write_table(pa.table({"n": [0.5]}), tmp_path / "b.parquet")
+    table = read_all(look(tmp_path, tmp_path / "scratch"))
+    assert table["n"].to_pylist() == ["1", "0.5"]
+
+
 @pytest.fixture
 def data_set() -> Any:
     datasets = pytest.importorskip("datasets")

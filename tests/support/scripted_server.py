@@ -70,6 +70,8 @@ class ScriptedServer:
 
     def __init__(self, reply: Callable[[str], Scripted]) -> None:
         self.reply = reply
+        #: Replies to requests with these Authorization headers, whatever their text.
+        self.reply_to: dict[str, Scripted] = {}
         #: The texts of all requests, in the order of their arrival.
         self.texts: list[str] = []
         #: Their API keys; empty where a request has none.
@@ -85,7 +87,8 @@ class ScriptedServer:
                 text = json.loads(body)["messages"][-1]["content"]
                 script.keys.append(self.headers.get("Authorization", "").removeprefix("Bearer "))
                 script.texts.append(text)
-                reply = script.reply(text)
+                header = self.headers.get("Authorization", "")
+                reply = script.reply_to.get(header) or script.reply(text)
                 headers = {
                     "Content-Type": "application/json",
                     "Content-Length": str(len(reply.body)),

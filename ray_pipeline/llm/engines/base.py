@@ -37,6 +37,17 @@ class BaseEngine(ABC):
         """
 
     @classmethod
+    def check_network(cls, name: str, config: LlmConfig) -> str | None:
+        """Check the way to the model just before a run. Sends no request.
+
+        Returns: a line that the user should read; None: there is nothing to say.
+
+        Raises:
+            UserError: the model cannot be reached; the message says what stands in the way.
+        """
+        return None
+
+    @classmethod
     @abstractmethod
     def connect(cls, name: str, config: LlmConfig, limits: LimitsClient, actors: Actors) -> Engine:
         """Create the engine object that a worker process uses.

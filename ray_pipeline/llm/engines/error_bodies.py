@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -160,6 +159,9 @@ def _retry_seconds(error: dict[str, Any], message: str) -> float | None:
     return duration(found.group(1)) if found else None
 
 
+#: Seconds that a longer pause, such as one until the year 9999, counts as: some four months.
+LONGEST_PAUSE = 1e7
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -168,7 +170,7 @@ def duration(value: str) -> float | None:
     """Seconds of a length of time such as ``6m0s`` or ``120ms``; None if it is none."""
     parts = _DURATION.findall(value[:50])
     seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-    return seconds if parts and math.isfinite(seconds) and seconds < 1e7 else None
+    return min(seconds, LONGEST_PAUSE) if parts else None
 
 
 def _in_words(message: Any) -> str:

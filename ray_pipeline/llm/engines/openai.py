@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from yarl import URL
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.llm.engines.answers import read_answer
 from ray_pipeline.llm.engines.base import RemoteEngine
+from ray_pipeline.llm.engines.proxies import bypassed, proxy_for
 from ray_pipeline.llm.engines.refusals import Probe, Refusals
 from ray_pipeline.llm.engines.replies import Failure, backoff, failure
 from ray_pipeline.llm.engines.requests import Dialect, request_body
@@ -98,10 +98,12 @@ class OpenAIEngine(RemoteEngine):
         self._name = name
         self._config = config
         self._url = _completions_url(name, config)
+        self._proxy = proxy_for(self._url)
         keys = self.read_keys(name, config)
         self._secrets = [key for key in keys.values() if key]
         self._headers = {label: _headers(key) for label, key in keys.items()}
-        self._limits = limits.llm(name, self.key_limits(name, config))
+        patience = config.give_up_after_seconds
+        self._limits = limits.llm(name, self.key_limits(name, config), patience)
         self._dialect = Dialect()
         self._session: aiohttp.ClientSession | None = None
         self._answered_at = -math.inf
@@ -113,11 +115,24 @@ class OpenAIEngine(RemoteEngine):
         """Check that the model's API keys are set and that its URL is valid. Sends no request.
 
         Raises:
-            UserError: an environment variable is not set or holds no key, or ``base_url`` is not
-                a URL.
+            UserError: an environment variable is not set or holds no key, ``base_url`` is not
+                a URL, or the proxy of the environment cannot be used.
         """
         super().check(name, config)
-        _completions_url(name, config)
+        proxy_for(_completions_url(name, config))
+
+    @classmethod
+    def check_network(cls, name: str, config: LlmConfig) -> str | None:
+        """Check that the proxy in front of the server can be reached, if there is one."""
+        url = _completions_url(name, config)
+        if (proxy := proxy_for(url)) is not None:
+            proxy.check(url)
+        if (variable := bypassed(url)) is None:
+            return None
+        return (
+            f"llms.{name}: {url.origin()} is on this machine: it is asked directly, not through "
+            f"the proxy of the environment variable {variable}"
+        )
 
     @classmethod
     def request_tokens(cls, config: LlmConfig, request: Request) -> RequestTokens:
@@ -198,6 +213,9 @@ class OpenAIEngine(RemoteEngine):
             async with asyncio.timeout_at(deadline):
                 return await self._limits.start(estimate, again=True)
         except TimeoutError:
+            # If the server itself asked to wait for longer, that is not this row's failure.
+            if (reason := self._limits.check_patience(started)) is not None:
+                raise RunError(reason) from None
             limit = self._config.give_up_after_seconds
             detail = f"the API limits left no room for another try within {limit:g} s"
             raise EngineError("rate_limited", detail) from None
@@ -251,8 +269,9 @@ class OpenAIEngine(RemoteEngine):
         try:
             reply = await self._post(lease.key_label, body)
         except Exception as error:
-            failed = _connection_failure(error, self._config.timeout_seconds)
-            if failed.code == "unreachable":
+            failed = None if self._proxy is None else self._proxy.refusal(error, self._url)
+            failed = failed or _connection_failure(error, self._config.timeout_seconds)
+            if failed.code in ("unreachable", "proxy"):
                 lease.release()
             else:
                 lease.lose()
@@ -275,14 +294,18 @@ class OpenAIEngine(RemoteEngine):
         if outcome.verdict == "key":
             lease.retire(outcome.detail)
         if outcome.pause_seconds:
-            lease.pause(outcome.pause_seconds)
+            lease.pause(outcome.pause_seconds, outcome.detail)
         lease.release()
         return outcome
 
     async def _post(self, label: str, body: bytes) -> Reply:
         session = self._session or self._open_session()
         async with session.post(
-            self._url, data=body, headers=self._headers[label], allow_redirects=False
+            self._url,
+            data=body,
+            headers=self._headers[label],
+            allow_redirects=False,
+            proxy=None if self._proxy is None else self._proxy.url,
         ) as reply:
             return Reply(reply.status, reply.headers, await reply.read())
 
@@ -294,7 +317,6 @@ class OpenAIEngine(RemoteEngine):
                 total=timeout, sock_connect=min(timeout, _CONNECT_SECONDS)
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=any(name.lower().endswith("_proxy") for name in os.environ),
         )
         return self._session
 
@@ -305,6 +327,8 @@ class OpenAIEngine(RemoteEngine):
                 outcome = read_answer(reply.body, reply.charset)
             else:
                 outcome = failure(reply.status, reply.headers, reply.body, reply.charset)
+                if self._proxy is not None:
+                    outcome = self._proxy.named_in(outcome, self._url)
         except Exception:
             # A defect of ours; it must not cost more than this try.
             if "defect" not in self._warned:

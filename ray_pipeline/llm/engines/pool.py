@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
-from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.errors import RunError, cause_in_words
 from ray_pipeline.llm.limits.client import LimitsClient
 from ray_pipeline.llm.types import EngineError, Request
 from ray_pipeline.rundir.responses import Response
@@ -35,9 +35,8 @@ async def start_pool(name: str, config: LlmConfig, model: str) -> list[Any]:
     except Exception as error:
         for actor in actors:
             ray.kill(actor)
-        cause = error.cause if isinstance(error, RayTaskError) else error
         raise RunError(
-            f"the engine for llm {name!r} ({config.model}) did not start: {cause}"
+            f"the engine for llm {name!r} ({config.model}) did not start: {cause_in_words(error)}"
         ) from None
     return actors
 
@@ -113,7 +112,7 @@ class PooledEngine:
         except RayTaskError as error:
             if isinstance(error.cause, EngineError):
                 raise error.cause from None
-            raise EngineError("engine", str(error.cause)) from None
+            raise EngineError("engine", cause_in_words(error)) from None
         finally:
             self._busy[actor] -= 1
         if isinstance(answer, EngineError):

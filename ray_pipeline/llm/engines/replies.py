@@ -16,7 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ray_pipeline.llm.engines.bodies import as_text, words
-from ray_pipeline.llm.engines.error_bodies import ErrorFields, duration, error_fields, fields_of
+from ray_pipeline.llm.engines.error_bodies import (
+    LONGEST_PAUSE,
+    ErrorFields,
+    duration,
+    error_fields,
+    fields_of,
+)
 
 #: Maximum seconds to wait before the second try; doubled for each further try.
 FIRST_BACKOFF_SECONDS = 0.5
@@ -231,7 +237,7 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
         if (seconds := _number(value)) is not None:
             return seconds
         if (date := _http_date(value)) is not None:
-            return max(0.0, date - (time.time() if now is None else now))
+            return min(max(0.0, date - (time.time() if now is None else now)), LONGEST_PAUSE)
     return _reset(headers)
 
 
@@ -240,7 +246,8 @@ def _number(value: str | None) -> float | None:
         number = float(value or "")
     except ValueError:
         return None
-    return number if 0 <= number < 1e7 else None
+    # "inf" is a number, too; a pause of for ever is one that no patience reaches.
+    return min(number, LONGEST_PAUSE) if number >= 0 else None
 
 
 def _http_date(value: str) -> float | None:

@@ -7,11 +7,12 @@ import contextlib
 import logging
 import math
 import random
+import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping
+from ray_pipeline.core.errors import BudgetExhausted, RunError, Stopping, cause_in_words
 from ray_pipeline.llm.limits.leases import Key, Lease, Meter
 from ray_pipeline.llm.limits.protocol import (
     CALL_SECONDS,
@@ -59,15 +60,18 @@ class LimitsClient:
         #: Creates the error that every request raises from now on.
         self.failure: Callable[[], Exception] | None = None
 
-    def llm(self, name: str, keys: Mapping[str, KeyLimits]) -> LlmLimits:
+    def llm(
+        self, name: str, keys: Mapping[str, KeyLimits], patience_seconds: float = math.inf
+    ) -> LlmLimits:
         """The share of one model; the same object for the same name.
 
         Args:
             name: the model's name under ``llms``.
             keys: limits of its API keys, by label.
+            patience_seconds: requests fail once all keys have been paused for this long.
         """
         if name not in self._llms:
-            self._llms[name] = LlmLimits(self, name, keys)
+            self._llms[name] = LlmLimits(self, name, keys, patience_seconds)
         return self._llms[name]
 
     async def close(self) -> None:
@@ -150,7 +154,7 @@ class LimitsClient:
             self.pump()
 
     def _fail_unreachable(self, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
+        reason = cause_in_words(error)
         self.failure = lambda: RunError(
             f"the run's limits could not be reached for {UNREACHABLE_SECONDS:.0f} s ({reason}); "
             "no request may start without them"
@@ -200,6 +204,7 @@ class LimitsClient:
             cost=self._budget_report(self.cost, lambda e: e.cost),
             tokens=self._budget_report(self.tokens, lambda e: e.tokens),
             releases=releases,
+            queued={llm.name: number for llm in llms if (number := llm.queued())},
         )
 
     def _drop_leases(self) -> None:
@@ -249,15 +254,24 @@ class LlmLimits:
         client: the process's share of all limits.
         name: the model's name under ``llms``.
         keys: limits of its API keys, by label.
+        patience_seconds: requests fail once all keys have been paused for this long.
     """
 
-    def __init__(self, client: LimitsClient, name: str, keys: Mapping[str, KeyLimits]) -> None:
+    def __init__(
+        self,
+        client: LimitsClient,
+        name: str,
+        keys: Mapping[str, KeyLimits],
+        patience_seconds: float = math.inf,
+    ) -> None:
         self._client = client
-        self._name = name
+        self.name = name
+        self._patience = patience_seconds
         self.cost, self.tokens = client.cost, client.tokens
         self.keys = [Key(label, limits) for label, limits in keys.items()]
         self._queue: deque[tuple[Estimate, asyncio.Future[Lease]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._waiting_since = -math.inf
         self._no_keys: str | None = None
 
     async def start(self, estimate: Estimate, again: bool = False) -> Lease:
@@ -277,10 +291,14 @@ class LlmLimits:
                 return lease
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         entry = (estimate, future)
+        is_first = not self._queue
         if again:
             self._queue.appendleft(entry)
         else:
             self._queue.append(entry)
+        if is_first:
+            self._waiting_since = asyncio.get_running_loop().time()
+            self.check_keys()  # for the timer of a pause
         self._client.need()
         try:
             return await future
@@ -338,6 +356,48 @@ class LlmLimits:
     def _stopped(self) -> bool:
         return self._client.failure is not None or self._no_keys is not None
 
+    def check_patience(self, since: float = math.inf) -> str | None:
+        """Fail all requests if they have waited for paused keys for longer than the patience.
+
+        Args:
+            since: when the caller's request began to be tried; its wait counts, too.
+
+        Returns: why all requests fail from now on; None: they do not.
+        """
+        now = asyncio.get_running_loop().time()
+        usable = [key for key in self.keys if key.retired is None]
+        if (end := self._patience_end(now, since)) is None or now < end - 1e-6:
+            return self._no_keys
+        first = min(usable, key=lambda key: key.paused_until)
+        left = first.paused_until - now
+        ends = time.localtime(time.time() + left)
+        names = ", ".join(key.label.removeprefix(f"{self.name}/") for key in usable)
+        self._no_keys = (
+            f"llms.{self.name}: the server asks to wait until "
+            f"{time.strftime('%Y-%m-%d %H:%M:%S', ends)} ({names}): "
+            f"{first.pause_reason or 'it gives no reason'}. Requests wait for at most "
+            f"give_up_after_seconds, {self._patience:g} s, so the run stops here; no row has "
+            "failed for it. Run the same command again then, add an API key, or set "
+            f"llms.{self.name}.give_up_after_seconds to {math.ceil(left + 60)} or more to wait"
+        )
+        self.pump()
+        return self._no_keys
+
+    def _patience_end(self, now: float, since: float = math.inf) -> float | None:
+        """When requests have waited for too long for paused keys; None: nothing waits for them.
+
+        Args:
+            now: current time.
+            since: when a request began to be tried that is not in the queue.
+        """
+        usable = [key for key in self.keys if key.retired is None]
+        if not usable or any(key.paused_until <= now for key in usable):
+            return None
+        if self._queue:
+            paused_since = max(key.paused_since for key in usable)
+            since = min(since, max(self._waiting_since, paused_since))
+        return None if since == math.inf else since + self._patience
+
     # For its leases
 
     def lease_ended(self) -> None:
@@ -366,6 +426,10 @@ class LlmLimits:
         # All slots in use: the next start needs no sync. With a free slot, something else is short.
         return any(key.slots == 0 or key.in_use < key.slots for key in usable)
 
+    def queued(self) -> int:
+        """Number of requests that wait."""
+        return len(self._queue)
+
     def head(self) -> Estimate | None:
         """The estimate of the first waiting request."""
         return next((estimate for estimate, future in self._queue if not future.done()), None)
@@ -388,11 +452,14 @@ class LlmLimits:
     def check_keys(self) -> None:
         """Fail all requests if no key is usable; wake up at the end of a pause."""
         if all(key.retired is not None for key in self.keys):
-            reasons = (f"{k.label.removeprefix(f'{self._name}/')}: {k.retired}" for k in self.keys)
-            self._no_keys = f"llms.{self._name}: no usable API key is left ({'; '.join(reasons)})"
+            reasons = (f"{k.label.removeprefix(f'{self.name}/')}: {k.retired}" for k in self.keys)
+            self._no_keys = f"llms.{self.name}: no usable API key is left ({'; '.join(reasons)})"
             return
         loop = asyncio.get_running_loop()
-        ends = [key.paused_until for key in self.keys if key.paused_until > loop.time()]
+        now = loop.time()
+        ends = [key.paused_until for key in self.keys if key.paused_until > now]
+        if (end := self._patience_end(now)) is not None and now < end < math.inf:
+            ends.append(end)
         if ends and (self._timer is None or self._timer.when() != min(ends)):
             if self._timer is not None:
                 self._timer.cancel()
@@ -400,6 +467,7 @@ class LlmLimits:
 
     def _pause_over(self) -> None:
         self._timer = None
+        self.check_patience()
         self.check_keys()
         self.pump()
 

@@ -28,6 +28,11 @@ class Key:
         self.in_use = 0
         self.started = 0  # since the last sync
         self.paused_until = -math.inf
+        self.paused_since = -math.inf
+        self.pause_reason = ""
+        #: When each lease was taken, the oldest first.
+        self.taken: dict[int, float] = {}
+        self.tries = 0
         self.retired: str | None = None
         self.batch = Batch(0, 0, 0, -math.inf)
         self._unused: dict[int, tuple[int, int]] = {}
@@ -38,6 +43,15 @@ class Key:
         if self.in_use >= self.slots or self.paused_until > now or self.retired is not None:
             return False
         return not self.rated or self.batch.has(self.rate_tokens(estimate), now)
+
+    def pause(self, until: float, now: float, reason: str) -> bool:
+        """Pause the key; returns whether that is longer than it was paused already."""
+        if until <= self.paused_until:
+            return False
+        if self.paused_until <= now:
+            self.paused_since = now
+        self.paused_until, self.pause_reason = until, reason
+        return True
 
     def rate_tokens(self, estimate: Estimate) -> int:
         """Tokens to count for a request; one larger than the limit counts as the limit."""
@@ -65,6 +79,9 @@ class Key:
             next_tokens=next_tokens,
             unused=unused,
             pause_seconds=max(0.0, pause),
+            pause_reason=self.pause_reason if pause > 0 else "",
+            oldest_seconds=now - next(iter(self.taken.values()), now),
+            tries=self.tries,
             retired=self.retired,
         )
 
@@ -77,7 +94,7 @@ class Key:
         if grant.pause_seconds > 0:
             until = loop.time() + grant.pause_seconds
             self._pause_reported = max(self._pause_reported, until)
-            self.paused_until = max(self.paused_until, until)
+            self.pause(until, loop.time(), grant.pause_reason)
         if self.rated:
             left = self.batch
             if left.permits or left.tokens:
@@ -154,6 +171,8 @@ class Lease:
         self._batch = key.batch
         #: What the try may have cost without a reply.
         self.lost = Estimate()
+        key.tries += 1
+        key.taken[id(self)] = asyncio.get_running_loop().time()
         owner.cost.in_use += estimate.cost
         owner.tokens.in_use += estimate.tokens
         key.in_use += 1
@@ -208,11 +227,15 @@ class Lease:
         self.lost = self._estimate
         self._end()
 
-    def pause(self, seconds: float) -> None:
-        """The server asked for a pause: no client uses this key for ``seconds``."""
-        until = asyncio.get_running_loop().time() + seconds
-        if until > self._key.paused_until:
-            self._key.paused_until = until
+    def pause(self, seconds: float, reason: str = "") -> None:
+        """The server asked for a pause: no client uses this key for ``seconds``.
+
+        Args:
+            seconds: how long.
+            reason: the server's words.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._key.pause(now + seconds, now, reason):
             self._owner.key_changed()
 
     def retire(self, reason: str) -> None:
@@ -227,4 +250,5 @@ class Lease:
         self._owner.cost.in_use -= self._estimate.cost
         self._owner.tokens.in_use -= self._estimate.tokens
         self._key.in_use -= 1
+        self._key.taken.pop(id(self), None)
         self._owner.lease_ended()

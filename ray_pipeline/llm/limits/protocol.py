@@ -69,8 +69,12 @@ class KeyReport:
     next_tokens: int
     #: Permits and tokens of earlier grants that were not used, by the grant's sequence number.
     unused: dict[int, tuple[int, int]] = field(default_factory=dict)
-    #: The model's server asked for a pause of this length from now.
+    #: The model's server asked for a pause of this length from now, with these words.
     pause_seconds: float = 0.0
+    pause_reason: str = ""
+    #: Age of the client's oldest request in flight, and tries that it has started in all.
+    oldest_seconds: float = 0.0
+    tries: int = 0
     #: Why the key is no longer usable; None: it is usable.
     retired: str | None = None
 
@@ -102,6 +106,8 @@ class ClientReport:
     tokens: BudgetReport
     #: The client has dropped all its leases; what is in flight it keeps.
     releases: bool = False
+    #: Requests that wait for any key of a model, by the model's name.
+    queued: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -115,6 +121,8 @@ class KeyGrant:
     tokens: int | None
     pause_seconds: float
     retired: str | None
+    #: Why the key is paused, in the server's words.
+    pause_reason: str = ""
 
 
 @dataclass(slots=True)
@@ -134,3 +142,24 @@ class Grants:
     sync_seconds: float
     #: The run stops: no more requests may start.
     stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """What the requests of the whole run do with one API key, or wait for."""
+
+    #: Name of the model under ``llms``, and of the key.
+    llm: str
+    key: str
+    in_flight: int
+    #: Age of the oldest request in flight.
+    oldest_seconds: float
+    #: Tries that were started in all; it may lose those of workers that have died.
+    tries: int
+    #: Requests that wait for any key of the model.
+    waiting: int
+    #: Seconds left of a pause that the model's server asked for, and its words; 0: no pause.
+    pause_seconds: float
+    pause_reason: str
+    #: Why the key is no longer usable; None: it is usable.
+    retired: str | None

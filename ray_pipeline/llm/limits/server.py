@@ -17,6 +17,7 @@ from ray_pipeline.llm.limits.protocol import (
     KeyGrant,
     KeyLimits,
     KeyReport,
+    KeyUse,
     picodollars,
 )
 from ray_pipeline.llm.limits.shares import Reservations, Slots, rate_of
@@ -67,6 +68,7 @@ class LimitsServer:
             return client.grants  # a repeated call, because the reply was lost
         self._drop_silent(now)
         client.sequence = report.sequence
+        client.report = report
         client.silent = False
         self.cost.update(report.client, report.cost, report.releases)
         self.tokens.update(report.client, report.tokens, report.releases)
@@ -74,6 +76,33 @@ class LimitsServer:
             self._keys[label].update(report.client, key_report, report.releases, now)
         client.grants = self._grant(report, now)
         return client.grants
+
+    def uses(self) -> list[KeyUse]:
+        """What the requests of all clients that are alive do with each key, or wait for."""
+        now = self._clock()
+        self._drop_silent(now)
+        clients = [client for client in self._clients.values() if not client.silent]
+        reports = [(c, c.report) for c in clients if c.report is not None]
+        uses = []
+        for label, state in self._keys.items():
+            llm, _, key = label.partition("/")
+            of_key = [(c, r.keys[label]) for c, r in reports if label in r.keys]
+            ages = [k.oldest_seconds + now - c.last_call for c, k in of_key if k.in_use]
+            pause = max(0.0, state.paused_until - now)
+            uses.append(
+                KeyUse(
+                    llm=llm,
+                    key=key,
+                    in_flight=sum(k.in_use for _, k in of_key),
+                    oldest_seconds=max(ages, default=0.0),
+                    tries=sum(k.tries for _, k in of_key),
+                    waiting=sum(report.queued.get(llm, 0) for _, report in reports),
+                    pause_seconds=pause,
+                    pause_reason=state.pause_reason if pause else "",
+                    retired=state.retired,
+                )
+            )
+        return uses
 
     def _drop_silent(self, now: float) -> None:
         for name, client in self._clients.items():
@@ -128,6 +157,7 @@ class _Client:
     sequence: int = 0
     silent: bool = False
     grants: Grants | None = None
+    report: ClientReport | None = None
 
 
 class KeyState:
@@ -138,6 +168,7 @@ class KeyState:
         self._requests = rate_of(limits.requests_per_minute, now)
         self._tokens = rate_of(limits.tokens_per_minute, now)
         self.paused_until = -math.inf
+        self.pause_reason = ""
         self.retired: str | None = None
 
     def update(self, client: str, report: KeyReport, releases: bool, now: float) -> None:
@@ -147,8 +178,9 @@ class KeyState:
                 self._requests.give_back((client, sequence), permits)
             if self._tokens:
                 self._tokens.give_back((client, sequence), tokens)
-        if report.pause_seconds > 0:
-            self.paused_until = max(self.paused_until, now + report.pause_seconds)
+        if now + report.pause_seconds > max(now, self.paused_until):
+            self.paused_until = now + report.pause_seconds
+            self.pause_reason = report.pause_reason
         self.retired = self.retired or report.retired
 
     def grant(self, client: str, report: KeyReport, sequence: int, now: float) -> KeyGrant:
@@ -174,6 +206,7 @@ class KeyState:
             tokens=offers[1],
             pause_seconds=pause,
             retired=self.retired,
+            pause_reason=self.pause_reason if pause else "",
         )
 
     def remove(self, client: str) -> None:

@@ -1,0 +1,148 @@
+"""The processes of a run's workers: whether they compute, and where in the code each of them is."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+#: Seconds over which the processor time of a process is measured.
+_MEASURED_SECONDS = 3.0
+#: Seconds that all probes together may take; a node that does not answer is left out.
+_PROBE_SECONDS = 30.0
+#: Seconds between the signal to a process and the end of the stacks that it writes.
+_WRITE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class WorkerProcess:
+    """Where a worker runs."""
+
+    node_id: str
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """What a probe found of one process."""
+
+    process: WorkerProcess
+    #: Processors' time over wall time, with the process's children; None: it has ended.
+    load: float | None
+    #: The Python stacks of its threads; empty where it does not write them.
+    stacks: str
+
+
+_registered: list[object] = []
+
+
+def register() -> WorkerProcess:
+    """Let this worker write its stacks when it is probed; returns where it runs."""
+    context = ray.get_runtime_context()
+    if not _registered:
+        file = _stacks_file(os.getpid()).open("w")
+        # A handler in C: it also runs while native code holds the interpreter.
+        faulthandler.register(signal.SIGUSR2, file=file, all_threads=True)
+        _registered.append(file)
+    return WorkerProcess(context.get_node_id(), os.uname().nodename, os.getpid())
+
+
+def probe(processes: Sequence[WorkerProcess], engines: Sequence[str]) -> list[ProcessState]:
+    """The state of workers, and of the actors of local engines on every node.
+
+    Args:
+        processes: the workers.
+        engines: names of the classes of local engines that hold requests.
+    """
+    by_node: dict[str, list[WorkerProcess]] = {
+        node["NodeID"]: [] for node in ray.nodes() if node["Alive"]
+    }
+    for process in processes:
+        if process.node_id in by_node:
+            by_node[process.node_id].append(process)
+    references = [
+        _probe_node.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+        ).remote(node, here, list(engines))
+        for node, here in by_node.items()
+        if here or engines
+    ]
+    done, _ = ray.wait(references, num_returns=len(references), timeout=_PROBE_SECONDS)
+    states: list[ProcessState] = []
+    for reference in done:
+        with contextlib.suppress(ray.exceptions.RayError):
+            states += ray.get(reference)
+    return states
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _probe_node(
+    node: str, processes: list[WorkerProcess], engines: list[str]
+) -> list[ProcessState]:
+    host = os.uname().nodename
+    titles = tuple(f"ray::{engine}" for engine in engines)
+    known = {process.pid for process in processes}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            is_engine = bool(titles) and " ".join(process.cmdline()).startswith(titles)
+            if is_engine and process.pid not in known:
+                processes.append(WorkerProcess(node, host, process.pid))
+    before = {process.pid: _seconds(process.pid) for process in processes}
+    began = time.monotonic()
+    time.sleep(_MEASURED_SECONDS)
+    wall = time.monotonic() - began
+    states = []
+    for process in processes:
+        first, last = before[process.pid], _seconds(process.pid)
+        load = None if first is None or last is None else (last - first) / wall
+        states.append(ProcessState(process, load, _stacks(process.pid)))
+    return states
+
+
+def _seconds(pid: int) -> float | None:
+    """Processor time of a process and its children; None: it has ended."""
+    try:
+        parent = psutil.Process(pid)
+        family = [parent, *parent.children(recursive=True)]
+    except psutil.Error:
+        return None
+    total = 0.0
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _stacks(pid: int) -> str:
+    """What a registered process writes on the signal. It would end any other: those get none."""
+    file = _stacks_file(pid)
+    try:
+        start = file.stat().st_size
+        if psutil.Process(pid).create_time() > file.stat().st_ctime + 1:
+            return ""  # of an earlier process with this number
+        os.kill(pid, signal.SIGUSR2)
+        time.sleep(_WRITE_SECONDS)
+        with file.open(errors="replace") as stream:
+            stream.seek(start)
+            return stream.read()
+    except (OSError, psutil.Error):
+        return ""
+
+
+def _stacks_file(pid: int) -> Path:
+    return Path(tempfile.gettempdir()) / f"ray-pipeline-{os.getuid()}-stacks-{pid}.txt"
