@@ -24,43 +24,58 @@ from ray_pipeline.stages.questions.similarity import ParaphraseSimilarity
 from ray_pipeline.stages.questions.typos import Typos
 from ray_pipeline.stages.training.distil import Distil, TrainAlone
 from ray_pipeline.stages.training.evaluate import Evaluate
+from ray_pipeline.stages.training.leak import MeasureLeak
 from ray_pipeline.stages.training.search import Search
-from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.split_groups import SplitGroups
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.stages.training.tokenise import Tokenise
 
+PAIR = ("question", "answer")
+
 PIPELINE = Pipeline(
     "qa-distillation",
     [
-        Validate("question", "answer"),  # drops rows without text
+        Validate(*PAIR),  # drops rows without text
         DropInvalid(),  # drops rows that a reviewer marked as invalid
-        CleanText("question", "answer"),  # repairs mojibake, HTML entities, white space
+        CleanText(*PAIR),  # repairs mojibake, HTML entities, white space
         FillInBlank(),  # turns "Paris is the ____ of France" into a question
         MatchChoices(),  # finds the option that the answer means
         MultipleChoice(),  # makes a question that stands without its options
         OutlierRules(),  # marks course talk, code, filler, other languages
-        Embed("question", "answer"),
+        Embed(*PAIR),
         OutlierClusters(),  # scores how far a row lies from all clusters
         Outliers(),  # a model judges the suspects of rules and clusters
-        ExactDuplicates("question", "answer"),
+        ExactDuplicates(*PAIR),
         SameText("question"),  # marks questions with several answers
         SameText(  # marks answers with several questions
             "answer",
             ignore=("true", "false", "yes", "no", "all of the above", "none of the above"),
         ),
-        NearDuplicates("question", "answer"),
+        NearDuplicates(*PAIR),
         Rephrase("first"),  # rewords the questions that need it
         # A second model rewords those that still need it.
         Rephrase("second", export="deduplication_rephrasing.csv"),
+        # Rewording makes rows equal that were not.
+        ExactDuplicates(
+            *PAIR, name="exact-duplicates-rephrased", export="exact_duplicates_rephrased.csv"
+        ),
+        NearDuplicates(
+            *PAIR, name="near-duplicates-rephrased", export="near_duplicates_rephrased.csv"
+        ),
         Augment("formal"),  # each adds a version of every row, as a new row
         Augment("casual"),
         Augment("general"),
         Typos(),
         ParaphraseSimilarity(),  # measures how close each version is to its source
         AcceptParaphrases(),  # drops unusable versions
-        Split(by="parent"),  # rows for training, validation and test
-        Tokenise("question", "answer"),
+        SplitGroups(  # rows for training, validation and test; versions and twins on one side
+            *PAIR, equal=("question",), equal_if_long=("answer",)
+        ),
+        MeasureLeak(  # counts test rows with a twin among the training rows
+            *PAIR, equal=("question",), equal_if_long=("answer",)
+        ),
+        Tokenise(*PAIR),
         TrainTeacher(),  # fine-tunes the teacher on the rows
         TeacherLogProbs(),  # stores its log-probabilities at answer tokens
         Search(),  # looks for better parameters of Distil; off by default

@@ -18,7 +18,8 @@ from ray_pipeline.stages.scoring.novelty import ScoreNovelty
 from ray_pipeline.stages.scoring.weigh import WeighScores
 from ray_pipeline.stages.subsets.select import SelectSubsets
 from ray_pipeline.stages.subsets.write import WriteSubsets
-from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.leak import MeasureLeak
+from ray_pipeline.stages.training.split_groups import SplitGroups
 from ray_pipeline.stages.training.tokenise import Tokenise
 
 TEXTS = ("instruction", "response")
@@ -36,7 +37,9 @@ PIPELINE = Pipeline(
         ScoreNovelty(),  # how far a row lies from similar ones; off by default
         JudgeQuality(),  # a model rates the four dimensions; off by default
         WeighScores(),  # combines the scores to one quality
-        Split(by=TEXTS),  # holds out rows for validation and test
+        SplitGroups(  # holds out rows for validation and test, none of them like a training row
+            *TEXTS, by=TEXTS, equal=("instruction",), equal_if_long=("response",)
+        ),
         Tokenise(
             *TEXTS,
             model="gpt2-tokenizer",
@@ -47,6 +50,9 @@ PIPELINE = Pipeline(
             },
         ),
         SelectSubsets(),  # the best 10k, 100k, 1M, each with a random control of its size
+        MeasureLeak(  # counts test rows with a twin in a subset
+            *TEXTS, equal=("instruction",), equal_if_long=("response",)
+        ),
         WriteSubsets(),  # as Parquet and Hugging Face datasets, with their scores
         TrainSubsets(),  # trains a model from scratch for each subset, control and seed
         SubsetGenerations(),  # lets the models write, and measures it

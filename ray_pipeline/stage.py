@@ -434,6 +434,14 @@ class DecideStage(Stage):
         kept, without evidence. Winners and ids must depend on content alone: break ties by it.
         """
 
+    def count(self, rows: pa.Table, counts: Counter[str]) -> None:
+        """Add to the counters that the report shows, for the rows of one unit.
+
+        Args:
+            rows: those that the stage was given, with their envelope, after the decisions.
+            counts: counters of the unit.
+        """
+
 
 @dataclass(frozen=True)
 class Workplace:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray_pipeline.core.storage import filesystem
 from ray_pipeline.report.accounts import LlmLine, Totals, llm_lines, totals
+from ray_pipeline.report.leaks import leak_warning
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.rundir.ledger import Ledger
 
@@ -25,6 +26,8 @@ class Header:
     ended: datetime | None
     totals: Totals
     llms: list[LlmLine]
+    #: Why figures on the test rows are not to be believed; None where nothing is known.
+    leak_warning: str | None
 
     @property
     def began(self) -> datetime | None:
@@ -43,6 +46,7 @@ def read_header(reader: ReportReader) -> Header:
         ended=_modified(reader, "ledger.json"),
         totals=reader.once(totals),
         llms=reader.once(llm_lines),
+        leak_warning=leak_warning(reader.ledger.entries),
     )
 
 

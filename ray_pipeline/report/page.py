@@ -36,6 +36,7 @@ ORDER = [
     "duplicates",
     "shared_texts",
     "versions",
+    "leak",
     "lengths",
     "scorers",
     "subsets",

@@ -18,6 +18,7 @@ from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT
 from ray_pipeline.core.text import count, dollars, duration, figure, one_line, plain, shortened
 from ray_pipeline.evaluate.text import QUALITY
 from ray_pipeline.report.accounts import control_text, cut_answers
+from ray_pipeline.report.leaks import leak_warning
 from ray_pipeline.report.sections.evaluation import in_order
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.ledger import Ledger, LedgerEntry, Status
@@ -37,7 +38,10 @@ _COLOURS = {KEPT: "green", DROPPED: "yellow", FAILED: "red"}
 def status(reader: RunReader) -> RenderableType:
     """Print the rows of each stage, why rows were dropped or failed, and what was trained."""
     ledger = reader.ledger
-    parts: list[RenderableType] = [_headline(reader), _account(ledger)]
+    parts: list[RenderableType] = [_headline(reader)]
+    if (warning := leak_warning(ledger.entries)) is not None:
+        parts += [Text(f"{warning}\n", "bold red")]
+    parts += [_account(ledger)]
     if sources := ledger.by_source():
         parts += [Text(), _sources(sources)]
     if ledger.notes:

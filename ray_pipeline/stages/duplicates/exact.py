@@ -24,6 +24,8 @@ class ExactDuplicates(DecideStage):
 
     Args:
         columns: columns that must all be equal.
+        export: name of the exported file, for a second stage of this kind.
+        options: as for `Stage`.
     """
 
     name = "exact-duplicates"
@@ -33,9 +35,10 @@ class ExactDuplicates(DecideStage):
     }
     export = "exact_duplicate_qa_pairs.csv"
 
-    def __init__(self, *columns: str, **options: Any) -> None:
+    def __init__(self, *columns: str, export: str | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.columns = columns
+        self.export = export or self.export
 
     @property
     def reads(self) -> Mapping[str, pa.DataType]:

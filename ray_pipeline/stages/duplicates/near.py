@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
@@ -22,13 +21,9 @@ from ray_pipeline.core.rows import DROPPED
 from ray_pipeline.core.tables import REF, Tables
 from ray_pipeline.stage import DecideStage, StageConfig
 from ray_pipeline.stages.components import components
-from ray_pipeline.stages.duplicates.minhash import band_keys, jaccard, shingles
-from ray_pipeline.stages.text.keys import normalised, ranks, run_starts, text_hash
-
-#: Within a band, each row is paired with the best one and with this number of following rows.
-_NEIGHBOURS = 16
-#: Pairs whose shingles are compared at once: bounds memory.
-_PAIRS_AT_ONCE = 20_000
+from ray_pipeline.stages.duplicates.minhash import shingles
+from ray_pipeline.stages.duplicates.pairs import SimilarPairs
+from ray_pipeline.stages.text.keys import normalised, ranks, text_hash
 
 
 class NearDuplicates(DecideStage):
@@ -39,6 +34,7 @@ class NearDuplicates(DecideStage):
 
     Args:
         columns: columns whose texts are compared.
+        export: name of the exported file, for a second stage of this kind.
         defaults: of the configuration.
     """
 
@@ -89,9 +85,10 @@ class NearDuplicates(DecideStage):
     #: there are more, each connected component is decided separately.
     pairs_in_memory = 5_000_000
 
-    def __init__(self, *columns: str, **defaults: Any) -> None:
+    def __init__(self, *columns: str, export: str | None = None, **defaults: Any) -> None:
         super().__init__(**defaults)
         self.columns = columns
+        self.export = export or self.export
 
     @property
     def reads(self) -> Mapping[str, pa.DataType]:
@@ -123,85 +120,14 @@ class NearDuplicates(DecideStage):
 
     def decide(self, keys: Tables) -> Tables:
         """Drop each row that is similar to a better row that is kept."""
-        keys = keys.saved()
-        candidates = keys.map(self._bands).group(
-            ["band"], _candidates, order=["rank", REF], fan_out=self.config.bands
-        )
-        similar = candidates.meet(keys, "better", _with_better).meet(
-            keys, "worse", self._similar_enough
-        )
-        similar = similar.saved()
+        config = self.config
+        pairs = SimilarPairs(config.threshold, config.bands, config.band_rows, self.settings.seed)
+        similar = pairs.of(keys.saved()).saved()
         if similar.num_rows <= self.pairs_in_memory:
             similar = similar.map(_in_one_group)
         else:
             similar = components(similar, "better", "worse")
         return similar.group(["component"], _drop_worse, order=["better_rank", "better", "worse"])
-
-    def _bands(self, keys: pa.Table) -> pa.Table:
-        """One row per band of each text."""
-        bands = self.config.bands
-        lists = keys["shingles"].combine_chunks()
-        hashes = band_keys(lists, bands, self.config.band_rows, self.settings.seed)
-        again = {name: np.repeat(keys[name].to_numpy(), bands) for name in (REF, "rank", "must")}
-        # What must be equal is part of the key: rows that differ in it never become candidates.
-        band = hashes.reshape(-1) ^ again.pop("must")
-        return pa.table({"band": band, **again})
-
-    def _similar_enough(self, pairs: pa.Table, worse: pa.Table) -> pa.Table:
-        """The candidates whose shingles are similar enough."""
-        at = pc.index_in(pairs["worse"], worse[REF].combine_chunks()).combine_chunks()
-        found = [
-            jaccard(
-                pairs["better_shingles"].slice(start, _PAIRS_AT_ONCE).combine_chunks(),
-                worse["shingles"].take(at.slice(start, _PAIRS_AT_ONCE)).combine_chunks(),
-            )
-            for start in range(0, pairs.num_rows, _PAIRS_AT_ONCE)
-        ]
-        similarity = np.concatenate([np.empty(0, np.float32), *found])
-        pairs = pairs.drop_columns(["better_shingles"])
-        pairs = pairs.append_column("similarity", pa.array(similarity))
-        return pairs.filter(pa.array(similarity >= np.float32(self.config.threshold)))
-
-
-def _candidates(groups: pa.Table) -> pa.Table:
-    """Pairs of rows that share a band: each with the best of them, and with those next to it.
-
-    All pairs, in bands of few rows. Never n² of them, where thousands of rows share a band.
-    """
-    refs = groups[REF].to_numpy()
-    first = run_starts(groups["band"])
-    run = np.cumsum(first)
-    best = np.maximum.accumulate(np.where(first, np.arange(len(first)), 0))
-    far = np.arange(len(first)) - best > _NEIGHBOURS
-    better, worse = [refs[best[far]]], [refs[far]]
-    for step in range(1, _NEIGHBOURS + 1):
-        together = run[step:] == run[:-step]
-        if not together.any():
-            break
-        better.append(refs[:-step][together])
-        worse.append(refs[step:][together])
-    return _distinct(np.concatenate(better), np.concatenate(worse))
-
-
-def _distinct(better: npt.NDArray[Any], worse: npt.NDArray[Any]) -> pa.Table:
-    order = np.lexsort((worse, better))
-    better, worse = better[order], worse[order]
-    new = run_starts(pa.array(better), pa.array(worse))
-    return pa.table({"better": better[new], "worse": worse[new]})
-
-
-def _with_better(pairs: pa.Table, better: pa.Table) -> pa.Table:
-    """Distinct candidates, with the data of the better row."""
-    pairs = _distinct(pairs["better"].to_numpy(), pairs["worse"].to_numpy())
-    rows = better.take(pc.index_in(pairs["better"], better[REF].combine_chunks()))
-    return pa.table(
-        {
-            **{name: pairs[name] for name in ("better", "worse")},
-            "better_rank": rows["rank"],
-            "better_id": rows["row_id"],
-            "better_shingles": rows["shingles"],
-        }
-    )
 
 
 def _in_one_group(pairs: pa.Table) -> pa.Table:

@@ -22,7 +22,7 @@ from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
 from ray_pipeline.stages.subsets.config import SelectSubsetsConfig
 from ray_pipeline.stages.subsets.select import SelectSubsets
 from ray_pipeline.stages.training.missing_rows import require_rows
-from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.split import SplitStage
 from ray_pipeline.stages.training.tokenise import Tokenise
 from ray_pipeline.train.batches import BatchConfig
 from ray_pipeline.train.census import Census, PartOfRows, take_census
@@ -93,7 +93,7 @@ class TrainSubsets(ArtifactStage):
                 f"settings.{name}: there is no such subset{mend}. Subsets: "
                 f"{', '.join(self.subsets)}"
             )
-        split = self.find_stage(Split)
+        split = self.find_stage(SplitStage)
         for side in ("validation", "test"):
             if split is not None and getattr(split.config, side) == 0:
                 raise UserError(

@@ -26,7 +26,7 @@ from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
 from ray_pipeline.stages.training.distil import Distil, TrainAlone
 from ray_pipeline.stages.training.missing_rows import require_rows
-from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.split import SplitStage
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.tokenise import Tokenise
 from ray_pipeline.train.batches import TokenRows
@@ -106,7 +106,7 @@ class Evaluate(ArtifactStage):
 
     def check(self) -> None:
         """Check that there is a test split, and that this machine has a GPU if one is required."""
-        split = self.find_stage(Split)
+        split = self.find_stage(SplitStage)
         if split is not None and split.config.test == 0:
             raise UserError(
                 f"stages.{split.name}.test is 0, so no row is kept aside: set it, as to 0.05"

@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+import pyarrow.compute as pc
+
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.rows import DROPPED
 from ray_pipeline.core.storage import Storage
@@ -17,7 +19,8 @@ from ray_pipeline.rundir.reader import RunReader
 from ray_pipeline.rundir.rows import Rows
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import Stage
-from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.split import SplitStage
+from ray_pipeline.stages.training.split_groups import SplitGroups
 from ray_pipeline.stages.training.tokenise import Tokenise
 
 _SIDES = ("train", "validation", "test")
@@ -48,7 +51,7 @@ def require_rows(stage: Stage, rows: StoredRows, **purposes: str) -> None:
 def why_missing(stage: Stage, rows: StoredRows, side: str) -> str:
     """Sentences on why a side of the split has no rows, and what to do."""
     accounts = _accounts(rows.storage)
-    split = stage.find_stage(Split)
+    split = stage.find_stage(SplitStage)
     at = next((n for n, a in enumerate(accounts) if split and a.name == split.name), None)
     given = 0 if at is None else accounts[at].counts.get(side, 0)
     if at is not None and given:
@@ -154,7 +157,7 @@ def _on_sides(rows: StoredRows) -> str:
     return ", ".join(f"{name} {sides[name]}" for name in _SIDES)
 
 
-def _of_split(split: Split, rows: StoredRows, side: str, reached: int) -> str:
+def _of_split(split: SplitStage, rows: StoredRows, side: str, reached: int) -> str:
     """What the split did with the rows that reached it."""
     config = split.config
     shares = {"validation": config.validation, "test": config.test}
@@ -162,13 +165,9 @@ def _of_split(split: Split, rows: StoredRows, side: str, reached: int) -> str:
     where = f"stages.{split.name}"
     if not shares[side]:
         return f"{where}.{side} is 0: set it, as to 0.05"
-    roots: set[str] = set()
-    with contextlib.suppress(RunError):  # a later stage may have removed the columns
-        for table in rows.tables(list(split.reads) or ["parent_id", "row_id"]):
-            roots.update(split.roots(table))
+    roots, alike = _roots(split, rows)
     got = _on_sides(rows)
     if len(roots) == 1 and reached > 1:
-        alike = f"have the same {' and '.join(split.reads)}" if split.reads else "come from one row"
         return (
             f"All {reached} rows {alike}, and such rows are on one side of the split ({got}): "
             "bring rows that differ"
@@ -182,3 +181,21 @@ def _of_split(split: Split, rows: StoredRows, side: str, reached: int) -> str:
         f"{_reached(reached)} the split, and by chance its sides have: {got}. "
         f"Bring more rows, or {more}"
     )
+
+
+def _roots(split: SplitStage, rows: StoredRows) -> tuple[set[str], str]:
+    """What the rows were drawn by, and what rows with one root have in common."""
+    if isinstance(split, SplitGroups):
+        columns, alike = ["split_group", "row_id"], "are twins: they say nearly the same"
+    elif split.reads:
+        columns, alike = list(split.reads), f"have the same {' and '.join(split.reads)}"
+    else:
+        columns, alike = ["parent_id", "row_id"], "come from one row"
+    roots: set[str] = set()
+    with contextlib.suppress(RunError):  # a later stage may have removed the columns
+        for table in rows.tables(columns):
+            if isinstance(split, SplitGroups):
+                roots.update(pc.coalesce(table["split_group"], table["row_id"]).to_pylist())
+            else:
+                roots.update(split.roots(table))
+    return roots, alike

@@ -24,7 +24,7 @@ from ray_pipeline.stage import Settings, Stage, Workplace
 from ray_pipeline.stages.training.base import TrainingStage
 from ray_pipeline.stages.training.distil import Distil, ParameterSearch
 from ray_pipeline.stages.training.missing_rows import require_rows
-from ray_pipeline.stages.training.split import Split
+from ray_pipeline.stages.training.split import SplitStage
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
 from ray_pipeline.train.job import TrainingJob
 from ray_pipeline.train.losses import Objective
@@ -123,7 +123,7 @@ class Search(TrainingStage, ParameterSearch):
                 f"stages.distil.{where} is {getattr(parameters, name):g}, outside of space.{name}, "
                 f"{getattr(space, name)}: it is what is tried first, so widen the range"
             )
-        split = self.find_stage(Split)
+        split = self.find_stage(SplitStage)
         if split is not None and split.config.validation == 0:
             raise UserError(
                 f"trials are compared by their validation loss, and stages.{split.name}.validation "
