@@ -108,7 +108,8 @@ class StallWatch:
         if waits := list(self._waits(news)):
             self.say(f"no progress for {quiet}: {'; '.join(waits)}")
             return
-        states = self.probe([unit.process for unit in news.in_work], self._busy_engines(news))
+        processes = dict.fromkeys(unit.process for unit in news.in_work)
+        states = self.probe(list(processes), self._busy_engines(news))
         if waits := list(self._waits_of(news, states)):
             self.say(f"no progress for {quiet}: {'; '.join(waits)}")
             return

@@ -6,7 +6,7 @@ import contextlib
 import faulthandler
 import os
 import signal
-import tempfile
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +22,8 @@ _MEASURED_SECONDS = 3.0
 _PROBE_SECONDS = 30.0
 #: Seconds between the signal to a process and the end of the stacks that it writes.
 _WRITE_SECONDS = 0.5
+#: Name of the file in memory that a worker writes its stacks to.
+_STACKS = "ray-pipeline-stacks"
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ _registered: list[object] = []
 def register() -> WorkerProcess:
     """Let this worker write its stacks when it is probed; returns where it runs."""
     context = ray.get_runtime_context()
-    if not _registered:
-        file = _stacks_file(os.getpid()).open("w")
+    if not _registered and sys.platform == "linux":
+        # In memory, where a probe of the same user finds it under /proc, and nothing is left over.
+        file = os.fdopen(os.memfd_create(_STACKS), "w")
         # A handler in C: it also runs while native code holds the interpreter.
         faulthandler.register(signal.SIGUSR2, file=file, all_threads=True)
         _registered.append(file)
@@ -131,18 +134,26 @@ def _seconds(pid: int) -> float | None:
 def _stacks(pid: int) -> str:
     """What a registered process writes on the signal. It would end any other: those get none."""
     file = _stacks_file(pid)
+    if file is None:
+        return ""
     try:
         start = file.stat().st_size
-        if psutil.Process(pid).create_time() > file.stat().st_ctime + 1:
-            return ""  # of an earlier process with this number
         os.kill(pid, signal.SIGUSR2)
         time.sleep(_WRITE_SECONDS)
         with file.open(errors="replace") as stream:
             stream.seek(start)
             return stream.read()
-    except (OSError, psutil.Error):
+    except OSError:
         return ""
 
 
-def _stacks_file(pid: int) -> Path:
-    return Path(tempfile.gettempdir()) / f"ray-pipeline-{os.getuid()}-stacks-{pid}.txt"
+def _stacks_file(pid: int) -> Path | None:
+    """The file of a process that `register` opened; None where it did not."""
+    try:
+        for open_file in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if os.readlink(open_file).startswith(f"/memfd:{_STACKS}"):
+                    return open_file
+    except OSError:
+        pass
+    return None
