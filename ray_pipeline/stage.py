@@ -421,8 +421,8 @@ class DecideStage(Stage):
         Each row's depend on the row alone. It is called with a unit's rows.
 
         Args:
-            rows: the columns of `reads`, ``row_id``, and ``ref`` (int64), the name by which a
-                decision refers to a row.
+            rows: the columns of `reads`, ``row_id``, ``parent_id``, and ``ref`` (int64), the name
+                by which a decision refers to a row.
         """
 
     @abstractmethod

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.command import REPOSITORY, TESTS, Command, InProcess
+from support.s3_refusals import Refusals
 
 # For the processes that tests start, Ray's workers among them: they import the toy job's stages.
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -65,7 +66,8 @@ def ray_cluster() -> Iterator[str]:
 def s3() -> Iterator[Any]:
     """A boto3 client of an S3 server on this machine with a bucket named ``bucket``.
 
-    The environment names the server too, for this process and for those that it starts.
+    Its ``refusals`` let the server refuse what writes. The environment names the server too, for
+    this process and for those that it starts.
     """
     server_module = pytest.importorskip("moto.server")
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -80,6 +82,7 @@ def s3() -> Iterator[Any]:
 
         client = boto3.client("s3")
         client.create_bucket(Bucket="bucket")
+        client.refusals = Refusals(server)
         yield client
     server.stop()
 

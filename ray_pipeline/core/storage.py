@@ -54,9 +54,16 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder at the path."""
+        return self._type(path) != pafs.FileType.NotFound
+
+    def is_file(self, path: str) -> bool:
+        """Whether there is a file at the path; a folder is none."""
+        return self._type(path) == pafs.FileType.File
+
+    def _type(self, path: str) -> pafs.FileType:
         fs, _ = self._located
         try:
-            return fs.get_file_info(self._full(path)).type != pafs.FileType.NotFound
+            return fs.get_file_info(self._full(path)).type
         except OSError as error:
             raise RunError(f"cannot read {self.uri(path)}: {error}") from error
 

@@ -152,7 +152,7 @@ class _KeysOfUnits:
 
     def load(self, storage: Storage, part: int) -> pa.Table:
         """The keys of a chunk's rows; the rows of one unit at a time are in memory."""
-        columns = list(dict.fromkeys(["row_id", "status", *self.stage.reads]))
+        columns = list(dict.fromkeys(["row_id", "parent_id", "status", *self.stage.reads]))
         keys = []
         for ordinal in range(*self.chunks[part]):
             rows = kept(self.rows_from.part(self.unit_ids[ordinal]).rows(columns))

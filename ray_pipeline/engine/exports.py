@@ -105,7 +105,7 @@ def export_stages(
     for stage in segment.stages:
         for name, choose in stage.exports().items():
             path = f"{EXPORTS}/{name}"
-            if missing_only and storage.exists(path):
+            if missing_only and storage.is_file(path):
                 continue
             rows = _rows(storage, segment, unit_ids, choose)
             tables = (_without(table, stage.internal) for table in rows)

@@ -179,7 +179,8 @@ def test_cells_that_are_wrong_end_their_own_row_only(command: Command, tmp_path:
     rows = table.to_pylist()
     assert len(rows) == len(lines) + 5
     kept = sorted(row["question"] for row in rows if row["status"] == "kept")
-    assert kept == sorted(["Also good?", "Good in CSV?", *(row["question"] for row in good)])
+    # A number in a column of texts is the text that the file has for it.
+    assert kept == sorted(["42", "Also good?", "Good in CSV?", *(row["question"] for row in good)])
 
     def fate(answer: str | None, question: str | None = None) -> tuple[str, str, str]:
         (row,) = [
@@ -196,7 +197,6 @@ def test_cells_that_are_wrong_end_their_own_row_only(command: Command, tmp_path:
     assert fate("the question is white space") == ("dropped", "validate", "invalid:empty")
     assert fate("the question is over-long") == ("dropped", "validate", "invalid:too_long")
     assert fate("the question was not decoded") == ("dropped", "validate", "invalid:undecodable")
-    assert fate("the question is a number")[:2] == ("failed", "source")
     assert fate("the question is a list")[:2] == ("failed", "source")
 
     unread = {row["source_raw"]: row for row in rows if row["source_raw"]}

@@ -30,6 +30,9 @@ class Asker:
     def for_row(self, row_id: str) -> Any:
         return None
 
+    def count_waiting(self, rows: Any) -> None:
+        pass
+
 
 class Reverse(AskStage):
     """Reverses the text, makes a second row of one, and fails another."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,6 +250,31 @@ def test_a_bucket_that_is_not_there_or_goes_away(s3: Any, command: Command, tmp_
     assert process.returncode == 1, out + err
     assert "s3://mortal/run/" in err
     assert "Traceback" not in out + err
+
+
+def test_a_bucket_that_refuses_stops_sending(s3: Any, command: Command, tmp_path: Path) -> None:
+    lost = 0
+    with MockServer(latency=LATENCY) as server:
+        toy = S3Toy(s3, tmp_path, server, "refusing")
+        refusals = ((403, "ACCESS_DENIED", ROWS // 4), (503, "SLOW_DOWN", ROWS // 2))
+        for status, name, from_answers in refusals:
+            process = command.start("run", toy.config_file)
+            wait_until(lambda least=from_answers: server.stats()["completed"] >= least)
+            s3.refusals.status = status
+            try:
+                out, err = process.communicate(timeout=120)
+            finally:
+                s3.refusals.status = None
+            assert process.returncode == 1, out + err
+            assert f"{toy.uri}/" in err and name in err
+            assert "Traceback" not in out + err and len(err.strip().splitlines()) == 1, err
+            lost += sum(map(int, re.findall(r"(\d+) answers? that had arrived", err)))
+            # Every answer that the server gave is in the bucket, or counted in the message.
+            assert server.stats()["completed"] == sum(toy.answers().values()) + lost < ROWS
+        done = command("run", toy.config_file)
+        assert done.code == 0, done.text
+        assert server.stats()["completed"] == ROWS + lost
+    assert len(toy.rows("02-ask")) == ROWS
 
 
 def s3_remove(s3: Any, bucket: str) -> None:

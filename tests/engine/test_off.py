@@ -7,6 +7,7 @@ from collections import Counter
 import cloudpickle
 import pyarrow as pa
 
+from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.core.tables import Tables
 from ray_pipeline.engine.off import Off
@@ -56,4 +57,4 @@ def test_it_shares_the_segment_of_the_maps_and_needs_nothing() -> None:
     (segment,) = cut([Before().bound(), off, Before().bound()], "source", save_every_stage=False)
     assert [stage.name for stage in segment.stages] == ["before", "score", "before"]
     assert off.identity() == {"off": True}
-    assert off.settings == Settings() and off.models == {} and off.resources() is None
+    assert off.settings == Settings() and off.models == {} and off.resources() == Resources()

@@ -2,7 +2,7 @@
 
 `tests/support/old_runs` holds archives of two small run directories with their sources and
 configurations, as the version before the packages `core` and `rundir` wrote them: all kinds of
-stage are in them.
+stage are in them. The jobs have other stages since; those that they had are beside the archives.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ def unpack(job: str, folder: Path) -> list[dict[str, Any]]:
     """Put an old run with its source and configuration in a folder; its ledger's entries."""
     with tarfile.open(OLD_RUNS / f"{job}.tar.xz") as archive:
         archive.extractall(folder, filter="data")
+    config = json.loads((folder / "config.json").read_text())
+    config["job"] = str(OLD_RUNS / f"{job}.py")
+    (folder / "config.json").write_text(json.dumps(config))
     return stages(folder)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,8 +118,11 @@ def test_each_file_of_a_run_directory_may_be_refused(command: Command, tmp_path:
             lost += lost_in(done)
             # What could be stored is what the ledger says, as soon as there can be one.
             if had_ledger:
-                entries = wild.ledger()["stages"]
-                cost = sum(entry["llm"]["cost_usd"] for entry in entries if entry["llm"])
+                ledger = wild.ledger()
+                usages = [entry["llm"] for entry in ledger["stages"]]
+                # A run that could not find out how far its stages are counts their requests apart.
+                usages.append(ledger.get("other_requests"))
+                cost = sum(usage["cost_usd"] for usage in usages if usage)
                 stored = recorded(Storage(str(wild.run_dir)), "responses")
                 assert cost == pytest.approx(stored.cost_usd)
             for kind in kinds:
@@ -177,3 +182,36 @@ def test_a_full_disk_stops_sending_at_once(
         assert done.code == 0, done.text
         assert server.stats()["completed"] == 2 * rows + lost
     assert rows_of(toy) == rows_of(calm)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A folder on which nothing new can be opened for writing; what is open stays so."""
+    for command in (["--bind", str(folder), str(folder)], ["-o", "remount,bind,ro", str(folder)]):
+        if subprocess.run(["mount", *command], capture_output=True, check=False).returncode:
+            pytest.skip("no right to mount a file system")
+    yield
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_folder_that_becomes_read_only_stops_sending(
+    own_process: Command, tmp_path: Path
+) -> None:
+    rows = 200
+    with MockServer(latency=0.1) as server:
+        toy = toy_ask(tmp_path / "toy", server, rows)
+        process = own_process.start("run", toy.config_file)
+        while server.stats()["completed"] < rows // 10:
+            assert process.poll() is None
+            time.sleep(0.05)
+        with read_only(toy.run_dir):
+            out, err = process.communicate(timeout=120)
+        assert process.returncode == 1, out + err
+        assert "Read-only file system" in err and "Traceback" not in out + err, err
+        stored = recorded(Storage(str(toy.run_dir)), "responses")
+        lost = sum(map(int, LOST.findall(err)))
+        assert server.stats()["completed"] == stored.requests + lost < rows
+        done = own_process("run", toy.config_file)
+        assert done.code == 0, done.text
+        assert server.stats()["completed"] == rows + lost
+    assert toy.ledger()["status"] == "succeeded"

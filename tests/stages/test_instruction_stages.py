@@ -17,6 +17,7 @@ from support.stage_tables import reasons
 from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.stage import Settings
 from ray_pipeline.stages.scoring.weigh import WeighScores
+from ray_pipeline.stages.training.split import Split
 
 
 def table(pairs: Sequence[tuple[str | None, str | None]], **columns: Sequence[Any]) -> pa.Table:
@@ -103,7 +104,9 @@ def test_weights_that_do_not_sum_to_one(weights: dict[str, float]) -> None:
 def test_the_same_text_is_on_the_same_side() -> None:
     texts = [(f"What is {i}?", f"It is {i}.") for i in range(400)]
     twins = [(f"what  is {i}", f"IT IS {i}") for i in range(400)]
-    stage = STAGES["split"].bound({"validation": 0.2, "test": 0.1}, Settings(seed=1))
+    stage = Split(by=("instruction", "response")).bound(
+        {"validation": 0.2, "test": 0.1}, Settings(seed=1)
+    )
     sides = stage.apply(table([*texts, *twins]), Counter())["split"].to_pylist()
     assert sides[:400] == sides[400:]
     assert 40 < sides[:400].count("validation") < 120

@@ -318,9 +318,11 @@ def test_where_ray_tune_fails_it_begins_again_with_what_is_left(tmp_path, monkey
     some = Study(tiny_job(tmp_path), Space(), SEEDS)
     monkeypatch.setattr(search_module, "_attempt", attempt(finish=True))
     assert len(search(some, 5, trials, TrialWorkers(), told.append)) == 5
-    assert attempts == [0, 1, 2, 3, 4] and told[1].endswith("restarting Ray Tune: last line")
+    assert attempts == [0, 1, 2, 3, 4] and told[1].endswith(
+        "restarting Ray Tune: TuneError: told last line"
+    )
     monkeypatch.setattr(search_module, "_attempt", attempt(finish=False))
-    with pytest.raises(RunError, match=r"the search failed: (last line|no trial)"):
+    with pytest.raises(RunError, match=r"the search failed: (TuneError: told last line|no trial)"):
         search(some, 6, trials, TrialWorkers(), told.append)
     assert attempts[5:] == [5, 5, 5]
 

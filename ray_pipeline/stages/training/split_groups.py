@@ -78,8 +78,7 @@ class SplitGroups(SplitStage, DecideStage):
     @property
     def reads(self) -> Mapping[str, pa.DataType]:
         """The columns that are compared, and those that the split is drawn by."""
-        envelope = {} if self._texts else {"parent_id": pa.string()}
-        return {**self.twins.reads, **dict.fromkeys(self._texts, pa.string()), **envelope}
+        return {**self.twins.reads, **dict.fromkeys(self._texts, pa.string())}
 
     def keys(self, rows: pa.Table) -> pa.Table:
         """The keys of twins, what was drawn for the row alone, and which row of a group counts."""

@@ -27,7 +27,11 @@ class Asker:
         self.answers = answers
         self.usage = LlmUsage()
         self.cut_rows: set[str] = set()
+        self.replaced_characters = 0
         self.requests = 0
+
+    def count_waiting(self, rows):
+        pass
 
     def for_row(self, row_id):
         async def llm(prompt, /, *, check=None, text, **values):
