@@ -6,7 +6,6 @@ on a unit's rows are a small table on storage, which is then applied to the unit
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -242,28 +241,26 @@ def run_tasks(
     Returns: the results, in the order of ``tasks``.
 
     Raises:
-        RayTaskError: a task raised an exception; the other tasks are cancelled.
+        RayTaskError: a task raised an exception; no further one is started.
     """
     waiting = list(enumerate(tasks))[::-1]
     running: dict[Any, int] = {}
     written: dict[int, Written] = {}
     last_report = time.monotonic()
-    try:
-        while waiting or running:
-            most = 4 * int(ray.cluster_resources().get("CPU", 1))
-            while waiting and len(running) < most:
-                number, task = waiting.pop()
-                running[_run_task.remote(task, run_id)] = number
-            done, _ = ray.wait(list(running), timeout=1.0)
-            for reference in done:
-                written[running.pop(reference)] = ray.get(reference)
-            if time.monotonic() - last_report > _REPORT_EVERY:
-                say(f"{what}: {len(written)} of {len(tasks)} parts")
-                last_report = time.monotonic()
-    finally:
-        for reference in running:
-            with contextlib.suppress(Exception):
-                ray.cancel(reference)
+    # Tasks in flight are not cancelled where one fails: Ray 2.60 ends the whole process, without a
+    # word, if a task completes while it is being cancelled ("Tried to complete task that was not
+    # pending"). They end by themselves, and what they write is what they would write again.
+    while waiting or running:
+        most = 4 * int(ray.cluster_resources().get("CPU", 1))
+        while waiting and len(running) < most:
+            number, task = waiting.pop()
+            running[_run_task.remote(task, run_id)] = number
+        done, _ = ray.wait(list(running), timeout=1.0)
+        for reference in done:
+            written[running.pop(reference)] = ray.get(reference)
+        if time.monotonic() - last_report > _REPORT_EVERY:
+            say(f"{what}: {len(written)} of {len(tasks)} parts")
+            last_report = time.monotonic()
     return [written[number] for number in range(len(tasks))]
 
 

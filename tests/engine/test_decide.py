@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import pytest
 from support.command import Command
 from support.one_cpu_cluster import one_cpu_cluster
 from support.toy_run import Toy, make_toy
+
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.engine.decide import run_tasks
 
 #: Each text comes one to five times, near and far; some rows are dropped before, some doubled.
 TEXTS = [f"text {i * i % 41}" for i in range(99)]
@@ -147,3 +151,33 @@ def test_a_decision_that_raises_stops_the_run(command: Command, tmp_path: Path) 
     done = command("run", toy.config_file)
     assert done.code == 0, done.text
     assert "waiting for the workers" not in done.text
+
+
+def test_a_task_in_flight_is_not_cancelled_where_another_one_fails(
+    ray_cluster: str, tmp_path: Path
+) -> None:
+    """Ray ends the driver without a word if a task completes while it is being cancelled."""
+
+    # Here, because workers have no module of the tests.
+    @dataclass(frozen=True)
+    class Step:
+        """A task that fails, or that leaves a file after a while."""
+
+        storage: Storage
+        name: str = ""
+
+        def run(self) -> None:
+            if not self.name:
+                raise ValueError("this one fails")
+            time.sleep(1.5)
+            self.storage.write_bytes(self.name, b"done")
+
+    storage = Storage(str(tmp_path))
+    with pytest.raises(ValueError, match="this one fails"):
+        run_tasks("step", [Step(storage, "other"), Step(storage)])
+    assert not storage.exists("other")
+    for _ in range(100):
+        if storage.exists("other"):
+            break
+        time.sleep(0.1)
+    assert storage.read_bytes("other") == b"done"
