@@ -238,11 +238,16 @@ def client_of(address: tuple[str, int]) -> int:
     A process that the client has just forked holds the same connection until it runs a program of
     its own, and it is the one that is found first: then its parent is the client.
     """
-    with contextlib.suppress(psutil.Error):
-        found = next((c.pid for c in psutil.net_connections("tcp4") if c.laddr == address), None)
-        while found and _holds(parent := psutil.Process(found).ppid(), address):
-            found = parent
-        return found or 0
+    for _ in range(20):
+        # A process that was found may have ended by now: then the one that forked it is there.
+        with contextlib.suppress(psutil.Error):
+            connections = psutil.net_connections("tcp4")
+            found = next((c.pid for c in connections if c.laddr == address and c.pid), None)
+            while found and _holds(parent := psutil.Process(found).ppid(), address):
+                found = parent
+            if found:
+                return found
+        time.sleep(0.01)
     return 0
 
 
