@@ -65,9 +65,10 @@ class Twins:
     ) -> None:
         self.texts = tuple(texts)
         self.equal = (*equal, *equal_if_long)
-        self._least_words = {**dict.fromkeys(equal, 1), **dict.fromkeys(equal_if_long, 0)}
-        for column in equal_if_long:
-            self._least_words[column] = config.long_words
+        self._least_words = {
+            **dict.fromkeys(equal, 1),
+            **dict.fromkeys(equal_if_long, config.long_words),
+        }
         self._config = config
 
     @property
