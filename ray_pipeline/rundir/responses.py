@@ -141,6 +141,9 @@ class Journal:
         self._pending: list[tuple[bytes, Unwritten]] = []
         self._files_written = 0
         self._lock = threading.Lock()
+        #: Held while lines are sent to object storage: closing waits for a flush under way, whose
+        #: lines may come back to `_pending`.
+        self._sending = threading.Lock()
         self.unit_id = unit_id
         self.stored: dict[str, Response] = {}
         #: Keys of responses that a version stored whose keys left out the requests' options.
@@ -242,10 +245,16 @@ class Journal:
         Raises:
             RunError: it cannot be written; it stays pending.
         """
-        with self._lock:
-            if self._storage.is_local:
+        if self._storage.is_local:
+            with self._lock:
                 self._append_pending()
-                return
+        else:
+            with self._sending:
+                self._send_pending()
+
+    def _send_pending(self) -> None:
+        """Write all pending lines to a new object; what cannot be written becomes pending again."""
+        with self._lock:
             lines, self._pending = self._pending, []
             number = self._files_written
             self._files_written += bool(lines)
