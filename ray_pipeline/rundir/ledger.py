@@ -14,6 +14,7 @@ from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.layout import DONE, LEDGER_FILE
+from ray_pipeline.rundir.unreadable import tell
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "budget_exhausted"]
 
@@ -163,11 +164,16 @@ class Done:
 
     @classmethod
     def load(cls, storage: Storage, folder: str) -> Done | None:
-        """Read a segment's ``done.json``; None where there is none."""
-        raw = storage.read_bytes(f"{folder}/{DONE}")
+        """Read a segment's ``done.json``; None where there is none that can be read."""
+        path = f"{folder}/{DONE}"
+        raw = storage.read_bytes(path)
         if raw is None:
             return None
         known = {item.name for item in fields(cls)}
-        data = {name: value for name, value in orjson.loads(raw).items() if name in known}
-        data["accounts"] = [StageAccount.from_json(account) for account in data["accounts"]]
-        return cls(**data)
+        try:
+            data = {name: value for name, value in orjson.loads(raw).items() if name in known}
+            data["accounts"] = [StageAccount.from_json(account) for account in data["accounts"]]
+            return cls(**data)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            tell(storage, path, error)
+            return None
