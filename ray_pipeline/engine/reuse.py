@@ -10,7 +10,7 @@ from ray_pipeline.engine.artifacts import Artifact
 from ray_pipeline.engine.prepare import Prepared
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.checksums import DamagedFile
-from ray_pipeline.rundir.inspection import Damage, InspectedParts, inspect_parts, lines, unlike
+from ray_pipeline.rundir.inspection import FileDamage, InspectedParts, inspect_parts, lines, unlike
 from ray_pipeline.rundir.layout import DONE, SOURCE
 from ray_pipeline.rundir.ledger import Done
 from ray_pipeline.rundir.units import Unit
@@ -38,7 +38,7 @@ class RunState:
         self.segments = list(segments)
         self.complete: list[tuple[Segment, Done]] = []
         self.input_digest = set_digest(unit_ids)
-        self.damages: dict[str, dict[str, Damage]] = {}
+        self.damages: dict[str, dict[str, FileDamage]] = {}
         self.notes: list[str] = []
 
     @property

@@ -19,7 +19,7 @@ _MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
-class Damage:
+class FileDamage:
     """A file of a run that is not what was written, or is not there."""
 
     #: Relative to the run directory.
@@ -38,7 +38,7 @@ class InspectedParts:
     #: Footers of the parts that were read and are whole, by unit id.
     infos: dict[str, PartInfo] = field(default_factory=dict)
     #: Damaged and missing parts, by unit id.
-    damages: dict[str, Damage] = field(default_factory=dict)
+    damages: dict[str, FileDamage] = field(default_factory=dict)
     #: Files that are no part of the run's units. Nothing reads them.
     strangers: list[str] = field(default_factory=list)
 
@@ -77,16 +77,16 @@ def inspect_parts(
     to_read = []
     for path, unit_id in paths.items():
         if path not in files:
-            found.damages[unit_id] = Damage(path, "is missing")
+            found.damages[unit_id] = FileDamage(path, "is missing")
         elif everything or storage.is_local or not _is_older(files[path], marker):
             to_read.append(path)
 
-    def look(path: str) -> PartInfo | Damage:
+    def look(path: str) -> PartInfo | FileDamage:
         return _inspect(storage, path, fingerprint, input_of)
 
     with ThreadPoolExecutor(_THREADS) as threads:
         for path, result in zip(to_read, threads.map(look, to_read), strict=True):
-            if isinstance(result, Damage):
+            if isinstance(result, FileDamage):
                 found.damages[paths[path]] = result
             else:
                 found.infos[paths[path]] = result
@@ -99,20 +99,20 @@ def _is_older(file: StoredFile, marker: StoredFile | None) -> bool:
 
 def _inspect(
     storage: Storage, path: str, fingerprint: str, input_of: Callable[[str], str | None]
-) -> PartInfo | Damage:
+) -> PartInfo | FileDamage:
     try:
         part = open_part(storage, path)
         if part is None:
-            return Damage(path, "is missing")
+            return FileDamage(path, "is missing")
         part.verify()
     except DamagedPart as error:
-        return Damage(path, f"is damaged: {error.how}")
+        return FileDamage(path, f"is damaged: {error.how}")
     info = part.info
     if info.fingerprint != fingerprint:
-        return Damage(path, f"is damaged: {OTHER_STAGES}")
+        return FileDamage(path, f"is damaged: {OTHER_STAGES}")
     _, unit_id = part_of(path)
     if info.input_digest != (input_of(unit_id) or info.input_digest):
-        return Damage(path, "is damaged: it was made from other rows than those of its unit")
+        return FileDamage(path, "is damaged: it was made from other rows than those of its unit")
     return info
 
 
@@ -145,7 +145,7 @@ def _counts(account: StageAccount) -> tuple[dict[str, int], dict[str, int]]:
     return account.rows, account.reasons
 
 
-def lines(damages: Iterable[Damage]) -> list[str]:
+def lines(damages: Iterable[FileDamage]) -> list[str]:
     """A line for each damage; of a large number, the first ones and the number of the others."""
     named = [str(damage) for damage in damages]
     more = len(named) - _MOST_NAMED

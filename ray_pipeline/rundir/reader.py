@@ -6,7 +6,6 @@ run is: one large part at a time, and a cache of small ones.
 
 from __future__ import annotations
 
-import difflib
 import os
 import socket
 import time
@@ -20,14 +19,13 @@ from typing import Any, TypeVar
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import yaml
 
 from ray_pipeline.core.columns import is_text
 from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
-from ray_pipeline.core.storage import Storage, filesystem
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.thinking import split_thinking
 from ray_pipeline.rundir.checksums import DamagedFile
 from ray_pipeline.rundir.layout import (
@@ -43,6 +41,7 @@ from ray_pipeline.rundir.layout import (
     segment_folder,
 )
 from ray_pipeline.rundir.ledger import Done, LedgerEntry, parse_ledger
+from ray_pipeline.rundir.nearby import runs_nearby
 from ray_pipeline.rundir.parts import (
     OTHER_STAGES,
     DamagedPart,
@@ -116,7 +115,7 @@ class RunReader:
         self.storage = Storage(uri)
         raw = self.storage.read_bytes(LEDGER_FILE)
         if raw is None:
-            raise UserError(f"{uri}: not a run directory (no ledger.json){_runs_nearby(uri)}")
+            raise UserError(f"{uri}: not a run directory (no ledger.json){runs_nearby(uri)}")
         self.ledger = parse_ledger(raw, self.storage.uri(LEDGER_FILE))
         self._parts = OpenedParts(self.storage)
         self._schemas: dict[str, pa.Schema] = {}
@@ -456,33 +455,6 @@ def _answer(stage: str, record: dict[str, Any], rejected: bool) -> Answer:
         rejected=rejected,
         malformed=malformed is not None,
     )
-
-
-def _runs_nearby(uri: str) -> str:
-    """The end of an error message: the run directories inside `uri`, or beside it."""
-    fs, path = filesystem(uri)
-    name = path.rstrip("/").rpartition("/")[2]
-    inside = [f"{name}/{run}" for run in _runs_in(fs, path)]
-    if inside:
-        return f"; it holds the runs {', '.join(inside[:5])}"
-    beside = _runs_in(fs, path.rstrip("/").rpartition("/")[0])
-    close = difflib.get_close_matches(name, beside, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return hint + (f"; the runs beside it: {', '.join(beside[:10])}" if beside else "")
-
-
-def _runs_in(fs: pafs.FileSystem, folder: str) -> list[str]:
-    if not folder:
-        return []
-    try:
-        infos = fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
-        folders = [info for info in infos if info.type == pafs.FileType.Directory][:200]
-        ledgers = fs.get_file_info([f"{info.path}/ledger.json" for info in folders])
-    except OSError:
-        # This is only a hint: the user may have no permission to read the parent folder.
-        return []
-    pairs = zip(folders, ledgers, strict=True)
-    return sorted(folder.base_name for folder, ledger in pairs if ledger.is_file)
 
 
 def text_columns(reader: RunReader, schema: pa.Schema) -> list[str]:
