@@ -9,10 +9,10 @@ import contextlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -22,6 +22,13 @@ from ray_pipeline.core.errors import RunError, UserError
 
 #: Bytes of the longest name of a file or folder on Linux and macOS.
 _NAME_BYTES = 255
+
+
+class Hold(Protocol):
+    """Says whether a run still holds its folder."""
+
+    def check(self) -> None:
+        """Return if it does. Raises LockLost otherwise."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,21 @@ class Storage:
     """
 
     root: str
+    #: Checked before each write; None: nothing is.
+    hold: Hold | None = field(default=None, compare=False, repr=False)
+
+    def held_by(self, hold: Hold) -> Storage:
+        """The same folder, written only while a run holds it, in whatever process."""
+        return replace(self, hold=hold)
+
+    def check_held(self) -> None:
+        """Check that the run may write, or spend: a process may have been paused and replaced.
+
+        Raises:
+            LockLost: another run holds the folder by now.
+        """
+        if self.hold is not None:
+            self.hold.check()
 
     @cached_property
     def _located(self) -> tuple[pafs.FileSystem, str]:
@@ -58,6 +80,15 @@ class Storage:
     def is_local(self) -> bool:
         """Whether files can be appended to and locked."""
         return isinstance(self._located[0], pafs.LocalFileSystem)
+
+    @property
+    def scheme(self) -> str:
+        """That of the URI, such as ``s3``; empty for a local path."""
+        return urlsplit(self.root).scheme if "://" in self.root else ""
+
+    def full_path(self, path: str) -> str:
+        """A file's path on its file system: the bucket and the key, on object storage."""
+        return self._full(path)
 
     def local_path(self, path: str = "") -> Path:
         """The path on this machine's file system; only where `is_local`."""
@@ -106,6 +137,7 @@ class Storage:
             data: the whole content.
             durable: also survive a power loss (fsync), not only the death of the process.
         """
+        self.check_held()
         fs, _ = self._located
         try:
             if self.is_local:
@@ -134,6 +166,7 @@ class Storage:
     @contextlib.contextmanager
     def writer(self, path: str) -> Iterator[IO[bytes]]:
         """Write a large file in pieces; it appears under its name when the block ends well."""
+        self.check_held()
         try:
             with self._local_writer(path) if self.is_local else self._remote_writer(path) as file:
                 yield file
@@ -195,6 +228,7 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Delete a file; nothing happens when there is none."""
+        self.check_held()
         fs, _ = self._located
         try:
             fs.delete_file(self._full(path))
@@ -205,6 +239,7 @@ class Storage:
 
     def delete_folder(self, path: str) -> None:
         """Delete a folder and its content; nothing happens when there is none."""
+        self.check_held()
         fs, _ = self._located
         try:
             fs.delete_dir(self._full(path))
@@ -217,10 +252,10 @@ class Storage:
         root = self._located[1]
         return f"{root.rstrip('/')}/{path}".rstrip("/") if path else root
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"root": self.root}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "hold": self.hold}
 
-    def __setstate__(self, state: dict[str, str]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
 

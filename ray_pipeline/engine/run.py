@@ -14,7 +14,7 @@ import orjson
 import ray
 import yaml
 
-from ray_pipeline.core.errors import RunError, UserError, cause_in_words, first_line
+from ray_pipeline.core.errors import LockLost, RunError, UserError, cause_in_words, first_line
 from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.shares import in_words
 from ray_pipeline.core.storage import Storage
@@ -53,7 +53,7 @@ from ray_pipeline.rundir.layout import (
     rows_folder,
 )
 from ray_pipeline.rundir.ledger import Done, Ledger
-from ray_pipeline.rundir.lock import run_lock
+from ray_pipeline.rundir.lock import held, run_lock
 from ray_pipeline.rundir.parts import PartInfo, existing_infos
 from ray_pipeline.rundir.responses import recorded_units
 from ray_pipeline.rundir.units import write_units
@@ -91,11 +91,13 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
 
     Raises:
         UserError: the configuration or the input is wrong; nothing was started.
+        LockLost: another run has taken the directory; its ledger is that run's.
     """
     config = job.config
     storage = Storage(config.run_dir)
     ledger = Ledger(run=storage.uri())
     with run_lock(storage, display.say) as run_id:
+        storage = held(storage, run_id)
         with ledger.timed("prepare"):
             prepared = prepare(config, job.stages, job.prompt_folders, storage.uri("source"), until)
         _describe(storage, prepared)
@@ -172,6 +174,8 @@ class _Runner:
             if (failure := self._exports.failure) is not None:
                 raise RunError(failure)
             ledger.end("succeeded")
+        except LockLost:
+            raise  # the ledger is another run's
         except _Stopped as stopped:
             ledger.end(stopped.stop.kind, stopped.stop.message)
         except RunError as error:
@@ -375,6 +379,7 @@ class _Runner:
         pauses = PauseNews(self._display.say, self._prepared.config.llms)
         while not ended:
             ended = execution.wait(_POLL)
+            self._storage.check_held()
             news = ray.get(self._coordinator.poll.remote())
             for receipt in itertools.chain(*news.receipts.values()):
                 if receipt.damage is not None:
