@@ -4,7 +4,8 @@ What a small run writes is recorded (`support.recorded_writes`). Each prefix of 
 into the run directory: as processes saw it, with the last change torn (empty, half, zeros), and
 with all gone that no sync had put on disk. The run is started again on each of them.
 
-``POWER_STATES=all pytest tests/engine/test_power_loss.py`` tries all of them, an integer that many.
+``POWER_STATES=all pytest tests/engine/test_power_loss.py`` tries all of them, ``1/4`` every fourth
+from the second on, an integer that many of different kinds.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def stored_answers(run_dir: Path) -> set[tuple[str, str]]:
 
 def make(folder: Path, server: MockServer) -> Toy:
     llm = {"engine": "openai", "model": "m", "base_url": server.base_url, "api_keys_env": []}
-    formats = ["jsonl", "csv", "parquet"] + ["hf"] * (WANTED == "all")
+    formats = ["jsonl", "csv", "parquet"] + ["hf"] * (not WANTED.isdigit())
     return make_toy(
         folder,
         TEXTS,
@@ -129,6 +130,9 @@ def chosen(found: list[State]) -> list[State]:
     """All states, or some of every kind."""
     if WANTED == "all":
         return found
+    if "/" in WANTED:
+        first, step = map(int, WANTED.split("/"))
+        return found[first::step]
     chance = random.Random(WANTED)
     kinds: dict[tuple[str, str], list[State]] = {}
     for state in found:
