@@ -44,6 +44,7 @@ ORDER = [
     "search",
     "training",
     "evaluation",
+    "differences",
     "samples",
     "tradeoff",
     "completions",

@@ -403,7 +403,7 @@ def token_rows(rows: StoredRows, split: str, subset: str | None = None) -> Token
 
 
 def _validation(job: TrainingJob) -> BatchPlan | None:
-    table = job.rows.mapped(TOKENS, **{SPLIT: "validation"})
+    table = job.rows.originals(TOKENS, **{SPLIT: "validation"})
     return BatchPlan(TokenRows(table), job.batches) if table.num_rows else None
 
 

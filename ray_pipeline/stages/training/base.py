@@ -32,6 +32,7 @@ class TrainingConfig(StageConfig):
 class TrainingStage(ArtifactStage):
     """Trains a model on the token rows of the training split, and keeps it in the run."""
 
+    version = 2  # since validation rows are those of the source, without their paraphrases
     reads = {
         "input_ids": pa.list_(pa.int32()),
         "answer_mask": pa.list_(pa.bool_()),
