@@ -216,7 +216,7 @@ class Evaluate(ArtifactStage):
     def _student_seed(self) -> int:
         """The seed with which `Distil` initialises its student, to get the same initial weights."""
         distil = self.find_stage(Distil)
-        return 0 if distil is None else distil.config.loop.seed
+        return 0 if distil is None else self.settings.seed + distil.config.loop.seed
 
 
 def _summary(model: ModelFigures, test: MeasuredRows) -> dict[str, Any]:
