@@ -73,10 +73,11 @@ def decide(
     )
     folder = decisions_folder(job.segment.folder)
     marker = f"{folder}/{DONE}"
-    if job.storage.read_bytes(marker) == identity.encode():
-        return
     # The number: keys that an older version made half of would not be equal to ours.
     work_folder = f"{folder}/work-2-{identity[:16]}"
+    if job.storage.read_bytes(marker) == identity.encode():
+        job.storage.delete_folder(work_folder)  # left by an attempt that ended just before
+        return
     # The marker goes first: decisions of an earlier run, or half of these, must not look complete.
     job.storage.delete(marker)
     if not job.storage.exists(work_folder):
