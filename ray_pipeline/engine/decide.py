@@ -6,6 +6,7 @@ on a unit's rows are a small table on storage, which is then applied to the unit
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -34,10 +35,13 @@ from ray_pipeline.rundir.layout import DONE, decisions_folder, decisions_path
 from ray_pipeline.rundir.lock import working
 from ray_pipeline.rundir.parts import PartInfo
 from ray_pipeline.rundir.units import Unit
+from ray_pipeline.rundir.unreadable import tell
 from ray_pipeline.stage import DecideStage
 
 #: Rows whose keys one task extracts: a sixteenth of all rows, within these bounds.
 _LEAST_CHUNK, _MOST_CHUNK = 5_000, 100_000
+#: The content of the file that says for what stage and rows the decisions are.
+_IDENTITY = re.compile(rb"[0-9a-f]+")
 #: Seconds between two progress lines of a step.
 _REPORT_EVERY = 10.0
 
@@ -75,9 +79,12 @@ def decide(
     marker = f"{folder}/{DONE}"
     # The number: keys that an older version made half of would not be equal to ours.
     work_folder = f"{folder}/work-2-{identity[:16]}"
-    if job.storage.read_bytes(marker) == identity.encode():
+    made = job.storage.read_bytes(marker)
+    if made == identity.encode():
         job.storage.delete_folder(work_folder)  # left by an attempt that ended just before
         return
+    if made is not None and not _IDENTITY.fullmatch(made):
+        tell(job.storage, marker, ValueError("it is no fingerprint"))
     # The marker goes first: decisions of an earlier run, or half of these, must not look complete.
     job.storage.delete(marker)
     if not job.storage.exists(work_folder):
