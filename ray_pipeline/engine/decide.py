@@ -41,7 +41,7 @@ from ray_pipeline.stage import DecideStage
 #: Rows whose keys one task extracts: a sixteenth of all rows, within these bounds.
 _LEAST_CHUNK, _MOST_CHUNK = 5_000, 100_000
 #: The content of the file that says for what stage and rows the decisions are.
-_IDENTITY = re.compile(rb"[0-9a-f]+")
+_IDENTITY = re.compile(rb"[0-9a-f]{32}")
 #: Seconds between two progress lines of a step.
 _REPORT_EVERY = 10.0
 
