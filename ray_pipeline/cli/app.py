@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ray_pipeline.cli import diff, generate, look, models, preview, run
+from ray_pipeline.cli import diff, generate, look, models, preview, run, verify
 from ray_pipeline.cli.run import Address, RunDir, Sets, Until
 from ray_pipeline.cli.terminal import errors_explained
 
@@ -36,6 +36,7 @@ app.add_typer(run.app)
 app.add_typer(look.app)
 app.add_typer(preview.app)
 app.add_typer(diff.app)
+app.add_typer(verify.app)
 app.add_typer(generate.app)
 app.add_typer(models.app, name="models")
 

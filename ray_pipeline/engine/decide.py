@@ -30,6 +30,8 @@ from ray_pipeline.engine.segments import checked, in_order, works_on
 from ray_pipeline.engine.stored_tables import StepExecutor, StoredTables, Task, Written
 from ray_pipeline.engine.unit import FromSegment, SegmentJob, UnitState
 from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.checksums import with_checksums
+from ray_pipeline.rundir.decisions import are_decided, mark_decided, stored_decisions
 from ray_pipeline.rundir.layout import DONE, decisions_folder, decisions_path
 from ray_pipeline.rundir.lock import working
 from ray_pipeline.rundir.parts import PartInfo
@@ -73,7 +75,7 @@ def decide(
     )
     folder = decisions_folder(job.segment.folder)
     marker = f"{folder}/{DONE}"
-    if job.storage.read_bytes(marker) == identity.encode():
+    if are_decided(job.storage, job.segment.folder, identity, say):
         return
     work_folder = f"{folder}/work-{identity[:16]}"
     # The marker goes first: decisions of an earlier run, or half of these, must not look complete.
@@ -93,7 +95,7 @@ def decide(
         decisions.map(partial(_canonical, stage)).by_chunk().map(write).saved()
     except Exception as error:
         raise _explained(stage, error) from error
-    job.storage.write_bytes(marker, identity.encode())
+    mark_decided(job.storage, job.segment.folder, identity)
     job.storage.delete_folder(work_folder)
 
 
@@ -185,7 +187,7 @@ def _write_decisions(job: SegmentJob, unit_ids: Sequence[str], decisions: pa.Tab
         sink = pa.BufferOutputStream()
         pq.write_table(decisions.slice(start, end - start), sink)
         path = decisions_path(job.segment.folder, unit_ids[ordinal])
-        job.storage.write_bytes(path, sink.getvalue())
+        job.storage.write_bytes(path, with_checksums(sink.getvalue()))
     return pa.table({REF: pa.array(ordinals)})
 
 
@@ -201,7 +203,8 @@ def apply_decisions(state: UnitState, rows: pa.Table) -> tuple[pa.Table, list[St
     stage = _stage(state.job)
     decisions = _decision_schema(stage).empty_table()
     if state.decisions:
-        decisions = pq.read_table(pa.BufferReader(state.decisions))
+        path = decisions_path(state.job.segment.folder, state.unit.unit_id)
+        decisions = stored_decisions(state.job.storage, path, state.decisions)
     positions = pa.array(np.arange(rows.num_rows))
     at = pc.index_in(positions, pc.bit_wise_and(decisions[REF], 0xFFFFFFFF).combine_chunks())
     decided = pc.is_valid(at)

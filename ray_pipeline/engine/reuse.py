@@ -101,6 +101,9 @@ def run_state(storage: Storage, prepared: Prepared, retry: bool = False) -> RunS
             break
         if done is None:
             break
+        if not segment.has_rows and (damages := _damages_of(storage, segment)):
+            state.notes += [*damages, f"what {segment.name} makes is made again"]
+            break
         if retry and any(a.failed for a in done.accounts if a.name != SOURCE):
             break
         if segment.has_rows:
@@ -133,6 +136,23 @@ def completed(storage: Storage, segment: Segment, input_digest: str) -> Done | N
     if not segment.has_rows and not Artifact(storage, segment).is_there():
         return None
     return done
+
+
+def still_made(storage: Storage, segment: Segment, input_digest: str) -> Done | None:
+    """As `completed`, for a segment that makes files; None also where a file is damaged."""
+    try:
+        done = completed(storage, segment, input_digest)
+    except DamagedFile:
+        return None
+    return None if done is None or _damages_of(storage, segment) else done
+
+
+def _damages_of(storage: Storage, segment: Segment) -> list[str]:
+    """What is wrong with the files of a segment that makes files."""
+    try:
+        return Artifact(storage, segment).damages()
+    except DamagedFile:
+        return []  # `verify` says so: the files are believed as those of an earlier version are
 
 
 def _inspected(

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-import orjson
-
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
@@ -112,7 +110,7 @@ class Ledger:
             data["damages"] = self.damages
         if self.other is not None:
             data["other_requests"] = asdict(self.other)
-        storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))
+        storage.write_bytes(LEDGER_FILE, json_with_checksum(data))
 
     def check(self) -> None:
         """Check that no row is missing between or within stages.
@@ -202,10 +200,12 @@ def parse_ledger(raw: bytes, where: str) -> Ledger:
         UserError: it is not the ledger of a run.
     """
     try:
-        data = orjson.loads(raw)
+        data = checked_json(raw)
         entries = [_entry(stage) for stage in data["stages"]]
         status: Status = data["status"]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except Damaged as error:
+        raise UserError(f"{where} is damaged: {error}. Run again: it is written again") from None
+    except (KeyError, TypeError) as error:
         raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
     if status not in get_args(Status):
         raise UserError(f"{where}: unknown status {status!r}")

@@ -41,6 +41,7 @@ from ray_pipeline.rundir.layout import (
     segment_folder,
 )
 from ray_pipeline.rundir.ledger import Done, LedgerEntry, parse_ledger
+from ray_pipeline.rundir.manifest import how_it_differs
 from ray_pipeline.rundir.nearby import runs_nearby
 from ray_pipeline.rundir.parts import (
     OTHER_STAGES,
@@ -165,8 +166,17 @@ class RunReader:
 
         It may still hold stages of an earlier run in the same directory: see `made_by`.
         """
+        raw = self.storage.read_bytes(METRICS_FILE)
+        if raw is not None and (how := how_it_differs(self.storage, METRICS_FILE, raw)) is not None:
+            where = self.storage.uri(METRICS_FILE)
+            raise DamagedFile(
+                f"{where} {how}. `ray-pipeline verify {self.storage.uri()}` lists what is "
+                "damaged; delete the file and the done.json of the stages that train or evaluate, "
+                "and run again",
+                how,
+            )
         try:
-            loaded = orjson.loads(self.storage.read_bytes(METRICS_FILE) or b"{}")
+            loaded = orjson.loads(raw or b"{}")
         except orjson.JSONDecodeError as error:
             where = self.storage.uri(METRICS_FILE)
             raise UserError(f"{where}: not JSON: {error}") from None
