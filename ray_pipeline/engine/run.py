@@ -343,7 +343,7 @@ class _Runner:
 
     def _make(self, segment: Segment) -> None:
         """Make the artifact of a segment, from the rows that the segment before it kept."""
-        made = still_made(self._storage, segment, self._state.input_digest)
+        made = still_made(self._storage, segment, self._state)
         if made is not None:
             # A segment before it had to run again, and kept the same rows.
             self._reuse(segment, made)
@@ -360,9 +360,9 @@ class _Runner:
                 self._state.upstream_of(segment).folder, unit_ids, rows_digest, self._display.say
             )
         account.seconds = time.monotonic() - began
-        done = Done(
-            segment.fingerprint, self._state.input_digest, digest, len(self._units), [account]
-        )
+        state, units = self._state, len(self._units)
+        done = Done(segment.fingerprint, state.input_digest, digest, units, [account])
+        done = replace(done, rows_digest=state.rows_digest)
         self._complete(segment, done, reused=False)
 
     def _rows_of(self, segment: Segment, stage: Stage) -> tuple[list[str], str]:

@@ -151,6 +151,9 @@ class Done:
     accounts: list[StageAccount]
     #: What each stage's fingerprint was made of, by its name; empty in runs of earlier versions.
     identities: dict[str, Any] = field(default_factory=dict)
+    #: Of a segment that makes files: digest of all rows before it, whichever of them it reads;
+    #: empty in runs of earlier versions.
+    rows_digest: str = ""
 
     def save(self, storage: Storage, folder: str) -> None:
         """Write ``done.json``. Everything else of the segment must be on storage before."""
@@ -161,6 +164,7 @@ class Done:
             "units": self.units,
             "accounts": [account.to_json() for account in self.accounts],
             "identities": self.identities,
+            "rows_digest": self.rows_digest,
         }
         storage.write_bytes(f"{folder}/{DONE}", json_with_checksum(data))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import re
 import shutil
@@ -86,8 +87,10 @@ def get_model(storage: Storage, name: str) -> str:
     folder = model_folder(name)
     if not storage.exists(f"{folder}/config.json"):
         raise RunError(f"{storage.uri(folder)}: the run has no such model")
-    recorded = recorded_files(storage).items()
-    files = {path: file for path, file in recorded if path.startswith(f"{folder}/")}
+    files = {}
+    with contextlib.suppress(DamagedFile):  # of the list itself: `verify` says so
+        recorded = recorded_files(storage).items()
+        files = {path: file for path, file in recorded if path.startswith(f"{folder}/")}
     for path, how in differences(storage, files):
         raise DamagedFile(
             f"{storage.uri(path)} {how}. Run again: the stage that makes the model makes it again",

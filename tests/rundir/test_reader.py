@@ -24,6 +24,7 @@ from ray_pipeline.rundir.reader import RunReader
 from ray_pipeline.rundir.responses import Journal, NoAnswer, Response
 from ray_pipeline.rundir.rows import Rows
 from ray_pipeline.rundir.trace import trace
+from ray_pipeline.rundir.verify import Verification
 
 
 @pytest.fixture
@@ -284,5 +285,10 @@ def test_object_storage_is_read_the_same_way(bucket: str) -> None:
     assert "succeeded" in shown(views.status(reader))
     assert write_report(run.storage) == f"{bucket}/made/report.html"
     assert b"tidy:spam" in (run.storage.read_bytes("report.html") or b"")
+    verification = Verification(run.storage)
+    assert list(verification.findings()) == [] and verification.files >= 13
+    one, two = (part_path(FOLDERS["augment"], unit.unit_id) for unit in run.units)
+    copy(run, one, two)
+    assert [f.path for f in Verification(run.storage).findings()] == [two]
     with pytest.raises(UserError, match="did you mean 'made'"):
         RunReader(f"{bucket}/mad")
