@@ -315,7 +315,7 @@ def test_damaged_files_of_stages_are_made_again_and_no_others(
 
     # A file of one stage, the mark of another, and decisions that are needed again with it. The
     # server is gone: nothing is asked.
-    (run / "compared.json").write_bytes(before["compared.json"].replace(b"text", b"test", 1))
+    (run / "compared.json").write_bytes(before["compared.json"].replace(b"corpus", b"carpus", 1))
     (folder,) = run.glob("stages/*-first")
     (folder / "done.json").write_bytes(b"")
     decisions = sorted((folder / "decisions").glob("*.parquet"))
