@@ -6,22 +6,20 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import orjson
-
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.hashing import fingerprint
 from ray_pipeline.core.storage import Storage, StoredFile
 from ray_pipeline.engine.segments import Segment
-from ray_pipeline.rundir.checksums import DamagedFile
+from ray_pipeline.rundir.checksums import Damaged, DamagedFile, checked_json, json_with_checksum
 from ray_pipeline.rundir.layout import METRICS_FILE, part_path, work_folder
 from ray_pipeline.rundir.manifest import (
     differences,
     files_at,
     record_files,
     recorded_files,
-    write_recorded,
 )
 from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.rundir.unreadable import tell
 from ray_pipeline.stage import ArtifactStage, Workplace
 
 
@@ -54,8 +52,18 @@ class Artifact:
         return stage
 
     def is_there(self) -> bool:
-        """Whether all files that the stage makes are in the run directory."""
-        return all(self.storage.exists(path) for path in self.stage.makes)
+        """Whether all files that the stage makes are in the run directory, and its figures."""
+        files_are_there = all(self.storage.exists(path) for path in self.stage.makes)
+        return files_are_there and self.stage.name in self._metrics()
+
+    def _metrics(self) -> dict[str, object]:
+        """The content of ``metrics.json``; where it is damaged, no figures are there."""
+        raw = self.storage.read_bytes(METRICS_FILE)
+        try:
+            return {} if raw is None else checked_json(raw)
+        except Damaged as error:
+            tell(self.storage, METRICS_FILE, error)
+            return {}
 
     def make(
         self,
@@ -84,7 +92,8 @@ class Artifact:
         made = f"{self.segment.folder}/made"
         if self.stage.sources is not None and self.is_there():
             # Only rows of other sources changed, or the whole segment would have been reused.
-            old_identity, _, digest = (self.storage.read_bytes(made) or b"").decode().partition(" ")
+            content = (self.storage.read_bytes(made) or b"").decode(errors="replace")
+            old_identity, _, digest = content.partition(" ")
             if old_identity == identity:
                 return digest
         self.storage.delete(made)
@@ -131,7 +140,5 @@ class Artifact:
 
     def _record(self, figures: dict[str, object]) -> None:
         """Add the figures to ``metrics.json``, which holds those of the other stages."""
-        metrics = orjson.loads(self.storage.read_bytes(METRICS_FILE) or b"{}")
-        metrics[self.stage.name] = figures
-        options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
-        write_recorded(self.storage, {METRICS_FILE: orjson.dumps(metrics, option=options)})
+        metrics = self._metrics() | {self.stage.name: figures}
+        self.storage.write_bytes(METRICS_FILE, json_with_checksum(metrics))

@@ -30,7 +30,7 @@ from ray_pipeline.engine.segments import checked, in_order, works_on
 from ray_pipeline.engine.stored_tables import StepExecutor, StoredTables, Task, Written
 from ray_pipeline.engine.unit import FromSegment, SegmentJob, UnitState
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.checksums import with_checksums
+from ray_pipeline.rundir.checksums import DamagedFile, with_checksums
 from ray_pipeline.rundir.decisions import are_decided, mark_decided, stored_decisions
 from ray_pipeline.rundir.layout import DONE, decisions_folder, decisions_path
 from ray_pipeline.rundir.lock import working
@@ -204,8 +204,7 @@ def apply_decisions(state: UnitState, rows: pa.Table) -> tuple[pa.Table, list[St
     stage = _stage(state.job)
     decisions = _decision_schema(stage).empty_table()
     if state.decisions:
-        path = decisions_path(state.job.segment.folder, state.unit.unit_id)
-        decisions = stored_decisions(state.job.storage, path, state.decisions)
+        decisions = _stored_decisions(state)
     positions = pa.array(np.arange(rows.num_rows))
     at = pc.index_in(positions, pc.bit_wise_and(decisions[REF], 0xFFFFFFFF).combine_chunks())
     decided = pc.is_valid(at)
@@ -226,6 +225,21 @@ def apply_decisions(state: UnitState, rows: pa.Table) -> tuple[pa.Table, list[St
     stage.count(out, counts)
     account.counts = {name: number for name, number in sorted(counts.items()) if number}
     return out, [account]
+
+
+def _stored_decisions(state: UnitState) -> pa.Table:
+    """The decisions on a unit's rows.
+
+    Raises:
+        DamagedFile: they are not what was written; they do not count as made any more.
+    """
+    folder, storage = state.job.segment.folder, state.job.storage
+    path = decisions_path(folder, state.unit.unit_id)
+    try:
+        return stored_decisions(storage, path, state.decisions)
+    except DamagedFile:
+        storage.delete(f"{decisions_folder(folder)}/{DONE}")
+        raise
 
 
 def run_tasks(

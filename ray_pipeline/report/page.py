@@ -45,6 +45,7 @@ ORDER = [
     "search",
     "training",
     "evaluation",
+    "differences",
     "samples",
     "tradeoff",
     "completions",

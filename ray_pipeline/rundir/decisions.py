@@ -88,9 +88,7 @@ def stored_decisions(storage: Storage, path: str, data: bytes) -> pa.Table:
         file = CheckedFile(pa.BufferReader(data))
         return file.read(file.metadata.schema.to_arrow_schema().names)
     except Damaged as error:
-        marker = f"{path.rpartition('/')[0]}/{DONE}"
         raise DamagedFile(
-            f"{storage.uri(path)} is damaged: {error}. Delete {storage.uri(marker)} and run "
-            "again: the stage decides again",
+            f"{storage.uri(path)} is damaged: {error}. Run again: the stage decides again",
             str(error),
         ) from error

@@ -114,20 +114,6 @@ def content_digest(storage: Storage, path: str) -> str:
     return digest.hexdigest()
 
 
-def how_it_differs(storage: Storage, path: str, data: bytes) -> str | None:
-    """How the content of a file differs from what was written, as the end of a sentence.
-
-    None: it does not, or it is not known.
-    """
-    try:
-        was = recorded_files(storage).get(path)
-    except DamagedFile:
-        return None
-    if was is None or was.xxh3 in (None, xxhash.xxh3_128_hexdigest(data)):
-        return None
-    return "is damaged: it has another checksum than when it was written"
-
-
 def differences(storage: Storage, recorded: Mapping[str, Recorded]) -> Iterator[tuple[str, str]]:
     """Files that are not what was written, each with the end of a sentence that says how.
 

@@ -27,7 +27,7 @@ from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.thinking import split_thinking
-from ray_pipeline.rundir.checksums import DamagedFile
+from ray_pipeline.rundir.checksums import Damaged, DamagedFile, checked_json
 from ray_pipeline.rundir.layout import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
@@ -41,7 +41,6 @@ from ray_pipeline.rundir.layout import (
     segment_folder,
 )
 from ray_pipeline.rundir.ledger import Done, LedgerEntry, parse_ledger
-from ray_pipeline.rundir.manifest import how_it_differs
 from ray_pipeline.rundir.nearby import runs_nearby
 from ray_pipeline.rundir.parts import (
     OTHER_STAGES,
@@ -167,20 +166,14 @@ class RunReader:
         It may still hold stages of an earlier run in the same directory: see `made_by`.
         """
         raw = self.storage.read_bytes(METRICS_FILE)
-        if raw is not None and (how := how_it_differs(self.storage, METRICS_FILE, raw)) is not None:
-            where = self.storage.uri(METRICS_FILE)
-            raise DamagedFile(
-                f"{where} {how}. `ray-pipeline verify {self.storage.uri()}` lists what is "
-                "damaged; delete the file and the done.json of the stages that train or evaluate, "
-                "and run again",
-                how,
-            )
         try:
-            loaded = orjson.loads(raw or b"{}")
-        except orjson.JSONDecodeError as error:
-            where = self.storage.uri(METRICS_FILE)
-            raise UserError(f"{where}: not JSON: {error}") from None
-        return loaded if isinstance(loaded, dict) else {"": loaded}
+            return {} if raw is None else checked_json(raw)
+        except Damaged as error:
+            raise DamagedFile(
+                f"{self.storage.uri(METRICS_FILE)} is damaged: {error}. Run again: the stages that "
+                "train or evaluate make it again",
+                str(error),
+            ) from None
 
     def made_by(self, stage: str) -> dict[str, Any] | None:
         """Figures of an artifact stage of this run; None if the stage has made no artifact."""

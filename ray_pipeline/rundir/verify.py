@@ -18,7 +18,7 @@ from ray_pipeline.core.errors import RunError, UserError, in_one_line
 from ray_pipeline.core.hashing import fingerprint
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.checksums import DamagedFile
+from ray_pipeline.rundir.checksums import Damaged, DamagedFile, checked_json
 from ray_pipeline.rundir.inspection import inspect_parts, unlike
 from ray_pipeline.rundir.journal_lines import check_journal, journal_files
 from ray_pipeline.rundir.layout import (
@@ -117,7 +117,7 @@ class Verification:
         parsers = {
             CONFIG_FILE: yaml.safe_load,
             ENVIRONMENT_FILE: orjson.loads,
-            METRICS_FILE: orjson.loads,
+            METRICS_FILE: checked_json,
         }
         for path, parse in parsers.items():
             raw = self.storage.read_bytes(path)
@@ -126,7 +126,7 @@ class Verification:
             self.files += 1
             try:
                 parse(raw)
-            except (yaml.YAMLError, orjson.JSONDecodeError, UnicodeDecodeError) as error:
+            except (yaml.YAMLError, orjson.JSONDecodeError, UnicodeDecodeError, Damaged) as error:
                 yield Finding(path, f"is damaged: {in_one_line(error, 100)}", _RUN_AGAIN)
 
     def _segment(self, entry: LedgerEntry) -> Iterator[Finding]:

@@ -15,10 +15,9 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import created_row_id
 from ray_pipeline.report import write_report
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
-from ray_pipeline.rundir.checksums import DamagedFile
+from ray_pipeline.rundir.checksums import DamagedFile, json_with_checksum
 from ray_pipeline.rundir.diff import diff
 from ray_pipeline.rundir.layout import part_path
-from ray_pipeline.rundir.manifest import write_recorded
 from ray_pipeline.rundir.parts import DamagedPart, read_rows, write_part
 from ray_pipeline.rundir.reader import RunReader
 from ray_pipeline.rundir.responses import Journal, NoAnswer, Response
@@ -114,9 +113,10 @@ def test_a_finished_stage_says_which_of_its_parts_is_not_what_was_written(run: M
 
 
 def test_a_ledger_and_metrics_that_are_damaged_are_told(run: MadeRun) -> None:
-    write_recorded(run.storage, {"metrics.json": b'{"ask": {"score": 0.71}}'})
+    whole = json_with_checksum({"ask": {"score": 0.71}})
+    run.storage.write_bytes("metrics.json", whole)
     assert RunReader(run.storage.root).metrics == {"ask": {"score": 0.71}}
-    run.storage.write_bytes("metrics.json", b'{"ask": {"score": 0.91}}')
+    run.storage.write_bytes("metrics.json", whole.replace(b"0.71", b"0.91"))
     with pytest.raises(DamagedFile, match=r"metrics\.json is damaged: it has another checksum"):
         _ = RunReader(run.storage.root).metrics
     text = run.storage.read_bytes("ledger.json") or b""
