@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_pipeline.evaluate.experiment.cells import Cell, Group, Point, groups
+from ray_pipeline.evaluate.experiment.effort import effort, not_compared
 from ray_pipeline.evaluate.experiment.learning_curves import (
     Reached,
     common_loss,
@@ -20,7 +21,7 @@ from ray_pipeline.evaluate.experiment.learning_curves import (
     reached,
 )
 from ray_pipeline.evaluate.experiment.random_controls import against_random
-from ray_pipeline.evaluate.experiment.scaling_law import fit
+from ray_pipeline.evaluate.experiment.scaling_law import NoLaw, ScalingLaw, fit
 from ray_pipeline.evaluate.experiment.threshold import by_intervals, by_rule, recommendations
 from ray_pipeline.evaluate.statistics import CONFIDENCE, Estimate, estimate, perplexity_of
 from ray_pipeline.rundir.layout import CONTROL
@@ -115,19 +116,11 @@ def _mode(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
     every = groups(cells, mode)
     target = _target(every, question)
     subsets = [group for group in every if not group.first.control]
-    controls = {group.first.of: group for group in every if group.first.control}
+    controls = [group for group in every if group.first.control]
     rule = by_rule(subsets, question.better_by)
     enough = by_intervals(subsets, question.better_by, question.confidence)
-    compared = [
-        against_random(
-            group, controls.get(group.first.subset), list(controls.values()), question.confidence
-        )
-        for group in subsets
-    ]
-    laws = {
-        name: fit(_sizes(of), question.resamples, question.seed)
-        for name, of in (("subsets", subsets), ("controls", list(controls.values())))
-    }
+    compared = against_random(subsets, controls, question.confidence)
+    laws = {name: _law(of, question) for name, of in (("subsets", subsets), ("controls", controls))}
     return {
         "target": target,
         "subsets": [_figures(group, target, question) for group in every],
@@ -137,6 +130,14 @@ def _mode(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
         "notes": list(dict.fromkeys(_notes(cells, every))),
         "recommendation": recommendations(subsets, rule, enough, compared, question.better_by),
     }
+
+
+def _law(of: Sequence[Group], question: Question) -> ScalingLaw | NoLaw:
+    """The scaling law of trainings that may be compared with each other."""
+    reasons = (not_compared(group, of[0]) for group in of[1:])
+    if why := next((reason for reason in reasons if reason is not None), None):
+        return NoLaw(f"the trainings are not compared: {why}")
+    return fit(_sizes(of), question.resamples, question.seed)
 
 
 def _target(every: Sequence[Group], question: Question) -> dict[str, Any]:
@@ -165,6 +166,7 @@ def _figures(group: Group, target: Mapping[str, Any], question: Question) -> dic
         "rows": first.rows,
         "tokens": first.tokens,
         "tokens_seen": seen,
+        "effort": effort(group),
         "seeds": sorted(group.losses),
         "diverged_seeds": list(group.lost),
         "learning_rate": first.learning_rate,

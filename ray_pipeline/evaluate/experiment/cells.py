@@ -29,7 +29,7 @@ class CellPlan:
     Attributes:
         subset: the subset that it is trained on, or the random control of one.
         mode: ``epochs`` (each subset has its own number of epochs) or ``tokens`` (all subsets have
-            one budget of tokens).
+            one budget of tokens, spent in one number of updates).
         seed: of the weights, of the order of rows and of dropout.
         learning_rate: the highest one of the schedule.
         rows: rows of the subset.
@@ -107,6 +107,9 @@ class Cell(CellPlan):
         diverged_because: why the training was stopped; None where it came to its end.
         trained_as: name of the cell that was trained: another one where both are the same training.
         digest: identity of the training: cells with the same digest are one training.
+        schedule: shape of the learning rate after the warm-up; None in records of before version
+            2 of the stage that writes them, as ``warmup_steps``.
+        warmup_steps: steps until the highest learning rate.
     """
 
     tokens_seen: int
@@ -121,6 +124,8 @@ class Cell(CellPlan):
     diverged_because: str | None = None
     trained_as: str | None = None
     digest: str | None = None
+    schedule: str | None = None
+    warmup_steps: int | None = None
 
     @property
     def diverged(self) -> bool:
@@ -139,6 +144,7 @@ class Cell(CellPlan):
 
     def to_json(self) -> dict[str, Any]:
         """The record, as plain data."""
+        schedule = {"schedule": self.schedule, "warmup_steps": self.warmup_steps}
         return {
             "cell": self.name,
             "subset": self.subset,
@@ -161,6 +167,7 @@ class Cell(CellPlan):
             "diverged": self.diverged_because,
             "trained_as": self.trained_as,
             "digest": self.digest,
+            **(schedule if self.schedule is not None else {}),
         }
 
     @classmethod
@@ -190,6 +197,8 @@ class Cell(CellPlan):
                 diverged_because=record.get("diverged"),
                 trained_as=record.get("trained_as"),
                 digest=record.get("digest"),
+                schedule=record.get("schedule"),
+                warmup_steps=_count(record.get("warmup_steps")),
             )
         except KeyError as error:
             raise ValueError(f"it has no {error.args[0]!r}") from None

@@ -21,7 +21,7 @@ _SUBSET, _CONTROL, _QUIET = "#0a6b70", "#d9912b", "#60686f"
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#94653a")
 _MODES = {
     "epochs": "each subset with its own epochs",
-    "tokens": "one budget of tokens for all",
+    "tokens": "one budget of tokens and updates for all",
 }
 
 

@@ -32,7 +32,7 @@ class AnalyseTradeoff(ArtifactStage):
     """Writes the tables, the analysis and the figures of an experiment from its records."""
 
     name = "analyse"
-    version = 2
+    version = 3
     uses_seed = True
 
     class Config(StageConfig):
