@@ -22,9 +22,10 @@ from ray_pipeline.evaluate.experiment.learning_curves import (
 )
 from ray_pipeline.evaluate.experiment.random_controls import against_random
 from ray_pipeline.evaluate.experiment.scaling_law import NoLaw, ScalingLaw, fit
-from ray_pipeline.evaluate.experiment.threshold import by_intervals, by_rule, recommendations
+from ray_pipeline.evaluate.experiment.sentences import recommendations
+from ray_pipeline.evaluate.experiment.threshold import by_intervals, by_rule
 from ray_pipeline.evaluate.statistics import CONFIDENCE, Estimate, estimate, perplexity_of
-from ray_pipeline.rundir.layout import CONTROL
+from ray_pipeline.rundir.layout import control_name
 
 #: Modes in the order in which they are reported.
 MODES = ("epochs", "tokens")
@@ -128,7 +129,9 @@ def _mode(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
         "threshold": {"rule": rule, "intervals": enough},
         "scaling": {name: law.to_json() for name, law in laws.items()},
         "notes": list(dict.fromkeys(_notes(cells, every))),
-        "recommendation": recommendations(subsets, rule, enough, compared, question.better_by),
+        "recommendation": recommendations(
+            subsets, rule, enough, compared, question.better_by, question.confidence
+        ),
     }
 
 
@@ -255,5 +258,5 @@ def _notes(cells: Sequence[Cell], every: Sequence[Group]) -> Iterator[str]:
     for group in every:
         if len(group.losses) == 1:
             yield f"{group.first.subset}: one seed, so its figures have no interval"
-        if not group.first.control and group.first.subset + CONTROL not in there:
+        if not group.first.control and control_name(group.first.subset) not in there:
             yield f"{group.first.subset}: no random control, so what quality does is not known"

@@ -17,7 +17,7 @@ import orjson
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.rundir.layout import CELLS, CONTROL, INDEX
+from ray_pipeline.rundir.layout import CELLS, INDEX, subset_and_draw
 
 Mode = Literal["epochs", "tokens"]
 
@@ -51,7 +51,7 @@ class CellPlan:
     @property
     def of(self) -> str:
         """The subset; for a control, the subset that it is the control of."""
-        return self.subset.removesuffix(CONTROL)
+        return subset_and_draw(self.subset)[0]
 
     @property
     def control(self) -> bool:

@@ -64,7 +64,13 @@ def _size(panel: Any, found: Mapping[str, Any]) -> None:
         (False, _SUBSET, "best by quality", "-"),
         (True, _CONTROL, "random rows", "--"),
     ):
-        of = [one for one in found["subsets"] if one["control"] is control and _is_drawn(one)]
+        # Of several draws of one size, the first is in the figure.
+        of_size = {
+            one["rows"]: one
+            for one in reversed(found["subsets"])
+            if one["control"] is control and _is_drawn(one)
+        }
+        of = [of_size[rows] for rows in sorted(of_size)]
         if not of:
             continue
         rows = [one["rows"] for one in of]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 from typing import Any
 
 import orjson
@@ -77,6 +78,9 @@ class ControlLine:
     schedules: list[str]
     difference: Value
     ratio: Value
+    #: With Holm's correction over the table.
+    p_value: str
+    draws: str
     verdict: Value
     worth: str
 
@@ -229,11 +233,19 @@ def _control(control: Mapping[str, Any]) -> ControlLine:
         rows=count(control["rows"]),
         difference=_signed(control["difference"]),
         ratio=_value(control["perplexity_ratio"]),
+        p_value=_probability(finite(control.get("p_adjusted"))),
+        draws=count(control.get("draws", 1)),
         verdict=Value(
             verdicts.get(control["verdict"], plain(control["verdict"])), plain(reasons or "")
         ),
         worth=_worth(control["worth_random_rows"]),
     )
+
+
+def _probability(p: float | None) -> str:
+    if p is None:
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:
@@ -290,16 +302,17 @@ def _sizes(subsets: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 def _by_size(subsets: Sequence[Mapping[str, Any]], control: bool) -> tuple[list[Point], list[Span]]:
     """Mean perplexities by rows, and their intervals where there are any."""
-    points: list[Point] = []
+    means: dict[float, list[float]] = {}
     spans: list[Span] = []
     for subset in subsets:
         rows, perplexity = float(subset["rows"]), subset["perplexity"]
         mean, low, high = (finite(perplexity[key]) for key in ("mean", "low", "high"))
         if subset["control"] is control and rows > 0 and mean is not None:
-            points.append((rows, mean))
+            means.setdefault(rows, []).append(mean)
             if low is not None and high is not None:
                 spans.append((rows, low, high))
-    return points, spans
+    # Several draws of one size are one point, at the perplexity of their mean loss.
+    return [(rows, geometric_mean(of_size)) for rows, of_size in means.items()], spans
 
 
 def _curves(

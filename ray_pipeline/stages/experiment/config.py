@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from ray_pipeline.core.config import Execution, Section
 from ray_pipeline.evaluate.experiment.cells import Mode
-from ray_pipeline.rundir.layout import CONTROL
+from ray_pipeline.rundir.layout import subset_and_draw
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
 from ray_pipeline.train.batches import BatchConfig, Budget
 from ray_pipeline.train.job import WorkersConfig
@@ -200,5 +200,5 @@ class TrainSubsetsConfig(TrialWorkersConfig):
 
 def _smallest(parts: Parts) -> str:
     """The subset with the fewest rows, controls aside."""
-    own = {name: part for name, part in parts.items() if not name.endswith(CONTROL)}
+    own = {name: part for name, part in parts.items() if not subset_and_draw(name)[1]}
     return min(own, key=lambda name: (own[name], name))

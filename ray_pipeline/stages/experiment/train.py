@@ -15,7 +15,7 @@ from ray_pipeline.core.resources import Resources
 from ray_pipeline.evaluate.experiment.cells import CellPlan
 from ray_pipeline.models.text import TextConfig
 from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
-from ray_pipeline.rundir.layout import CELLS, CONTROL, INDEX
+from ray_pipeline.rundir.layout import CELLS, INDEX, subset_and_draw
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, Workplace
 from ray_pipeline.stages.experiment.config import Parts, SubsetSettings, TrainSubsetsConfig
@@ -71,10 +71,9 @@ class TrainSubsets(ArtifactStage):
 
     @property
     def names(self) -> list[str]:
-        """Names of all subsets and controls, each control after its subset."""
-        if not self._selection.controls:
-            return self.subsets
-        return [name for one in self.subsets for name in (one, one + CONTROL)]
+        """Names of all subsets and controls, the controls after their subset."""
+        every = self._selection.names()
+        return [name for subset in self.subsets for name, of, _ in every if of == subset]
 
     def check(self) -> None:
         """Check the model's size, the batches, the held-out rows and the names in settings."""
@@ -91,7 +90,7 @@ class TrainSubsets(ArtifactStage):
                 f"{longest} tokens: raise it, or lower {where}"
             )
         for name in sorted(config.settings.keys() - set(self.subsets)):
-            mend = ": a control has its subset's" if name.endswith(CONTROL) else ""
+            mend = ": a control has its subset's" if subset_and_draw(name)[1] else ""
             raise UserError(
                 f"settings.{name}: there is no such subset{mend}. Subsets: "
                 f"{', '.join(self.subsets)}"
@@ -118,7 +117,7 @@ class TrainSubsets(ArtifactStage):
         parts = {
             name: (sizes[of], round(sizes[of] * mean))
             for name in self.names
-            if (of := name.removesuffix(CONTROL)) in sizes
+            if (of := subset_and_draw(name)[0]) in sizes
         }
         steps = f"; mode tokens: {self.config.budget(parts).steps:,} updates in each training"
         return f"{self._cost(parts)}{steps if 'tokens' in self.config.modes else ''}"
@@ -160,7 +159,7 @@ class TrainSubsets(ArtifactStage):
         trainings = []
         for name, part in census.subsets.items():
             for mode in config.modes:
-                settings = config.settings_in(mode, name.removesuffix(CONTROL), sizes)
+                settings = config.settings_in(mode, subset_and_draw(name)[0], sizes)
                 length = budget if mode == "tokens" else None
                 epochs = settings.epochs or 1
                 for rate, seed in product(config.rates(settings), config.seeds):
@@ -253,7 +252,7 @@ class TrainSubsets(ArtifactStage):
         budget = config.budget(parts)
         for name, (_, tokens) in parts.items():
             for mode in config.modes:
-                settings = config.settings_in(mode, name.removesuffix(CONTROL), parts)
+                settings = config.settings_in(mode, subset_and_draw(name)[0], parts)
                 seen = budget.tokens if mode == "tokens" else (settings.epochs or 1) * tokens
                 times = len(config.seeds) * len(config.rates(settings))
                 total, number = total + times * seen, number + times

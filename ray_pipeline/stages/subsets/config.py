@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import re
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ray_pipeline.core.config import Section
-from ray_pipeline.rundir.layout import CONTROL
+from ray_pipeline.core.config import AddedWith, Section
+from ray_pipeline.rundir.layout import control_name, subset_and_draw
 from ray_pipeline.stage import StageConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: Membership in a subset is one bit of an integer.
 _MOST_SUBSETS = 32
+#: Subsets and controls that stages count as bits of one integer, beside all rows to train on.
+_MOST_NAMES = 63
+#: The measures of a subset's size.
+_MEASURES = ("rows", "share", "quantile", "min_score")
 
 
 class Subset(Section):
@@ -46,10 +50,16 @@ class Subset(Section):
     min_score: float | None = Field(
         None, allow_inf_nan=False, description="keep the rows with at least this score"
     )
+    draws: Annotated[int | None, AddedWith(None)] = Field(
+        None,
+        ge=1,
+        description="number of random controls of this subset; null: `draws` of the stage for the "
+        "smallest subset, 1 for the others",
+    )
 
     @model_validator(mode="after")
     def _one_measure(self) -> Subset:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        given = [name for name in _MEASURES if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
             raise ValueError(f"give one of rows, share, quantile, min_score; found {found}")
@@ -59,6 +69,11 @@ class Subset(Section):
     def is_threshold(self) -> bool:
         """Whether a score bounds the subset; rows that a quota excludes are then not replaced."""
         return self.rows is None and self.share is None
+
+    @property
+    def measure(self) -> str:
+        """Which of the four measures gives the size."""
+        return next(name for name in _MEASURES if getattr(self, name) is not None)
 
     def of(self, pool: int) -> int:
         """Number of rows of a subset without threshold, given the rows of the pool."""
@@ -114,6 +129,13 @@ class SelectSubsetsConfig(StageConfig):
         True,
         description="make a control for each subset: the same number of rows, chosen at random",
     )
+    draws: Annotated[int, AddedWith(1)] = Field(
+        1,
+        ge=1,
+        description="number of independent random controls of the smallest subset, which carry "
+        "the chance of which rows are chosen; the other subsets have one. The smallest is the one "
+        "with the smallest size, or the first one if sizes are given by different measures",
+    )
 
     @field_validator("subsets")
     @classmethod
@@ -121,8 +143,8 @@ class SelectSubsetsConfig(StageConfig):
         for name in subsets:
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} would be a folder: use letters, digits, '.', '_', '-'")
-            if name.endswith(CONTROL):
-                raise ValueError(f"{name!r}: names that end in {CONTROL} are those of controls")
+            if subset_and_draw(name)[1]:
+                raise ValueError(f"{name!r}: names that end in -random are those of controls")
         if not 1 <= len(subsets) <= _MOST_SUBSETS:
             raise ValueError(f"1 to {_MOST_SUBSETS} subsets, found {len(subsets)}")
         return subsets
@@ -131,6 +153,40 @@ class SelectSubsetsConfig(StageConfig):
         """Name, subset and kind of every subset and control, in order."""
         found: list[tuple[str, str, Literal["subset", "control"]]] = []
         found += [(name, name, "subset") for name in self.subsets]
-        if self.controls:
-            found += [(name + CONTROL, name, "control") for name in self.subsets]
+        for draw in range(1, self.most_draws + 1):
+            found += [
+                (control_name(name, draw), name, "control")
+                for name in self.subsets
+                if draw <= self.draws_of(name)
+            ]
         return found
+
+    def draws_of(self, name: str) -> int:
+        """The number of random controls of a subset."""
+        if not self.controls:
+            return 0
+        return self.subsets[name].draws or (self.draws if name == self._smallest else 1)
+
+    @property
+    def most_draws(self) -> int:
+        """The largest number of random controls that a subset has."""
+        return max(map(self.draws_of, self.subsets))
+
+    @property
+    def _smallest(self) -> str:
+        """The smallest subset by its configured size; the first one if these cannot be compared."""
+        measures = {subset.measure for subset in self.subsets.values()}
+        if len(measures) > 1:
+            return next(iter(self.subsets))
+        (measure,) = measures
+        sign = 1 if measure in ("rows", "share") else -1  # the highest threshold keeps least
+        return min(self.subsets, key=lambda name: sign * getattr(self.subsets[name], measure))
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> SelectSubsetsConfig:
+        number = len(self.names())
+        if self.most_draws > 1 and number > _MOST_NAMES:
+            raise ValueError(
+                f"at most {_MOST_NAMES} subsets and controls, found {number}: lower draws"
+            )
+        return self

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.tables import REF, Tables
-from ray_pipeline.rundir.layout import CONTROL
+from ray_pipeline.rundir.layout import subset_and_draw
 from ray_pipeline.stage import DecideStage
 from ray_pipeline.stages.subsets.config import SelectSubsetsConfig
 from ray_pipeline.stages.subsets.order import (
@@ -107,10 +107,22 @@ class SelectSubsets(DecideStage):
         if self.config.controls:
             rows = rows.saved()
             sizes = _sizes(rows, len(self.config.subsets)).map_with(limits, _with_wanted).saved()
-            rows = ranked(rows, ["lot", "row_id"], "lot_rank")
-            rows = self._taken(rows, "lot_rank", sizes, "drawn")
-        names = list(self.config.subsets)
-        return rows.map(partial(_decisions, names))
+            for draw in range(1, self.config.most_draws + 1):
+                if draw > 1:
+                    rows = rows.map(partial(_with_lot, self.settings.seed, draw))
+                rows = ranked(rows, ["lot", "row_id"], "lot_rank")
+                rows = self._taken(rows, "lot_rank", sizes, f"drawn{draw}")
+                rows = rows.map(partial(_without, "lot_rank")).saved()
+        return rows.map(partial(_decisions, self._bits_of_names()))
+
+    def _bits_of_names(self) -> list[tuple[str, str, int]]:
+        """Of each subset and control: its name, and the column and the bit of its rows."""
+        places = {name: place for place, name in enumerate(self.config.subsets)}
+        return [
+            (name, f"drawn{draw}" if draw else "chosen", places[of])
+            for name, of, _ in self.config.names()
+            for draw in [subset_and_draw(name)[1]]
+        ]
 
     def _limits(self, rows: Tables, pool: int) -> Tables:
         """The rows that each subset requests, and the rows that the pool has for it."""
@@ -145,6 +157,17 @@ class SelectSubsets(DecideStage):
         bounds = bounded if rank == "quality_rank" else []
         chains = [filled, [number for number in bounded if number not in bounds]]
         return counted.map_with(limits, partial(_under_quota, rank, name, chains, bounds))
+
+
+def _with_lot(seed: int, draw: int, rows: pa.Table) -> pa.Table:
+    """The rows with the key of another draw, which depends on the seed, its number and the text."""
+    of_draw = mixed(mixed(np.array([seed % 2**64], np.uint64)) + np.uint64(draw))
+    lot = mixed(rows["tie"].to_numpy() ^ of_draw)
+    return rows.set_column(rows.schema.get_field_index("lot"), "lot", pa.array(lot))
+
+
+def _without(column: str, rows: pa.Table) -> pa.Table:
+    return rows.drop_columns([column])
 
 
 def _thresholds(least: list[int], ranks: dict[int, int], rows: pa.Table) -> pa.Table:
@@ -272,14 +295,13 @@ def _with_wanted(sizes: pa.Table, limits: pa.Table) -> pa.Table:
     return sizes.append_column("wanted", wanted)
 
 
-def _decisions(names: Sequence[str], rows: pa.Table) -> pa.Table:
-    bits = rows["chosen"].to_numpy()
-    all_names = list(names)
-    if "drawn" in rows.column_names:
-        bits = bits | rows["drawn"].to_numpy() << np.uint64(len(names))
-        all_names += [name + CONTROL for name in names]
+def _decisions(places: Sequence[tuple[str, str, int]], rows: pa.Table) -> pa.Table:
+    """The names of each row's subsets; ``places``: of a name, its column and its bit in that."""
+    bits = _joined(
+        [rows[column].to_numpy() >> np.uint64(bit) & np.uint64(1) != 0 for _, column, bit in places]
+    ).to_numpy()
     found, which = np.unique(bits, return_inverse=True)
-    lists = [[n for i, n in enumerate(all_names) if int(b) >> i & 1] for b in found]
+    lists = [[n for i, (n, _, _) in enumerate(places) if int(b) >> i & 1] for b in found]
     nothing = pa.nulls(rows.num_rows, pa.string())
     return pa.table(
         {
