@@ -49,7 +49,7 @@ def stage(folder: Path, select: Any = None, split: Any = None, text: Any = None,
     stages = [
         STAGES["split"].bound(split),
         STAGES["tokenise"].bound({"model": "words", "text": {"max_tokens": 32} | (text or {})}),
-        STAGES["select-subsets"].bound(select or {"subsets": sizes}),
+        STAGES["select-subsets"].bound({"draws": 1} | (select or {"subsets": sizes})),
     ]
     made = {
         "model": MODEL,

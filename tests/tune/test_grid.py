@@ -76,6 +76,10 @@ def test_cells_are_every_subset_seed_rate_and_mode(tmp_path) -> None:
     assert {cell.plan.of for cell in cells} == set(SIZES)
     kept = [cell.job.name for cell in cells if cell.job.name is not None]
     assert kept == [cell.name for cell in cells if cell.plan.seed == 1]
+    select = {"subsets": {name: {"rows": size} for name, size in SIZES.items()}, "draws": 3}
+    with_draws = cells_of(tmp_path, select=select, learning_rates=[1e-3, 1e-4])
+    assert len(with_draws) == 32 + 16 and {cell.plan.of for cell in with_draws} == set(SIZES)
+    assert [cell.job.name for cell in with_draws if cell.job.name is not None] == kept
     assert not any(cell.job.name for cell in cells_of(tmp_path, keep_models="none"))
     (order,) = {cell.job.loop.patience for cell in cells}
     assert order is None  # nothing that looks at validation rows stops a training

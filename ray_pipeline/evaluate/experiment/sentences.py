@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray_pipeline.evaluate.experiment.cells import Group
@@ -135,16 +135,16 @@ def _of_chance(controls: Sequence[Mapping[str, Any]], confidence: float) -> list
     known = [one for one in controls if one["covers"]]
     if not known:
         return []
-    seeds = _at(one for one in known if "seeds" in one["covers"])
-    several = _at(one for one in known if one["draws"] > 1)
-    single = _at(one for one in known if one["draws"] == 1)
+    seeds = _at([one for one in known if "seeds" in one["covers"]], known)
+    several = _at([one for one in known if one["draws"] > 1], known)
+    single = _at([one for one in known if one["draws"] == 1], known)
     parts = []
-    if seeds:
+    if seeds is not None:
         parts.append(f"the chance of the seeds (weights, order of rows, dropout){seeds}")
-    if several:
+    if several is not None:
         parts.append(f"the chance of which random rows are drawn{several}")
     missing = ["that of which rows are tested on"]
-    if single:
+    if single is not None:
         missing.insert(0, f"that of which random rows are drawn{single}, where there is one draw")
     return [
         f"These intervals carry {' and '.join(parts)}. They do not carry {', nor '.join(missing)}. "
@@ -152,10 +152,14 @@ def _of_chance(controls: Sequence[Mapping[str, Any]], confidence: float) -> list
     ]
 
 
-def _at(controls: Iterable[Mapping[str, Any]]) -> str:
-    """The sizes of some comparisons, as ``, at 10 and 20 rows``; empty for none."""
-    sizes = [f"{one['rows']:,}" for one in controls]
-    return f" at {' and '.join(sizes)} rows" if sizes else ""
+def _at(some: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> str | None:
+    """The sizes of some comparisons, as `` at 10 and 20 rows``; empty for all, None for none."""
+    if not some:
+        return None
+    *sizes, last = [f"{one['rows']:,}" for one in some]
+    if len(some) == len(known):
+        return ""
+    return f" at {', '.join(sizes)} and {last} rows" if sizes else f" at {last} rows"
 
 
 def _of_effort(controls: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -119,7 +119,9 @@ class TrainSubsetsConfig(TrialWorkersConfig):
         description="numbers of rows and tokens per weight update and per micro-batch",
     )
     keep_models: Literal["first_seed", "all", "none"] = Field(
-        "first_seed", description="which trained models are kept in the run directory"
+        "first_seed",
+        description="which trained models are kept in the run directory; first_seed: of every "
+        "subset and its first random control",
     )
     workers: Annotated[WorkersConfig, Execution] = Field(
         WorkersConfig(),

@@ -216,7 +216,9 @@ class TrainSubsets(ArtifactStage):
 
     def _keeps_model(self, plan: CellPlan) -> bool:
         if self.config.keep_models == "first_seed":
-            return bool(plan.seed == self.config.seeds[0])
+            # What further draws of random rows write says nothing more: they are for the losses.
+            is_further_draw = subset_and_draw(plan.subset)[1] > 1
+            return bool(plan.seed == self.config.seeds[0]) and not is_further_draw
         return bool(self.config.keep_models == "all")
 
     @property

@@ -311,12 +311,11 @@ def test_several_draws_carry_the_choice_of_rows_into_the_verdict() -> None:
 def test_the_sentences_say_which_chances_an_interval_carries() -> None:
     said = " ".join(analysed(with_draws(0.02))["recommendation"])
     assert "3 random draws; p 0.0" in said
-    assert "which random rows are drawn at 1,000 rows. They do not carry that of which rows" in said
+    assert "which random rows are drawn. They do not carry that of which rows are tested" in said
     found = analysed(with_draws(0.02) + records())
     said = " ".join(found["recommendation"])
-    assert "random rows are drawn at 10,000 and 100,000 and 1,000,000 rows, where there is one" in (
-        said
-    )
+    assert "dropout) and the chance of which random rows are drawn at 1,000 rows. They" in said
+    assert "rows are drawn at 10,000, 100,000 and 1,000,000 rows, where there is one draw" in said
     assert "Holm's correction for 4 comparisons" in said
     assert "not that of which rows are in a subset and which are tested on" in said
 
