@@ -46,6 +46,7 @@ ORDER = [
     "evaluation",
     "samples",
     "tradeoff",
+    "orderings",
     "completions",
     "effort",
     "counts",

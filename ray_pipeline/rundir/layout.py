@@ -85,6 +85,20 @@ def control_name(subset: str, draw: int = 1) -> str:
     return f"{subset}{CONTROL}" if draw == 1 else f"{subset}{CONTROL}-{draw}"
 
 
+#: Prefixes of the name of a subset of the first rows by another column than the score.
+_HIGHEST, _LOWEST = "ordered-by-", "ordered-by-lowest-"
+
+
+def ordering_name(ordering: str) -> str:
+    """The name of the subset of the first rows in an ordering: a column, or ``-`` and a column."""
+    return f"{_LOWEST}{ordering[1:]}" if ordering.startswith("-") else f"{_HIGHEST}{ordering}"
+
+
+def is_ordering(name: str) -> bool:
+    """Whether a name is that of a subset by another column than the score."""
+    return name.startswith(_HIGHEST)
+
+
 def subset_and_draw(name: str) -> tuple[str, int]:
     """The subset and the draw of a control; a subset's own name, and 0."""
     match = _CONTROL.fullmatch(name)

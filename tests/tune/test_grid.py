@@ -24,12 +24,13 @@ from support.tiny_experiment import SIZES, place, stage, tiny_rows
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.layout import is_ordering
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
 from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
 from ray_pipeline.stages.training.split import Split
 from ray_pipeline.train.batches import Budget
-from ray_pipeline.train.census import take_census
+from ray_pipeline.train.census import Census, PartOfRows, take_census
 from ray_pipeline.train.job import WorkersConfig, train
 from ray_pipeline.train.loop import World
 from ray_pipeline.tune import grid
@@ -83,6 +84,29 @@ def test_cells_are_every_subset_seed_rate_and_mode(tmp_path) -> None:
     assert not any(cell.job.name for cell in cells_of(tmp_path, keep_models="none"))
     (order,) = {cell.job.loop.patience for cell in cells}
     assert order is None  # nothing that looks at validation rows stops a training
+
+
+def test_orderings_are_trained_in_the_mode_tokens_and_priced(tmp_path) -> None:
+    sizes = {name: {"rows": size} for name, size in SIZES.items()}
+    select = {"subsets": sizes, "orderings": ["clarity", "-length"]}
+    trainer = stage(tmp_path, select=select)
+    assert trainer.names[-2:] == ["ordered-by-clarity", "ordered-by-lowest-length"]
+    census = Census(
+        {name: PartOfRows(8, 90, 20) for name in trainer.names}, PartOfRows(), PartOfRows()
+    )
+    cells = trainer.cells(census, tiny_rows(tmp_path), place(tmp_path))
+    ordered = [cell for cell in cells if is_ordering(cell.plan.subset)]
+    assert {cell.plan.mode for cell in ordered} == {"tokens"} and len(ordered) == 2 * 2
+    assert {cell.job.name for cell in ordered} == {None}
+    budgets = {cell.job.pace.budget for cell in cells if cell.plan.mode == "tokens"}
+    assert len(budgets) == 1
+    sample = pa.table({"input_ids": [[1] * 10] * 40, "quality": [0.1] * 40})
+    told = trainer.estimate(sample, 1)
+    assert told.startswith("20 trainings") and "; of these for orderings 4 trainings: " in told
+    assert "mode tokens: 4 updates in each training" in told
+    assert "orderings" not in stage(tmp_path).estimate(sample, 1)
+    with pytest.raises(UserError, match=r"select-subsets\.orderings: .* add tokens to modes"):
+        stage(tmp_path, select=select, modes=["epochs"]).check()
 
 
 def test_the_settings_are_the_seeds() -> None:

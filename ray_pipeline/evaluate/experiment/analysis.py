@@ -13,19 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_pipeline.evaluate.experiment.cells import Cell, Group, Point, groups
-from ray_pipeline.evaluate.experiment.effort import effort, not_compared
+from ray_pipeline.evaluate.experiment.effort import EQUAL_MODE, effort, not_compared
 from ray_pipeline.evaluate.experiment.learning_curves import (
     Reached,
     common_loss,
     mean_curve,
     reached,
 )
+from ray_pipeline.evaluate.experiment.orderings import RowScores, by_orderings
 from ray_pipeline.evaluate.experiment.random_controls import against_random
 from ray_pipeline.evaluate.experiment.scaling_law import NoLaw, ScalingLaw, fit
 from ray_pipeline.evaluate.experiment.sentences import recommendations
 from ray_pipeline.evaluate.experiment.threshold import by_intervals, by_rule
 from ray_pipeline.evaluate.statistics import CONFIDENCE, Estimate, estimate, perplexity_of
-from ray_pipeline.rundir.layout import control_name
+from ray_pipeline.rundir.layout import control_name, is_ordering
 
 #: Modes in the order in which they are reported.
 MODES = ("epochs", "tokens")
@@ -56,12 +57,15 @@ class Question:
     seed: int = 0
 
 
-def analyse(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
+def analyse(
+    cells: Sequence[Cell], question: Question, scores: RowScores | None = None
+) -> dict[str, Any]:
     """Analyse an experiment.
 
     Args:
         cells: in any order.
         question: the parameters.
+        scores: of the rows; only for an experiment that compares orderings.
 
     Returns:
         Plain data, the content of ``analysis.json``.
@@ -71,7 +75,9 @@ def analyse(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
         ValueError: the cells cannot be compared; the message says why.
     """
     _check_comparable(cells)
-    modes = [*MODES, *sorted({cell.mode for cell in cells} - set(MODES))]
+    of_orderings = [cell for cell in cells if is_ordering(cell.subset)]
+    own = [cell for cell in cells if not is_ordering(cell.subset)]
+    modes = [*MODES, *sorted({cell.mode for cell in own} - set(MODES))]
     return {
         "cells": len(cells),
         "confidence": question.confidence,
@@ -85,9 +91,26 @@ def analyse(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
         "modes": {
             mode: _mode(of_mode, question)
             for mode in modes
-            if (of_mode := [cell for cell in cells if cell.mode == mode])
+            if (of_mode := [cell for cell in own if cell.mode == mode])
         },
+        **_orderings(own, of_orderings, question, scores),
     }
+
+
+def _orderings(
+    own: Sequence[Cell],
+    of_orderings: Sequence[Cell],
+    question: Question,
+    scores: RowScores | None,
+) -> dict[str, Any]:
+    """The comparison of orderings, under its name; nothing where there are none."""
+    every = groups(own, EQUAL_MODE)
+    subset = next((group for group in every if not group.first.control), None)
+    if scores is None or subset is None or not of_orderings:
+        return {}
+    controls = [g for g in every if g.first.control and g.first.of == subset.first.subset]
+    compared = [subset, *controls, *groups(of_orderings, EQUAL_MODE)]
+    return {"orderings": by_orderings(compared, scores, question.confidence)}
 
 
 def _check_comparable(cells: Sequence[Cell]) -> None:
@@ -229,11 +252,15 @@ def _curve(cells: Sequence[Cell]) -> list[dict[str, float]]:
 
 
 def _sizes(of: Iterable[Group]) -> dict[int, list[tuple[float, float]]]:
-    """Tokens and loss of each training, by seed."""
-    points: dict[int, list[tuple[float, float]]] = {}
+    """Tokens and loss of each training, by seed. Several draws of one size have its mean tokens."""
+    of_rows: dict[int, list[Group]] = {}
     for group in of:
-        for seed, loss in group.losses.items():
-            points.setdefault(seed, []).append((float(group.first.tokens), loss))
+        of_rows.setdefault(group.first.rows, []).append(group)
+    points: dict[int, list[tuple[float, float]]] = {}
+    for draws in of_rows.values():
+        tokens = math.fsum(draw.first.tokens for draw in draws) / len(draws)
+        for seed, loss in (pair for draw in draws for pair in draw.losses.items()):
+            points.setdefault(seed, []).append((tokens, loss))
     return points
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from ray_pipeline.core.config import Execution, Section
 from ray_pipeline.evaluate.experiment.cells import Mode
-from ray_pipeline.rundir.layout import subset_and_draw
+from ray_pipeline.rundir.layout import is_ordering, subset_and_draw
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
 from ray_pipeline.train.batches import BatchConfig, Budget
 from ray_pipeline.train.job import WorkersConfig
@@ -180,6 +180,10 @@ class TrainSubsetsConfig(TrialWorkersConfig):
         name = _smallest(parts) if mode == "tokens" else subset
         return self.settings_of(name, parts[name][0])
 
+    def modes_of(self, name: str) -> list[Mode]:
+        """The modes in which a subset, control or ordering is trained on."""
+        return ["tokens"] if is_ordering(name) else list(self.modes)
+
     def rates(self, settings: SubsetSettings) -> list[float]:
         """The learning rates that a subset with these settings is trained with."""
         assert settings.learning_rate is not None
@@ -202,5 +206,9 @@ class TrainSubsetsConfig(TrialWorkersConfig):
 
 def _smallest(parts: Parts) -> str:
     """The subset with the fewest rows, controls aside."""
-    own = {name: part for name, part in parts.items() if not subset_and_draw(name)[1]}
+    own = {
+        name: part
+        for name, part in parts.items()
+        if not subset_and_draw(name)[1] and not is_ordering(name)
+    }
     return min(own, key=lambda name: (own[name], name))

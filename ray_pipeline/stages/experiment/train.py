@@ -15,7 +15,7 @@ from ray_pipeline.core.resources import Resources
 from ray_pipeline.evaluate.experiment.cells import CellPlan
 from ray_pipeline.models.text import TextConfig
 from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
-from ray_pipeline.rundir.layout import CELLS, INDEX, subset_and_draw
+from ray_pipeline.rundir.layout import CELLS, INDEX, is_ordering, subset_and_draw
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, Workplace
 from ray_pipeline.stages.experiment.config import Parts, SubsetSettings, TrainSubsetsConfig
@@ -71,9 +71,10 @@ class TrainSubsets(ArtifactStage):
 
     @property
     def names(self) -> list[str]:
-        """Names of all subsets and controls, the controls after their subset."""
+        """Names of all subsets and controls, the controls after their subset, and of orderings."""
         every = self._selection.names()
-        return [name for subset in self.subsets for name, of, _ in every if of == subset]
+        own = [name for subset in self.subsets for name, of, _ in every if of == subset]
+        return own + [name for name in self._selection.trained_names() if is_ordering(name)]
 
     def check(self) -> None:
         """Check the model's size, the batches, the held-out rows and the names in settings."""
@@ -95,6 +96,12 @@ class TrainSubsets(ArtifactStage):
                 f"settings.{name}: there is no such subset{mend}. Subsets: "
                 f"{', '.join(self.subsets)}"
             )
+        if self._selection.orderings and "tokens" not in config.modes:
+            where = f"stages.{self.stage_of(SelectSubsets).name}.orderings"
+            raise UserError(
+                f"{where}: orderings are compared in the mode tokens, with equally many updates: "
+                "add tokens to modes, or set orderings to []"
+            )
         split = self.find_stage(SplitStage)
         for side in ("validation", "test"):
             if split is not None and getattr(split.config, side) == 0:
@@ -114,13 +121,17 @@ class TrainSubsets(ArtifactStage):
         mean = _mean_tokens(rows)
         if not sizes or not mean:
             return None
+        smallest = self._selection.smallest
         parts = {
             name: (sizes[of], round(sizes[of] * mean))
             for name in self.names
-            if (of := subset_and_draw(name)[0]) in sizes
+            for of in [smallest if is_ordering(name) else subset_and_draw(name)[0]]
+            if of in sizes
         }
         steps = f"; mode tokens: {self.config.budget(parts).steps:,} updates in each training"
-        return f"{self._cost(parts)}{steps if 'tokens' in self.config.modes else ''}"
+        orderings = {name: part for name, part in parts.items() if is_ordering(name)}
+        price = f"; of these for orderings {self._cost(orderings, parts)}" if orderings else ""
+        return f"{self._cost(parts)}{steps if 'tokens' in self.config.modes else ''}{price}"
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
         """Train all cells without a stored record."""
@@ -158,7 +169,7 @@ class TrainSubsets(ArtifactStage):
         budget = config.budget(sizes, census.longest)
         trainings = []
         for name, part in census.subsets.items():
-            for mode in config.modes:
+            for mode in config.modes_of(name):
                 settings = config.settings_in(mode, subset_and_draw(name)[0], sizes)
                 length = budget if mode == "tokens" else None
                 epochs = settings.epochs or 1
@@ -218,7 +229,8 @@ class TrainSubsets(ArtifactStage):
         if self.config.keep_models == "first_seed":
             # What further draws of random rows write says nothing more: they are for the losses.
             is_further_draw = subset_and_draw(plan.subset)[1] > 1
-            return bool(plan.seed == self.config.seeds[0]) and not is_further_draw
+            is_extra = is_further_draw or is_ordering(plan.subset)
+            return bool(plan.seed == self.config.seeds[0]) and not is_extra
         return bool(self.config.keep_models == "all")
 
     @property
@@ -249,11 +261,13 @@ class TrainSubsets(ArtifactStage):
             return
         run_grid(cells, config.trial_workers(self.name), place.say)
 
-    def _cost(self, parts: Parts) -> TrainingCost:
+    def _cost(self, some: Parts, every: Parts | None = None) -> TrainingCost:
+        """The cost of the trainings on some of all subsets; None: on all of them."""
+        parts = every or some
         config, total, number = self.config, 0, 0
         budget = config.budget(parts)
-        for name, (_, tokens) in parts.items():
-            for mode in config.modes:
+        for name, (_, tokens) in some.items():
+            for mode in config.modes_of(name):
                 settings = config.settings_in(mode, subset_and_draw(name)[0], parts)
                 seen = budget.tokens if mode == "tokens" else (settings.epochs or 1) * tokens
                 times = len(config.seeds) * len(config.rates(settings))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ray_pipeline.core.config import AddedWith, Section
-from ray_pipeline.rundir.layout import control_name, subset_and_draw
+from ray_pipeline.rundir.layout import control_name, is_ordering, ordering_name, subset_and_draw
 from ray_pipeline.stage import StageConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -18,6 +18,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MOST_SUBSETS = 32
 #: Subsets and controls that stages count as bits of one integer, beside all rows to train on.
 _MOST_NAMES = 63
+#: The ordering by the number of a row's tokens, which `Tokenise` writes.
+LENGTH = "length"
+_ORDERING = re.compile(r"-?[A-Za-z0-9][A-Za-z0-9._]*")
 #: The measures of a subset's size.
 _MEASURES = ("rows", "share", "quantile", "min_score")
 
@@ -137,6 +140,25 @@ class SelectSubsetsConfig(StageConfig):
         "with the smallest size, or the first one if sizes are given by different measures",
     )
 
+    orderings: Annotated[list[str], AddedWith([])] = Field(
+        [],
+        description="columns of numbers by which further subsets are chosen, each with as many "
+        "rows as the smallest subset, the highest values first; `-` before a name: the lowest "
+        "first; `length`: the number of a row's tokens. `train-subsets` trains on them in the mode "
+        "`tokens`, and the analysis says which scores go with what models learn. Such as "
+        "[clarity, response_quality, diversity, complexity, length, -length]",
+    )
+
+    @field_validator("orderings")
+    @classmethod
+    def _ordered_well(cls, orderings: list[str]) -> list[str]:
+        for ordering in orderings:
+            if not _ORDERING.fullmatch(ordering):
+                raise ValueError(f"{ordering!r}: give a column's name, or '-' and its name")
+        if len(set(orderings)) < len(orderings):
+            raise ValueError("names something twice")
+        return orderings
+
     @field_validator("subsets")
     @classmethod
     def _named_well(cls, subsets: dict[str, Subset]) -> dict[str, Subset]:
@@ -145,6 +167,10 @@ class SelectSubsetsConfig(StageConfig):
                 raise ValueError(f"{name!r} would be a folder: use letters, digits, '.', '_', '-'")
             if subset_and_draw(name)[1]:
                 raise ValueError(f"{name!r}: names that end in -random are those of controls")
+            if is_ordering(name):
+                raise ValueError(
+                    f"{name!r}: names that begin with ordered-by- are those of orderings"
+                )
         if not 1 <= len(subsets) <= _MOST_SUBSETS:
             raise ValueError(f"1 to {_MOST_SUBSETS} subsets, found {len(subsets)}")
         return subsets
@@ -161,11 +187,15 @@ class SelectSubsetsConfig(StageConfig):
             ]
         return found
 
+    def trained_names(self) -> list[str]:
+        """Names of all sets of rows to train on: subsets, controls and orderings."""
+        return [name for name, _, _ in self.names()] + list(map(ordering_name, self.orderings))
+
     def draws_of(self, name: str) -> int:
         """The number of random controls of a subset."""
         if not self.controls:
             return 0
-        return self.subsets[name].draws or (self.draws if name == self._smallest else 1)
+        return self.subsets[name].draws or (self.draws if name == self.smallest else 1)
 
     @property
     def most_draws(self) -> int:
@@ -173,7 +203,7 @@ class SelectSubsetsConfig(StageConfig):
         return max(map(self.draws_of, self.subsets))
 
     @property
-    def _smallest(self) -> str:
+    def smallest(self) -> str:
         """The smallest subset by its configured size; the first one if these cannot be compared."""
         measures = {subset.measure for subset in self.subsets.values()}
         if len(measures) > 1:
@@ -184,9 +214,12 @@ class SelectSubsetsConfig(StageConfig):
 
     @model_validator(mode="after")
     def _few_enough(self) -> SelectSubsetsConfig:
-        number = len(self.names())
-        if self.most_draws > 1 and number > _MOST_NAMES:
+        number = len(self.trained_names())
+        if (self.most_draws > 1 or self.orderings) and number > _MOST_NAMES:
             raise ValueError(
-                f"at most {_MOST_NAMES} subsets and controls, found {number}: lower draws"
+                f"at most {_MOST_NAMES} subsets, controls and orderings, found {number}: "
+                "lower draws, or name fewer"
             )
+        if self.orderings and not self.controls:
+            raise ValueError("orderings are compared with random rows, too: set controls to true")
         return self

@@ -79,7 +79,7 @@ class MeasureLeak(DecideStage):
         select = self.find_stage(SelectSubsets)
         if select is None:
             return (TRAIN,)
-        return (TRAIN, *(name for name, _, _ in select.config.names()))
+        return (TRAIN, *select.config.trained_names())
 
     def keys(self, rows: pa.Table) -> pa.Table:
         """The keys of twins of the rows to train and to test on, and their sets as bits."""

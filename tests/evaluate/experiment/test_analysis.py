@@ -336,3 +336,15 @@ def test_a_verdict_needs_a_p_that_outlives_holms_correction() -> None:
     assert found["difference"]["high"] < 0 and found["verdict"] == "undecided"
     (alone,) = analysed([one for one in made if one["of"] == "s0"])["controls"]
     assert alone["verdict"] == "helps" and alone["p_adjusted"] == alone["p_value"]
+
+
+def test_draws_of_one_size_are_one_size_of_the_scaling_law() -> None:
+    """They differ in tokens, and would else count as sizes that show the law's bend."""
+    more = [
+        one
+        | {"subset": f"{one['subset']}-2", "cell": f"{one['cell']}-2", "tokens": one["tokens"] + 9}
+        for one in records()
+        if one["control"]
+    ]
+    law = analysed(records() + more)["scaling"]["controls"]
+    assert law["sizes"] == 3 and any("3 parameters and 3 sizes" in r for r in law["remarks"])

@@ -210,6 +210,35 @@ def test_several_draws_are_different_rows_and_the_first_is_that_of_one_draw(
     ]  # fmt: skip
 
 
+def test_orderings_take_as_many_rows_as_the_smallest_subset_by_any_column(tmp_path: Path) -> None:
+    rows = rows_of([(i % 5 / 5, f"text {i}", "s", "train") for i in range(40)])
+    clarity = [None if i == 3 else math.nan if i == 4 else float((i * 7) % 40) for i in range(40)]
+    lengths = [(i * 11) % 40 + 1 for i in range(40)]
+    rows = rows.append_column("clarity", pa.array(clarity, pa.float64()))
+    rows = rows.append_column("input_ids", pa.array([[1] * n for n in lengths]))
+    config = {"orderings": ["clarity", "-clarity", "length", "-length"]}
+    subsets = {"half": {"rows": 20}, "few": {"rows": 6}}
+    one = stage(subsets, **config)
+    assert set(one.reads) >= {"clarity", "input_ids"}
+    assert not set(stage(subsets).reads) & {"clarity", "input_ids"}
+    held = decisions(one, rows, tmp_path / "1", units=3)
+    place = {row_id: i for i, row_id in enumerate(rows["row_id"].to_pylist())}
+
+    def of(name: str) -> set[int]:
+        return {place[i] for i, row in held.items() if name in row["subsets"]}
+
+    # The two rows without a number are last in both directions.
+    ranked = sorted((i for i in range(40) if i not in (3, 4)), key=lambda i: -clarity[i])  # type: ignore[operator]
+    assert of("ordered-by-clarity") == set(ranked[:6])
+    assert of("ordered-by-lowest-clarity") == set(ranked[-6:])
+    longest = sorted(range(40), key=lambda i: -lengths[i])
+    assert of("ordered-by-length") == set(longest[:6])
+    assert of("ordered-by-lowest-length") == set(longest[-6:])
+    plain = decisions(stage(subsets), rows, tmp_path / "2")
+    for row_id, row in plain.items():
+        assert [n for n in held[row_id]["subsets"] if not n.startswith("ordered")] == row["subsets"]
+
+
 def test_which_subset_is_the_smallest_and_old_fingerprints() -> None:
     def draws(**subsets: Any) -> dict[str, int]:
         config = SelectSubsets.Config.model_validate({"subsets": subsets, "draws": 3})
@@ -219,7 +248,8 @@ def test_which_subset_is_the_smallest_and_old_fingerprints() -> None:
     assert draws(a={"min_score": 0.1}, b={"min_score": 0.9}) == {"a": 1, "b": 3}
     assert draws(a={"quantile": 0.9}, b={"quantile": 0.1}) == {"a": 3, "b": 1}
     assert draws(a={"rows": 9}, b={"share": 0.1}) == {"a": 3, "b": 1}
-    assert "draws" not in str(SelectSubsets.Config().identity())
+    identity = str(SelectSubsets.Config().identity())
+    assert "draws" not in identity and "orderings" not in identity
     assert SelectSubsets.Config(draws=2).identity()["draws"] == 2
     assert SelectSubsets(draws=3).bound().config.draws_of("ultra_high_10k") == 3
 
@@ -339,7 +369,14 @@ def test_a_score_that_is_no_number_is_refused(tmp_path: Path) -> None:
         ({"subsets": {"a-random": {"rows": 1}}}, "names that end in -random"),
         ({"subsets": {"a-random-2": {"rows": 1}}}, "names that end in -random"),
         ({"subsets": {"a": {"rows": 1, "draws": 0}}}, "greater than or equal to 1"),
-        ({"subsets": {"a": {"rows": 1}}, "draws": 63}, "at most 63 subsets and controls, found 64"),
+        (
+            {"subsets": {"a": {"rows": 1}}, "draws": 63},
+            "at most 63 subsets, controls and orderings, found 64",
+        ),
+        ({"subsets": {"ordered-by-x": {"rows": 1}}}, "names that begin with ordered-by-"),
+        ({"orderings": ["length"], "controls": False}, "set controls to true"),
+        ({"orderings": ["length", "length"]}, "twice"),
+        ({"orderings": ["--length"]}, "'-' and its name"),
         ({"subsets": {}}, "1 to 32 subsets"),
         ({"quota": {"max_share": 0}}, "greater than 0"),
     ],
