@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from support.soak import EXAMPLES
 
 from ray_pipeline.evaluate.statistics import (
     crossed_difference,
@@ -136,7 +137,7 @@ def test_holms_correction_by_its_definition() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.2))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=2 * EXAMPLES, deadline=None)
 def test_holm_rejects_step_by_step(p_values: list[float], error: float) -> None:
     """Holm 1979: from the smallest p on, each while it is at most error / (hypotheses left)."""
     rejected = set()

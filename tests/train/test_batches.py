@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.soak import EXAMPLES
 from support.tiny_models import token_table
 
 from ray_pipeline.core.errors import UserError
@@ -54,7 +55,7 @@ def test_every_row_once_an_epoch_and_the_same_steps_for_any_world(
     assert made.total_steps(2) == made.steps(0) + made.steps(1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=2 * EXAMPLES, deadline=None)
 @given(sizes, st.integers(1, 3_000), st.integers(1, 200), st.integers(1, 5), st.integers(0, 3))
 def test_a_budget_is_spent_in_equal_shares_for_any_rows_and_any_world(
     config: dict, tokens: int, step_tokens: int, world: int, seed: int

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from support.made_cells import VOCABULARY, record, records
+from support.soak import EXAMPLES
 
 from ray_pipeline.evaluate.experiment.analysis import Question, analyse
 from ray_pipeline.evaluate.experiment.cells import Cell
@@ -100,7 +101,7 @@ def test_subsets_of_orderings_are_in_no_other_comparison() -> None:
 
 
 @given(st.lists(st.tuples(*[st.floats(-5, 5)] * 3), min_size=5, max_size=15))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=2 * EXAMPLES, deadline=None)
 def test_the_partial_correlation_is_that_of_the_residuals_of_ranks(
     points: list[tuple[float, float, float]],
 ) -> None:
