@@ -9,16 +9,36 @@ import contextlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ray_pipeline.core.errors import RunError, UserError
+
+#: Bytes of the longest name of a file or folder on Linux and macOS.
+_NAME_BYTES = 255
+
+
+class Hold(Protocol):
+    """Says whether a run still holds its folder."""
+
+    def check(self) -> None:
+        """Return if it does. Raises LockLost otherwise."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file, as a listing shows it."""
+
+    path: str
+    size: int
+    #: When it was last written, in nanoseconds since 1970, by the clock of the storage.
+    modified_ns: int
 
 
 @dataclass(frozen=True)
@@ -34,15 +54,41 @@ class Storage:
     """
 
     root: str
+    #: Checked before each write; None: nothing is.
+    hold: Hold | None = field(default=None, compare=False, repr=False)
+
+    def held_by(self, hold: Hold) -> Storage:
+        """The same folder, written only while a run holds it, in whatever process."""
+        return replace(self, hold=hold)
+
+    def check_held(self) -> None:
+        """Check that the run may write, or spend: a process may have been paused and replaced.
+
+        Raises:
+            LockLost: another run holds the folder by now.
+        """
+        if self.hold is not None:
+            self.hold.check()
 
     @cached_property
     def _located(self) -> tuple[pafs.FileSystem, str]:
+        if any(len(os.fsencode(name)) > _NAME_BYTES for name in self.root.split("/")):
+            raise UserError(f"{self.root}: a name too long for a folder: shorten it")
         return filesystem(self.root)
 
     @property
     def is_local(self) -> bool:
         """Whether files can be appended to and locked."""
         return isinstance(self._located[0], pafs.LocalFileSystem)
+
+    @property
+    def scheme(self) -> str:
+        """That of the URI, such as ``s3``; empty for a local path."""
+        return urlsplit(self.root).scheme if "://" in self.root else ""
+
+    def full_path(self, path: str) -> str:
+        """A file's path on its file system: the bucket and the key, on object storage."""
+        return self._full(path)
 
     def local_path(self, path: str = "") -> Path:
         """The path on this machine's file system; only where `is_local`."""
@@ -91,6 +137,7 @@ class Storage:
             data: the whole content.
             durable: also survive a power loss (fsync), not only the death of the process.
         """
+        self.check_held()
         fs, _ = self._located
         try:
             if self.is_local:
@@ -119,6 +166,7 @@ class Storage:
     @contextlib.contextmanager
     def writer(self, path: str) -> Iterator[IO[bytes]]:
         """Write a large file in pieces; it appears under its name when the block ends well."""
+        self.check_held()
         try:
             with self._local_writer(path) if self.is_local else self._remote_writer(path) as file:
                 yield file
@@ -154,11 +202,16 @@ class Storage:
 
     def list(self, path: str = "", recursive: bool = False) -> Iterator[str]:
         """Paths of the files in a folder, relative to the root, without unfinished writes."""
+        for file in self.files(path, recursive):
+            yield file.path
+
+    def files(self, path: str = "", recursive: bool = False) -> Iterator[StoredFile]:
+        """The files in a folder, without unfinished writes; on S3 one request per thousand."""
         prefix = len(self._located[1].rstrip("/")) + 1
         for info in self._infos(path, recursive):
             name = info.base_name
             if info.is_file and not (name.startswith(".") and name.endswith(".tmp")):
-                yield info.path[prefix:]
+                yield StoredFile(info.path[prefix:], info.size, info.mtime_ns or 0)
 
     def folders(self, path: str = "") -> Sequence[str]:
         """Names of the folders in a folder."""
@@ -175,6 +228,7 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Delete a file; nothing happens when there is none."""
+        self.check_held()
         fs, _ = self._located
         try:
             fs.delete_file(self._full(path))
@@ -185,6 +239,7 @@ class Storage:
 
     def delete_folder(self, path: str) -> None:
         """Delete a folder and its content; nothing happens when there is none."""
+        self.check_held()
         fs, _ = self._located
         try:
             fs.delete_dir(self._full(path))
@@ -197,10 +252,10 @@ class Storage:
         root = self._located[1]
         return f"{root.rstrip('/')}/{path}".rstrip("/") if path else root
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"root": self.root}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "hold": self.hold}
 
-    def __setstate__(self, state: dict[str, str]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
 
@@ -216,6 +271,8 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     Raises:
         UserError: the scheme is not known or the URI is malformed.
     """
+    if any(ord(char) < 32 for char in uri):
+        raise UserError(f"{uri!r}: has a control character, which no path here may have")
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
     try:

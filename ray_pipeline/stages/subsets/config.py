@@ -10,10 +10,13 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ray_pipeline.core.config import AddedWith, Section
+from ray_pipeline.core.file_names import name_fault, same_file, shown
 from ray_pipeline.rundir.layout import control_name, is_ordering, ordering_name, subset_and_draw
 from ray_pipeline.stage import StageConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: Letters of a name: the files of an experiment's trainings have more in their names.
+_NAME_LETTERS = 100
 #: Membership in a subset is one bit of an integer.
 _MOST_SUBSETS = 32
 #: Subsets and controls that stages count as bits of one integer, beside all rows to train on.
@@ -155,8 +158,12 @@ class SelectSubsetsConfig(StageConfig):
         for ordering in orderings:
             if not _ORDERING.fullmatch(ordering):
                 raise ValueError(f"{ordering!r}: give a column's name, or '-' and its name")
+            if (fault := name_fault(ordering_name(ordering))) is not None:
+                raise ValueError(f"{shown(ordering)} would be part of a file's name: {fault}")
         if len(set(orderings)) < len(orderings):
             raise ValueError("names something twice")
+        if (same := same_file(map(ordering_name, orderings))) is not None:
+            raise ValueError(f"{same[0]!r} and {same[1]!r} are one file on some systems: drop one")
         return orderings
 
     @field_validator("subsets")
@@ -164,13 +171,22 @@ class SelectSubsetsConfig(StageConfig):
     def _named_well(cls, subsets: dict[str, Subset]) -> dict[str, Subset]:
         for name in subsets:
             if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} would be a folder: use letters, digits, '.', '_', '-'")
+                raise ValueError(
+                    f"{shown(name)} would be a folder: use letters, digits, '.', '_', '-'"
+                )
+            if (fault := name_fault(name)) is not None or len(name) > _NAME_LETTERS:
+                fault = fault or f"it has {len(name)} letters, {_NAME_LETTERS} are allowed"
+                raise ValueError(f"{shown(name)} would be a folder: {fault}")
             if subset_and_draw(name)[1]:
                 raise ValueError(f"{name!r}: names that end in -random are those of controls")
             if is_ordering(name):
                 raise ValueError(
                     f"{name!r}: names that begin with ordered-by- are those of orderings"
                 )
+        if (same := same_file(subsets)) is not None:
+            raise ValueError(
+                f"{same[0]!r} and {same[1]!r} are one folder on some systems: rename one"
+            )
         if not 1 <= len(subsets) <= _MOST_SUBSETS:
             raise ValueError(f"1 to {_MOST_SUBSETS} subsets, found {len(subsets)}")
         return subsets
