@@ -19,6 +19,7 @@ import pytest
 import torch
 from support.command import TESTS
 from support.fork_server import Started
+from support.stored_parts import put_part
 from support.tiny_experiment import SIZES, place, stage, tiny_rows
 
 from ray_pipeline.core.errors import RunError, UserError
@@ -168,7 +169,7 @@ def test_cells_that_are_one_training_are_trained_once(tmp_path) -> None:
         both = [["all", "more"] if s == "train" else None for s in rows["split"].to_pylist()]
         at = rows.schema.get_field_index("subsets")
         rows = rows.set_column(at, "subsets", pa.array(both, pa.list_(pa.string())))
-        pq.write_table(rows, tmp_path / f"{name}.parquet")
+        put_part(tmp_path / f"{name}.parquet", rows)
     stored = StoredRows(Storage(str(tmp_path)), ("one.parquet", "two.parquet"), "digest")
     settings = {name: {"epochs": 2, "learning_rate": 1e-3} for name in ("all", "more")}
     trainer = stage(tmp_path, select=select, settings=settings, seeds=[1])

@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from support.made_cells import VOCABULARY, record, records
+from support.stored_parts import put_part
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
@@ -169,8 +169,8 @@ def test_means_of_subsets_and_correlations_of_rows_are_those_of_the_parts(tmp_pa
             "status": ["kept"] * 5,
         }
     )
-    pq.write_table(table.slice(0, 2), tmp_path / "one.parquet")
-    pq.write_table(table.slice(2), tmp_path / "two.parquet")
+    put_part(tmp_path / "one.parquet", table.slice(0, 2))
+    put_part(tmp_path / "two.parquet", table.slice(2))
     rows = StoredRows(Storage(str(tmp_path)), ("one.parquet", "two.parquet"), "d")
     found = row_scores(rows, ["ifd", "-length"])
     assert found.rows == 4 and set(found.means) == {"few", "ordered-by-ifd"}
