@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError, UserError
+from ray_pipeline.core.redaction import has_login, redacted
 
 #: By the status that a run ends with. Wrong input exits with 2.
 EXIT_CODES = {"succeeded": 0, "failed": 1, "budget_exhausted": 3, "interrupted": 130}
@@ -27,8 +28,27 @@ out = Console(
 )
 err = Console(file=os.fdopen(os.dup(2), "w", buffering=1), highlight=False)
 
+
+def without_login(uri: str) -> str:
+    """The URI of a run directory, as it is.
+
+    Raises:
+        UserError: it holds a password, which other users of this machine see in the list of
+            processes.
+    """
+    if has_login(uri):
+        raise UserError(
+            f"{uri}: leave out the user and the password, and set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY instead"
+        )
+    return uri
+
+
 RunDirectory = Annotated[
-    str, typer.Argument(metavar="RUN", help="a run directory: path or s3:// URI")
+    str,
+    typer.Argument(
+        metavar="RUN", help="a run directory: path or s3:// URI", callback=without_login
+    ),
 ]
 
 
@@ -97,9 +117,14 @@ def native_output_hidden(log: Path | None = None) -> Iterator[None]:
             for number, copy in enumerate(streams, start=1):
                 os.dup2(copy, number)
                 os.close(copy)
-            if unexpected:
+            chatter.seek(start)
+            printed = chatter.read().decode(errors="replace")
+            if (shown := redacted(printed)) != printed:
                 chatter.seek(start)
-                err.print(chatter.read().decode(errors="replace"), markup=False)
+                chatter.truncate()
+                chatter.write(shown.encode())
+            if unexpected:
+                err.print(shown, markup=False)
 
 
 def _opened(log: Path | None) -> IO[bytes]:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.references import resolve_login
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Storage:
     """A folder at a local path or a URI (``s3://bucket/prefix``).
 
     Object storage takes its endpoint and credentials from the usual environment variables
-    (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...).
+    (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...), or from others that the URI names, as in
+    ``s3://${KEY}:${SECRET}@bucket/prefix``.
 
     Raises:
         UserError: the URI names no known file system.
@@ -218,14 +220,20 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    uri = resolve_login(uri, uri)
     try:
         if urlsplit(uri).scheme != "s3":
             return pafs.FileSystem.from_uri(uri)
         # With a delayed open a small file is one PUT, not the three requests of a multipart upload.
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
             scheme, _, host = endpoint.partition("://")
-            fs = pafs.S3FileSystem(endpoint_override=host, scheme=scheme, allow_delayed_open=True)
-            return fs, uri.removeprefix("s3://")
+            options = {"endpoint_override": host, "scheme": scheme, "allow_delayed_open": True}
+            split = urlsplit(uri)
+            if split.password:
+                keys = unquote(split.username or ""), unquote(split.password)
+                options |= dict(zip(("access_key", "secret_key"), keys, strict=True))
+                uri = uri.replace(f"{split.username}:{split.password}@", "", 1)
+            return pafs.S3FileSystem(**options), uri.removeprefix("s3://")
         separator = "&" if "?" in uri else "?"
         return pafs.FileSystem.from_uri(f"{uri}{separator}allow_delayed_open=true")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:

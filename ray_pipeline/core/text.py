@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from ray_pipeline.core.redaction import without_known
+
 NONE = "–"
 
 #: Control characters never reach a terminal or a page; C1 codes start escape sequences, too.
@@ -93,12 +95,12 @@ def latency(seconds: float) -> str:
 
 
 def plain(value: Any) -> str:
-    """A cell as text: strings without their control characters, other values as JSON."""
+    """A cell as text: strings without control characters and known secrets, others as JSON."""
     if value is None:
         return NONE
     if not isinstance(value, str):
         value = f"{value:g}" if isinstance(value, float) else orjson.dumps(value, str).decode()
-    return str(value).translate(_CONTROL)
+    return without_known(str(value)).translate(_CONTROL)
 
 
 def shortened(text: str, length: int) -> str:

@@ -143,6 +143,7 @@ def _resolve_llms(config: RunConfig, used: Sequence[str]) -> tuple[dict[str, str
     resolved, revisions = {}, {}
     for name in used:
         llm = config.llms[name]
+        llm.check_environment(f"llms.{name}")
         llm.engine_type.check(name, llm)
         if llm.engine_type.is_local:
             resolved[name], revisions[name] = _resolve_model(llm.model, f"llms.{name}.model")

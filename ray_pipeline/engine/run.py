@@ -17,6 +17,7 @@ import yaml
 
 from ray_pipeline.core.errors import RunError, UserError, cause_in_words, first_line
 from ray_pipeline.core.hashing import set_digest
+from ray_pipeline.core.redaction import redacted
 from ray_pipeline.core.shares import in_words
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine import cluster
@@ -91,7 +92,7 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
     Raises:
         UserError: the configuration or the input is wrong; nothing was started.
     """
-    config = job.config
+    config, display = job.config, _Discreet(display)
     storage = Storage(config.run_dir)
     ledger = Ledger(run=storage.uri())
     with run_lock(storage, display.say) as run_id:
@@ -105,6 +106,17 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
             run_ledger = RunLedger(storage, prepared, ledger, display.say)
             runner = _Runner(storage, prepared, display, run_ledger, retry, log_file, run_id)
             return runner.run()
+
+
+class _Discreet:
+    """A display that is told no secrets."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self.update = display.update
+
+    def say(self, text: str) -> None:
+        self._display.say(redacted(text))
 
 
 def _describe(storage: Storage, prepared: Prepared) -> None:

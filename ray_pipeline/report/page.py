@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from ray_pipeline import __version__
 from ray_pipeline.core import text
+from ray_pipeline.core.redaction import without_known
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.report.header import read_header
 from ray_pipeline.report.reading import ReportReader
@@ -69,7 +70,7 @@ def write_report(storage: Storage) -> str:
         UserError: there is no run.
         RunError: the directory cannot be read or written.
     """
-    page = render(ReportReader(storage.root))
+    page = without_known(render(ReportReader(storage.root)))
     storage.write_bytes(NAME, page.encode("utf-8", errors="replace"))
     return storage.uri(NAME)
 

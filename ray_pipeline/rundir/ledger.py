@@ -11,6 +11,7 @@ from typing import Any, Literal
 import orjson
 
 from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.redaction import redacted_data
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.layout import DONE, LEDGER_FILE
@@ -94,7 +95,7 @@ class Ledger:
 
     def save(self, storage: Storage) -> None:
         """Write ``ledger.json``."""
-        data = {
+        told = {
             "run": self.run,
             "status": self.status,
             "message": self.message,
@@ -103,6 +104,8 @@ class Ledger:
             "waiting": self.waiting,
             "notes": self.notes,
             "export_notes": self.export_notes,
+        }
+        data = redacted_data(told) | {
             "stages": [entry.to_json() for entry in self.entries],
         }
         if self.other is not None:
@@ -157,7 +160,7 @@ class Done:
             "digest": self.digest,
             "units": self.units,
             "accounts": [account.to_json() for account in self.accounts],
-            "identities": self.identities,
+            "identities": redacted_data(self.identities),
         }
         storage.write_bytes(f"{folder}/{DONE}", orjson.dumps(data, option=orjson.OPT_INDENT_2))
 
