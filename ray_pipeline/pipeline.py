@@ -12,12 +12,14 @@ from typing import Any
 
 import yaml
 
-from ray_pipeline.core.config import nearest, override, parse, read_yaml
+from ray_pipeline.core.config import override, parse, read_yaml
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.file_names import check_name, same_file
 from ray_pipeline.core.redaction import has_login, literal_secrets, parts_of, remember
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.cluster import ship_with_workers
 from ray_pipeline.engine.config import RunConfig, config_type
+from ray_pipeline.engine.job_script import find_script, names_job
 from ray_pipeline.engine.plan import StagePlan
 from ray_pipeline.engine.plan import plan as plan_job
 from ray_pipeline.engine.progress import Tally
@@ -44,7 +46,7 @@ class Pipeline:
         stages: the stages, in order; their configurations come from YAML.
 
     Raises:
-        ValueError: two stages have one name.
+        ValueError: two stages have one name, or a name cannot be that of a folder.
         TypeError: a stage is not an object, as where the parentheses are missing.
     """
 
@@ -56,6 +58,10 @@ class Pipeline:
         names = [stage.name for stage in stages]
         if doubled := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"stages with the same name: {sorted(doubled)}")
+        for of_stage in names:
+            check_name(of_stage)
+        if (same := same_file(names)) is not None:
+            raise ValueError(f"the stages {same[0]!r} and {same[1]!r} would have the same files")
         self.name = name
         self.stages = list(stages)
 
@@ -74,7 +80,10 @@ class Pipeline:
         Raises:
             UserError: there is no such job script in ``jobs/``, or it cannot be loaded.
         """
-        return _find_pipeline(*_raw(config))
+        raw, file = _raw(config)
+        return _pipeline_of(
+            find_script(raw, str(file), _file(config), is_named=False, of_run=False)
+        )
 
     def run(
         self,
@@ -184,22 +193,38 @@ def run_job(
 
 @contextlib.contextmanager
 def retry_job(
-    run: str, pipeline: Pipeline | None = None, address: str | None = None
+    run: str,
+    pipeline: Pipeline | None = None,
+    address: str | None = None,
+    job: str | None = None,
 ) -> Iterator[Job]:
     """The job of a run directory, with the configuration and the prompts that the run had.
 
     It is valid within the block only.
 
+    Args:
+        run: the run directory.
+        pipeline: the job; None: the one that `job` or the run's configuration names.
+        address: the Ray cluster to join, instead of the configuration's.
+        job: the job script, by name or path, instead of the configuration's.
+
     Raises:
-        UserError: there is no run, or its job script no longer exists.
+        UserError: there is no run, its job script no longer exists, or the configuration names a
+            script outside ``jobs/``, which `job` must name.
     """
     storage = Run(run).reader.storage
     with tempfile.TemporaryDirectory() as folder:
-        for path in ("config.yaml", *storage.list("prompts")):
+        for path in (CONFIG_FILE, *storage.list("prompts")):
             copy = Path(folder) / path
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(storage.read_bytes(path) or b"")
-        yield load_job(Path(folder) / "config.yaml", (), run, pipeline, address)
+        config_file = Path(folder) / CONFIG_FILE
+        raw = read_yaml(config_file) | {"run_dir": run} | ({"job": job} if job else {})
+        if pipeline is None:
+            where = storage.uri(CONFIG_FILE)
+            script = find_script(raw, where, None, is_named=job is not None, of_run=True)
+            pipeline = _pipeline_of(script)
+        yield load_job(config_file, {"job": raw.get("job")}, run, pipeline, address)
 
 
 def _with_count_of_old_run(raw: dict[str, Any]) -> dict[str, Any]:
@@ -277,6 +302,7 @@ def load_job(
     run_dir: str | None = None,
     pipeline: Pipeline | None = None,
     address: str | None = None,
+    script: str | None = None,
 ) -> Job:
     """Check a configuration and find its job.
 
@@ -288,6 +314,8 @@ def load_job(
         pipeline: the job; None: the one that the configuration's ``job`` or ``name`` names, a
             script in ``jobs/``.
         address: the Ray cluster to join, instead of the configuration's.
+        script: the job script, by name or path, instead of the configuration's ``job``. One that
+            lies in a run directory must be named here, or by an override.
 
     Raises:
         UserError: says each thing that is wrong.
@@ -296,9 +324,13 @@ def load_job(
     raw = override(raw, overrides)
     raw |= {"run_dir": run_dir} if run_dir is not None else {}
     raw |= {"address": address} if address is not None else {}
+    raw |= {"job": script} if script is not None else {}
     raw = _with_count_of_old_run(raw)
     _check_secrets(raw, str(config_file))
-    pipeline = pipeline or _find_pipeline(raw, config_file)
+    if pipeline is None:
+        is_named = script is not None or names_job(overrides)
+        found = find_script(raw, str(config_file), _file(config), is_named=is_named, of_run=False)
+        pipeline = _pipeline_of(found)
     checked = pipeline.configure(raw, str(config_file))
     # Workers have another working directory: a relative path would name another folder there.
     checked = checked.model_copy(
@@ -316,6 +348,10 @@ def _raw(config: Config) -> tuple[dict[str, Any], Path]:
     if isinstance(config, Mapping):
         return dict(config), Path("configuration")
     return read_yaml(Path(config)), Path(config)
+
+
+def _file(config: Config) -> Path | None:
+    return None if isinstance(config, Mapping) else Path(config)
 
 
 def _prompt_folders(config_file: Path, job: str) -> list[Path]:
@@ -344,31 +380,6 @@ def _absolute(path: str) -> str:
 
 def _absolute_paths(path: str | list[str]) -> str | list[str]:
     return _absolute(path) if isinstance(path, str) else [_absolute(p) for p in path]
-
-
-def _find_pipeline(raw: dict[str, Any], config_file: Path) -> Pipeline:
-    """The pipeline of the job script that a configuration names."""
-    folders = [Path.cwd() / "jobs", _REPOSITORY / "jobs"]
-    scripts = {p.stem: p for f in reversed(folders) for p in f.glob("*.py") if p.stem != "__init__"}
-    if job := raw.get("job"):
-        script = Path(str(job))
-        if script.suffix != ".py":
-            script = scripts.get(str(job).replace("-", "_"), script)
-        if not script.is_file():
-            raise UserError(
-                f"{config_file}: job: no job script {job!r}{nearest(str(job), list(scripts))}"
-            )
-        return _pipeline_of(script)
-    for candidate in (
-        str(raw.get("name", "")).replace("-", "_"),
-        config_file.absolute().parent.name,
-    ):
-        if candidate in scripts:
-            return _pipeline_of(scripts[candidate])
-    raise UserError(
-        f"{config_file}: neither `job` nor `name` ({raw.get('name')!r}) names a job script"
-        f"{nearest(str(raw.get('name')), list(scripts))}"
-    )
 
 
 def _pipeline_of(script: Path) -> Pipeline:

@@ -60,8 +60,20 @@ def test_two_stages_of_one_class_have_each_their_own_name_and_defaults() -> None
     stages: list[Stage] = [Mark(), Mark(name="second", suffix="?")]
     section = configured(stages, mark={"suffix": "."})
     assert (section.stage_mark.suffix, section.stage_second.suffix) == (".", "?")
+    assert Pipeline("x", stages).name == "x"
     with pytest.raises(ValueError, match=r"stages with the same name: \['mark'\]"):
         Pipeline("x", [Mark(), Mark(suffix="?")])
+
+
+@pytest.mark.parametrize("name", ["../mark", "a/b", "", "m" * 300])
+def test_a_stage_is_named_so_that_its_folder_can_be(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the name of a file"):
+        Pipeline("x", [Mark(name=name)])
+
+
+def test_two_stages_whose_folders_would_be_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="'mark' and 'Mark' would have the same files"):
+        Pipeline("x", [Mark(), Mark(name="Mark")])
 
 
 def test_a_class_in_place_of_an_object_is_refused() -> None:

@@ -26,6 +26,14 @@ RunDir = Annotated[
     str | None, typer.Option(help="the run directory, instead of the configuration's")
 ]
 Until = Annotated[str | None, typer.Option(metavar="STAGE", help="the last stage to run")]
+JobScript = Annotated[
+    str | None,
+    typer.Option(
+        "--job",
+        help="the job script, by name or path, instead of the configuration's; one that a run "
+        "directory names or contains is run only if it is named here",
+    ),
+]
 Address = Annotated[str | None, typer.Option(help="address of a Ray cluster to join")]
 
 #: Text printed before a run's own message, by the status that the run ended with.
@@ -43,31 +51,38 @@ def run(
     run_dir: RunDir = None,
     until: Until = None,
     address: Address = None,
+    job: JobScript = None,
 ) -> None:
     """Run a job and write its report. Run it again to resume; finished work is reused."""
-    run_configured(config, set_, run_dir, until, address)
+    run_configured(config, set_, run_dir, until, address, script=job)
 
 
 @app.command()
-def plan(config: ConfigFile, set_: Sets = [], run_dir: RunDir = None, until: Until = None) -> None:  # noqa: B006
+def plan(
+    config: ConfigFile,
+    set_: Sets = [],  # noqa: B006 - typer copies it
+    run_dir: RunDir = None,
+    until: Until = None,
+    job: JobScript = None,
+) -> None:
     """Show what a run would do, need and cost, without running anything."""
     from ray_pipeline.cli.views.plan import print_plan
     from ray_pipeline.engine.plan import plan
     from ray_pipeline.pipeline import load_job
 
-    job = load_job(config, set_, run_dir)
+    loaded = load_job(config, set_, run_dir, script=job)
     with native_output_hidden():
-        plans = plan(job, until)
+        plans = plan(loaded, until)
     print_plan(out, plans)
 
 
 @app.command()
-def retry(run: RunDirectory, address: Address = None) -> None:
+def retry(run: RunDirectory, address: Address = None, job: JobScript = None) -> None:
     """Run only the failed rows of a run again."""
     from ray_pipeline.pipeline import retry_job
 
-    with retry_job(run, address=address) as job:
-        _execute(job, retry=True)
+    with retry_job(run, address=address, job=job) as found:
+        _execute(found, retry=True)
 
 
 def run_configured(
@@ -77,6 +92,7 @@ def run_configured(
     until: str | None,
     address: str | None,
     pipeline: Pipeline | None = None,
+    script: str | None = None,
 ) -> None:
     """Run the job of a configuration file; show its progress and how it ended.
 
@@ -85,7 +101,7 @@ def run_configured(
     """
     from ray_pipeline.pipeline import load_job
 
-    _execute(load_job(config, assignments, run_dir, pipeline, address), until)
+    _execute(load_job(config, assignments, run_dir, pipeline, address, script), until)
 
 
 def _report_what_was_done(run_dir: str, message: str) -> None:

@@ -20,13 +20,17 @@ from ray_pipeline.core.redaction import has_login, redacted
 EXIT_CODES = {"succeeded": 0, "failed": 1, "budget_exhausted": 3, "interrupted": 130}
 
 # On copies of the two descriptors: while a run is in progress, the originals belong to Ray
-# (`native_output_hidden`). A file or a pipe has no width: tables then get a wide page.
+# (`native_output_hidden`). A character that the terminal's encoding lacks is written as an escape
+# sequence: under LANG=C that may be any but ASCII, and elsewhere the bytes of a file name that are
+# no text. A file or a pipe has no width: tables then get a wide page.
 out = Console(
-    file=os.fdopen(os.dup(1), "w", buffering=1),
+    file=os.fdopen(os.dup(1), "w", buffering=1, errors="backslashreplace"),
     highlight=False,
     width=None if os.isatty(1) else 120,
 )
-err = Console(file=os.fdopen(os.dup(2), "w", buffering=1), highlight=False)
+err = Console(
+    file=os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace"), highlight=False
+)
 
 
 def without_login(uri: str) -> str:
@@ -56,6 +60,7 @@ RunDirectory = Annotated[
 def errors_explained() -> Iterator[None]:
     """Turn expected errors into one message and an exit code, without a traceback."""
     try:
+        _check_current_folder()
         yield
     except UserError as error:
         _fail(error, 2)
@@ -71,6 +76,21 @@ def errors_explained() -> Iterator[None]:
     except KeyboardInterrupt:
         err.print("interrupted; run the same command again to continue")
         raise typer.Exit(EXIT_CODES["interrupted"]) from None
+
+
+def _check_current_folder() -> None:
+    """Check that the current folder exists: paths are relative to it, and Ray needs it.
+
+    Raises:
+        UserError: it was deleted while the shell was in it.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(
+            f"the current folder cannot be used ({error.strerror}): it may have been deleted and "
+            "made again. Change into a folder that exists (`cd`), and run the command again"
+        ) from None
 
 
 def _fail(error: Exception, code: int) -> None:

@@ -1,4 +1,4 @@
-"""A number of rows, or a share of them: an integer is a count, a percentage is a share."""
+"""A count of something, or a share of it: an integer is a count, a percentage is a share."""
 
 from __future__ import annotations
 
@@ -42,6 +42,32 @@ def _checked(value: Any) -> int | float | str:
 #: An integer is a count, ``"5%"`` a share; a fraction below 1 is a share, too. A decimal number of
 #: 1 or more is refused, because it could be either.
 CountOrShare = Annotated[int | float | str, BeforeValidator(_checked)]
+
+
+def _steps(value: Any) -> int | float:
+    """As `_checked`, for steps; a share is a fraction below 1, whichever way it is written.
+
+    Raises:
+        ValueError: as `_checked`, and for all steps.
+    """
+    if isinstance(value, float) and value >= 1:
+        if value == 1:
+            raise ValueError("1.0 could be a count or a share: write 1 for one step")
+        if not value.is_integer():
+            raise ValueError(f'expected a count (20) or a percentage ("5%"), found {value!r}')
+        return value  # as files of earlier runs hold a count
+    checked = _checked(value)
+    if isinstance(checked, str):
+        share = float(Decimal(checked[:-1]) / 100)
+        if share == 1:
+            raise ValueError(f"a percentage of steps should be less than 100%, found {value!r}")
+        return share
+    # One step is kept apart from 1.0, which would be refused when it is read again.
+    return checked if checked == 1 else float(checked)
+
+
+#: A count of steps, or a share of them that is below 1: ``1000``, ``"5%"`` or ``0.05``.
+StepsOrShare = Annotated[int | float, BeforeValidator(_steps)]
 
 
 def count_of(limit: int | float | str, whole: int) -> int:

@@ -21,6 +21,9 @@ import pyarrow.fs as pafs
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.references import resolve_login
 
+#: Bytes of the longest name of a file or folder on Linux and macOS.
+_NAME_BYTES = 255
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -39,6 +42,8 @@ class Storage:
 
     @cached_property
     def _located(self) -> tuple[pafs.FileSystem, str]:
+        if any(len(os.fsencode(name)) > _NAME_BYTES for name in self.root.split("/")):
+            raise UserError(f"{self.root}: a name too long for a folder: shorten it")
         return filesystem(self.root)
 
     @property
@@ -218,6 +223,8 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     Raises:
         UserError: the scheme is not known or the URI is malformed.
     """
+    if any(ord(char) < 32 for char in uri):
+        raise UserError(f"{uri!r}: has a control character, which no path here may have")
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
     uri = resolve_login(uri, uri)

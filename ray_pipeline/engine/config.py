@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     Field,
     SerializerFunctionWrapHandler,
@@ -19,6 +20,7 @@ from pydantic import (
 from ray_pipeline.core.config import (
     Section,
 )
+from ray_pipeline.core.file_names import check_name
 from ray_pipeline.llm.config import (
     Budget,
     LlmConfig,
@@ -42,7 +44,9 @@ class EmbedderConfig(Section):
 class ExportConfig(Section):
     """Files with the rows that every stage kept, under ``exports/``."""
 
-    name: str = Field("dataset", description="name of the exported files, without suffix")
+    name: Annotated[str, AfterValidator(check_name)] = Field(
+        "dataset", description="name of the exported files: no path, and without suffix"
+    )
     formats: list[typing.Literal["csv", "jsonl", "parquet", "hf"]] = Field(
         ["csv", "jsonl"],
         description="formats of the exported rows; hf is a folder for `datasets.load_from_disk`",
@@ -58,7 +62,7 @@ class RunConfig(Section):
     job: str | None = Field(
         None,
         description="job script: its name in `jobs/`, or a path; null: found by `name`, or "
-        "by the folder of the configuration file",
+        "by the folder of the configuration file. The script is run: see docs/concepts/security.md",
     )
     run_dir: str = Field(
         description="run directory: a local path or an object-storage URI such as s3://bucket/run"

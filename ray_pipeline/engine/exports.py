@@ -23,13 +23,14 @@ import pyarrow.types as pat
 
 from ray_pipeline.core.arrow_types import json_values
 from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_line
+from ray_pipeline.core.file_names import same_file
 from ray_pipeline.core.json_values import finite_json, holds_json, json_text, plain_text
 from ray_pipeline.core.rows import kept
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.layout import EXPORTS, LOG_FILE, part_path
 from ray_pipeline.rundir.parts import read_rows
-from ray_pipeline.stage import Stage
+from ray_pipeline.stage import ArtifactStage, Stage
 
 _log = logging.getLogger("ray_pipeline")
 
@@ -69,19 +70,19 @@ class Exports:
         try:
             _WRITERS[kind](storage, path, tables, not_finite)
         except (RunError, UserError) as error:
-            self._fail(storage, path, str(error))
+            self._fail(storage, kind, path, str(error))
         except Exception as error:  # of any kind: pyarrow and datasets raise their own
             _log.exception("%s could not be written", path)
-            self._fail(storage, path, f"{type(error).__name__}: {first_line(error)}")
+            self._fail(storage, kind, path, f"{type(error).__name__}: {first_line(error)}")
         if not_finite and path not in self.failed:
             listed = ", ".join(f"{number} in {name!r}" for name, number in not_finite.items())
             self.notes[path] = f"JSON has no NaN and no infinity, so they are null: {listed}"
 
-    def _fail(self, storage: Storage, path: str, why: str) -> None:
+    def _fail(self, storage: Storage, kind: str, path: str, why: str) -> None:
         self.failed[path] = why
         # That of an earlier run would pass for the one that is missing.
         with contextlib.suppress(RunError):  # the first error is the one to report
-            (storage.delete if Path(path).suffix else storage.delete_folder)(path)
+            (storage.delete_folder if kind == "hf" else storage.delete)(path)
 
 
 def export_stages(
@@ -159,6 +160,36 @@ def check_formats(
     for stage in stages:
         if stage.writes_datasets:
             _check_dataset(schema, f"stages.{stage.name}")
+
+
+def check_export_names(name: str, formats: Sequence[str], stages: Sequence[Stage]) -> None:
+    """Check that no two files of a run would get one name, before anything is paid for.
+
+    Args:
+        name: of the exported rows.
+        formats: of the exported rows.
+        stages: of the job.
+
+    Raises:
+        UserError: the rows would be written over a file of a stage, on some system at least.
+    """
+    of_stages = {
+        path.removeprefix(f"{EXPORTS}/").split("/")[0]: stage.name
+        for stage in stages
+        for path in (*(f"{EXPORTS}/{file}" for file in stage.exports()), *_made_by(stage))
+        if path.startswith(f"{EXPORTS}/")
+    }
+    for kind in dict.fromkeys(formats):
+        for file, writer in of_stages.items():
+            if same_file([file, own := f"{name}{_SUFFIX[kind]}"]) is not None:
+                raise UserError(
+                    f"export.name: {own!r} would be written over {file!r} of stages.{writer}: take "
+                    "another name"
+                )
+
+
+def _made_by(stage: Stage) -> Sequence[str]:
+    return stage.makes if isinstance(stage, ArtifactStage) else ()
 
 
 def _check_dataset(schema: pa.Schema, where: str, other: str = "") -> None:

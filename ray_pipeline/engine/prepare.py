@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.file_names import is_file, shown
 from ray_pipeline.core.json_values import json_columns
 from ray_pipeline.core.rows import ENVELOPE
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.config import RunConfig, stage_config
-from ray_pipeline.engine.exports import check_formats
+from ray_pipeline.engine.exports import check_export_names, check_formats
 from ray_pipeline.engine.off import Off
 from ray_pipeline.engine.segments import Segment, cut, schema_after, works_on
 from ray_pipeline.llm.prompt import Prompt
@@ -92,6 +93,7 @@ def prepare(
     to_run = [
         Off(stage) if stage.is_off else stage.bound(stage.config, settings) for stage in chosen
     ]
+    check_export_names(config.export.name, config.export.formats, to_run)
     _check_variables(to_run, prompts, prompt_folders)
     _check_sources(to_run, list(config.all_sources))
     requests = {n: _source_request(n, source, to_run) for n, source in config.all_sources.items()}
@@ -182,10 +184,10 @@ def _find_prompt(name: str, folders: Sequence[Path], where: str) -> Path:
     candidates = [Path(name)] if name.endswith((".yaml", ".yml")) else []
     candidates += [folder / f"{name}.yaml" for folder in folders]
     for path in candidates:
-        if path.is_file():
+        if is_file(path):
             return path
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    raise UserError(f"{where}: no prompt {name!r}{nearest(name, known)}")
+    raise UserError(f"{where}: no prompt {shown(name)}{nearest(name, known)}")
 
 
 def _check_variables(

@@ -168,6 +168,32 @@ def check_machine() -> None:
             f"Ray's temporary folder {folder / 'ray'} has {free >> 20} MB of free space: make "
             "room, or set RAY_TMPDIR to a folder on another disk"
         )
+    _check_token_folder()
+
+
+def _check_token_folder() -> None:
+    """Check that Ray can keep the token of its clusters, which it makes at the first start.
+
+    Raises:
+        UserError: there is none, and the home folder cannot be written.
+    """
+    given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if given or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    try:
+        folder = Path.home() / ".ray"
+        if (folder / "auth_token").is_file():
+            return
+        folder.mkdir(exist_ok=True)
+        why = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission to write"
+    except (OSError, RuntimeError) as error:
+        why = str(error)
+    if why:
+        raise UserError(
+            f"Ray keeps the token of its clusters in the folder .ray of the home folder, which "
+            f"cannot be used ({why}): set HOME to a folder that this user can write to, or "
+            "RAY_AUTH_TOKEN_PATH to a file with a token"
+        )
 
 
 @contextlib.contextmanager

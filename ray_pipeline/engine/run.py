@@ -44,6 +44,7 @@ from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.engine.waits import PauseNews
 from ray_pipeline.rundir.account import StageAccount, total
 from ray_pipeline.rundir.environment import environment
+from ray_pipeline.rundir.journal_lines import Damage, damages_in_words
 from ray_pipeline.rundir.layout import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
@@ -294,7 +295,10 @@ class _Runner:
         earlier = {}
         for segment in segments:
             if segment.kind is AskStage:
-                requests = recorded_units(self._storage, segment.name, self._unit_ids)
+                damages: list[Damage] = []
+                requests = recorded_units(self._storage, segment.name, self._unit_ids, damages)
+                if damages:
+                    self._display.say(f"{segment.name}: {damages_in_words(damages)}")
                 infos = committed_infos(self._storage, segment, list(requests))
                 pairs = zip(requests.items(), infos, strict=True)
                 earlier[segment.index] = {unit: r for (unit, r), info in pairs if info is None}

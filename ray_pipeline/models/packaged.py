@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.file_names import is_folder
 
 MIB = 1024 * 1024
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -118,7 +119,7 @@ def resolve(name: str) -> str:
             return str(models_dir() / name)
         raise ModelError(f"model '{name}' is not here: `ray-pipeline models fetch {name}`")
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if is_folder(folder):
         if not (folder / "config.json").is_file():
             raise ModelError(
                 f"folder '{name}' is not a model: it lacks config.json. "
@@ -140,7 +141,7 @@ def revision(name: str) -> str:
     if name in PACKAGED:
         return PACKAGED[name].revision
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if is_folder(folder):
         folder = folder.resolve()
         return "sha256:" + _folder_digest(folder, _listing(folder))
     return name

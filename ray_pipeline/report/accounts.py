@@ -183,6 +183,19 @@ def cut_answers(entries: Sequence[LedgerEntry]) -> list[str]:
     return lines
 
 
+def damaged_lines(entries: Sequence[LedgerEntry]) -> list[str]:
+    """A sentence for each stage with stored answers that cannot be read any more."""
+    lines = []
+    for entry in entries:
+        if entry.account.llm is not None and (number := entry.account.llm.damaged):
+            what = "1 stored line was" if number == 1 else f"{number:,} stored lines were"
+            lines.append(
+                f"{entry.account.name}: {what} damaged. The answers in them were asked for again "
+                "where they were needed; what they cost is not in the account"
+            )
+    return lines
+
+
 def control_text(entries: Sequence[LedgerEntry]) -> list[str]:
     """A sentence for each stage that read rows with the text of a control token."""
     return [

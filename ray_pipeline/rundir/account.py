@@ -27,6 +27,7 @@ _LEFT_OUT_WHERE_ZERO = (
     "lost_usd",
     "reasoning_tokens",
     "cut",
+    "damaged",
 )
 
 
@@ -182,6 +183,9 @@ class LlmUsage:
     reasoning_tokens: int = 0
     #: Answers that ended at their limit of tokens (``finish_reason: length``).
     cut: int = 0
+    #: Lines of journals that cannot be read: answers, or notes on them, whose tokens and dollars
+    #: are not in the other numbers.
+    damaged: int = 0
 
     def add(self, other: LlmUsage) -> None:
         """Add another usage to this one, in place."""

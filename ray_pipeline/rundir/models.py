@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.file_names import is_folder
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models import packaged as models
 from ray_pipeline.rundir.layout import MODELS
@@ -34,7 +35,7 @@ def find_model(name: str) -> str:
         UserError: there is no such model; the message says which there are.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if is_folder(folder):
         if not (folder / "config.json").is_file() and (there := model_names(Storage(str(folder)))):
             raise UserError(
                 f"folder '{name}' is a run, not a model: name one of its models, as "

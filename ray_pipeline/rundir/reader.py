@@ -361,13 +361,16 @@ class RunReader:
         of these rows.
         """
         mine: list[dict[str, Any]] = []
-        rejected: set[str] = set()
+        #: The answer that a rejection is about, by its key: the last one before it.
+        latest: dict[str, dict[str, Any]] = {}
         for record in read_records(self.storage, responses_folder(stage, unit.unit_id)):
             if "rejected" in record:
-                rejected.add(record["rejected"])
-            elif record.get("row_id") == row_id and ("text" in record or "malformed" in record):
-                mine.append(record)
-        return [_answer(stage, record, record["key"] in rejected) for record in mine]
+                latest.get(record["rejected"], {})["is_rejected"] = True
+            elif "text" in record or "malformed" in record:
+                latest[record["key"]] = record
+                if record["row_id"] == row_id:
+                    mine.append(record)
+        return [_answer(stage, record, "is_rejected" in record) for record in mine]
 
     def driver_is_gone(self) -> bool:
         """Whether the ledger says ``running`` but the process that ran it is known to be dead."""

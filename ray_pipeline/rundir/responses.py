@@ -1,8 +1,9 @@
 """The journal: what came of every request of a unit, stored before it is used.
 
 Each attempt at a unit appends to a file of its own, so nothing has to be locked. A unit that starts
-again reads these files first and requests only what is missing. An incomplete last line (a process
-was killed while writing it) is skipped.
+again reads these files first and requests only what is missing. Of several answers to one request,
+that of the attempt with the highest number counts, and the last one of that attempt: clocks decide
+nothing. `journal_lines` has the format of the files, and what becomes of damaged lines.
 
 On object storage, where files cannot be appended to, an attempt writes a new numbered file every
 few seconds: a killed worker loses at most the responses of the last `FLUSH_SECONDS`.
@@ -20,14 +21,21 @@ import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
-
-import orjson
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.thinking import split_thinking
 from ray_pipeline.rundir.account import LlmUsage
+from ray_pipeline.rundir.journal_lines import (
+    Damage,
+    attempt_name,
+    attempt_number,
+    encode,
+    journal_files,
+    read_journal,
+)
 from ray_pipeline.rundir.layout import RESPONSES, responses_folder
 
 #: Object storage: seconds between two writes of collected responses.
@@ -122,24 +130,28 @@ class Journal:
         stored: responses of earlier attempts by request key.
         rejected: keys whose stored answers an earlier attempt judged unusable.
         recorded: the requests of all attempts.
+        damages: the lines of earlier attempts that cannot be read.
     """
 
     def __init__(self, storage: Storage, stage: str, unit_id: str) -> None:
         self._storage = storage
         self._folder = responses_folder(stage, unit_id)
-        self._attempt = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         self._file: int | None = None
         #: Lines to write, the first of them perhaps only the rest of one; and the answers in them.
         self._pending: list[tuple[bytes, Unwritten]] = []
         self._files_written = 0
         self._lock = threading.Lock()
+        #: Held while lines are sent to object storage: closing waits for a flush under way, whose
+        #: lines may come back to `_pending`.
+        self._sending = threading.Lock()
         self.unit_id = unit_id
         self.stored: dict[str, Response] = {}
         #: Keys of responses that a version stored whose keys left out the requests' options.
         self.keyed_without_options: set[str] = set()
         self.rejected: set[str] = set()
         self.recorded = LlmUsage()
-        for record in read_records(storage, self._folder):
+        self.damages: list[Damage] = []
+        for record in read_records(storage, self._folder, self.damages):
             _count(self.recorded, record)
             if "rejected" in record:
                 self.rejected.add(record["rejected"])
@@ -149,6 +161,14 @@ class Journal:
                 if "reasoning_tokens" not in record:
                     self.keyed_without_options.add(record["key"])
                 self.rejected.discard(record["key"])
+        self.recorded.damaged = len(self.damages)
+
+    @cached_property
+    def _attempt(self) -> str:
+        """The name of this attempt's file: its number is chosen when it has something to write."""
+        earlier = journal_files(self._storage, self._folder)
+        number = 1 + max(map(attempt_number, earlier), default=0)
+        return attempt_name(number, uuid.uuid4().hex[:8])
 
     def append(self, key: str, row_id: str, model: str, response: Response) -> None:
         """Store a response.
@@ -188,7 +208,7 @@ class Journal:
             self._write({"rejected": key, "at": time.time()})
 
     def _write(self, record: dict[str, Any], answer: Unwritten = _NO_ANSWER) -> None:
-        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        line = encode(record)
         _count(self.recorded, record)
         with self._lock:
             self._pending.append((line, answer))
@@ -225,10 +245,16 @@ class Journal:
         Raises:
             RunError: it cannot be written; it stays pending.
         """
-        with self._lock:
-            if self._storage.is_local:
+        if self._storage.is_local:
+            with self._lock:
                 self._append_pending()
-                return
+        else:
+            with self._sending:
+                self._send_pending()
+
+    def _send_pending(self) -> None:
+        """Write all pending lines to a new object; what cannot be written becomes pending again."""
+        with self._lock:
             lines, self._pending = self._pending, []
             number = self._files_written
             self._files_written += bool(lines)
@@ -266,16 +292,21 @@ class Journal:
                 os.close(file)
 
 
-def read_records(storage: Storage, folder: str) -> Iterator[dict[str, Any]]:
-    """All records under a folder of responses, oldest attempt first, without incomplete lines."""
-    for path in sorted(storage.list(folder, recursive=True)):
-        for line in (storage.read_bytes(path) or b"").splitlines():
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            if isinstance(record, dict):
-                yield record
+def read_records(
+    storage: Storage, folder: str, damages: list[Damage] | None = None
+) -> Iterator[dict[str, Any]]:
+    """All records under a folder of responses, oldest attempt first, without incomplete lines.
+
+    Args:
+        storage: the run directory.
+        folder: of the responses of a unit, of a stage or of the run.
+        damages: gets the lines that cannot be read.
+    """
+    for path in journal_files(storage, folder):
+        records, damaged = read_journal(storage, path)
+        if damages is not None:
+            damages += damaged
+        yield from records
 
 
 def _count(usage: LlmUsage, record: dict[str, Any]) -> None:
@@ -301,20 +332,39 @@ def recorded(storage: Storage, folder: str) -> LlmUsage:
     Raises:
         RunError: a file cannot be read.
     """
-    usage = LlmUsage()
-    for record in read_records(storage, folder):
+    return _recorded(storage, folder)[0]
+
+
+def _recorded(storage: Storage, folder: str) -> tuple[LlmUsage, list[Damage]]:
+    usage, damages = LlmUsage(), list[Damage]()
+    for record in read_records(storage, folder, damages):
         _count(usage, record)
-    return usage
+    usage.damaged = len(damages)
+    return usage, damages
 
 
-def recorded_units(storage: Storage, stage: str, unit_ids: Iterable[str]) -> dict[str, LlmUsage]:
-    """All requests of a stage about some units; units without a request are missing."""
+def recorded_units(
+    storage: Storage, stage: str, unit_ids: Iterable[str], damages: list[Damage] | None = None
+) -> dict[str, LlmUsage]:
+    """All requests of a stage about some units; units without a request are missing.
+
+    Args:
+        storage: the run directory.
+        stage: the stage.
+        unit_ids: the units.
+        damages: gets the lines that cannot be read.
+    """
     folders = set(storage.folders(f"{RESPONSES}/{stage}"))
     wanted = [unit_id for unit_id in unit_ids if unit_id in folders]
     with ThreadPoolExecutor(_THREADS) as threads:
-        read = threads.map(lambda unit: recorded(storage, responses_folder(stage, unit)), wanted)
-        usages = dict(zip(wanted, read, strict=True))
-    return {unit_id: usage for unit_id, usage in usages.items() if usage.requests}
+        read = threads.map(lambda unit: _recorded(storage, responses_folder(stage, unit)), wanted)
+        usages = {}
+        for unit_id, (usage, damaged) in zip(wanted, read, strict=True):
+            if damages is not None:
+                damages += damaged
+            if usage.requests or usage.damaged:
+                usages[unit_id] = usage
+    return usages
 
 
 def spent(storage: Storage) -> tuple[float, int]:

@@ -72,4 +72,4 @@ def other_requests(
         others = [unit for unit in folders if stage not in stages or unit not in units]
         for requests in recorded_units(storage, stage, others).values():
             usage.add(requests)
-    return usage if usage.requests else None
+    return usage if usage.requests or usage.damaged else None

@@ -26,6 +26,7 @@ from pydantic import Field
 
 from ray_pipeline.core.config import AddedWith, Execution, Section
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.shares import StepsOrShare
 from ray_pipeline.models.device import Precision, autocast
 from ray_pipeline.train.batches import Batch, BatchPlan, Position
 from ray_pipeline.train.checkpoints import Checkpoints
@@ -46,7 +47,9 @@ class UpdateConfig(Section):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="shape of the learning rate after the warm-up"
     )
-    warmup: float = Field(0.05, ge=0, description="warm-up steps; below 1: a share of all steps")
+    warmup: StepsOrShare = Field(
+        0.05, description='number of warm-up steps, or the share of all steps: "5%" or 0.05'
+    )
     weight_decay: float = Field(
         0.01, ge=0, description="weight decay of matrices; biases and norms have none"
     )

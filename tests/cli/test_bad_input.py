@@ -484,3 +484,37 @@ def test_a_key_that_only_the_driver_has(own_process: Command, tmp_path: Path) ->
     assert "DRIVERS_KEY is not set" in done.err
     assert toy.ledger()["status"] == "failed"
     assert KEY not in done.text
+
+
+@pytest.mark.parametrize(
+    ("keys", "part"),
+    [
+        ({"source": {"path": "a\0b"}}, "has a control character"),
+        ({"run_dir": "/tmp/a\0b"}, "has a control character"),
+        ({"run_dir": "/tmp/a\nb"}, "has a control character"),
+        ({"run_dir": "/tmp/" + "n" * 300}, "too long"),
+    ],
+)
+def test_a_path_that_no_file_can_have_is_one_message(
+    alone: Command, tmp_path: Path, keys: dict[str, Any], part: str
+) -> None:
+    toy = make_toy(tmp_path, ["a"], **keys)
+    for done in alone.both(toy.config_file):
+        assert_refused(done, tmp_path / "run", part)
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        ({"stages": {"ask": {"llm": "mock", "prompt": "n" * 300}}}, "no prompt 'nnn"),
+        ({"stages": {"ask": {"llm": "mock", "prompt": "n" * 300 + ".yaml"}}}, "no prompt 'nnn"),
+        ({"llms": {"mock": {"engine": "transformers", "model": "n" * 300}}}, "nnn"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_message(
+    alone: Command, tmp_path: Path, changed: dict[str, Any], part: str
+) -> None:
+    llm = {"engine": "openai", "model": "m", "base_url": "http://127.0.0.1:1", "api_keys_env": []}
+    keys = {"llms": {"mock": llm}, "stages": {"ask": {"llm": "mock", "prompt": "ask"}}} | changed
+    toy = make_toy(tmp_path, ["a"], pipeline="toy_ask", **keys)
+    assert_refused(alone("plan", toy.config_file), tmp_path / "run", part)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from ray_pipeline.cli import terminal
+from ray_pipeline.cli.app import app
 from ray_pipeline.cli.terminal import errors_explained
 
 
@@ -44,3 +48,29 @@ def test_a_reader_of_the_output_may_leave(monkeypatch: pytest.MonkeyPatch) -> No
         ended = CliRunner().invoke(command_that_raises(BrokenPipeError(32, "Broken pipe")), [])
     assert ended.exit_code == 1
     assert shown.getvalue() == ""
+
+
+def test_a_terminal_without_unicode_gets_escape_sequences() -> None:
+    """And the undecodable bytes of a file name are shown wherever they are."""
+    code = (
+        "from ray_pipeline.cli.terminal import err, out; out.print('\\u2264'); err.print('\\udcff')"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | plain, capture_output=True, timeout=60
+    )
+    assert (ended.stdout, ended.stderr) == (b"\\u2264\n", b"\\udcff\n")
+
+
+def test_a_current_folder_that_is_gone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = StringIO()
+    monkeypatch.setattr(terminal.err, "file", shown)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    ended = CliRunner().invoke(app, ["plan", "config.yaml"])
+    assert ended.exit_code == 2
+    assert "the current folder cannot be used" in shown.getvalue()

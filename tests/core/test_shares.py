@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from pydantic import TypeAdapter
 
 from ray_pipeline.core.config import parse
 from ray_pipeline.core.errors import UserError
-from ray_pipeline.core.shares import CountOrShare, count_of, in_words
+from ray_pipeline.core.shares import CountOrShare, StepsOrShare, count_of, in_words
 from ray_pipeline.llm.config import Budget
+from ray_pipeline.train.loop import LoopConfig
 
 LIMIT: TypeAdapter[int | float | str] = TypeAdapter(CountOrShare)
 
@@ -67,3 +69,45 @@ def test_what_could_be_either_is_refused_with_what_to_write(value: Any, parts: l
         parse({"max_failed_rows": value}, Budget, "config.yaml")
     for part in ("config.yaml: max_failed_rows: ", *parts):
         assert part in str(caught.value)
+
+
+STEPS: TypeAdapter[int | float] = TypeAdapter(StepsOrShare)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("1000", 1000.0),
+        ("1000.0", 1000.0),
+        ("1", 1),
+        ("0", 0.0),
+        ("0.05", 0.05),
+        ("5%", 0.05),
+        ("29%", 0.29),
+        ("0%", 0.0),
+    ],
+)
+def test_steps_are_a_count_or_a_share_below_one(written: str, expected: float) -> None:
+    steps = STEPS.validate_python(yaml.safe_load(written))
+    # The type too: it is part of the fingerprint of trainings that exist.
+    assert (steps, type(steps)) == (expected, type(expected))
+    assert STEPS.validate_python(yaml.safe_load(yaml.safe_dump(steps))) == steps
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        (1.0, "write 1 for one step"),
+        (2.5, "a count (20) or a percentage"),
+        (float("inf"), "a count (20) or a percentage"),
+        (float("nan"), "greater than or equal to 0"),
+        (-1, "greater than or equal to 0"),
+        (True, "a count (20) or a percentage"),
+        ("100%", "less than 100%"),
+        ("5", "a count (20) or a percentage"),
+    ],
+)
+def test_steps_that_could_be_either_are_refused(value: Any, part: str) -> None:
+    with pytest.raises(UserError, match=re.escape("config.yaml: warmup: ")) as caught:
+        parse({"warmup": value}, LoopConfig, "config.yaml")
+    assert part in str(caught.value)

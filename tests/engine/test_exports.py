@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.arrow_columns import held
+from support.command import InProcess
 from support.soak import EXAMPLES
 from support.toy_run import make_toy
 
@@ -24,13 +25,19 @@ from ray_pipeline.core.arrow_types import as_plain, json_values
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.engine.exports import Exports, check_formats, export_dataset
+from ray_pipeline.engine.exports import (
+    Exports,
+    check_export_names,
+    check_formats,
+    export_dataset,
+)
 from ray_pipeline.rundir.layout import part_path
 from ray_pipeline.rundir.parts import write_part
 from ray_pipeline.sources.config import SourceConfig
 from ray_pipeline.sources.read import read_unit
 from ray_pipeline.sources.survey import survey
 from ray_pipeline.stages.subsets.write import WriteSubsets
+from ray_pipeline.stages.training.evaluate import Evaluate
 from ray_pipeline.stages.training.split import Split
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -221,3 +228,42 @@ def test_a_column_that_no_run_can_keep_is_refused_before_any_work(
         assert "column 'odd' is of type struct<a: int64, a: int64>, which a run" in done.err
         assert "it has two fields named 'a'" in done.err and "Traceback" not in done.text
     assert not (with_images.run_dir / "stages").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("../../x", "a path; use another character"),
+        ("/tmp/x", "a path; use another character"),
+        ("n" * 300, "it has 300 bytes"),
+        ("aux", "a device on Windows"),
+        ("a\x1b[31m", "the invisible character U+001B"),
+        ("", "it is empty"),
+    ],
+)
+def test_a_name_that_is_not_a_file_is_refused_before_anything_runs(
+    tmp_path: Path, name: str, why: str
+) -> None:
+    toy = make_toy(tmp_path, ["a"], export={"name": name})
+    for done in InProcess(tmp_path).both(toy.config_file):
+        assert done.code == 2, done.text
+        assert done.err.count("\n") == 1 and "export.name" in done.err and why in done.err
+    assert not toy.run_dir.exists() or not (toy.run_dir / "stages").exists()
+
+
+class Other(Split):
+    """A stage with a file of its own."""
+
+    name, export = "other", "Words.csv"
+
+
+@pytest.mark.parametrize("name", ["Words", "wORDS"])
+def test_rows_are_not_written_over_the_file_of_a_stage(name: str) -> None:
+    with pytest.raises(UserError, match=r"over 'Words.csv' of stages.other: take another name"):
+        check_export_names(name, ["jsonl", "csv"], [Other()])
+    check_export_names(name, ["jsonl", "parquet", "hf"], [Other()])
+
+
+def test_rows_are_not_written_over_the_files_of_an_evaluation() -> None:
+    with pytest.raises(UserError, match="over 'validation_results"):
+        check_export_names("Validation_Results", ["csv"], [Evaluate()])

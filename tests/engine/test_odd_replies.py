@@ -101,11 +101,13 @@ def test_rows_that_a_firewall_refuses_can_be_tried_again(command: Command, tmp_p
     with ScriptedServer(odd_rows("firewall-403")) as server:
         job = toy(tmp_path, server)
         assert ran(command, job).code == 0
-        again = command("retry", job.run_dir)  # none of their neighbours is asked now
+        again = command(
+            "retry", job.run_dir, "--job", job.job
+        )  # none of their neighbours is asked now
         assert again.code == 0, again.text
         assert job.stage("ask")["failed"] == 6
         server.reply = lambda _: answer("Something.")
-        last = command("retry", job.run_dir)
+        last = command("retry", job.run_dir, "--job", job.job)
     assert last.code == 0, last.text
     assert (job.stage("ask")["kept"], job.stage("ask")["failed"]) == (ROWS, 0)
 

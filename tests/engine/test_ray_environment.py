@@ -104,6 +104,32 @@ def test_a_temporary_folder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch)
         check_machine()
 
 
+@pytest.mark.parametrize(
+    ("variables", "is_refused"),
+    [
+        ({"HOME": "/dev/null"}, True),
+        ({"HOME": "/proc/none"}, True),
+        ({"HOME": "/dev/null", "RAY_AUTH_TOKEN": "a" * 64}, False),
+        ({"HOME": "/dev/null", "RAY_AUTH_MODE": "disabled"}, False),
+    ],
+)
+def test_a_home_that_cannot_be_written(
+    ray_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    is_refused: bool,
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if is_refused:
+        with pytest.raises(UserError, match=r"the token of its clusters.*: set HOME to a folder"):
+            check_machine()
+    else:
+        check_machine()
+
+
 def test_too_few_open_files(ray_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (128, 4096))
     with pytest.raises(UserError, match=r"128 open files .*ulimit -n"):

@@ -32,7 +32,7 @@ def test_retry_asks_only_for_the_failed_rows(command: Command, tmp_path: Path) -
         assert toy.stage("ask")["failed"] == 2
         assert toy.stage("ask")["reasons"] == {"llm:malformed": 1, "llm:unusable": 1}
         before = server.stats()["arrivals"]
-        done = command("retry", toy.run_dir)
+        done = command("retry", toy.run_dir, "--job", toy.job)
         assert done.code == 0, done.text
         # Both fail again, having been asked again: one answer, and two tries at a malformed one.
         assert server.stats()["arrivals"] - before == 3
@@ -50,7 +50,7 @@ def test_a_retried_row_goes_on_through_the_stages(command: Command, tmp_path: Pa
     with MockServer(port=port):
         done = command("run", toy.config_file)
         assert done.code == 0, done.text
-        done = command("retry", toy.run_dir)
+        done = command("retry", toy.run_dir, "--job", toy.job)
         assert done.code == 0, done.text
     assert toy.stage("ask")["kept"] == toy.stage("whisper")["kept"] == 30
     assert toy.stage("ask")["failed"] == 0

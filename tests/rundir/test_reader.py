@@ -119,6 +119,20 @@ def test_malformed_replies_are_answers_too(run: MadeRun, reader: RunReader) -> N
     ]
 
 
+def test_only_the_answer_before_a_rejection_is_shown_as_rejected(
+    run: MadeRun, reader: RunReader
+) -> None:
+    row_id = run.row_id(0)
+    for text in ("bad", "good"):
+        journal = Journal(run.storage, "ask", run.units[0].unit_id)
+        journal.append("asked again", row_id, "tiny-writer", Response(text, "stop", 1, 1))
+        if text == "bad":
+            journal.reject("asked again")
+        journal.close()
+    answers = reader.answers("ask", run.units[0], row_id)
+    assert [(a.text, a.rejected) for a in answers[1:]] == [("bad", True), ("good", False)]
+
+
 def test_a_killed_driver_is_noticed(run: MadeRun) -> None:
     run.save("running")
     for pid, gone in ((os.getpid(), False), (2**22 + 1, True)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -154,3 +156,30 @@ def test_requests_without_an_answer_are_part_of_the_account(tmp_path: Path) -> N
     assert (usage.cost_usd, usage.lost_usd, usage.lost_tokens) == (0.5, 0.25, 30)
     # Over restarts the budget counts what may have been billed.
     assert spent(storage) == (0.75, 40)
+
+
+def test_closing_waits_for_a_flush_that_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(str(tmp_path))
+    monkeypatch.setattr(Storage, "is_local", False)  # as on object storage
+    sending, refused = threading.Event(), threading.Event()
+
+    def write_bytes(_: Storage, path: str, data: bytes) -> None:
+        sending.set()
+        assert refused.wait(10)
+        raise RunError(f"cannot write {path}: SLOW_DOWN")
+
+    monkeypatch.setattr(Storage, "write_bytes", write_bytes)
+    journal = Journal(storage, "ask", "unit")
+    journal.append("a", "row", "model", ANSWER)
+    with ThreadPoolExecutor() as threads:
+        flush = threads.submit(journal.flush)
+        assert sending.wait(10)
+        close = threads.submit(journal.close)
+        wait([close], timeout=0.2)
+        refused.set()
+        for ended in (flush, close):
+            with pytest.raises(RunError, match="SLOW_DOWN"):
+                ended.result(10)
+    assert journal.unwritten == Unwritten(1, 0.5)

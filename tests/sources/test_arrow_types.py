@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -40,8 +41,10 @@ def test_a_column_of_any_type_is_read_with_its_values(
     table = pa.table({"text": ["a", "b", "c", "d", "e"], "any": column})
     path = saved(folder / "saved", table)
     if data.draw(st.booleans()):
-        path = folder / "rows.parquet"
-        pq.write_table(table, path)
+        # Parquet has no fixed-size lists of views: such a column comes in the other format only.
+        with contextlib.suppress(pa.ArrowNotImplementedError):
+            pq.write_table(table, folder / "rows.parquet")
+            path = folder / "rows.parquet"
     read = read_all(look(path, folder / "scratch", unit_rows=2))
     if pa.types.is_null(column.type):
         return assert_all_null(read)

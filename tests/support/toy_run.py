@@ -21,6 +21,12 @@ class Toy:
     run_dir: Path
     source: Path
 
+    @property
+    def job(self) -> str:
+        """The job script that the configuration names."""
+        job: str = yaml.safe_load(self.config_file.read_text())["job"]
+        return job
+
     def ledger(self) -> dict[str, Any]:
         """The ledger, parsed."""
         return json.loads((self.run_dir / "ledger.json").read_text())

@@ -18,7 +18,7 @@ from ray_pipeline.core.redaction import without_known
 from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT
 from ray_pipeline.core.text import count, dollars, duration, figure, one_line, plain, shortened
 from ray_pipeline.evaluate.text import QUALITY
-from ray_pipeline.report.accounts import control_text, cut_answers
+from ray_pipeline.report.accounts import control_text, cut_answers, damaged_lines
 from ray_pipeline.report.leaks import leak_warning
 from ray_pipeline.report.sections.evaluation import in_order
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
@@ -50,6 +50,7 @@ def status(reader: RunReader) -> RenderableType:
         parts += [Text(), *(Text(f"source: {plain(note)}") for note in ledger.notes)]
     if any(entry.account.reasons for entry in ledger.entries):
         parts += [Text(), _reasons(ledger)]
+    parts += [Text(f"\n{line}") for line in damaged_lines(ledger.entries)]
     parts += [Text(f"\n{line}") for line in cut_answers(ledger.entries)]
     parts += [Text(f"\n{line}") for line in control_text(ledger.entries)]
     if (artifacts := made(reader)) is not None:

@@ -52,7 +52,10 @@ _CONNECT_SECONDS = 30.0
 
 
 class _Lost:
-    """Tries of one request that got no reply, and what they may have cost at most."""
+    """Tries of one request that got no reply, and what they may have cost at most.
+
+    A test request that shows why the request was refused counts with it.
+    """
 
     def __init__(self) -> None:
         self.tries = 0

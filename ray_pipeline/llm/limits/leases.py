@@ -169,7 +169,7 @@ class Lease:
         self._estimate = estimate
         self._open = True
         self._batch = key.batch
-        #: What the try may have cost without a reply.
+        #: What the try may have cost without an answer, with an additional call in its slot.
         self.lost = Estimate()
         key.tries += 1
         key.taken[id(self)] = asyncio.get_running_loop().time()
@@ -200,8 +200,8 @@ class Lease:
 
     def spend(self, tokens: int, cost_usd: float) -> None:
         """Count what an additional call in the same slot used; the lease stays open."""
-        self._owner.cost.spent += picodollars(cost_usd)
-        self._owner.tokens.spent += tokens
+        self._spend(tokens, picodollars(cost_usd))
+        self._count_lost(Estimate(picodollars(cost_usd), tokens))
 
     def settle(self, tokens: int, cost_usd: float) -> None:
         """The reply has arrived: count what it used.
@@ -210,7 +210,7 @@ class Lease:
             tokens: tokens of prompt and completion.
             cost_usd: cost in US dollars.
         """
-        self.spend(tokens, cost_usd)
+        self._spend(tokens, picodollars(cost_usd))
         if self._key.limits.tokens_per_minute is not None:
             estimated = self._key.rate_tokens(self._estimate)
             self._key.return_unused(self._batch, 0, estimated - tokens)
@@ -224,7 +224,7 @@ class Lease:
         """No reply came, and the request may have been billed: count it at its worst case."""
         self._owner.cost.lost += self._estimate.cost
         self._owner.tokens.lost += self._estimate.tokens
-        self.lost = self._estimate
+        self._count_lost(self._estimate)
         self._end()
 
     def pause(self, seconds: float, reason: str = "") -> None:
@@ -242,6 +242,13 @@ class Lease:
         """No client uses this key again in this run."""
         self._key.retired = reason
         self._owner.key_changed()
+
+    def _spend(self, tokens: int, cost: int) -> None:
+        self._owner.cost.spent += cost
+        self._owner.tokens.spent += tokens
+
+    def _count_lost(self, more: Estimate) -> None:
+        self.lost = Estimate(self.lost.cost + more.cost, self.lost.tokens + more.tokens)
 
     def _end(self) -> None:
         if not self._open:

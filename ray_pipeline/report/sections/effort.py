@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from ray_pipeline.report.accounts import LlmLine, cut_answers, llm_lines
+from ray_pipeline.report.accounts import LlmLine, cut_answers, damaged_lines, llm_lines
 from ray_pipeline.report.drawing import meter
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.section import Section
@@ -38,15 +38,16 @@ class Effort:
     rows: list[EffortRow]
     #: Stages that asked a language model.
     llms: list[LlmLine]
-    #: Sentences about answers that reached their limit of tokens.
-    cut: list[str]
+    #: Sentences about answers that are damaged, or that reached their limit of tokens.
+    sentences: list[str]
 
 
 def read(reader: ReportReader) -> Effort:
     """Read what the stages took; there may be none."""
     accounts = [entry.account for entry in reader.ledger.entries]
-    cut = cut_answers(reader.ledger.entries)
-    return Effort(_rows(accounts), reader.once(llm_lines), cut)
+    entries = reader.ledger.entries
+    sentences = [*damaged_lines(entries), *cut_answers(entries)]
+    return Effort(_rows(accounts), reader.once(llm_lines), sentences)
 
 
 def _rows(accounts: Sequence[StageAccount]) -> list[EffortRow]:

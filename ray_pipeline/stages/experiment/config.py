@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ray_pipeline.core.config import Execution, Section
+from ray_pipeline.core.shares import StepsOrShare
 from ray_pipeline.evaluate.experiment.cells import Mode
 from ray_pipeline.rundir.layout import CONTROL
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
@@ -48,11 +49,10 @@ class CellLoopConfig(UpdateConfig):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "linear", description="learning-rate schedule after the warm-up"
     )
-    warmup: float = Field(
+    warmup: StepsOrShare = Field(
         1000,
-        ge=0,
-        description="number of warm-up steps, at most a third of all steps; a value below 1 "
-        "is a share of all steps",
+        description="number of warm-up steps, at most a third of all steps; or the share of all "
+        'steps: "5%" or 0.05',
     )
 
 

@@ -10,10 +10,13 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from ray_pipeline.core.config import Section
+from ray_pipeline.core.file_names import name_fault, same_file, shown
 from ray_pipeline.rundir.layout import CONTROL
 from ray_pipeline.stage import StageConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: Letters of a name: the files of an experiment's trainings have more in their names.
+_NAME_LETTERS = 100
 #: Membership in a subset is one bit of an integer.
 _MOST_SUBSETS = 32
 
@@ -120,9 +123,18 @@ class SelectSubsetsConfig(StageConfig):
     def _named_well(cls, subsets: dict[str, Subset]) -> dict[str, Subset]:
         for name in subsets:
             if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} would be a folder: use letters, digits, '.', '_', '-'")
+                raise ValueError(
+                    f"{shown(name)} would be a folder: use letters, digits, '.', '_', '-'"
+                )
+            if (fault := name_fault(name)) is not None or len(name) > _NAME_LETTERS:
+                fault = fault or f"it has {len(name)} letters, {_NAME_LETTERS} are allowed"
+                raise ValueError(f"{shown(name)} would be a folder: {fault}")
             if name.endswith(CONTROL):
                 raise ValueError(f"{name!r}: names that end in {CONTROL} are those of controls")
+        if (same := same_file(subsets)) is not None:
+            raise ValueError(
+                f"{same[0]!r} and {same[1]!r} are one folder on some systems: rename one"
+            )
         if not 1 <= len(subsets) <= _MOST_SUBSETS:
             raise ValueError(f"1 to {_MOST_SUBSETS} subsets, found {len(subsets)}")
         return subsets

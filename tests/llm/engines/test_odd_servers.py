@@ -144,6 +144,15 @@ def test_rows_that_are_refused_alone_are_told_from_a_bad_key_by_a_test_request(r
     assert [in_short(outcome) for outcome in outcomes] == ["refused"] * rows
 
 
+def test_what_a_test_request_costs_is_counted_with_the_row_that_it_was_for() -> None:
+    odd, _ = cases()["firewall-403"]
+    with ScriptedServer(script(odd, is_odd)) as server:
+        (outcome,) = asked(llm_config(server.base_url), ["odd"])
+        assert server.texts == ["odd", TEST]
+    assert isinstance(outcome, EngineError)
+    assert (outcome.lost_tokens, outcome.lost_usd) == (15, pytest.approx(20e-6))
+
+
 @pytest.mark.parametrize("rows", [1, 100])
 def test_a_key_that_is_refused_for_every_row_stops_the_run_with_the_servers_words(
     rows: int,

@@ -9,6 +9,7 @@ from support.made_run import made_run
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.sections.failures import read
 from ray_pipeline.report.server_words import grouped
+from ray_pipeline.rundir.journal_lines import encode, read_journal
 
 
 def test_failed_rows_are_shown_with_what_the_model_answered(tmp_path: Path) -> None:
@@ -26,8 +27,9 @@ def test_failed_rows_are_shown_with_what_the_model_answered(tmp_path: Path) -> N
 def test_long_answers_are_shortened(tmp_path: Path) -> None:
     run = made_run(str(tmp_path))
     path = next(path for path in run.storage.list("responses", recursive=True) if "ask" in path)
-    raw = run.storage.read_bytes(path) or b""
-    run.storage.write_bytes(path, raw.replace(b'"!"', b'"' + b"y" * 5_000 + b'"'))
+    records, _ = read_journal(run.storage, path)
+    long = [{**r, "text": "y" * 5_000} if r.get("text") == "!" else r for r in records]
+    run.storage.write_bytes(path, b"".join(map(encode, long)))
     assert page(run).text.count("y" * 1_900) == 1 and "y" * 2_000 not in page(run).text
 
 
