@@ -57,6 +57,7 @@ from ray_pipeline.rundir.layout import (
 from ray_pipeline.rundir.ledger import Done, Ledger
 from ray_pipeline.rundir.lock import run_lock
 from ray_pipeline.rundir.parts import PartInfo, existing_infos
+from ray_pipeline.rundir.pinned import MODELS_KEY
 from ray_pipeline.rundir.responses import recorded_units
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 
@@ -124,8 +125,8 @@ def _describe(storage: Storage, prepared: Prepared) -> None:
     """Write the inputs of the run: its configuration, prompts, environment and units."""
     config = prepared.config.model_dump(mode="json", by_alias=True)
     storage.write_bytes(CONFIG_FILE, yaml.safe_dump(config, sort_keys=False).encode())
-    about = orjson.dumps(environment(prepared.config.seed), option=orjson.OPT_INDENT_2)
-    storage.write_bytes(ENVIRONMENT_FILE, about)
+    about = environment(prepared.config.seed) | {MODELS_KEY: prepared.identities}
+    storage.write_bytes(ENVIRONMENT_FILE, orjson.dumps(about, option=orjson.OPT_INDENT_2))
     for prompt in prepared.prompts.values():
         storage.write_bytes(f"{PROMPTS}/{prompt.name}.yaml", prompt.to_yaml().encode())
     sink = pa.BufferOutputStream()
