@@ -238,7 +238,7 @@ def test_a_run_directory_that_holds_a_secret_continues_with_it_and_hides_it(
         before = len(server.arrived)
         again = command("run", toy.config_file)
         assert len(server.arrived) == before
-        retried = command("retry", toy.run_dir)
+        retried = command("retry", toy.run_dir, "--job", toy.job)
         assert len(server.arrived) > before, first.text + retried.text
         report = command("report", toy.run_dir)
     for done in (first, again, retried, report):

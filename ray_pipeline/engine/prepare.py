@@ -68,7 +68,12 @@ def prepare(
         UserError: the configuration or the input is wrong, in a way that would stop the run later.
     """
     configured = [stage.bound(stage_config(config, stage.name)) for stage in stages]
-    settings = Settings(seed=config.seed, stages=configured, run_dir=config.run_dir)
+    settings = Settings(
+        seed=config.seed,
+        stages=configured,
+        run_dir=config.run_dir,
+        for_spreadsheets=config.export.for_spreadsheets,
+    )
     chosen = [
         stage.bound(stage.config, settings) for stage in _until(configured, until or config.until)
     ]

@@ -52,8 +52,8 @@ def _changed_json(change: Changed) -> dict[str, Any]:
 
 def _parts(found: RunDiff) -> Iterator[RenderableType]:
     yield Text.assemble(
-        ("A ", "bold"), f"{found.a} ({_status(found.status[0])})\n",
-        ("B ", "bold"), f"{found.b} ({_status(found.status[1])})",
+        ("A ", "bold"), f"{plain(found.a)} ({_status(found.status[0])})\n",
+        ("B ", "bold"), f"{plain(found.b)} ({_status(found.status[1])})",
     )  # fmt: skip
     yield from _section("Configuration", _values(found.config, effects=True), found.config)
     yield from _section("Stages and account", _account(found.stages), _differing(found.stages))

@@ -63,7 +63,7 @@ def status(reader: RunReader) -> RenderableType:
 
 def _headline(reader: RunReader) -> Text:
     ledger = reader.ledger
-    text = Text(f"{ledger.run}: ")
+    text = Text(f"{plain(ledger.run)}: ")
     text.append(ledger.status.replace("_", " "), "bold")
     text.append(f", {duration(ledger.seconds)}")
     if ledger.message:

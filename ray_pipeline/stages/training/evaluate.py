@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ray_pipeline.core.config import Execution
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.spreadsheets import without_formulas
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate import text as text_metrics
 from ray_pipeline.evaluate.generation import TextGenerator
@@ -119,7 +120,8 @@ class Evaluate(ArtifactStage):
         measured = {
             subject.name: self._figures(subject, test, place) for subject in self._subjects()
         }
-        _write(place.storage, test, {name: one.answers for name, one in measured.items()})
+        answers = {name: one.answers for name, one in measured.items()}
+        _write(place.storage, test, answers, self.settings.for_spreadsheets)
         models = {
             name: {**text_metrics.summary(one.answers, test.references), **one.figures}
             for name, one in measured.items()
@@ -197,7 +199,12 @@ def chosen(row_ids: Sequence[str], number: int, seed: int) -> list[int]:
     return sorted(sorted(range(len(keys)), key=keys.__getitem__)[:number])
 
 
-def _write(storage: Storage, test: _TestRows, answers: Mapping[str, list[str]]) -> None:
+def _write(
+    storage: Storage,
+    test: _TestRows,
+    answers: Mapping[str, list[str]],
+    for_spreadsheets: bool,
+) -> None:
     """Write one line per row, with each model's answer and its scores."""
     columns: dict[str, Any] = {
         "row_id": test.row_ids,
@@ -208,8 +215,9 @@ def _write(storage: Storage, test: _TestRows, answers: Mapping[str, list[str]]) 
         columns[f"{model}_answer"] = texts
         for metric, values in text_metrics.scores(texts, test.references).items():
             columns[f"{model}_{metric}"] = values
+    table = pa.table(columns)
     with storage.writer(RESULTS) as file:
-        pacsv.write_csv(pa.table(columns), file)
+        pacsv.write_csv(without_formulas(table) if for_spreadsheets else table, file)
 
 
 def _progress_line(name: str, figures: Mapping[str, Any]) -> str:
