@@ -23,6 +23,10 @@ class RunError(_Shown):
     """The run could not continue (exit code 1). What was committed stays valid."""
 
 
+class LockLost(RunError):
+    """Another run holds this run's directory by now, or may: this one must not write any more."""
+
+
 class BudgetExhausted(_Shown):
     """The money or token budget does not allow the next request (exit code 3)."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.redaction import REFERENCE, remember
@@ -72,6 +72,18 @@ def resolve_login(url: str, where: str) -> str:
     """
     login, rest = _split_login(url)
     return _substituted(login, where, escape=True) + rest
+
+
+def login_of(url: str) -> tuple[str, str] | None:
+    """The user and the password of a URL, with the values of the environment; None: it has none.
+
+    Raises:
+        UserError: as `resolve`.
+    """
+    split = urlsplit(resolve_login(url, url))
+    if not split.password:
+        return None
+    return unquote(split.username or ""), unquote(split.password)
 
 
 def _split_login(url: str) -> tuple[str, str]:

@@ -9,20 +9,37 @@ import contextlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO
-from urllib.parse import unquote, urlsplit
+from typing import IO, Any, Protocol
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ray_pipeline.core.errors import RunError, UserError
-from ray_pipeline.core.references import resolve_login
+from ray_pipeline.core.references import login_of, resolve_login
 
 #: Bytes of the longest name of a file or folder on Linux and macOS.
 _NAME_BYTES = 255
+
+
+class Hold(Protocol):
+    """Says whether a run still holds its folder."""
+
+    def check(self) -> None:
+        """Return if it does. Raises LockLost otherwise."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file, as a listing shows it."""
+
+    path: str
+    size: int
+    #: When it was last written, in nanoseconds since 1970, by the clock of the storage.
+    modified_ns: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,21 @@ class Storage:
     """
 
     root: str
+    #: Checked before each write; None: nothing is.
+    hold: Hold | None = field(default=None, compare=False, repr=False)
+
+    def held_by(self, hold: Hold) -> Storage:
+        """The same folder, written only while a run holds it, in whatever process."""
+        return replace(self, hold=hold)
+
+    def check_held(self) -> None:
+        """Check that the run may write, or spend: a process may have been paused and replaced.
+
+        Raises:
+            LockLost: another run holds the folder by now.
+        """
+        if self.hold is not None:
+            self.hold.check()
 
     @cached_property
     def _located(self) -> tuple[pafs.FileSystem, str]:
@@ -50,6 +82,15 @@ class Storage:
     def is_local(self) -> bool:
         """Whether files can be appended to and locked."""
         return isinstance(self._located[0], pafs.LocalFileSystem)
+
+    @property
+    def scheme(self) -> str:
+        """That of the URI, such as ``s3``; empty for a local path."""
+        return urlsplit(self.root).scheme if "://" in self.root else ""
+
+    def full_path(self, path: str) -> str:
+        """A file's path on its file system: the bucket and the key, on object storage."""
+        return self._full(path)
 
     def local_path(self, path: str = "") -> Path:
         """The path on this machine's file system; only where `is_local`."""
@@ -98,6 +139,7 @@ class Storage:
             data: the whole content.
             durable: also survive a power loss (fsync), not only the death of the process.
         """
+        self.check_held()
         fs, _ = self._located
         try:
             if self.is_local:
@@ -126,6 +168,7 @@ class Storage:
     @contextlib.contextmanager
     def writer(self, path: str) -> Iterator[IO[bytes]]:
         """Write a large file in pieces; it appears under its name when the block ends well."""
+        self.check_held()
         try:
             with self._local_writer(path) if self.is_local else self._remote_writer(path) as file:
                 yield file
@@ -161,11 +204,16 @@ class Storage:
 
     def list(self, path: str = "", recursive: bool = False) -> Iterator[str]:
         """Paths of the files in a folder, relative to the root, without unfinished writes."""
+        for file in self.files(path, recursive):
+            yield file.path
+
+    def files(self, path: str = "", recursive: bool = False) -> Iterator[StoredFile]:
+        """The files in a folder, without unfinished writes; on S3 one request per thousand."""
         prefix = len(self._located[1].rstrip("/")) + 1
         for info in self._infos(path, recursive):
             name = info.base_name
             if info.is_file and not (name.startswith(".") and name.endswith(".tmp")):
-                yield info.path[prefix:]
+                yield StoredFile(info.path[prefix:], info.size, info.mtime_ns or 0)
 
     def folders(self, path: str = "") -> Sequence[str]:
         """Names of the folders in a folder."""
@@ -182,6 +230,7 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Delete a file; nothing happens when there is none."""
+        self.check_held()
         fs, _ = self._located
         try:
             fs.delete_file(self._full(path))
@@ -192,6 +241,7 @@ class Storage:
 
     def delete_folder(self, path: str) -> None:
         """Delete a folder and its content; nothing happens when there is none."""
+        self.check_held()
         fs, _ = self._located
         try:
             fs.delete_dir(self._full(path))
@@ -204,10 +254,10 @@ class Storage:
         root = self._located[1]
         return f"{root.rstrip('/')}/{path}".rstrip("/") if path else root
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"root": self.root}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "hold": self.hold}
 
-    def __setstate__(self, state: dict[str, str]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
 
@@ -235,11 +285,9 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
             scheme, _, host = endpoint.partition("://")
             options = {"endpoint_override": host, "scheme": scheme, "allow_delayed_open": True}
-            split = urlsplit(uri)
-            if split.password:
-                keys = unquote(split.username or ""), unquote(split.password)
-                options |= dict(zip(("access_key", "secret_key"), keys, strict=True))
-                uri = uri.replace(f"{split.username}:{split.password}@", "", 1)
+            if (login := login_of(uri)) is not None:
+                options |= dict(zip(("access_key", "secret_key"), login, strict=True))
+                uri = f"s3://{uri.partition('@')[2]}"
             return pafs.S3FileSystem(**options), uri.removeprefix("s3://")
         separator = "&" if "?" in uri else "?"
         return pafs.FileSystem.from_uri(f"{uri}{separator}allow_delayed_open=true")

@@ -255,6 +255,7 @@ class AskingLoop:
     async def _start(self) -> Engine:
         self._housekeeping = asyncio.create_task(self._report_and_flush())
         self._limits = LimitsClient(self._name, self._coordinator.sync_limits.remote)
+        self._limits.before_sending = self._job.storage.check_held
         pool = partial(self._coordinator.pool.remote, self._llm)
         return self._config.engine_type.connect(self._llm, self._config, self._limits, pool)
 

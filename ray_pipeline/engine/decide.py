@@ -75,7 +75,8 @@ def decide(
     marker = f"{folder}/{DONE}"
     if job.storage.read_bytes(marker) == identity.encode():
         return
-    work_folder = f"{folder}/work-{identity[:16]}"
+    # The number: keys that an older version made half of would not be equal to ours.
+    work_folder = f"{folder}/work-2-{identity[:16]}"
     # The marker goes first: decisions of an earlier run, or half of these, must not look complete.
     job.storage.delete(marker)
     if not job.storage.exists(work_folder):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
+from ray_pipeline.core.redaction import redacted
 from ray_pipeline.engine.coordinator import Snapshot
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.account import LlmUsage, StageAccount, total
@@ -36,6 +37,11 @@ class SegmentTally:
     def finished(self) -> bool:
         """Whether every unit is committed."""
         return len(self.done) == self.units
+
+    def set_committed(self, unit_id: str, accounts: list[StageAccount]) -> None:
+        """Count a unit that was committed before, and that this run does not look at."""
+        self.done[unit_id] = accounts
+        self.reused += 1
 
     def accounts(self) -> list[StageAccount]:
         """The accounts of the segment's stages: the rows of the committed units, all requests."""
@@ -135,3 +141,19 @@ class Display(Protocol):
             tally: the progress of the segments that run.
             starting: names of local models that are starting.
         """
+
+
+class Discreet:
+    """A display that is told no secrets.
+
+    Args:
+        display: gets the lines without them.
+    """
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self.update = display.update
+
+    def say(self, text: str) -> None:
+        """See `Display`."""
+        self._display.say(redacted(text))

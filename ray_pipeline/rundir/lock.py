@@ -3,19 +3,15 @@
 On a local file system these are two kernel locks, which the kernel releases however a process
 dies: the driver holds ``run.lock`` exclusively, and a worker shares ``workers.lock`` while it
 writes. A new driver waits for those locks and then puts its id into ``run.lock``; a worker of an
-earlier run that would start to write finds that id and stops. On object storage the driver renews
-a heartbeat, and a lock whose heartbeat is old counts as abandoned.
+earlier run that would start to write finds that id and stops. A process that is paused keeps them.
+On object storage the lock is an object that the driver renews: see `remote_lock`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
-import socket
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -24,10 +20,8 @@ import orjson
 from ray_pipeline.core.errors import RunError, Stopping, UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.layout import RUN_LOCK, WORKERS_LOCK
+from ray_pipeline.rundir.remote_lock import Held, owner, refusal, remote_lock
 
-#: Object storage: seconds between heartbeats, and the age at which a lock is abandoned.
-_HEARTBEAT = 5.0
-_ABANDONED_AFTER = 30.0
 #: Local file systems: seconds that a run waits for workers of an earlier one.
 _WORKERS_SECONDS = 60.0
 
@@ -43,27 +37,9 @@ def run_lock(storage: Storage, say: Callable[[str], None] = lambda _: None) -> I
     Raises:
         UserError: another run holds it; the message names that run.
     """
-    holder = _local_lock(storage, say) if storage.is_local else _heartbeat_lock(storage)
+    holder = (_local_lock if storage.is_local else remote_lock)(storage, say)
     with holder as run_id:
         yield run_id
-
-
-def _owner() -> dict[str, Any]:
-    return {
-        "id": uuid.uuid4().hex,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "heartbeat": time.time(),
-    }
-
-
-def _refuse(storage: Storage, owner: dict[str, Any]) -> UserError:
-    return UserError(
-        f"{storage.uri()}: another run holds this directory: process {owner.get('pid', '?')} on "
-        f"{owner.get('host', '?')}, started {owner.get('started', '?')}. Wait for it, stop it, or "
-        "give this run another directory (--run-dir)."
-    )
 
 
 @contextlib.contextmanager
@@ -73,12 +49,12 @@ def _local_lock(storage: Storage, say: Callable[[str], None]) -> Iterator[str]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise _refuse(storage, orjson.loads(file.read() or b"{}")) from None
-        owner = _owner()
+            raise refusal(storage, orjson.loads(file.read() or b"{}")) from None
+        mine = owner()
         with _no_worker_writes(storage, say), _usable(storage):
             file.truncate(0)
-            file.write(orjson.dumps(owner))
-        yield owner["id"]
+            file.write(orjson.dumps(mine))
+        yield mine["id"]
 
 
 @contextlib.contextmanager
@@ -126,6 +102,14 @@ def _no_worker_writes(storage: Storage, say: Callable[[str], None]) -> Iterator[
         yield
 
 
+def held(storage: Storage, run_id: str) -> Storage:
+    """The run directory as the run writes it: on object storage, each write checks the lock.
+
+    On a local file system the kernel keeps the lock of a run for as long as it lives.
+    """
+    return storage if storage.is_local else storage.held_by(Held(storage.root, run_id))
+
+
 @contextlib.contextmanager
 def working(storage: Storage, run_id: str) -> Iterator[None]:
     """Share the workers' lock of a run directory for the block, in which a worker writes there.
@@ -137,9 +121,10 @@ def working(storage: Storage, run_id: str) -> Iterator[None]:
     Raises:
         Stopping: another run holds the directory by now. Ray may start a task after its run has
             ended: it must not write any more.
-        RunError: the lock cannot be taken.
+        RunError: the lock cannot be taken, or on object storage, another run holds it.
     """
     if not storage.is_local:
+        storage.check_held()
         yield
         return
     path = storage.local_path(WORKERS_LOCK)
@@ -158,52 +143,3 @@ def working(storage: Storage, run_id: str) -> Iterator[None]:
 def _owner_id(storage: Storage) -> str | None:
     owner: dict[str, Any] = orjson.loads(storage.local_path(RUN_LOCK).read_bytes() or b"{}")
     return owner.get("id")
-
-
-@contextlib.contextmanager
-def _heartbeat_lock(storage: Storage) -> Iterator[str]:
-    mine = _owner()
-    other = orjson.loads(storage.read_bytes(RUN_LOCK) or b"{}")
-    if other and not _abandoned(other):
-        raise _refuse(storage, other)
-    storage.write_bytes(RUN_LOCK, orjson.dumps(mine))
-    # Two runs that start at the same moment both write: the last writer wins, the other gives up.
-    time.sleep(0.5)
-    current = orjson.loads(storage.read_bytes(RUN_LOCK) or b"{}")
-    if current.get("id") != mine["id"]:
-        raise _refuse(storage, current)
-
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(_HEARTBEAT):
-            # A failed heartbeat is tried again; the run's own writes report a lost bucket.
-            with contextlib.suppress(Exception):
-                storage.write_bytes(RUN_LOCK, orjson.dumps({**mine, "heartbeat": time.time()}))
-
-    thread = threading.Thread(target=beat, daemon=True, name="run-lock-heartbeat")
-    thread.start()
-    try:
-        yield mine["id"]
-    finally:
-        stop.set()
-        thread.join()
-        # If it cannot be deleted, its heartbeat ends: the next run finds it abandoned.
-        with contextlib.suppress(RunError):
-            storage.delete(RUN_LOCK)
-
-
-def _abandoned(owner: dict[str, Any]) -> bool:
-    if owner.get("host") == socket.gethostname() and not _alive(int(owner.get("pid", 0))):
-        return True
-    return time.time() - float(owner.get("heartbeat", 0)) > _ABANDONED_AFTER
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

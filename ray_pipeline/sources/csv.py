@@ -19,13 +19,25 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.sources.columns import Column
 from ray_pipeline.sources.format import FileSpec
 from ray_pipeline.sources.signatures import how_to_decode
-from ray_pipeline.sources.text import Record, TextFacts, TextFormat, TextScan
+from ray_pipeline.sources.text import (
+    LONGEST_LINE,
+    Record,
+    TextFacts,
+    TextFormat,
+    TextScan,
+    is_cut,
+    read_line,
+    skip_line,
+    too_long,
+)
 
 DELIMITERS = (",", ";", "\t", "|")
+#: Bytes that are kept of a line that is too long.
+_KEPT_OF_LONG = 1000
 #: The longest record, in bytes. A quote that is still open after it is taken for a stray character.
 _LONGEST_RECORD = 16 << 20
-#: Python's default limit (128 KiB per cell) is too small for documents; this one bounds the memory.
-csv.field_size_limit(2 * _LONGEST_RECORD)
+#: Python's default limit (128 KiB per cell) is too small for documents.
+csv.field_size_limit(2 * LONGEST_LINE)
 
 
 @dataclass(frozen=True)
@@ -142,11 +154,27 @@ def _named(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name or f"column_{number}" for number, name in enumerate(names, 1))
 
 
+class _Cut(bytes):
+    """The beginning of a line that is too long, as a line without quotes.
+
+    A quote that is opened there would make the reader look for its end in the lines that follow.
+    """
+
+    size: int
+
+    def __new__(cls, line: bytes, size: int) -> _Cut:
+        """Keep the beginning of a line of ``size`` bytes."""
+        cut = super().__new__(cls, line[:_KEPT_OF_LONG].replace(b'"', b"'") + b"\n")
+        cut.size = size
+        return cut
+
+
 class _Lines:
     """Feeds the lines of a file to `csv.reader` and keeps those of the current record."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
-        self._readline = file.readline
+        self._file = file
+        self._readline = read_line(file)
         self._encoding = encoding
         #: Lines to read again, because a stray quote made a record swallow them.
         self._reread: deque[bytes] = deque()
@@ -158,6 +186,8 @@ class _Lines:
         self.passed = 0
         #: Whether a line of the current record cannot be decoded.
         self.undecodable = False
+        #: Size of a line of the current record that is too long; 0: none is.
+        self.long = 0
         #: Whether the file ended, or the record became too long, within the current record.
         self.ended = False
 
@@ -165,12 +195,18 @@ class _Lines:
         """Decoded lines, line ends included; bytes that cannot be decoded are escaped."""
         readline, reread, taken, encoding = self._readline, self._reread, self.taken, self._encoding
         while line := (reread.popleft() if reread else readline()):
+            if is_cut(line) and (rest := skip_line(self._file)):
+                line = _Cut(line, len(line) + rest)
             if not taken:
                 self.length = 0
             elif self.length > _LONGEST_RECORD:
                 reread.appendleft(line)
                 break
-            self.length += len(line)
+            if type(line) is _Cut:
+                self.long = line.size
+                self.length += line.size
+            else:
+                self.length += len(line)
             taken.append(line)
             try:
                 yield line.decode(encoding)
@@ -184,6 +220,9 @@ class _Lines:
         self._reread.extendleft(reversed(self.taken[1:]))
         del self.taken[1:]
         self.length = len(self.taken[0])
+        self.long = 0
+        if isinstance(self.taken[0], _Cut):
+            self.length = self.long = self.taken[0].size
         self.ended = False
         self.undecodable = not _decodes(self.taken[0], self._encoding)
 
@@ -212,7 +251,7 @@ def _records(file: BinaryIO, dialect: Dialect, start: int) -> Iterator[Record]:
             if cells is None:
                 return
             # The common case first, because this loop runs for every record.
-            simple = len(taken) == 1 and not lines.undecodable and not lines.ended
+            simple = not (len(taken) > 1 or lines.undecodable or lines.ended or lines.long)
             if simple and len(cells) == width:
                 yield Record(start, cells)
                 start += lines.length
@@ -230,6 +269,7 @@ def _records(file: BinaryIO, dialect: Dialect, start: int) -> Iterator[Record]:
         start += lines.length
         taken.clear()
         lines.undecodable = False
+        lines.long = 0
 
 
 def _broken_quotes(lines: _Lines, dialect: Dialect) -> str | None:
@@ -262,7 +302,7 @@ def _odd_record(
 ) -> Record:
     """A record that is not simple: over several lines, malformed, or both."""
     width = len(dialect.header)
-    fault = broken
+    fault = too_long(lines.long) if lines.long else broken
     if not fault and len(cells) != width:
         fault = f"source:fields: expected {width} fields, found {len(cells)}"
     if lines.undecodable:
@@ -271,6 +311,7 @@ def _odd_record(
     if fault is None:
         return Record(start, cells)
     raw = b"".join(lines.taken).decode(dialect.encoding, "replace").rstrip("\r\n")
+    raw += "…" if lines.long else ""
     padded = [*cells[:width], *[None] * (width - len(cells))]
     return Record(start, padded, fault, raw)
 

@@ -22,7 +22,18 @@ from ray_pipeline.sources.json_object import (
     pandas_form,
     rows_in_object,
 )
-from ray_pipeline.sources.text import Arrangement, Record, TextFacts, TextFormat, TextScan
+from ray_pipeline.sources.text import (
+    Arrangement,
+    Record,
+    TextFacts,
+    TextFormat,
+    TextScan,
+    beginning,
+    is_cut,
+    read_line,
+    skip_line,
+    too_long,
+)
 from ray_pipeline.sources.written import (
     EXACT_IN_DOUBLE,
     LosslessFloat,
@@ -85,8 +96,12 @@ class JsonLines(TextFormat):
         """The records, without blank lines; ``cells`` is the line's object, empty if malformed."""
         loads = orjson.loads
         is_utf8 = layout == "utf-8"
-        for line in stream:
+        for line in iter(read_line(stream), b""):
             record = None
+            if is_cut(line) and (rest := skip_line(stream)):
+                yield _long_record(start, line, rest)
+                start += len(line) + rest
+                continue
             if is_utf8:
                 try:
                     cells = loads(line)
@@ -148,7 +163,11 @@ def _records_as_written(
     stream: BinaryIO, encoding: str, start: int, names: Collection[str]
 ) -> Iterator[Record]:
     is_utf8 = encoding == "utf-8"
-    for line in stream:
+    for line in iter(read_line(stream), b""):
+        if is_cut(line) and (rest := skip_line(stream)):
+            yield _long_record(start, line, rest)
+            start += len(line) + rest
+            continue
         cells = cells_as_written(line, names) if is_utf8 else None
         record = Record(start, cells) if cells is not None else _record(start, line, encoding)
         if record is not None:
@@ -157,6 +176,10 @@ def _records_as_written(
                 record.cells.update(values_as_written(text, names))
             yield record
         start += len(line)
+
+
+def _long_record(start: int, line: bytes, rest: int) -> Record:
+    return Record(start, {}, too_long(len(line) + rest), beginning(line))
 
 
 def _odd_record(start: int, line: bytes, encoding: str) -> Record:
@@ -214,7 +237,13 @@ class _ColumnsSeen:
         """
         shapes, kinds, floats = self._shapes, self._kinds, self._floats
         is_utf8 = encoding == "utf-8"
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(iter(read_line(stream), b""), 1):
+            if is_cut(line) and (rest := skip_line(stream)):
+                long = _long_record(start, line, rest)
+                self.first_fault = self.first_fault or long.fault
+                yield long
+                start += len(line) + rest
+                continue
             record = None
             try:
                 cells = parse_exactly(line if is_utf8 else line.decode(encoding).encode())

@@ -8,6 +8,7 @@ import io
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO, ClassVar, NamedTuple, cast
 
@@ -38,6 +39,13 @@ from ray_pipeline.sources.signatures import check_text, how_to_decode
 from ray_pipeline.sources.staging import is_there, publish, staged_uri
 
 _CHUNK = 1 << 20
+#: The longest line, in bytes. Of a longer one no more is held in memory, and its row fails.
+LONGEST_LINE = 32 << 20
+#: Text of a line that is too long that its row keeps.
+_KEPT = 1000
+#: A compressed file may hold this many times its size, or this many bytes where that is more.
+#: Text becomes 3 to 30 times smaller; repeated bytes, which fill a disk or the memory, 1,000 times.
+_MOST_EXPANSION, _ALWAYS_ALLOWED = 200, 256 << 20
 
 
 class Record(NamedTuple):
@@ -265,6 +273,43 @@ def _has_plain_lines(encoding: str) -> bool:
     return "a,\n".encode(encoding) == b"a,\n"
 
 
+def read_line(stream: BinaryIO) -> Callable[[], bytes]:
+    """A function that reads the next line, or the first `LONGEST_LINE` bytes of a longer one."""
+    return partial(stream.readline, LONGEST_LINE)
+
+
+def is_cut(line: bytes) -> bool:
+    """Whether a line of `read_line` may be the beginning of a longer one."""
+    return len(line) == LONGEST_LINE and not line.endswith(b"\n")
+
+
+def skip_line(stream: BinaryIO) -> int:
+    """Read to the end of a line, holding little of it; returns the number of bytes."""
+    skipped = 0
+    while piece := stream.readline(_CHUNK):
+        skipped += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return skipped
+
+
+def too_long(size: int) -> str:
+    """The fault of a record with a line that is too long.
+
+    Args:
+        size: of the line, in bytes.
+    """
+    return (
+        f"source:too_long: a line of {size:,} bytes, {LONGEST_LINE:,} are read at most: split the "
+        "value, or write the rows as Parquet"
+    )
+
+
+def beginning(line: bytes) -> str:
+    """What a row keeps of a line that is too long."""
+    return line[:_KEPT].decode("utf-8", "replace") + "…"
+
+
 # Plain copies
 
 
@@ -291,8 +336,16 @@ def _decompressed(raw: BinaryIO, file: SourceFile) -> Iterator[bytes]:
             yield from iter(lambda: raw.read(_CHUNK), b"")
         return
     try:
+        allowed = max(_ALWAYS_ALLOWED, _MOST_EXPANSION * (packed := size_of(raw)))
         stream = pa.CompressedInputStream(cast(Any, raw), cast(Any, file.compression))
+        size = 0
         while chunk := stream.read(_CHUNK):
+            if (size := size + len(chunk)) > allowed:
+                raise UserError(
+                    f"source {file.uri}: {packed:,} bytes of {file.compression} data hold more "
+                    f"than {allowed:,} bytes: no more is decompressed, because such a file may "
+                    "fill the disk. If it is right, decompress it yourself and name the result"
+                )
             yield chunk
     except OSError as error:
         raise UserError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ray_pipeline.core.errors import UserError
@@ -43,3 +45,18 @@ def test_storage_has_values_in_its_login_only() -> None:
 def test_a_variable_that_is_not_set_is_named_with_its_place() -> None:
     with pytest.raises(UserError, match=r"^llms\.a\.extra_body\.b: .* NOT_SET is not set"):
         resolve({"b": "${NOT_SET}"}, "llms.a.extra_body")
+
+
+def test_object_storage_takes_the_login_that_its_uri_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray_pipeline.core import storage
+
+    made: dict[str, Any] = {}
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(storage.pafs, "S3FileSystem", lambda **options: made.update(options))
+    _, path = storage.filesystem("s3://${USER_A}:${LOGIN_A}@bucket/a/b@c")
+    assert path == "bucket/a/b@c"
+    assert (made["access_key"], made["secret_key"]) == ("some/one", "p@ss:w/ord?")
+    made.clear()
+    assert storage.filesystem("s3://bucket/a@b")[1] == "bucket/a@b" and "access_key" not in made

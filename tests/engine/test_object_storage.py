@@ -19,6 +19,7 @@ import yaml
 from support.command import TESTS, Command
 from support.mock_openai import MockServer
 from support.one_cpu_cluster import other_cluster
+from support.s3_conditions import make_older
 from support.tiny_tradeoff import make
 
 from ray_pipeline.rundir.responses import FLUSH_SECONDS
@@ -131,7 +132,7 @@ def test_a_run_that_is_killed_goes_on(s3: Any, command: Command, tmp_path: Path)
             process.kill()
         first.communicate(timeout=60)
         asked = server.stats()["completed"]
-        # The lock of a dead process of this host is taken over at once.
+        # The lock of a process of this machine that has ended is taken over at once.
         second = command("run", toy.config_file)
         assert second.code == 0, second.text
         stats = server.stats()
@@ -223,15 +224,43 @@ def test_locks_that_were_left(s3: Any, command: Command, tmp_path: Path) -> None
     with MockServer() as server:
         toy = S3Toy(s3, tmp_path, server, "locks")
         owner = {"id": "x", "host": "elsewhere", "pid": 1, "started": "2026-01-01 00:00:00"}
-        toy.write("run.lock", json.dumps({**owner, "heartbeat": time.time()}).encode())
+        toy.write("run.lock", json.dumps(owner).encode())
         done = command("run", toy.config_file)
         assert done.code == 2, done.text
         assert "process 1 on elsewhere, started 2026-01-01 00:00:00" in done.err
         assert json.loads(toy.read("run.lock"))["id"] == "x"
-        # Its heart has not beaten for more than half a minute: it is abandoned.
-        toy.write("run.lock", json.dumps({**owner, "heartbeat": time.time() - 31}).encode())
+        # It was not renewed for more than half a minute: it is abandoned.
+        make_older("locks/run/run.lock", 31)
         done = command("run", toy.config_file)
         assert done.code == 0, done.text
+
+
+def test_a_paused_run_that_was_replaced_stops_before_it_writes_or_asks(
+    s3: Any, command: Command, tmp_path: Path
+) -> None:
+    with MockServer(latency=LATENCY) as server:
+        toy = S3Toy(s3, tmp_path, server, "paused")
+        first = Command("local", tmp_path).start("run", toy.config_file)
+        wait_until(lambda: server.stats()["completed"] >= ROWS // 4)
+        # The driver and all of its cluster, as when a machine sleeps.
+        processes = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        wait_until(lambda: server.stats()["completed"] == server.stats()["arrivals"])
+        make_older("paused/run/run.lock", 31)
+        second = command("run", toy.config_file)
+        assert second.code == 0, second.text
+        after, ledger = server.stats()["arrivals"], toy.ledger()
+        left = {path: toy.read(path) for path in toy.objects()}
+        for process in processes:
+            process.resume()
+        out, err = first.communicate(timeout=120)
+        assert first.returncode == 1, out + err
+        assert "this run does not hold the directory any more" in err
+        assert len(err.strip().splitlines()) == 1 and "Traceback" not in out
+        assert server.stats()["arrivals"] == after
+    assert {path: toy.read(path) for path in toy.objects()} == left
+    assert ledger["status"] == toy.ledger()["status"] == "succeeded"
 
 
 def test_a_bucket_that_is_not_there_or_goes_away(s3: Any, command: Command, tmp_path: Path) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from support.command import REPOSITORY
 
 from ray_pipeline.core.errors import RunError, Stopping, UserError
 from ray_pipeline.core.storage import Storage
@@ -80,4 +84,34 @@ def test_a_directory_that_is_gone_is_named(tmp_path: Path) -> None:
         pytest.raises(RunError, match=r"gone/workers.lock: cannot be locked"),
         working(Storage(str(tmp_path / "gone")), "x"),
     ):
+        pass
+
+
+HOLD = """
+import sys
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.lock import run_lock
+with run_lock(Storage(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_a_paused_run_keeps_its_local_directory_and_a_dead_one_does_not(storage: Storage) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, storage.root],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    try:
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(UserError, match=f"process {process.pid} on"), run_lock(storage):
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+    with run_lock(storage):
         pass

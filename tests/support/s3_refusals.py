@@ -19,8 +19,9 @@ class Refusals:
 
     def __init__(self, server: Any) -> None:
         self.status: int | None = None
-        self._app = server._server.app
-        server._server.app = self._serve
+        self.server = server._server
+        self._app = self.server.app
+        self.server.app = self._serve
 
     def _serve(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         if self.status is None or environ["REQUEST_METHOD"] in ("GET", "HEAD"):

@@ -32,6 +32,10 @@ from ray_pipeline.llm.limits.protocol import (
 _log = logging.getLogger(__name__)
 
 
+def _nothing() -> None:
+    pass
+
+
 class LimitsClient:
     """One worker process's share of the limits, used from one event loop.
 
@@ -59,6 +63,8 @@ class LimitsClient:
         self.valid_until = -math.inf
         #: Creates the error that every request raises from now on.
         self.failure: Callable[[], Exception] | None = None
+        #: Called before each request; raises where it must not be sent.
+        self.before_sending: Callable[[], None] = _nothing
 
     def llm(
         self, name: str, keys: Mapping[str, KeyLimits], patience_seconds: float = math.inf
@@ -325,6 +331,7 @@ class LlmLimits:
         key = self._pick(estimate, now)
         if key is None:
             return None
+        client.before_sending()
         return Lease(self, key, estimate)
 
     def _pick(self, estimate: Estimate, now: float) -> Key | None:

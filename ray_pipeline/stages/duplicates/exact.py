@@ -48,7 +48,8 @@ class ExactDuplicates(DecideStage):
     def keys(self, rows: pa.Table) -> pa.Table:
         """Two halves of a 128-bit key, and the rank among equals."""
         texts = [rows[column].to_pylist() for column in self.columns]
-        key, check = pair_keys([[normalised(text) for text in column] for column in texts])
+        normal = [[normalised(text) for text in column] for column in texts]
+        key, check = pair_keys(normal, self.settings.seed)
         rank = ranks(texts, rows["row_id"].to_pylist())
         return pa.table(
             {REF: rows[REF], "row_id": rows["row_id"], "key": key, "check": check, "rank": rank}
@@ -128,7 +129,7 @@ class SameText(DecideStage):
         ignored = {"", *(normalised(text) for text in self.config.ignore)}
         rows = rows.append_column("text", pa.array(texts, pa.string()))
         rows = rows.filter(pc.invert(pc.is_in(rows["text"], pa.array(sorted(ignored)))))
-        key, check = pair_keys([rows["text"].to_pylist()])
+        key, check = pair_keys([rows["text"].to_pylist()], self.settings.seed)
         both = [rows[name].to_pylist() for name in self.pair]
         rank = ranks(both, rows["row_id"].to_pylist())
         return pa.table(

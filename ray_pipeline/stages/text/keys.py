@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -35,14 +36,22 @@ def text_hash(texts: Iterable[str]) -> int:
     return xxhash.xxh3_64_intdigest("\x1f".join(texts).encode("utf-8", "surrogatepass"))
 
 
-def pair_keys(columns: Sequence[Sequence[str]]) -> tuple[pa.Array, pa.Array]:
-    """A 128-bit hash (XXH3) of each row of text columns, as two uint64 arrays.
+def pair_keys(columns: Sequence[Sequence[str]], seed: int) -> tuple[pa.Array, pa.Array]:
+    """A 128-bit keyed hash (BLAKE2b) of each row of text columns, as two uint64 arrays.
 
     128 bits, because rows with equal keys count as equal: at a billion rows 64 bits would make
-    rows equal that are not with a chance of 3%.
+    rows equal that are not with a chance of 3%. A cryptographic hash, because whoever writes a
+    source could make other texts with the key of a row, which would then be dropped.
+
+    Args:
+        columns: the texts; none has the separator U+001F.
+        seed: the run's; the key of the hash.
     """
+    key = str(seed).encode()[:64]
     digests = b"".join(
-        xxhash.xxh3_128_digest("\x1f".join(row).encode("utf-8", "surrogatepass"))
+        hashlib.blake2b(
+            "\x1f".join(row).encode("utf-8", "surrogatepass"), digest_size=16, key=key
+        ).digest()
         for row in zip(*columns, strict=True)
     )
     halves = np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 2)

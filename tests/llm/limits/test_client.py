@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from support.limits_cluster import Cluster, api_keys, most_in_window, simulate, spend, stop
 
+from ray_pipeline.core.errors import LockLost
 from ray_pipeline.llm.limits.protocol import PICODOLLARS, ClientReport, Grants
 
 
@@ -117,5 +118,28 @@ def test_a_server_that_cannot_be_reached_ends_the_run() -> None:
         await asyncio.wait_for(asyncio.gather(*tasks), 100)
         (message,) = cluster.errors
         assert "could not be reached" in message
+
+    simulate(main)
+
+
+def test_a_request_is_not_sent_once_the_run_has_lost_its_directory() -> None:
+    async def main() -> None:
+        cluster = Cluster(api_keys(concurrency=1))
+        client = cluster.client()
+        await cluster.request(client)
+        first = asyncio.create_task(cluster.request(client))
+        waiting = asyncio.create_task(cluster.request(client))
+        await asyncio.sleep(0.1)
+        sent = len(cluster.starts)
+
+        def lost() -> None:
+            raise LockLost("another run has it")
+
+        client.before_sending = lost
+        await first  # was in flight
+        for request in (waiting, cluster.request(client)):
+            with pytest.raises(LockLost):
+                await request
+        assert len(cluster.starts) == sent == 2
 
     simulate(main)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.local_tables import decisions
 
+from ray_pipeline.stage import Settings
 from ray_pipeline.stages.duplicates.exact import ExactDuplicates, SameText
 from ray_pipeline.stages.text.keys import normalised
 
@@ -148,3 +149,16 @@ def test_answers_that_many_questions_share_by_nature(tmp_path: Path) -> None:
     rows = rows_of(("A?", "True"), ("B?", "true."), ("C?", "Rome"), ("D?", "rome"))
     made = decisions(SameText("answer", ignore=("true", "false")).bound(), rows, tmp_path)
     assert set(made) == set(rows["row_id"].to_pylist()[2:])
+
+
+def test_the_key_of_a_text_depends_on_the_run_and_who_is_dropped_does_not(tmp_path: Path) -> None:
+    rows = rows_of(("a b", "c"), ("A  B", "c!"), ("a", "b c"), (None, ""), ("", None))
+    keys, lost = [], []
+    for seed in (0, 1, 2**70):
+        stage = ExactDuplicates("question", "answer").bound({}, Settings(seed=seed))
+        made = stage.keys(rows.append_column("ref", pa.array(range(5), pa.int64())))
+        keys.append(list(zip(made["key"].to_pylist(), made["check"].to_pylist(), strict=True)))
+        lost.append(losers(stage, rows, tmp_path / str(seed)))
+    assert lost[0] == lost[1] == lost[2] and len(lost[0]) == 2
+    assert all(len(set(of_seed)) == 3 for of_seed in keys)
+    assert not set(keys[0]) & set(keys[1]) and not set(keys[1]) & set(keys[2])
