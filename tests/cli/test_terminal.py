@@ -105,4 +105,3 @@ def test_the_path_of_a_report_is_printed_whole(tmp_path: Path) -> None:
     done = InProcess(tmp_path)("report", folder)
     assert done.code == 0, done.text
     assert done.out.strip() == f"report: {folder}/report.html"
-    assert f"{folder}" in InProcess(tmp_path)("status", folder).out.replace("\n", "")
