@@ -46,6 +46,7 @@ ORDER = [
     "search",
     "training",
     "evaluation",
+    "differences",
     "samples",
     "tradeoff",
     "completions",

@@ -91,3 +91,6 @@ SPLIT = "split"
 
 #: The column with the list of subsets that a row is in.
 SUBSETS = "subsets"
+
+#: The column that says how a row was worded, and its value for rows that are no paraphrase.
+VERSION, ORIGINAL = "version", "original"

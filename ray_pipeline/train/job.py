@@ -19,7 +19,7 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig
-from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
+from ray_pipeline.models.tokenizer import load_tokenizer, tokenizer_hash, vocabulary_size
 from ray_pipeline.rundir.layout import CACHE, SPLIT, SUBSETS, TOKENS
 from ray_pipeline.rundir.models import get_model
 from ray_pipeline.rundir.stored_rows import StoredRows
@@ -41,7 +41,7 @@ from ray_pipeline.train.student import (
     make_student,
     parameter_count,
 )
-from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
+from ray_pipeline.train.teacher_cache import CachedTeacher, CacheInfo, cache_table
 
 
 class WorkersConfig(Section):
@@ -403,7 +403,7 @@ def token_rows(rows: StoredRows, split: str, subset: str | None = None) -> Token
 
 
 def _validation(job: TrainingJob) -> BatchPlan | None:
-    table = job.rows.mapped(TOKENS, **{SPLIT: "validation"})
+    table = job.rows.originals(TOKENS, **{SPLIT: "validation"})
     return BatchPlan(TokenRows(table), job.batches) if table.num_rows else None
 
 
@@ -413,12 +413,24 @@ def _teacher(job: TrainingJob, rows: TokenRows, student: Any, device: str) -> Te
     if job.teacher == "cached":
         table, info = cache_table(job.rows.mapped(CACHE, **{SPLIT: "train"}))
         shared_vocabulary(logit_count(student), info.vocabulary, info.vocabulary)
-        return CachedTeacher(table, rows, info)
+        return CachedTeacher(table, rows, _needed(job, info))
     folder = get_model(job.storage, job.teacher_name)
     tokens = vocabulary_size(load_tokenizer(folder))
     teacher = load(folder).to(device)
     shared = shared_vocabulary(logit_count(student), logit_count(teacher), tokens)
     return OnlineTeacher(teacher, shared)
+
+
+def _needed(job: TrainingJob, stored: CacheInfo) -> CacheInfo:
+    """What the cache of a training has to be of: the tokens of the model that is trained.
+
+    Which teacher it is of is not compared: the stage that computed it is made again with another
+    teacher, and a table of several is refused.
+    """
+    tokenizer = load_tokenizer(job.model.folder(job.storage))
+    return replace(
+        stored, vocabulary=vocabulary_size(tokenizer), tokenizer=tokenizer_hash(tokenizer)
+    )
 
 
 def _figures(loop: Loop) -> dict[str, Any]:

@@ -83,7 +83,9 @@ class LoopConfig(UpdateConfig):
         description="evaluations without a lower validation loss after which the training stops; "
         "null: never",
     )
-    seed: int = Field(0, description="seed of new weights, row order and dropout")
+    seed: int = Field(
+        0, description="added to the run's seed; of new weights, row order and dropout"
+    )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ray_pipeline.models.decoding import Decoding, Generated
 from ray_pipeline.models.device import check_gpu, device
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
-from ray_pipeline.stages.training.evaluate import chosen
+from ray_pipeline.stages.training.measured_rows import chosen
 from ray_pipeline.stages.training.missing_rows import require_rows
 from ray_pipeline.stages.training.tokenise import Tokenise
 
