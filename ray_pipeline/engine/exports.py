@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pat
 
 from ray_pipeline.core.arrow_types import json_values
+from ray_pipeline.core.durable_files import make_folder, replace_folder
 from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_line
 from ray_pipeline.core.file_names import same_file
 from ray_pipeline.core.json_values import finite_json, holds_json, json_text, plain_text
@@ -349,10 +352,16 @@ def _write_hf(
         scratch = Storage(folder)
         _write_parquet(scratch, "rows.parquet", tables, not_finite)
         dataset = datasets.Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=folder)
+        final = storage.local_path(path)
+        made = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
         try:
-            dataset.save_to_disk(str(storage.local_path(path)))
+            make_folder(final.parent)
+            dataset.save_to_disk(str(made))
+            replace_folder(made, final)
         except OSError as error:
             raise RunError(f"cannot write {storage.uri(path)}: {error}") from error
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 _WRITERS: dict[str, Callable[[Storage, str, Iterable[pa.Table], Counter[str]], None]] = {

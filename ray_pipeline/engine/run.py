@@ -58,6 +58,7 @@ from ray_pipeline.rundir.parts import PartInfo, existing_infos
 from ray_pipeline.rundir.pinned import MODELS_KEY
 from ray_pipeline.rundir.responses import recorded_units
 from ray_pipeline.rundir.units import write_units
+from ray_pipeline.rundir.unreadable import telling
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 
 _log = logging.getLogger("ray_pipeline")
@@ -97,7 +98,7 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
     config, display = job.config, Discreet(display)
     storage = Storage(config.run_dir)
     ledger = Ledger(run=storage.uri())
-    with run_lock(storage, display.say) as run_id:
+    with run_lock(storage, display.say) as run_id, telling(display.say):
         storage = held(storage, run_id)
         with ledger.timed("prepare"):
             prepared = prepare(config, job.stages, job.prompt_folders, storage.uri("source"), until)

@@ -222,7 +222,6 @@ def run_unit(state: UnitState, work: Work) -> Receipt:
         fingerprint=segment.fingerprint,
         input_digest=state.input_digest,
         accounts=accounts,
-        durable=segment.kind is AskStage,
     )
     return Receipt(state.unit.unit_id, False, accounts, state.damage)
 

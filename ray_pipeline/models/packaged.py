@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ray_pipeline.core.durable_files import sync_folder, sync_tree
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.file_names import is_folder
 from ray_pipeline.models import checksums, hub
@@ -105,6 +106,7 @@ def fetch(name: str) -> Path:
             checksums.write_sums(made, without=RECORD)
             (made / RECORD).write_text(model.revision)
             _make_readable(made)
+            sync_tree(made)
             _put_in_place(made, folder, set_aside=Path(scratch, "replaced"))
     except OSError as error:
         raise ModelError(
@@ -287,6 +289,7 @@ def _put_in_place(made: Path, folder: Path, set_aside: Path) -> None:
         folder.rename(set_aside)  # an older version, or a damaged one
     try:
         made.rename(folder)
+        sync_folder(folder.parent)
     except OSError:
         if not is_fetched(folder.name):  # another process was faster; its folder is the same
             raise

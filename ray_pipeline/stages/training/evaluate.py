@@ -27,6 +27,7 @@ from ray_pipeline.models.device import check_gpu, device
 from ray_pipeline.models.tokenizer import load_tokenizer
 from ray_pipeline.rundir.layout import SPLIT
 from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.rundir.unreadable import tell
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
 from ray_pipeline.stages.training.distil import Distil, TrainAlone
 from ray_pipeline.stages.training.measured_rows import MeasuredRows
@@ -188,7 +189,10 @@ class Evaluate(ArtifactStage):
         """The metrics of a model, measured now or by an earlier attempt."""
         path = f"{place.folder}/{subject.name}.json"
         if (raw := place.storage.read_bytes(path)) is not None:
-            return ModelFigures.from_json(raw)
+            try:
+                return ModelFigures.from_json(raw)
+            except (ValueError, KeyError, TypeError) as error:
+                tell(place.storage, path, error)
         place.say(f"  asking {subject.name}")
         figures = self._measured(subject, test, place.storage)
         place.storage.write_bytes(path, figures.to_json())
