@@ -24,6 +24,7 @@ from ray_pipeline.rundir.layout import CACHE, SPLIT, SUBSETS, TOKENS
 from ray_pipeline.rundir.models import get_model
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.rundir.trainings import Curve
+from ray_pipeline.rundir.unreadable import read_json
 from ray_pipeline.train.adapters import AdapterConfig, quantisation, with_adapter
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, Budget, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
@@ -225,9 +226,9 @@ class TrainingJob:
         return f"{self.folder}/result.json"
 
     def finished(self) -> dict[str, Any] | None:
-        """The result of a training that ended."""
-        raw = self.storage.read_bytes(self.result)
-        return None if raw is None else orjson.loads(raw)
+        """The result of a training that ended; None also where the file cannot be read."""
+        result = read_json(self.storage, self.result)
+        return result if isinstance(result, dict) else None
 
 
 def train(

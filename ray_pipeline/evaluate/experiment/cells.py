@@ -18,6 +18,7 @@ from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.layout import CELLS, INDEX, subset_and_draw
+from ray_pipeline.rundir.unreadable import read_json
 
 Mode = Literal["epochs", "tokens"]
 
@@ -305,8 +306,7 @@ def read_cell(storage: Storage, path: str) -> Cell:
 
 def find_cell(storage: Storage, plan: CellPlan, digest: str) -> Cell | None:
     """The record of a planned training; None where there is none, or that of another training."""
-    raw = storage.read_bytes(plan.path)
-    record = None if raw is None else orjson.loads(raw)
+    record = read_json(storage, plan.path)
     if not isinstance(record, dict) or record.get("digest") != digest:
         return None
     return Cell.from_json(record)
@@ -343,7 +343,9 @@ def _listed(storage: Storage) -> Collection[str] | None:
     try:
         index: Any = orjson.loads(storage.read_bytes(INDEX) or b"null")
     except orjson.JSONDecodeError as error:
-        raise RunError(f"{storage.uri(INDEX)}: not JSON: {error}") from None
+        raise RunError(
+            f"{storage.uri(INDEX)}: not JSON: {error}. Delete it, and run again"
+        ) from None
     if not isinstance(index, list):
         return None
     return [str(entry["cell"]) for entry in index if isinstance(entry, dict) and "cell" in entry]
