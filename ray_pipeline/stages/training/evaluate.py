@@ -16,6 +16,7 @@ from pydantic import Field
 
 from ray_pipeline.core.config import Execution
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.spreadsheets import without_formulas
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate import text as text_metrics
 from ray_pipeline.evaluate.comparisons import Difference, Measured, PairedTest
@@ -26,6 +27,7 @@ from ray_pipeline.models.device import check_gpu, device
 from ray_pipeline.models.tokenizer import load_tokenizer
 from ray_pipeline.rundir.layout import SPLIT
 from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.rundir.unreadable import tell
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
 from ray_pipeline.stages.training.distil import Distil, TrainAlone
 from ray_pipeline.stages.training.measured_rows import MeasuredRows
@@ -127,7 +129,8 @@ class Evaluate(ArtifactStage):
         measured = {
             subject.name: self._figures(subject, test, place) for subject in self._subjects()
         }
-        _write(place.storage, test, {name: one.answers for name, one in measured.items()})
+        answers = {name: one.answers for name, one in measured.items()}
+        _write(place.storage, test, answers, self.settings.for_spreadsheets)
         models = {name: _summary(one, test) for name, one in measured.items()}
         for name, figures in models.items():
             place.say(_progress_line(name, figures))
@@ -186,7 +189,10 @@ class Evaluate(ArtifactStage):
         """The metrics of a model, measured now or by an earlier attempt."""
         path = f"{place.folder}/{subject.name}.json"
         if (raw := place.storage.read_bytes(path)) is not None:
-            return ModelFigures.from_json(raw)
+            try:
+                return ModelFigures.from_json(raw)
+            except (ValueError, KeyError, TypeError) as error:
+                tell(place.storage, path, error)
         place.say(f"  asking {subject.name}")
         figures = self._measured(subject, test, place.storage)
         place.storage.write_bytes(path, figures.to_json())
@@ -243,7 +249,12 @@ def _perplexity(
     return {"perplexity": text_metrics.perplexity(nats, tokens), "answer_tokens": tokens}
 
 
-def _write(storage: Storage, test: MeasuredRows, answers: Mapping[str, list[str]]) -> None:
+def _write(
+    storage: Storage,
+    test: MeasuredRows,
+    answers: Mapping[str, list[str]],
+    for_spreadsheets: bool,
+) -> None:
     """Write one line per row, with each model's answer and its scores."""
     asked = (test.originals, test.versions)
     references = [text for rows in asked for text in rows.references]
@@ -257,8 +268,9 @@ def _write(storage: Storage, test: MeasuredRows, answers: Mapping[str, list[str]
         columns[f"{model}_answer"] = texts
         for metric, values in text_metrics.scores(texts, references).items():
             columns[f"{model}_{metric}"] = values
+    table = pa.table(columns)
     with storage.writer(RESULTS) as file:
-        pacsv.write_csv(pa.table(columns), file)
+        pacsv.write_csv(without_formulas(table) if for_spreadsheets else table, file)
 
 
 def _progress_line(name: str, figures: Mapping[str, Any]) -> str:
