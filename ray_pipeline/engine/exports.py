@@ -29,6 +29,7 @@ from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_lin
 from ray_pipeline.core.file_names import same_file
 from ray_pipeline.core.json_values import finite_json, holds_json, json_text, plain_text
 from ray_pipeline.core.rows import kept
+from ray_pipeline.core.spreadsheets import without_formulas
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.checksums import DamagedFile
@@ -48,11 +49,13 @@ class Exports:
     """What became of the files of a run.
 
     Attributes:
+        for_spreadsheets: whether formulas in CSV files are written as text.
         failed: why a file could not be written, by its path in the run directory.
         notes: what its reader should know about a file, by its path.
         rows_digests: digest of the rows of complete segments, by the segment's folder.
     """
 
+    for_spreadsheets: bool = False
     failed: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     rows_digests: dict[str, str] = field(default_factory=dict)
@@ -82,6 +85,8 @@ class Exports:
         self.failed.pop(path, None)
         self.notes.pop(path, None)
         try:
+            if kind == "csv" and self.for_spreadsheets:
+                tables = (without_formulas(_flat(table, not_finite)) for table in tables)
             _WRITERS[kind](storage, path, tables, not_finite)
             digest = self.rows_digests.get(folder, "")
             record_files(storage, files_at(storage, path), rows_digest=digest)

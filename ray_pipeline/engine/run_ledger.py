@@ -51,7 +51,7 @@ class RunLedger:
         self.of_run = ledger
         self.state = RunState([], [])
         self.unwritten = Unwritten()
-        self.exports = Exports()
+        self.exports = Exports(prepared.config.export.for_spreadsheets)
         self._storage = storage
         self._rows = prepared.survey.rows
         self._unit_ids = [unit.unit_id for unit in prepared.survey.units]
