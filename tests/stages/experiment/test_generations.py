@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from support.made_cells import cells, record, records
@@ -20,6 +19,7 @@ from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate.generation import TextGenerator
 from ray_pipeline.models.text import TextConfig
+from ray_pipeline.rundir.parts import write_part
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import Settings, Workplace
 from ray_pipeline.stages.experiment.generations import (
@@ -68,8 +68,7 @@ def stored_rows(storage: Storage, split: str = "test") -> StoredRows:
         "split": [split, "train"] * 6,
     }
     table = with_envelope(pa.table(rows), [f"row-{n:02d}" for n in range(12)])
-    with storage.writer("part.parquet") as file:
-        pq.write_table(table, file)
+    write_part(storage, "part.parquet", table, fingerprint="f", input_digest="i", accounts=[])
     return StoredRows(storage, ("part.parquet",), "digest")
 
 
