@@ -19,12 +19,9 @@ def stored(folder: Path, versions: list[str | None] | None) -> StoredRows:
     data = pa.table({"split": SPLITS, "number": range(6)})
     if versions is not None:
         data = data.append_column("version", pa.array(versions, pa.string()))
-    rows, path = (
-        with_envelope(data, [f"row{i}" for i in range(6)]),
-        part_path("stages/01-read", "u"),
-    )
-    write_part(storage, path, rows, fingerprint="f", input_digest="i", accounts=[])
-    return StoredRows(storage, (path,), "digest")
+    rows = with_envelope(data, [f"row{i}" for i in range(6)])
+    write_part(storage, "part.parquet", rows, fingerprint="f", input_digest="i", accounts=[])
+    return StoredRows(storage, ("part.parquet",), "digest")
 
 
 def originals(rows: StoredRows) -> list[int]:
