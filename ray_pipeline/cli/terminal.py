@@ -31,6 +31,9 @@ err = Console(
     file=os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace"), highlight=False
 )
 
+#: Which of the two are terminals; that cannot be asked any more once the terminal is closed.
+_TERMINALS = [console for console in (out, err) if os.isatty(console.file.fileno())]
+
 RunDirectory = Annotated[
     str, typer.Argument(metavar="RUN", help="a run directory: path or s3:// URI")
 ]
@@ -76,6 +79,17 @@ def _check_current_folder() -> None:
 def _fail(error: Exception, code: int) -> None:
     err.print(f"error: {error}", markup=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+def hung_up() -> None:
+    """Write nothing more to a terminal that was closed: each attempt would be an error."""
+    for console in _TERMINALS:
+        with contextlib.suppress(OSError, ValueError):
+            descriptor = console.file.fileno()
+            if not os.isatty(descriptor):
+                nothing = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nothing, descriptor)
+                os.close(nothing)
 
 
 def _reader_has_left(console: Console) -> bool:
