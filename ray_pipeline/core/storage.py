@@ -32,6 +32,16 @@ class Hold(Protocol):
 
 
 @dataclass(frozen=True)
+class StoredFile:
+    """A file, as a listing shows it."""
+
+    path: str
+    size: int
+    #: When it was last written, in nanoseconds since 1970, by the clock of the storage.
+    modified_ns: int
+
+
+@dataclass(frozen=True)
 class Storage:
     """A folder at a local path or a URI (``s3://bucket/prefix``).
 
@@ -204,11 +214,16 @@ class Storage:
 
     def list(self, path: str = "", recursive: bool = False) -> Iterator[str]:
         """Paths of the files in a folder, relative to the root, without unfinished writes."""
+        for file in self.files(path, recursive):
+            yield file.path
+
+    def files(self, path: str = "", recursive: bool = False) -> Iterator[StoredFile]:
+        """The files in a folder, without unfinished writes; on S3 one request per thousand."""
         prefix = len(self._located[1].rstrip("/")) + 1
         for info in self._infos(path, recursive):
             name = info.base_name
             if info.is_file and not (name.startswith(".") and name.endswith(".tmp")):
-                yield info.path[prefix:]
+                yield StoredFile(info.path[prefix:], info.size, info.mtime_ns or 0)
 
     def folders(self, path: str = "") -> Sequence[str]:
         """Names of the folders in a folder."""

@@ -20,13 +20,12 @@ from ray_pipeline.engine.cluster import check_resources, nodes_at
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.reuse import RunState, run_state
 from ray_pipeline.engine.run import Job
-from ray_pipeline.engine.segments import Segment, apply_map, with_source_name, works_on
+from ray_pipeline.engine.segments import apply_map, with_source_name, works_on
 from ray_pipeline.llm.asker import RequestTemplate
 from ray_pipeline.llm.asking import Answer
 from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.llm.types import Request
 from ray_pipeline.rundir.layout import SOURCE, part_path
-from ray_pipeline.rundir.ledger import Done
 from ray_pipeline.rundir.parts import read_rows
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.sources.read import read_unit
@@ -89,8 +88,8 @@ def make_plan(prepared: Prepared, storage: Storage, state: RunState) -> list[Sta
     if not plans:
         plans.append(StagePlan(SOURCE, "run", prepared.survey.rows))
     plans[0].note = _by_source(prepared)
-    plans[0].notes = prepared.survey.notes
-    samples = _samples(prepared, storage, state.complete)
+    plans[0].notes = (*prepared.survey.notes, *state.news())
+    samples = _samples(prepared, storage, state)
     artifacts = False
     for stage in prepared.stages[len(plans) - 1 :]:
         plan = StagePlan(stage.name, "run", round(sum(sample.estimate for sample in samples)))
@@ -153,9 +152,7 @@ class _Sample:
                 self.rows = set_column(self.rows, name, nulls)
 
 
-def _samples(
-    prepared: Prepared, storage: Storage, complete: Sequence[tuple[Segment, Done]]
-) -> list[_Sample]:
+def _samples(prepared: Prepared, storage: Storage, state: RunState) -> list[_Sample]:
     """A sample of each source's rows, as they enter the first stage to run.
 
     It is taken from units spread evenly over the source: from the rows that the last complete
@@ -164,9 +161,12 @@ def _samples(
     by_source: dict[str, list[Unit]] = {}
     for unit in prepared.survey.units:
         by_source.setdefault(unit.source, []).append(unit)
-    with_rows = next((pair for pair in reversed(complete) if pair[0].has_rows), None)
+    with_rows = next((pair for pair in reversed(state.complete) if pair[0].has_rows), None)
+    damaged = state.damages.get(with_rows[0].folder, {}) if with_rows else {}
     samples = []
-    for source, units in by_source.items():
+    for source, all_units in by_source.items():
+        # Without a unit that is whole, the damage is the message.
+        units = [unit for unit in all_units if unit.unit_id not in damaged] or all_units
         wanted = max(1, min(len(units), SAMPLE_ROWS // max(1, units[0].rows)))
         chosen = [units[i * len(units) // wanted] for i in range(wanted)]
         if with_rows:
@@ -177,7 +177,7 @@ def _samples(
             total = last.sources[source]["kept"] if source else last.kept
         else:
             rows = pa.concat_tables([read_unit(unit, prepared.survey.spec) for unit in chosen])
-            total = sum(unit.rows for unit in units)
+            total = sum(unit.rows for unit in all_units)
         rows = rows.slice(0, SAMPLE_ROWS)
         scale = total / max(1, rows.num_rows)
         samples.append(_Sample(source, kept(rows), scale, set(rows.column_names)))

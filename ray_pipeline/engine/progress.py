@@ -37,6 +37,11 @@ class SegmentTally:
         """Whether every unit is committed."""
         return len(self.done) == self.units
 
+    def set_committed(self, unit_id: str, accounts: list[StageAccount]) -> None:
+        """Count a unit that was committed before, and that this run does not look at."""
+        self.done[unit_id] = accounts
+        self.reused += 1
+
     def accounts(self) -> list[StageAccount]:
         """The accounts of the segment's stages: the rows of the committed units, all requests."""
         accounts = total(self.segment.account_names, self.done.values())

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import yaml
 
@@ -34,7 +33,7 @@ from ray_pipeline.engine.exports import export_dataset, export_stages
 from ray_pipeline.engine.log_file import run_log
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.progress import Display, Tally
-from ray_pipeline.engine.reuse import RunState, run_state
+from ray_pipeline.engine.reuse import RunState, completed, run_state
 from ray_pipeline.engine.run_ledger import RunLedger, committed_infos
 from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
 from ray_pipeline.engine.stalls import StallWatch
@@ -42,6 +41,7 @@ from ray_pipeline.engine.streaming import Execution
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.engine.waits import PauseNews
 from ray_pipeline.rundir.account import StageAccount, total
+from ray_pipeline.rundir.checksums import DamagedFile
 from ray_pipeline.rundir.environment import environment
 from ray_pipeline.rundir.journal_lines import Damage, damages_in_words
 from ray_pipeline.rundir.layout import (
@@ -49,7 +49,6 @@ from ray_pipeline.rundir.layout import (
     ENVIRONMENT_FILE,
     LOG_FILE,
     PROMPTS,
-    UNITS_FILE,
     part_path,
     rows_folder,
 )
@@ -57,6 +56,7 @@ from ray_pipeline.rundir.ledger import Done, Ledger
 from ray_pipeline.rundir.lock import held, run_lock
 from ray_pipeline.rundir.parts import PartInfo, existing_infos
 from ray_pipeline.rundir.responses import recorded_units
+from ray_pipeline.rundir.units import write_units
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 
 _log = logging.getLogger("ray_pipeline")
@@ -118,9 +118,7 @@ def _describe(storage: Storage, prepared: Prepared) -> None:
     storage.write_bytes(ENVIRONMENT_FILE, about)
     for prompt in prepared.prompts.values():
         storage.write_bytes(f"{PROMPTS}/{prompt.name}.yaml", prompt.to_yaml().encode())
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([asdict(unit) for unit in prepared.survey.units]), sink)
-    storage.write_bytes(UNITS_FILE, sink.getvalue())
+    write_units(storage, prepared.survey.units)
 
 
 class _Runner:
@@ -200,16 +198,16 @@ class _Runner:
         return ledger.of_run
 
     def _run_segments(self) -> None:
-        self._state = run_state(self._storage, self._prepared, self._retry)
+        found = run_state(self._storage, self._prepared, self._retry)
         self._ledger.state = self._state
-        for segment, done in self._state.complete:
-            self._ledger.add(segment, done, reused=True)
-            if segment.has_rows:
-                # One that could not be written before.
-                export_stages(
-                    self._storage, segment, self._unit_ids, self._exports, missing_only=True
-                )
-        remaining = self._state.remaining
+        for line in found.news():
+            self._tell_damage(line)
+        for segment, done in found.complete:
+            if segment.folder in found.damages:
+                break
+            self._reuse(segment, done)
+        waiting = found.complete[len(self._state.complete) :]
+        remaining = [s for s, _ in waiting if s.folder in found.damages] + found.remaining
         if not remaining:
             return
         check_stages(remaining)
@@ -225,12 +223,47 @@ class _Runner:
                 self._storage, config.budget, config.llms, self._prepared.models
             )
             try:
-                for group in executions(remaining):
+                self._repair(waiting, found.damages)
+                for group in executions(self._state.remaining):
                     # Not `group` itself: an artifact that was completed since changed the
                     # fingerprints of the segments after it.
                     self._execute(self._state.remaining[: len(group)])
             finally:
                 end_coordinator(self._coordinator)
+
+    def _tell_damage(self, line: str) -> None:
+        self._display.say(line)
+        self._ledger.of_run.damages.append(line)
+
+    def _reuse(self, segment: Segment, done: Done) -> None:
+        """Take a complete segment as it is, and write those of its files that are not there."""
+        self._state.add(done)
+        self._ledger.add(segment, done, reused=True)
+        if segment.has_rows:
+            # One that could not be written before.
+            export_stages(self._storage, segment, self._unit_ids, self._exports, missing_only=True)
+
+    def _repair(
+        self, complete: Sequence[tuple[Segment, Done]], damages: Mapping[str, Collection[str]]
+    ) -> None:
+        """Make the damaged units of complete segments again, and nothing else of them.
+
+        Args:
+            complete: complete segments in order, from the first that has damaged units.
+            damages: their damaged units, by the segment's folder.
+        """
+        for segment, done in complete:
+            if segment.folder in damages:
+                self._execute([segment], damages[segment.folder])
+            else:
+                self._reuse(segment, done)
+            if self._state.input_digest != done.digest:
+                # The rows are other ones than before: what was made of those has to run again.
+                config, remaining = self._prepared.config, self._state.remaining
+                check_stages(remaining)
+                nodes = cluster.nodes_of_cluster()
+                cluster.check_resources(remaining, config.llms, nodes, config.autoscaling)
+                return
 
     def _ended_by_interrupt(self) -> None:
         """Record how the run ended, for a process that Ray's native code does not give back."""
@@ -257,13 +290,18 @@ class _Runner:
             run_id=self._run_id,
         )
 
-    def _execute(self, segments: list[Segment]) -> None:
-        """Run segments that stream together, then audit and close each of them."""
+    def _execute(self, segments: list[Segment], only: Collection[str] | None = None) -> None:
+        """Run segments that stream together, then audit and close each of them.
+
+        Args:
+            segments: the segments.
+            only: the units to run, where the others are committed; None: all.
+        """
         if not segments[0].has_rows:
             self._make(segments[0])
             return
         jobs = [self._job(segment) for segment in segments]
-        tally = self._tally(segments)
+        tally = self._tally(segments, only)
         # Before anything is sent: whatever ends this process, the ledger has these stages.
         self._ledger.save_live(tally)
         if jobs[0].segment.kind is DecideStage:
@@ -271,7 +309,8 @@ class _Runner:
             with self._ledger.of_run.timed("decide"):
                 infos = self._committed_before(segments[0])
                 decide(jobs[0], self._units, infos, self._display.say)
-        execution = Execution(jobs, self._units, self._coordinator)
+        units = [unit for unit in self._units if only is None or unit.unit_id in only]
+        execution = Execution(jobs, units, self._coordinator)
         execution.start()
         try:
             with self._ledger.of_run.timed("execution"):
@@ -282,7 +321,7 @@ class _Runner:
         for job in jobs:
             self._close(job.segment, tally)
 
-    def _tally(self, segments: list[Segment]) -> Tally:
+    def _tally(self, segments: list[Segment], only: Collection[str] | None) -> Tally:
         """The progress of segments that start, with the requests of earlier attempts at them."""
         earlier = {}
         for segment in segments:
@@ -294,10 +333,22 @@ class _Runner:
                 infos = committed_infos(self._storage, segment, list(requests))
                 pairs = zip(requests.items(), infos, strict=True)
                 earlier[segment.index] = {unit: r for (unit, r), info in pairs if info is None}
-        return Tally(segments, len(self._units), earlier)
+        tally = Tally(segments, len(self._units), earlier)
+        for segment in segments if only is not None else ():
+            infos = committed_infos(self._storage, segment, self._unit_ids)
+            for unit_id, info in zip(self._unit_ids, infos, strict=True):
+                if info is not None and unit_id not in (only or ()):
+                    tally.segments[segment.index].set_committed(unit_id, info.accounts)
+        return tally
 
     def _make(self, segment: Segment) -> None:
         """Make the artifact of a segment, from the rows that the segment before it kept."""
+        with contextlib.suppress(DamagedFile):  # it was told when the run began
+            made = completed(self._storage, segment, self._state.input_digest)
+            if made is not None:
+                # A segment before it had to run again, and kept the same rows.
+                self._reuse(segment, made)
+                return
         self._ledger.begin(segment)
         artifact = Artifact(self._storage, segment)
         account = StageAccount.untouched(segment.name, self._ledger.of_run.entries[-1].account)
@@ -330,6 +381,9 @@ class _Runner:
             ended = execution.wait(_POLL)
             self._storage.check_held()
             news = ray.get(self._coordinator.poll.remote())
+            for receipt in itertools.chain(*news.receipts.values()):
+                if receipt.damage is not None:
+                    self._tell_damage(f"{receipt.damage}; its unit was made again")
             tally.update(news)
             self._ledger.unwritten += news.unwritten
             self._display.update(tally, news.starting)

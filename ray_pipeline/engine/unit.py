@@ -18,7 +18,7 @@ from ray_pipeline.engine.segments import Segment, in_order, schema_before, with_
 from ray_pipeline.llm.config import LlmConfig
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.layout import SOURCE, decisions_path, part_path, responses_folder
-from ray_pipeline.rundir.parts import Part, existing_part, open_part, write_part
+from ray_pipeline.rundir.parts import DamagedPart, Part, existing_part, open_part, write_part
 from ray_pipeline.rundir.responses import recorded
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.sources.read import ReadSpec, read_unit
@@ -99,6 +99,8 @@ class Receipt:
     unit_id: str
     reused: bool
     accounts: list[StageAccount]
+    #: What was wrong with the part that was there, so that the unit was made again; else None.
+    damage: str | None = None
 
 
 class UnitState:
@@ -110,7 +112,8 @@ class UnitState:
 
     Attributes:
         committed: the segment's part of the unit, possibly from another version of its stages or
-            of its input; None: there is none.
+            of its input; None: there is none, or it is damaged.
+        damage: what is wrong with the part that is there; None: nothing.
         input: the rows to work on.
         decisions: for a decide segment, the Parquet file with the decisions on the unit's rows;
             empty where all rows are kept unchanged.
@@ -124,7 +127,8 @@ class UnitState:
         self.job = job
         self.unit = unit
         self.path = part_path(job.segment.folder, unit.unit_id)
-        self.committed = open_part(job.storage, self.path)
+        self.damage: str | None = None
+        self.committed = self._opened()
         self.input = job.rows_from.open(unit)
         self.decisions = b""
         self.input_digest = self.input.digest
@@ -134,6 +138,17 @@ class UnitState:
             self.decisions = job.storage.read_bytes(path) or b""
             digest = hashlib.blake2b(self.decisions, digest_size=16).hexdigest()
             self.input_digest = fingerprint([self.input_digest, digest])
+
+    def _opened(self) -> Part | None:
+        try:
+            return open_part(self.job.storage, self.path)
+        except DamagedPart as error:
+            self.set_damage(error)
+            return None
+
+    def set_damage(self, error: DamagedPart) -> None:
+        """Do without the part, which is damaged: the unit is made again."""
+        self.committed, self.damage = None, f"{self.path} was damaged: {error.how}"
 
     @property
     def valid_part(self) -> Part | None:
@@ -160,7 +175,14 @@ Work = Callable[[UnitState, pa.Table, str | None], tuple[pa.Table, list[StageAcc
 def reusable(state: UnitState) -> Receipt | None:
     """The receipt of a unit whose part can be reused; None if it has to be run or retried."""
     part = state.valid_part
-    if part is None or (state.job.retry and _has_retriable_rows(part.info.accounts)):
+    if part is None:
+        return None
+    try:
+        part.verify()
+    except DamagedPart as error:
+        state.set_damage(error)
+        return None
+    if state.job.retry and _has_retriable_rows(part.info.accounts):
         return None
     return Receipt(state.unit.unit_id, True, part.info.accounts)
 
@@ -195,7 +217,7 @@ def run_unit(state: UnitState, work: Work) -> Receipt:
         accounts=accounts,
         durable=segment.kind is AskStage,
     )
-    return Receipt(state.unit.unit_id, False, accounts)
+    return Receipt(state.unit.unit_id, False, accounts, state.damage)
 
 
 def _count_requests(state: UnitState, account: StageAccount, before: LlmUsage | None) -> None:

@@ -25,6 +25,7 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.report.header import read_header
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.section import Section
+from ray_pipeline.rundir.checksums import DamagedFile
 
 NAME = "report.html"
 #: The sections, by the names of their files, in the order of the page.
@@ -67,24 +68,38 @@ def write_report(storage: Storage) -> str:
 
     Raises:
         UserError: there is no run.
+        DamagedFile: a file is not what was written. The report was written, without the sections
+            that show what is in the file; it names the file, too.
         RunError: the directory cannot be read or written.
     """
-    page = render(ReportReader(storage.root))
+    page, damages = render(ReportReader(storage.root))
     storage.write_bytes(NAME, page.encode("utf-8", errors="replace"))
+    if damages:
+        raise DamagedFile(f"{storage.uri(NAME)} is not complete: {damages[0]}", damages[0])
     return storage.uri(NAME)
 
 
-def render(reader: ReportReader) -> str:
-    """The page of a run, with the sections that have something to show."""
+def render(reader: ReportReader) -> tuple[str, list[str]]:
+    """The page of a run, with the sections that have something to show; and damage that was found.
+
+    A section that cannot be shown, because a file is damaged, is left out: the page says so.
+    """
     templates = _templates()
     shown = []
+    damages: list[str] = []
     for section in SECTIONS:
-        content = section.read(reader)
+        try:
+            content = section.read(reader)
+        except DamagedFile as error:
+            damages.append(f"{section.title}: {error}")
+            continue
         if content is not None:
             html = templates.get_template(section.template).render(section=content)
             shown.append((section, Markup(html)))
     frame = templates.get_template("page.html.j2")
-    return frame.render(header=read_header(reader), sections=shown, version=__version__)
+    header = read_header(reader)
+    page = frame.render(header=header, sections=shown, damages=damages, version=__version__)
+    return page, damages
 
 
 @cache

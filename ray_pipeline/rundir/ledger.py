@@ -6,13 +6,14 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 
-from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
+from ray_pipeline.rundir.checksums import Damaged, DamagedFile, checked_json, json_with_checksum
 from ray_pipeline.rundir.layout import DONE, LEDGER_FILE
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "budget_exhausted"]
@@ -64,6 +65,8 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     #: What the reader of the exported files should know, a sentence each.
     export_notes: list[str] = field(default_factory=list)
+    #: Files that were not what was written, and what became of them, a sentence each.
+    damages: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -105,6 +108,8 @@ class Ledger:
             "export_notes": self.export_notes,
             "stages": [entry.to_json() for entry in self.entries],
         }
+        if self.damages:
+            data["damages"] = self.damages
         if self.other is not None:
             data["other_requests"] = asdict(self.other)
         storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))
@@ -159,15 +164,73 @@ class Done:
             "accounts": [account.to_json() for account in self.accounts],
             "identities": self.identities,
         }
-        storage.write_bytes(f"{folder}/{DONE}", orjson.dumps(data, option=orjson.OPT_INDENT_2))
+        storage.write_bytes(f"{folder}/{DONE}", json_with_checksum(data))
 
     @classmethod
     def load(cls, storage: Storage, folder: str) -> Done | None:
-        """Read a segment's ``done.json``; None where there is none."""
-        raw = storage.read_bytes(f"{folder}/{DONE}")
+        """Read a segment's ``done.json``; None where there is none.
+
+        Raises:
+            DamagedFile: it is not what was written.
+        """
+        path = f"{folder}/{DONE}"
+        raw = storage.read_bytes(path)
         if raw is None:
             return None
         known = {item.name for item in fields(cls)}
-        data = {name: value for name, value in orjson.loads(raw).items() if name in known}
-        data["accounts"] = [StageAccount.from_json(account) for account in data["accounts"]]
-        return cls(**data)
+        try:
+            data = {name: value for name, value in checked_json(raw).items() if name in known}
+            data["accounts"] = [StageAccount.from_json(account) for account in data["accounts"]]
+            return cls(**data)
+        except (Damaged, KeyError, TypeError) as error:
+            how = str(error) if isinstance(error, Damaged) else "it lacks what belongs in it"
+            raise DamagedFile(
+                f"{storage.uri(path)} is damaged: {how}. Run again: it is written again from the "
+                "footers of the parts beside it",
+                how,
+            ) from error
+
+
+def parse_ledger(raw: bytes, where: str) -> Ledger:
+    """The ledger from its JSON; keys that this version does not know are ignored.
+
+    Args:
+        raw: the content of ``ledger.json``.
+        where: its path or URI, for messages.
+
+    Raises:
+        UserError: it is not the ledger of a run.
+    """
+    try:
+        data = orjson.loads(raw)
+        entries = [_entry(stage) for stage in data["stages"]]
+        status: Status = data["status"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
+    if status not in get_args(Status):
+        raise UserError(f"{where}: unknown status {status!r}")
+    notes = {name: data.get(name, []) for name in ("notes", "export_notes", "waiting", "damages")}
+    other, seconds = _usage(data.get("other_requests")), data.get("seconds", 0.0)
+    message = data.get("message")
+    return Ledger(data["run"], status, message, entries, seconds, other=other, **notes)
+
+
+def _entry(stage: dict[str, Any]) -> LedgerEntry:
+    known = {field.name for field in fields(StageAccount)}
+    account = StageAccount(**{name: stage[name] for name in known - {"llm"} if name in stage})
+    account.llm = _usage(stage.get("llm"))
+    return LedgerEntry(
+        stage["index"],
+        stage.get("fingerprint", ""),
+        account,
+        reused=bool(stage.get("reused", False)),
+        # Ledgers of earlier versions do not say it.
+        finished=bool(stage.get("finished", True)),
+        rows_waiting=int(stage.get("rows_waiting", 0)),
+    )
+
+
+def _usage(data: dict[str, Any] | None) -> LlmUsage | None:
+    if data is None:
+        return None
+    return LlmUsage(**{f.name: data[f.name] for f in fields(LlmUsage) if f.name in data})

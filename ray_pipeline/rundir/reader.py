@@ -6,31 +6,28 @@ run is: one large part at a time, and a cache of small ones.
 
 from __future__ import annotations
 
-import difflib
 import os
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import yaml
 
 from ray_pipeline.core.columns import is_text
 from ray_pipeline.core.config import nearest
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
-from ray_pipeline.core.storage import Storage, filesystem
+from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.thinking import split_thinking
-from ray_pipeline.rundir.account import LlmUsage, StageAccount
+from ray_pipeline.rundir.checksums import DamagedFile
 from ray_pipeline.rundir.layout import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
@@ -38,17 +35,25 @@ from ray_pipeline.rundir.layout import (
     METRICS_FILE,
     RUN_LOCK,
     SOURCE_NAME,
-    UNITS_FILE,
     part_path,
     responses_folder,
     rows_folder,
     segment_folder,
 )
-from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
-from ray_pipeline.rundir.parts import OpenedParts, Part, PartInfo, missing_part
+from ray_pipeline.rundir.ledger import Done, LedgerEntry, parse_ledger
+from ray_pipeline.rundir.nearby import runs_nearby
+from ray_pipeline.rundir.parts import (
+    OTHER_STAGES,
+    DamagedPart,
+    OpenedParts,
+    Part,
+    PartInfo,
+    damaged,
+    missing_part,
+)
 from ray_pipeline.rundir.responses import read_records
 from ray_pipeline.rundir.unfinished import set_rows_waiting, unfinished_accounts
-from ray_pipeline.rundir.units import Unit
+from ray_pipeline.rundir.units import Unit, read_units
 
 _T = TypeVar("_T")
 
@@ -72,6 +77,8 @@ class SegmentFolder:
     fingerprint: str
     #: Names in the ledger, in order; ``source`` among them where the segment read the source.
     stages: tuple[str, ...]
+    #: Whether all units of the run are committed: a part that is not there has been lost.
+    is_complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,8 @@ class RunReader:
         self.storage = Storage(uri)
         raw = self.storage.read_bytes(LEDGER_FILE)
         if raw is None:
-            raise UserError(f"{uri}: not a run directory (no ledger.json){_runs_nearby(uri)}")
-        self.ledger = _ledger(raw, self.storage.uri(LEDGER_FILE))
+            raise UserError(f"{uri}: not a run directory (no ledger.json){runs_nearby(uri)}")
+        self.ledger = parse_ledger(raw, self.storage.uri(LEDGER_FILE))
         self._parts = OpenedParts(self.storage)
         self._schemas: dict[str, pa.Schema] = {}
         if self.driver_is_gone():
@@ -125,7 +132,8 @@ class RunReader:
             names = (entry.account.name,) if segment is None else segment.stages
             infos: dict[str, PartInfo | None] = dict.fromkeys(u.unit_id for u in self.units)
             if segment is not None:
-                infos |= {unit.unit_id: info for unit, info in self.part_infos(segment)}
+                look = partial(self._info_if_whole, segment)
+                infos |= {unit.unit_id: info for unit, info in _in_threads(look, self.units)}
             asks = entry.account.llm is not None
             for account in unfinished_accounts(self.storage, names, infos, asks):
                 self.entry(account.name).account = account
@@ -174,13 +182,7 @@ class RunReader:
     @cached_property
     def units(self) -> list[Unit]:
         """The units, in the source's order."""
-        try:
-            with self.storage.open(UNITS_FILE) as file:
-                rows = pq.read_table(file).to_pylist()
-        except FileNotFoundError:
-            return []
-        names = {field.name for field in fields(Unit)}
-        return [Unit(**{name: row[name] for name in names & row.keys()}) for row in rows]
+        return read_units(self.storage)
 
     @cached_property
     def segments(self) -> list[SegmentFolder]:
@@ -202,13 +204,29 @@ class RunReader:
     def _segment_ending_with(self, entry: LedgerEntry) -> SegmentFolder | None:
         folder = segment_folder(entry.index, entry.account.name)
         committed = set(self.storage.list(rows_folder(folder)))
+        damage: DamagedPart | None = None
         for unit in self.units:
             path = part_path(folder, unit.unit_id)
-            info = self._parts.info(path) if path in committed else None
+            try:
+                info = self._parts.info(path) if path in committed else None
+            except DamagedPart as error:
+                damage, info = damage or error, None
             if info is not None and info.fingerprint == entry.fingerprint:
                 names = tuple(account.name for account in info.accounts)
-                return SegmentFolder(folder, entry.fingerprint, names)
+                is_complete = self._is_complete(folder, entry)
+                return SegmentFolder(folder, entry.fingerprint, names, is_complete)
+        if damage is not None and self._is_complete(folder, entry):
+            raise damage  # no part of this segment is whole
         return None
+
+    def _is_complete(self, folder: str, entry: LedgerEntry) -> bool:
+        try:
+            done = Done.load(self.storage, folder)
+        except DamagedFile:
+            return entry.finished
+        if done is None:
+            return False
+        return done.fingerprint == entry.fingerprint and done.units == len(self.units)
 
     @cached_property
     def identities(self) -> dict[str, Any]:
@@ -246,15 +264,37 @@ class RunReader:
         return self.segments[position - 1] if position else None
 
     def part_info(self, segment: SegmentFolder, unit: Unit) -> PartInfo | None:
-        """The footer of a unit's part; None unless this run's stages committed it."""
-        info = self._parts.info(part_path(segment.folder, unit.unit_id))
-        return info if info is not None and info.fingerprint == segment.fingerprint else None
+        """The footer of a unit's part; None unless this run's stages committed it.
+
+        Raises:
+            DamagedPart: it is not what was written, or a complete segment has lost it.
+        """
+        path = part_path(segment.folder, unit.unit_id)
+        return self._ours(segment, path, self._parts.info(path))
+
+    def _info_if_whole(self, segment: SegmentFolder, unit: Unit) -> PartInfo | None:
+        """As `part_info`; a damaged part counts as not committed."""
+        try:
+            return self.part_info(segment, unit)
+        except DamagedPart:
+            return None
 
     def _part(self, segment: SegmentFolder, unit: Unit) -> Part | None:
-        """A unit's part; None unless this run's stages committed it."""
-        part = self._parts.open(part_path(segment.folder, unit.unit_id))
-        is_ours = part is not None and part.info.fingerprint == segment.fingerprint
-        return part if is_ours else None
+        """A unit's part, as for `part_info`."""
+        path = part_path(segment.folder, unit.unit_id)
+        part = self._parts.open(path)
+        ours = self._ours(segment, path, None if part is None else part.info)
+        return None if ours is None else part
+
+    def _ours(self, segment: SegmentFolder, path: str, info: PartInfo | None) -> PartInfo | None:
+        """A part's footer, if it is of this segment."""
+        if info is not None and info.fingerprint == segment.fingerprint:
+            return info
+        if not segment.is_complete:
+            return None
+        if info is None:
+            raise missing_part(self.storage, path)
+        raise damaged(self.storage, path, OTHER_STAGES)
 
     def part(self, segment: SegmentFolder, unit: Unit) -> pa.Table | None:
         """All rows of a unit after a segment; None when it is not committed."""
@@ -415,70 +455,6 @@ def _answer(stage: str, record: dict[str, Any], rejected: bool) -> Answer:
         rejected=rejected,
         malformed=malformed is not None,
     )
-
-
-def _ledger(raw: bytes, where: str) -> Ledger:
-    """The ledger from its JSON; keys that this version does not know are ignored."""
-    try:
-        data = orjson.loads(raw)
-        entries = [_entry(stage) for stage in data["stages"]]
-        status: Status = data["status"]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
-    if status not in get_args(Status):
-        raise UserError(f"{where}: unknown status {status!r}")
-    notes = {name: data.get(name, []) for name in ("notes", "export_notes", "waiting")}
-    other, seconds = _usage(data.get("other_requests")), data.get("seconds", 0.0)
-    message = data.get("message")
-    return Ledger(data["run"], status, message, entries, seconds, other=other, **notes)
-
-
-def _entry(stage: dict[str, Any]) -> LedgerEntry:
-    known = {field.name for field in fields(StageAccount)}
-    account = StageAccount(**{name: stage[name] for name in known - {"llm"} if name in stage})
-    account.llm = _usage(stage.get("llm"))
-    return LedgerEntry(
-        stage["index"],
-        stage.get("fingerprint", ""),
-        account,
-        reused=bool(stage.get("reused", False)),
-        # Ledgers of earlier versions do not say it.
-        finished=bool(stage.get("finished", True)),
-        rows_waiting=int(stage.get("rows_waiting", 0)),
-    )
-
-
-def _usage(data: dict[str, Any] | None) -> LlmUsage | None:
-    if data is None:
-        return None
-    return LlmUsage(**{f.name: data[f.name] for f in fields(LlmUsage) if f.name in data})
-
-
-def _runs_nearby(uri: str) -> str:
-    """The end of an error message: the run directories inside `uri`, or beside it."""
-    fs, path = filesystem(uri)
-    name = path.rstrip("/").rpartition("/")[2]
-    inside = [f"{name}/{run}" for run in _runs_in(fs, path)]
-    if inside:
-        return f"; it holds the runs {', '.join(inside[:5])}"
-    beside = _runs_in(fs, path.rstrip("/").rpartition("/")[0])
-    close = difflib.get_close_matches(name, beside, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return hint + (f"; the runs beside it: {', '.join(beside[:10])}" if beside else "")
-
-
-def _runs_in(fs: pafs.FileSystem, folder: str) -> list[str]:
-    if not folder:
-        return []
-    try:
-        infos = fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
-        folders = [info for info in infos if info.type == pafs.FileType.Directory][:200]
-        ledgers = fs.get_file_info([f"{info.path}/ledger.json" for info in folders])
-    except OSError:
-        # This is only a hint: the user may have no permission to read the parent folder.
-        return []
-    pairs = zip(folders, ledgers, strict=True)
-    return sorted(folder.base_name for folder, ledger in pairs if ledger.is_file)
 
 
 def text_columns(reader: RunReader, schema: pa.Schema) -> list[str]:

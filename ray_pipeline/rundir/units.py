@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.checksums import CheckedFile, Damaged, DamagedFile, with_checksums
+from ray_pipeline.rundir.layout import UNITS_FILE
 
 #: Rows of a unit of a small source; a power of two times this for larger ones.
 DEFAULT_UNIT_ROWS = 512
@@ -92,3 +97,37 @@ def unit_blocks(units: Sequence[Unit], size: int) -> list[pa.Table]:
 def units_of(block: pa.Table) -> list[Unit]:
     """The units in a block: the inverse of `unit_blocks`."""
     return [Unit(**row) for row in block.to_pylist()]
+
+
+# Units in the run directory.
+
+
+def write_units(storage: Storage, units: Sequence[Unit]) -> None:
+    """Write ``units.parquet``."""
+    schema = pa.Table.from_pylist([asdict(Unit("", "", "", "", 0, 0, 0))]).schema
+    table = pa.Table.from_pylist([asdict(unit) for unit in units], schema)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    storage.write_bytes(UNITS_FILE, with_checksums(sink.getvalue()))
+
+
+def read_units(storage: Storage) -> list[Unit]:
+    """The units in ``units.parquet``, in the source's order; none where there is no such file.
+
+    Raises:
+        DamagedFile: it is not what was written.
+    """
+    try:
+        with storage.open(UNITS_FILE) as file:
+            table = CheckedFile(file)
+            rows = table.read(table.metadata.schema.to_arrow_schema().names).to_pylist()
+    except FileNotFoundError:
+        return []
+    except Damaged as error:
+        raise DamagedFile(
+            f"{storage.uri(UNITS_FILE)} is damaged: {error}. Run again: it is written again from "
+            "the source",
+            str(error),
+        ) from error
+    names = {field.name for field in fields(Unit)}
+    return [Unit(**{name: row[name] for name in names & row.keys()}) for row in rows]

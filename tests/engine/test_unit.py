@@ -26,7 +26,7 @@ from ray_pipeline.engine.unit import (
 )
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.layout import decisions_path, part_path
-from ray_pipeline.rundir.parts import write_part
+from ray_pipeline.rundir.parts import DamagedPart, write_part
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.stage import DecideStage, MapStage
 
@@ -150,12 +150,34 @@ def test_other_rows_upstream_make_it_another_unit(job: SegmentJob) -> None:
 
 def test_rows_that_are_gone_or_torn_upstream_are_named(job: SegmentJob) -> None:
     path = part_path(UPSTREAM, "u1")
-    for content in (None, b"", b"PAR1 torn"):
+    damages = {
+        None: "is missing: run again",
+        b"": "is damaged: it is empty. Delete it and run again",
+        b"PAR1 torn": "is damaged: its end is missing or is not that of a Parquet file",
+    }
+    for content, message in damages.items():
         job.storage.delete(path)
         if content is not None:
             job.storage.write_bytes(path, content)
-        with pytest.raises(RunError, match="unit u1 is missing: delete that folder and run again"):
+        with pytest.raises(DamagedPart, match=f"part-u1.parquet {message}"):
             done(job)
+
+
+def test_a_committed_part_that_is_damaged_is_made_again(job: SegmentJob) -> None:
+    assert not done(job).reused
+    path = UnitState(job, UNIT).path
+    whole = job.storage.read_bytes(path)
+    assert whole is not None
+    flipped = bytearray(whole)
+    flipped[40] ^= 4  # in the pages: its footer still says that all is well
+    for content, how in ((bytes(flipped), "another checksum"), (whole[:-9], "its end is missing")):
+        job.storage.write_bytes(path, content)
+        receipt = done(job)
+        assert not receipt.reused
+        assert receipt.damage is not None and receipt.damage.startswith(f"{path} was damaged: ")
+        assert how in receipt.damage
+        assert job.storage.read_bytes(path) == whole
+    assert done(job).damage is None
 
 
 def test_an_account_that_does_not_balance_commits_nothing(job: SegmentJob) -> None:

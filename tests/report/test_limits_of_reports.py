@@ -11,6 +11,7 @@ from support.made_qa_run import Row, made_qa_run
 
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.sections import duplicates, embedding_map, versions
+from ray_pipeline.rundir.checksums import DamagedFile
 
 
 def test_the_page_of_a_small_run_stays_small(tmp_path: Path) -> None:
@@ -76,11 +77,22 @@ def test_a_run_without_rows_has_no_sections_of_rows(tmp_path: Path) -> None:
     assert not anchors & {"map", "duplicates", "versions", "lengths", "shared-texts"}
 
 
-def test_a_part_that_is_gone_does_not_stop_the_report(tmp_path: Path) -> None:
+def test_a_part_that_is_gone_leaves_its_sections_out_of_the_report_and_is_named(
+    tmp_path: Path,
+) -> None:
     run = made_qa_run(str(tmp_path), 100, unit_rows=20)
-    for stage in ("accept-paraphrases", "augment-formal", "deduplicate"):
-        run.storage.delete(f"{run.folder(stage)}/rows/part-{run.units[1].unit_id}.parquet")
-    page(run.save("failed", "disk full"))
+    gone = [
+        f"{run.folder(stage)}/rows/part-{run.units[1].unit_id}.parquet"
+        for stage in ("accept-paraphrases", "augment-formal", "deduplicate")
+    ]
+    for path in gone:
+        run.storage.delete(path)
+    run.save("failed", "disk full")
+    with pytest.raises(DamagedFile, match=r"report\.html is not complete: .* is missing"):
+        page(run)
+    text = (tmp_path / "report.html").read_text()
+    assert all(f"{path} is missing" in text for path in gone)
+    assert "disk full" in text and 'id="account"' in text and 'id="reasons"' not in text
 
 
 @pytest.mark.slow

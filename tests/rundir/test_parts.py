@@ -14,7 +14,13 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.report import write_report
 from ray_pipeline.rundir import parts
 from ray_pipeline.rundir.layout import part_of, part_path
-from ray_pipeline.rundir.parts import OpenedParts, open_part, read_rows, write_part
+from ray_pipeline.rundir.parts import (
+    DamagedPart,
+    OpenedParts,
+    open_part,
+    read_rows,
+    write_part,
+)
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def test_a_part_holds_what_was_written(tmp_path: Path, number: int) -> None:
 def test_a_part_that_is_gone_is_named(tmp_path: Path) -> None:
     path = part_path("stages/01-read", "u1")
     assert part_of(path) == ("stages/01-read", "u1")
-    with pytest.raises(RunError, match="stages/01-read: unit u1 is missing: delete that folder"):
+    with pytest.raises(DamagedPart, match=r"part-u1\.parquet is missing: run again: its unit is"):
         read_rows(Storage(str(tmp_path)), path)
 
 

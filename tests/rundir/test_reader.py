@@ -15,8 +15,10 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import created_row_id
 from ray_pipeline.report import write_report
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
+from ray_pipeline.rundir.checksums import DamagedFile
+from ray_pipeline.rundir.diff import diff
 from ray_pipeline.rundir.layout import part_path
-from ray_pipeline.rundir.parts import read_rows, write_part
+from ray_pipeline.rundir.parts import DamagedPart, read_rows, write_part
 from ray_pipeline.rundir.reader import RunReader
 from ray_pipeline.rundir.responses import Journal, NoAnswer, Response
 from ray_pipeline.rundir.rows import Rows
@@ -49,25 +51,80 @@ def test_finds_the_stages_that_share_a_folder(reader: RunReader) -> None:
     assert [segment.folder for segment in reader.segments] == list(FOLDERS.values())
 
 
-def test_leftovers_of_other_runs_are_not_this_runs_rows(run: MadeRun) -> None:
+def leave(run: MadeRun, folder: str, unit_id: str) -> None:
+    """A part of another version of a stage."""
     rows = read_rows(run.storage, part_path(FOLDERS["tidy"], run.units[0].unit_id))
-    for folder, unit_id in [
-        ("stages/00-source", run.units[0].unit_id),  # of other cuts
-        (FOLDERS["tidy"], "0" * 32),  # a unit that the source no longer has
-        (FOLDERS["augment"], run.units[1].unit_id),  # another fingerprint
-    ]:
-        write_part(
-            run.storage,
-            part_path(folder, unit_id),
-            rows,
-            fingerprint="another",
-            input_digest="",
-            accounts=[run.accounts["augment"]],
-        )
+    account = StageAccount.of("augment", rows.num_rows, rows)
+    path = part_path(folder, unit_id)
+    write_part(run.storage, path, rows, fingerprint="old", input_digest="", accounts=[account])
+
+
+def test_leftovers_of_other_runs_are_not_this_runs_rows(run: MadeRun) -> None:
+    leave(run, "stages/00-source", run.units[0].unit_id)  # of other cuts
+    leave(run, FOLDERS["tidy"], "0" * 32)  # a unit that the source no longer has
+    leave(run, FOLDERS["augment"], run.units[1].unit_id)  # another fingerprint
+    run.storage.delete(f"{FOLDERS['augment']}/done.json")  # the stage has not come to it yet
     reader = RunReader(run.storage.root)
     assert [segment.folder for segment in reader.segments] == list(FOLDERS.values())
     assert Rows(reader, "tidy").to_arrow().num_rows == len(TEXTS)
     assert Rows(reader, "augment").to_arrow().num_rows == 4
+
+
+def copy(run: MadeRun, source: str, target: str) -> None:
+    data = run.storage.read_bytes(source)
+    assert data is not None
+    run.storage.write_bytes(target, data)
+
+
+def test_a_finished_stage_says_which_of_its_parts_is_not_what_was_written(run: MadeRun) -> None:
+    one, two = (part_path(FOLDERS["augment"], unit.unit_id) for unit in run.units)
+    whole = run.storage.read_bytes(two)
+    assert whole is not None
+    before = part_path(FOLDERS["ask"], run.units[1].unit_id)
+    flipped = bytearray(whole)
+    flipped[50] ^= 1
+
+    def damages() -> Iterator[str]:
+        run.storage.delete(two)
+        yield "is missing: run again"
+        copy(run, one, two)
+        yield f"is damaged: it holds the rows of unit {run.units[0].unit_id}. Delete it and run"
+        copy(run, before, two)
+        yield "is damaged: it was made by other stages"
+        for torn in (b"", whole[:-1], whole[: len(whole) // 2]):
+            run.storage.write_bytes(two, torn)
+            yield "is damaged: it"
+        run.storage.write_bytes(two, bytes(flipped))
+        yield "is damaged: bytes 0 to"
+
+    for message in damages():
+        reader = RunReader(run.storage.root)
+        with pytest.raises(DamagedPart, match=f"{two} {message}"):
+            Rows(reader, "augment").to_arrow()
+        with pytest.raises(DamagedPart, match=two):
+            trace(reader, run.row_id(6))
+        with pytest.raises(DamagedPart, match=two):
+            diff(reader, reader)
+        with pytest.raises(DamagedFile, match=f"report.html is not complete: .*{two}"):
+            write_report(run.storage)
+        assert two in (run.storage.read_bytes("report.html") or b"").decode()
+        assert Rows(reader, "tidy").to_arrow().num_rows == len(TEXTS)  # what is whole is read
+
+
+def test_units_and_the_marks_of_stages_that_are_damaged_are_told(run: MadeRun) -> None:
+    data = run.storage.read_bytes("units.parquet")
+    assert data is not None
+    run.storage.write_bytes("units.parquet", data[:60] + b"!" + data[61:])
+    with pytest.raises(DamagedFile, match=r"units\.parquet is damaged: .*Run again: it is written"):
+        _ = RunReader(run.storage.root).units
+    run.storage.write_bytes("units.parquet", data)
+    path = f"{FOLDERS['ask']}/done.json"
+    text = run.storage.read_bytes(path) or b""
+    for damage in (b"", b"null", b"{}", text[:-3], text.replace(b'"kept": 5', b'"kept": 6')):
+        assert damage != text
+        run.storage.write_bytes(path, damage)
+        with pytest.raises(DamagedFile, match=f"{path} is damaged: .*Run again: it is written"):
+            _ = RunReader(run.storage.root).identities
 
 
 def test_a_directory_without_a_run_names_those_nearby(run: MadeRun, tmp_path: Path) -> None:
@@ -96,13 +153,10 @@ def test_an_ambiguous_beginning_names_the_rows(tmp_path: Path) -> None:
     rows = read_rows(run.storage, part_path(folder, unit.unit_id))
     ids = ["abcdef01", "abcdef02"]
     twice = rows.take([0, 0]).drop_columns("row_id").append_column("row_id", [ids])
+    accounts = [StageAccount.of(name, 2, twice) for name in ("source", "tidy")]
+    path = part_path(folder, unit.unit_id)
     write_part(
-        run.storage,
-        part_path(folder, unit.unit_id),
-        twice,
-        fingerprint="print-tidy",
-        input_digest="",
-        accounts=[run.accounts["source"], run.accounts["tidy"]],
+        run.storage, path, twice, fingerprint="print-tidy", input_digest="", accounts=accounts
     )
     with pytest.raises(UserError, match="2 rows begin so: abcdef01, abcdef02"):
         RunReader(str(tmp_path)).find("abcdef")

@@ -11,13 +11,11 @@ augment           makes a second row of every row
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
 from ray_pipeline.core.rows import (
@@ -35,7 +33,7 @@ from ray_pipeline.rundir.layout import part_path
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
 from ray_pipeline.rundir.parts import write_part
 from ray_pipeline.rundir.responses import Journal, Response
-from ray_pipeline.rundir.units import Unit, unit_id
+from ray_pipeline.rundir.units import Unit, unit_id, write_units
 
 FILE_ID = "f" * 32
 ENVIRONMENT = {
@@ -137,11 +135,7 @@ class MadeRun:
                 self._enter(account)
             if len(parts) == len(self.units):
                 self._write_done(names[-1], accounts)
-        schema = pa.Table.from_pylist([asdict(Unit("", "", "", "", 0, 0, 0))]).schema
-        table = pa.Table.from_pylist([asdict(unit) for unit in self.units], schema)
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        self.storage.write_bytes("units.parquet", sink.getvalue())
+        write_units(self.storage, self.units)
         return self.save()
 
     def add_artifact_stage(

@@ -69,7 +69,7 @@ def _headline(reader: RunReader) -> Text:
         text.append(f"\n{plain(ledger.message)}")
     for line in ledger.waiting:
         text.append(f"\n{plain(line)}")
-    for note in ledger.export_notes:
+    for note in (*ledger.export_notes, *ledger.damages):
         text.append(f"\n{plain(note)}")
     if reader.driver_is_gone():
         text.append("\nits process is gone: it was killed. Run it again to continue", "bold")
