@@ -25,6 +25,7 @@ from ray_pipeline.engine.ray_environment import (
     cluster_address,
     ended_by_interrupt,
     hang_up_blocked,
+    sigterm_kept,
 )
 from ray_pipeline.engine.ray_sessions import mark_session, remove_left_sessions, remove_session
 from ray_pipeline.engine.segments import Segment, executions, task_resources
@@ -61,7 +62,7 @@ def joined(
         cluster = cluster_address(address)
         check_workers_folder()
         folder = None
-        with ended_by_interrupt(interrupted):
+        with ended_by_interrupt(interrupted), sigterm_kept():
             if cluster is None:
                 folder = _start()
             else:

@@ -247,11 +247,26 @@ def interruptible(hung_up: Callable[[], None] = lambda: None) -> None:
 
     def hang_up(number: int, frame: FrameType | None) -> None:
         hung_up()
+        # It comes twice, to the terminal's session and to its processes: the second would end the
+        # wait for the requests in flight.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.default_int_handler(number, frame)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` sets it
         signal.signal(signal.SIGHUP, hang_up)
+
+
+@contextlib.contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Put back the handler of SIGTERM that was there: `ray.init` replaces it by its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and before is signal.default_int_handler:  # that of `interruptible`
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import socket
 import subprocess
 import sys
@@ -76,11 +77,12 @@ def accepts(host: str, port: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["hang up", "SIGTERM"])
 def test_it_listens_to_this_machine_alone_and_a_closed_terminal_ends_it_as_ctrl_c_does(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, way: str
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
-    temporary = Path(f"/tmp/rp-{os.getpid()}")  # Ray's sockets need a short path
+    temporary = Path(f"/tmp/rp-{os.getpid()}-{way[0]}")  # Ray's sockets need a short path
     temporary.mkdir()
     with MockServer(latency=1.0) as server:
         llm = {"engine": "openai", "model": "m", "base_url": server.base_url, "api_keys_env": []}
@@ -106,15 +108,20 @@ def test_it_listens_to_this_machine_alone_and_a_closed_terminal_ends_it_as_ctrl_
                 assert accepts("127.0.0.1", port)  # so the refusal is not that of a dead port
                 assert not any(accepts(host, port) for host in outside)
             children = psutil.Process(process.pid).children(recursive=True)
-            os.close(terminal)
+            if way == "hang up":
+                os.close(terminal)
+            else:
+                process.terminate()
             assert process.wait(90) == 130
+        completed = server.stats()["completed"]
     ledger = json.loads((toy.run_dir / "ledger.json").read_text())
     assert ledger["status"] == "interrupted" and ledger["message"] == "stopped by the user"
     answers = [p.read_text().count('"text"') for p in toy.run_dir.rglob("responses/**/*.jsonl")]
-    assert sum(answers) == server.stats()["completed"]
+    assert sum(answers) == completed
     wait_until(lambda: not any(child.is_running() for child in children), 30)
     assert [path for path in temporary.rglob("*") if path.is_file() or path.is_socket()] == []
     assert not (temporary / "ray" / "session_latest").is_symlink()
+    shutil.rmtree(temporary)
 
 
 def test_folders_of_sessions_are_removed_when_their_process_has_ended_a_day_ago(
