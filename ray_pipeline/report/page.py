@@ -49,6 +49,7 @@ ORDER = [
     "differences",
     "samples",
     "tradeoff",
+    "orderings",
     "completions",
     "effort",
     "counts",
