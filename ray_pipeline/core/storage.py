@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +17,9 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from ray_pipeline.core.durable_files import replacing, sync_folder
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.references import login_of, resolve_login
 
 #: Bytes of the longest name of a file or folder on Linux and macOS.
 _NAME_BYTES = 255
@@ -46,7 +47,8 @@ class Storage:
     """A folder at a local path or a URI (``s3://bucket/prefix``).
 
     Object storage takes its endpoint and credentials from the usual environment variables
-    (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...).
+    (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...), or from others that the URI names, as in
+    ``s3://${KEY}:${SECRET}@bucket/prefix``.
 
     Raises:
         UserError: the URI names no known file system.
@@ -141,62 +143,40 @@ class Storage:
         fs, _ = self._located
         return fs.open_input_file(self._full(path))
 
-    def write_bytes(self, path: str, data: bytes | pa.Buffer, durable: bool = False) -> None:
+    def write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
         """Write a file atomically: readers see the old content or all of the new.
+
+        It survives a power loss when this returns, with all that was written before it.
 
         Args:
             path: relative to the root; missing folders are made.
             data: the whole content.
-            durable: also survive a power loss (fsync), not only the death of the process.
         """
         self.check_held()
         fs, _ = self._located
         try:
             if self.is_local:
-                self._rename_into_place(path, data, durable)
+                with replacing(self.local_path(path)) as file:
+                    file.write(data)
             else:
                 with fs.open_output_stream(self._full(path)) as stream:
                     stream.write(data)
         except OSError as error:
             raise RunError(f"cannot write {self.uri(path)}: {error}") from error
 
-    def _rename_into_place(self, path: str, data: bytes | pa.Buffer, durable: bool) -> None:
-        final = self.local_path(path)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            temporary.replace(final)
-        except BaseException:
-            _remove(temporary)
-            raise
-
     @contextlib.contextmanager
     def writer(self, path: str) -> Iterator[IO[bytes]]:
-        """Write a large file in pieces; it appears under its name when the block ends well."""
+        """Write a large file in pieces; it appears under its name when the block ends well.
+
+        It survives a power loss then, with all that was written before it.
+        """
         self.check_held()
+        local = replacing(self.local_path(path)) if self.is_local else None
         try:
-            with self._local_writer(path) if self.is_local else self._remote_writer(path) as file:
+            with local or self._remote_writer(path) as file:
                 yield file
         except OSError as error:
             raise RunError(f"cannot write {self.uri(path)}: {error}") from error
-
-    @contextlib.contextmanager
-    def _local_writer(self, path: str) -> Iterator[IO[bytes]]:
-        final = self.local_path(path)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                yield file
-            temporary.replace(final)
-        except BaseException:
-            _remove(temporary)
-            raise
 
     @contextlib.contextmanager
     def _remote_writer(self, path: str) -> Iterator[IO[bytes]]:
@@ -244,6 +224,7 @@ class Storage:
         fs, _ = self._located
         try:
             fs.delete_file(self._full(path))
+            self._sync_above(path)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -255,10 +236,16 @@ class Storage:
         fs, _ = self._located
         try:
             fs.delete_dir(self._full(path))
+            self._sync_above(path)
         except FileNotFoundError:
             return
         except OSError as error:
             raise RunError(f"cannot delete {self.uri(path)}: {error}") from error
+
+    def _sync_above(self, path: str) -> None:
+        """Let a deletion survive a power loss, before what is written next does."""
+        if self.is_local:
+            sync_folder(self.local_path(path).parent)
 
     def _full(self, path: str) -> str:
         root = self._located[1]
@@ -271,12 +258,6 @@ class Storage:
         self.__dict__.update(state)
 
 
-def _remove(temporary: Path) -> None:
-    """Remove an unfinished file; the error that ended its writing is the one to report."""
-    with contextlib.suppress(OSError):
-        temporary.unlink(missing_ok=True)
-
-
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a local path or URI, and the path on it.
 
@@ -287,14 +268,18 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         raise UserError(f"{uri!r}: has a control character, which no path here may have")
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    uri = resolve_login(uri, uri)
     try:
         if urlsplit(uri).scheme != "s3":
             return pafs.FileSystem.from_uri(uri)
         # With a delayed open a small file is one PUT, not the three requests of a multipart upload.
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
             scheme, _, host = endpoint.partition("://")
-            fs = pafs.S3FileSystem(endpoint_override=host, scheme=scheme, allow_delayed_open=True)
-            return fs, uri.removeprefix("s3://")
+            options = {"endpoint_override": host, "scheme": scheme, "allow_delayed_open": True}
+            if (login := login_of(uri)) is not None:
+                options |= dict(zip(("access_key", "secret_key"), login, strict=True))
+                uri = f"s3://{uri.partition('@')[2]}"
+            return pafs.S3FileSystem(**options), uri.removeprefix("s3://")
         separator = "&" if "?" in uri else "?"
         return pafs.FileSystem.from_uri(f"{uri}{separator}allow_delayed_open=true")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:

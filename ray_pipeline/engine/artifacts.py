@@ -13,6 +13,7 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.layout import METRICS_FILE, part_path, work_folder
 from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.rundir.unreadable import read_json
 from ray_pipeline.stage import ArtifactStage, Workplace
 
 
@@ -45,8 +46,14 @@ class Artifact:
         return stage
 
     def is_there(self) -> bool:
-        """Whether all files that the stage makes are in the run directory."""
-        return all(self.storage.exists(path) for path in self.stage.makes)
+        """Whether all files that the stage makes are in the run directory, and its figures."""
+        files_are_there = all(self.storage.exists(path) for path in self.stage.makes)
+        return files_are_there and self.stage.name in self._metrics()
+
+    def _metrics(self) -> dict[str, object]:
+        """The content of ``metrics.json``; where it cannot be read, no figures are there."""
+        metrics = read_json(self.storage, METRICS_FILE)
+        return metrics if isinstance(metrics, dict) else {}
 
     def make(
         self,
@@ -75,7 +82,8 @@ class Artifact:
         made = f"{self.segment.folder}/made"
         if self.stage.sources is not None and self.is_there():
             # Only rows of other sources changed, or the whole segment would have been reused.
-            old_identity, _, digest = (self.storage.read_bytes(made) or b"").decode().partition(" ")
+            content = (self.storage.read_bytes(made) or b"").decode(errors="replace")
+            old_identity, _, digest = content.partition(" ")
             if old_identity == identity:
                 return digest
         self.storage.delete(made)
@@ -96,7 +104,6 @@ class Artifact:
 
     def _record(self, figures: dict[str, object]) -> None:
         """Add the figures to ``metrics.json``, which holds those of the other stages."""
-        metrics = orjson.loads(self.storage.read_bytes(METRICS_FILE) or b"{}")
-        metrics[self.stage.name] = figures
+        metrics = self._metrics() | {self.stage.name: figures}
         options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
         self.storage.write_bytes(METRICS_FILE, orjson.dumps(metrics, option=options))

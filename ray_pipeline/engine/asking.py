@@ -296,7 +296,7 @@ class AskingLoop:
             RunError: something could not be written.
         """
         try:
-            journal.close(durable=True)
+            journal.close()
         finally:
             counts = {journal.unit_id: replace(journal.recorded)}
             lost = journal.unwritten
@@ -338,7 +338,7 @@ class AskingLoop:
             )
             if stop:
                 self._stop()
-            if time.monotonic() - flushed >= FLUSH_SECONDS and not self._job.storage.is_local:
+            if time.monotonic() - flushed >= FLUSH_SECONDS:
                 try:
                     for journal in journals.values():
                         await asyncio.to_thread(journal.flush)

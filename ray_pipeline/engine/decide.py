@@ -202,7 +202,7 @@ def apply_decisions(state: UnitState, rows: pa.Table) -> tuple[pa.Table, list[St
     stage = _stage(state.job)
     decisions = _decision_schema(stage).empty_table()
     if state.decisions:
-        decisions = pq.read_table(pa.BufferReader(state.decisions))
+        decisions = _stored_decisions(state)
     positions = pa.array(np.arange(rows.num_rows))
     at = pc.index_in(positions, pc.bit_wise_and(decisions[REF], 0xFFFFFFFF).combine_chunks())
     decided = pc.is_valid(at)
@@ -223,6 +223,24 @@ def apply_decisions(state: UnitState, rows: pa.Table) -> tuple[pa.Table, list[St
     stage.count(out, counts)
     account.counts = {name: number for name, number in sorted(counts.items()) if number}
     return out, [account]
+
+
+def _stored_decisions(state: UnitState) -> pa.Table:
+    """The decisions on a unit's rows.
+
+    Raises:
+        RunError: they cannot be read; they do not count as made any more.
+    """
+    try:
+        return pq.read_table(pa.BufferReader(state.decisions))
+    except (OSError, pa.ArrowInvalid) as error:
+        folder = state.job.segment.folder
+        storage, path = state.job.storage, decisions_path(folder, state.unit.unit_id)
+        storage.delete(f"{decisions_folder(folder)}/{DONE}")
+        raise RunError(
+            f"{storage.uri(path)}: the decisions cannot be read ({error}). Run again: they are "
+            "made again"
+        ) from error
 
 
 def run_tasks(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +24,12 @@ import pyarrow.parquet as pq
 import pyarrow.types as pat
 
 from ray_pipeline.core.arrow_types import json_values
+from ray_pipeline.core.durable_files import make_folder, replace_folder
 from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_line
 from ray_pipeline.core.file_names import same_file
 from ray_pipeline.core.json_values import finite_json, holds_json, json_text, plain_text
 from ray_pipeline.core.rows import kept
+from ray_pipeline.core.spreadsheets import without_formulas
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.layout import EXPORTS, LOG_FILE, part_path
@@ -43,10 +47,12 @@ class Exports:
     """What became of the files of a run.
 
     Attributes:
+        for_spreadsheets: whether formulas in CSV files are written as text.
         failed: why a file could not be written, by its path in the run directory.
         notes: what its reader should know about a file, by its path.
     """
 
+    for_spreadsheets: bool = False
     failed: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -68,6 +74,8 @@ class Exports:
         self.failed.pop(path, None)
         self.notes.pop(path, None)
         try:
+            if kind == "csv" and self.for_spreadsheets:
+                tables = (without_formulas(_flat(table, not_finite)) for table in tables)
             _WRITERS[kind](storage, path, tables, not_finite)
         except (RunError, UserError) as error:
             self._fail(storage, kind, path, str(error))
@@ -344,10 +352,16 @@ def _write_hf(
         scratch = Storage(folder)
         _write_parquet(scratch, "rows.parquet", tables, not_finite)
         dataset = datasets.Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=folder)
+        final = storage.local_path(path)
+        made = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
         try:
-            dataset.save_to_disk(str(storage.local_path(path)))
+            make_folder(final.parent)
+            dataset.save_to_disk(str(made))
+            replace_folder(made, final)
         except OSError as error:
             raise RunError(f"cannot write {storage.uri(path)}: {error}") from error
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 _WRITERS: dict[str, Callable[[Storage, str, Iterable[pa.Table], Counter[str]], None]] = {

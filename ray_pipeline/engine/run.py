@@ -32,7 +32,7 @@ from ray_pipeline.engine.decide import decide
 from ray_pipeline.engine.exports import export_dataset, export_stages
 from ray_pipeline.engine.log_file import run_log
 from ray_pipeline.engine.prepare import Prepared, prepare
-from ray_pipeline.engine.progress import Display, Tally
+from ray_pipeline.engine.progress import Discreet, Display, Tally
 from ray_pipeline.engine.reuse import RunState, completed, run_state
 from ray_pipeline.engine.run_ledger import RunLedger, committed_infos
 from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
@@ -55,8 +55,10 @@ from ray_pipeline.rundir.layout import (
 from ray_pipeline.rundir.ledger import Done, Ledger
 from ray_pipeline.rundir.lock import held, run_lock
 from ray_pipeline.rundir.parts import PartInfo, existing_infos
+from ray_pipeline.rundir.pinned import MODELS_KEY
 from ray_pipeline.rundir.responses import recorded_units
 from ray_pipeline.rundir.units import write_units
+from ray_pipeline.rundir.unreadable import telling
 from ray_pipeline.stage import AskStage, DecideStage, Stage
 
 _log = logging.getLogger("ray_pipeline")
@@ -93,10 +95,10 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
         UserError: the configuration or the input is wrong; nothing was started.
         LockLost: another run has taken the directory; its ledger is that run's.
     """
-    config = job.config
+    config, display = job.config, Discreet(display)
     storage = Storage(config.run_dir)
     ledger = Ledger(run=storage.uri())
-    with run_lock(storage, display.say) as run_id:
+    with run_lock(storage, display.say) as run_id, telling(display.say):
         storage = held(storage, run_id)
         with ledger.timed("prepare"):
             prepared = prepare(config, job.stages, job.prompt_folders, storage.uri("source"), until)
@@ -114,8 +116,8 @@ def _describe(storage: Storage, prepared: Prepared) -> None:
     """Write the inputs of the run: its configuration, prompts, environment and units."""
     config = prepared.config.model_dump(mode="json", by_alias=True)
     storage.write_bytes(CONFIG_FILE, yaml.safe_dump(config, sort_keys=False).encode())
-    about = orjson.dumps(environment(prepared.config.seed), option=orjson.OPT_INDENT_2)
-    storage.write_bytes(ENVIRONMENT_FILE, about)
+    about = environment(prepared.config.seed) | {MODELS_KEY: prepared.identities}
+    storage.write_bytes(ENVIRONMENT_FILE, orjson.dumps(about, option=orjson.OPT_INDENT_2))
     for prompt in prepared.prompts.values():
         storage.write_bytes(f"{PROMPTS}/{prompt.name}.yaml", prompt.to_yaml().encode())
     write_units(storage, prepared.survey.units)

@@ -15,7 +15,7 @@ from ray_pipeline.engine.progress import Tally
 from ray_pipeline.engine.reuse import RunState
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.account import StageAccount
-from ray_pipeline.rundir.layout import part_path, rows_folder
+from ray_pipeline.rundir.layout import LEDGER_FILE, part_path, rows_folder
 from ray_pipeline.rundir.ledger import Done, Ledger, LedgerEntry, Status
 from ray_pipeline.rundir.parts import PartInfo, read_infos
 from ray_pipeline.rundir.reader import RunReader
@@ -25,6 +25,7 @@ from ray_pipeline.rundir.unfinished import (
     set_rows_waiting,
     unfinished_accounts,
 )
+from ray_pipeline.rundir.unreadable import tell
 from ray_pipeline.stage import AskStage
 
 
@@ -50,7 +51,7 @@ class RunLedger:
         self.of_run = ledger
         self.state = RunState([], [])
         self.unwritten = Unwritten()
-        self.exports = Exports()
+        self.exports = Exports(prepared.config.export.for_spreadsheets)
         self._storage = storage
         self._rows = prepared.survey.rows
         self._unit_ids = [unit.unit_id for unit in prepared.survey.units]
@@ -182,8 +183,10 @@ def _unfinished_before(storage: Storage) -> list[LedgerEntry]:
     """Entries of stages that the last run of a directory left unfinished."""
     try:
         entries = RunReader(storage.uri()).ledger.entries
-    except (UserError, RunError):
-        return []  # no run was here, or its ledger cannot be read
+    except (UserError, RunError) as error:
+        if storage.exists(LEDGER_FILE):
+            tell(storage, LEDGER_FILE, error)
+        return []  # otherwise no run was here
     return [entry for entry in entries if not entry.finished]
 
 

@@ -19,8 +19,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.core.tables import REF, Work, WorkWith
+from ray_pipeline.rundir.unreadable import tell
 
 #: Approximate rows of a part: enough for vectorised work, few enough for many parts in memory.
 PART_ROWS = 250_000
@@ -64,13 +66,13 @@ class Saved:
 
     def load(self, storage: Storage, part: int) -> pa.Table:
         """Load the file of a part."""
-        with storage.open(_path(self.folder, part)) as file:
-            return pa.ipc.open_file(file).read_all().replace_schema_metadata(None)
+        table = _read(storage, _path(self.folder, part), lambda file: file.read_all())
+        return table.replace_schema_metadata(None)
 
     def schema(self, storage: Storage) -> pa.Schema:
         """The columns and types, which all parts share."""
-        with storage.open(_path(self.folder, 0)) as file:
-            return pa.ipc.open_file(file).schema.remove_metadata()
+        schema = _read(storage, _path(self.folder, 0), lambda file: file.schema)
+        return schema.remove_metadata()
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ class Buckets:
         """Load a part's batch from every file, and sort its rows."""
         batches = []
         for number in range(self.files):
-            with storage.open(_path(self.folder, number)) as file:
-                batches.append(pa.ipc.open_file(file).get_batch(part))
+            path = _path(self.folder, number)
+            batches.append(_read(storage, path, lambda file: file.get_batch(part)))
         table = pa.Table.from_batches(batches).replace_schema_metadata(None).combine_chunks()
         names = self.sort_by or _sortable(table.schema)
         return table.take(pc.sort_indices(table, [(name, "ascending") for name in names]))
@@ -129,6 +131,24 @@ def _sortable(schema: pa.Schema) -> list[str]:
 
 def _path(folder: str, part: int) -> str:
     return f"{folder}/{part:06d}.arrow"
+
+
+def _read(storage: Storage, path: str, read: Callable[[Any], Any]) -> Any:
+    """What ``read`` returns for a file of batches.
+
+    Raises:
+        RunError: it cannot be read. If the file is damaged, it has been deleted.
+    """
+    try:
+        with storage.open(path) as file:
+            return read(pa.ipc.open_file(file))
+    except (OSError, pa.ArrowInvalid) as error:
+        if getattr(error, "errno", None) is None:  # not of the storage, but of what is in the file
+            storage.delete(path)
+        raise RunError(
+            f"cannot read {storage.uri(path)}: {error}. Run again: what cannot be read is made "
+            "again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -177,9 +197,12 @@ class Task:
         try:
             with self.storage.open(path) as file:
                 metadata = pa.ipc.open_file(file).schema.metadata
+            return Written(**orjson.loads(metadata[b"written"]))
         except FileNotFoundError:
             return None
-        return Written(**orjson.loads(metadata[b"written"]))
+        except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+            tell(self.storage, path, error)
+            return None
 
     def _write(self, path: str, table: pa.Table) -> None:
         bounds = [0, table.num_rows]

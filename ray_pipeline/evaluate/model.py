@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from ray_pipeline.evaluate.generation import TextGenerator, timed
-from ray_pipeline.evaluate.text import perplexity
 from ray_pipeline.models.decoding import Decoding
 from ray_pipeline.train.batches import Batch, BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.forward import AnswerModel
-from ray_pipeline.train.held_out import answer_nats
 from ray_pipeline.train.losses import Answers, positions_at_once
 from ray_pipeline.train.student import parameter_count
 
@@ -32,20 +31,25 @@ class ModelFigures:
 
     Attributes:
         answers: its answers, in the order of the questions.
+        nats: cross-entropy of each token row's answer, summed over its tokens.
         figures: plain data for ``metrics.json``; see `measure`.
     """
 
     answers: list[str]
+    nats: list[float]
     figures: dict[str, Any]
 
     def to_json(self) -> bytes:
         """The content of a file, for `from_json`."""
-        return orjson.dumps({"answers": self.answers, "figures": self.figures})
+        return orjson.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, raw: bytes) -> ModelFigures:
         """Read the content that `to_json` returned."""
-        return cls(**orjson.loads(raw))
+        content = orjson.loads(raw)
+        # JSON has no infinity, which is the loss of a model that diverged.
+        content["nats"] = [math.inf if nats is None else nats for nats in content["nats"]]
+        return cls(**content)
 
 
 def measure(
@@ -67,26 +71,24 @@ def measure(
         batch_tokens: tokens of a forward pass over ``tokens``, padding included.
 
     Returns:
-        Its answers, and these figures: ``perplexity`` on the rows' answer tokens and their number,
-        ``answer_tokens``; ``parameters``; latency and tokens per second (see `generation.Speed`);
-        ``tokens_per_answer``, a mean; ``ended``, the fraction of answers that the model ended
-        before the limit.
+        Its answers, the cross-entropy of each token row, and these figures: ``parameters``; latency
+        and tokens per second (see `generation.Speed`); ``tokens_per_answer``, a mean; ``ended``,
+        the fraction of answers that the model ended before the limit.
     """
     answers, speed = timed(generator, questions, decoding, batch_rows)
     model = generator.model
     longest = int(tokens.lengths.max())
     size = BatchConfig(batch_tokens=max(longest, batch_tokens), batch_rows=batch_rows)
     batches = BatchPlan(tokens, size).in_order()
-    nats, counted = answer_nats(AnswerModel(model), batches, model.device)
+    losses = answer_losses(AnswerModel(model), tokens, batches)
+    nats = np.where(tokens.answer_tokens > 0, losses * tokens.answer_tokens, 0.0)
     figures = {
-        "perplexity": perplexity(nats, counted),
-        "answer_tokens": counted,
         "parameters": parameter_count(model),
         **speed.to_json(),
         "tokens_per_answer": sum(answer.tokens for answer in answers) / len(answers),
         "ended": sum(answer.ended for answer in answers) / len(answers),
     }
-    return ModelFigures([answer.text for answer in answers], figures)
+    return ModelFigures([answer.text for answer in answers], nats.tolist(), figures)
 
 
 def size_on_disk(folder: str | Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.redaction import redacted_data
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.checksums import Damaged, DamagedFile, checked_json, json_with_checksum
@@ -97,7 +98,7 @@ class Ledger:
 
     def save(self, storage: Storage) -> None:
         """Write ``ledger.json``."""
-        data = {
+        told = {
             "run": self.run,
             "status": self.status,
             "message": self.message,
@@ -106,10 +107,12 @@ class Ledger:
             "waiting": self.waiting,
             "notes": self.notes,
             "export_notes": self.export_notes,
+        }
+        data = redacted_data(told) | {
             "stages": [entry.to_json() for entry in self.entries],
         }
         if self.damages:
-            data["damages"] = self.damages
+            data["damages"] = redacted_data(self.damages)
         if self.other is not None:
             data["other_requests"] = asdict(self.other)
         storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))
@@ -162,7 +165,7 @@ class Done:
             "digest": self.digest,
             "units": self.units,
             "accounts": [account.to_json() for account in self.accounts],
-            "identities": self.identities,
+            "identities": redacted_data(self.identities),
         }
         storage.write_bytes(f"{folder}/{DONE}", json_with_checksum(data))
 

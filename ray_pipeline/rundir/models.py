@@ -66,7 +66,9 @@ def model_names(storage: Storage) -> list[str]:
         paths = [path.split("/") for path in storage.list(MODELS, recursive=True)]
     except OSError as error:
         raise UserError(f"{storage.uri('models')}: cannot be read: {error}") from None
-    return sorted(parts[1] for parts in paths if len(parts) == 3 and parts[2] == "config.json")
+    names = [parts[1] for parts in paths if len(parts) == 3 and parts[2] == "config.json"]
+    # A process that was killed while it wrote a model leaves a hidden folder.
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def model_folder(name: str) -> str:

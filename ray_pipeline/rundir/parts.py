@@ -78,7 +78,6 @@ def write_part(
     fingerprint: str,
     input_digest: str,
     accounts: list[StageAccount],
-    durable: bool = False,
 ) -> PartInfo:
     """Commit a unit: write its rows, account and fingerprint atomically under the final name.
 
@@ -89,7 +88,6 @@ def write_part(
         fingerprint: identity of the stages that made them.
         input_digest: digest of the rows that they read.
         accounts: one for each stage.
-        durable: also survive a power loss, not only the death of the process.
 
     Raises:
         RunError: storage failed.
@@ -111,7 +109,7 @@ def write_part(
         sink,
         compression="zstd",
     )
-    storage.write_bytes(path, with_checksums(sink.getvalue()), durable=durable)
+    storage.write_bytes(path, with_checksums(sink.getvalue()))
     return info
 
 

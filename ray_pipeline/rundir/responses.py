@@ -6,7 +6,8 @@ that of the attempt with the highest number counts, and the last one of that att
 nothing. `journal_lines` has the format of the files, and what becomes of damaged lines.
 
 On object storage, where files cannot be appended to, an attempt writes a new numbered file every
-few seconds: a killed worker loses at most the responses of the last `FLUSH_SECONDS`.
+few seconds: a killed worker loses at most the responses of the last `FLUSH_SECONDS`. On a local
+disk files are synced as often: a power loss takes no more than that.
 
 A line that cannot be written stays in memory, and is written before the next one or at the end;
 `Journal.unwritten` counts what was lost in spite of that.
@@ -24,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from ray_pipeline.core.durable_files import make_folder, sync_folder
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.thinking import split_thinking
@@ -38,7 +40,8 @@ from ray_pipeline.rundir.journal_lines import (
 )
 from ray_pipeline.rundir.layout import RESPONSES, responses_folder
 
-#: Object storage: seconds between two writes of collected responses.
+#: Seconds between two flushes: writes of collected responses to object storage, syncs of local
+#: files.
 FLUSH_SECONDS = 2.0
 #: Folders of responses that are read at the same time.
 _THREADS = 16
@@ -140,10 +143,12 @@ class Journal:
         #: Lines to write, the first of them perhaps only the rest of one; and the answers in them.
         self._pending: list[tuple[bytes, Unwritten]] = []
         self._files_written = 0
+        #: Whether all that was written to the local file survives a power loss.
+        self._is_synced = True
         self._lock = threading.Lock()
-        #: Held while lines are sent to object storage: closing waits for a flush under way, whose
-        #: lines may come back to `_pending`.
-        self._sending = threading.Lock()
+        #: Held by a flush while it syncs the file or sends lines to object storage: closing waits
+        #: for it. Lines that could not be sent come back to `_pending`.
+        self._flushing = threading.Lock()
         self.unit_id = unit_id
         self.stored: dict[str, Response] = {}
         #: Keys of responses that a version stored whose keys left out the requests' options.
@@ -173,8 +178,8 @@ class Journal:
     def append(self, key: str, row_id: str, model: str, response: Response) -> None:
         """Store a response.
 
-        On a local disk it survives the death of this process when this returns; on object storage
-        after the next `flush`.
+        On a local disk it survives the death of this process when this returns, and a power loss
+        after the next `flush`; on object storage it survives either after the next `flush`.
 
         Raises:
             RunError: it cannot be written. It is kept in memory, see the module's description.
@@ -223,6 +228,7 @@ class Journal:
             while self._pending:
                 assert self._file is not None
                 line, answer = self._pending[0]
+                self._is_synced = False
                 # A full disk may take a part of a line. The rest follows it when there is room.
                 if rest := line[os.write(self._file, line) :]:
                     self._pending[0] = rest, answer
@@ -233,23 +239,26 @@ class Journal:
 
     def _open(self) -> int:
         path = self._storage.local_path(f"{self._folder}/{self._attempt}.jsonl")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        make_folder(path.parent)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        sync_folder(path.parent)
+        return file
 
     def _file_uri(self) -> str:
         return self._storage.uri(f"{self._folder}/{self._attempt}.jsonl")
 
     def flush(self) -> None:
-        """Write what is pending: the responses collected for object storage, or left by a failure.
+        """Write what is pending, and let all that was written survive a power loss.
+
+        Pending are the responses collected for object storage, or left by a failure.
 
         Raises:
             RunError: it cannot be written; it stays pending.
         """
-        if self._storage.is_local:
-            with self._lock:
-                self._append_pending()
-        else:
-            with self._sending:
+        with self._flushing:
+            if self._storage.is_local:
+                self._append_and_sync()
+            else:
                 self._send_pending()
 
     def _send_pending(self) -> None:
@@ -268,26 +277,39 @@ class Journal:
                 self._pending = lines + self._pending
             raise
 
+    def _append_and_sync(self) -> None:
+        with self._lock:
+            self._append_pending()
+            if self._is_synced or self._file is None:
+                return
+            # Of its own, so that responses can be appended meanwhile.
+            file = os.dup(self._file)
+            self._is_synced = True
+        try:
+            os.fsync(file)
+        except OSError as error:
+            self._is_synced = False
+            raise RunError(f"cannot write {self._file_uri()}: {error}") from error
+        finally:
+            os.close(file)
+
     @property
     def unwritten(self) -> Unwritten:
         """The answers that are not on storage; once the journal is closed, they are lost."""
         with self._lock:
             return sum((answer for _, answer in self._pending), Unwritten())
 
-    def close(self, durable: bool = False) -> None:
-        """Flush and close; with ``durable``, the responses also survive a power loss.
+    def close(self) -> None:
+        """Flush and close.
 
         Raises:
             RunError: something cannot be written; `unwritten` says what was lost.
         """
         try:
             self.flush()
-            if durable and self._file is not None:
-                os.fsync(self._file)
-        except OSError as error:
-            raise RunError(f"cannot write {self._file_uri()}: {error}") from error
         finally:
-            file, self._file = self._file, None
+            with self._lock:
+                file, self._file = self._file, None
             if file is not None:
                 os.close(file)
 

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.rows import kept
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.rundir.parts import read_rows
+from ray_pipeline.rundir.layout import ORIGINAL, VERSION
+from ray_pipeline.rundir.parts import existing_part, read_rows
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,16 @@ class StoredRows:
     storage: Storage
     paths: tuple[str, ...]
     digest: str
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns.
+
+        Raises:
+            RunError: the first part is gone or cannot be read.
+        """
+        names: list[str] = existing_part(self.storage, self.paths[0]).schema.names
+        return names
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The named columns of the kept rows, one part at a time.
@@ -63,6 +74,22 @@ class StoredRows:
         finally:
             os.unlink(path)  # the mapping keeps the data until the table is garbage-collected
 
+    def originals(self, columns: Sequence[str], /, **equal: str) -> pa.Table:
+        """As `mapped`, without the rows that are paraphrases of others (``version``).
+
+        Held-out rows are measured so: the questions of a source are independent of each other, and
+        a model's paraphrases of one are not. All rows where none is an original, or where the run
+        has no versions.
+
+        Raises:
+            RunError: as `mapped`.
+        """
+        if VERSION not in self.columns:
+            return self.mapped(columns, **equal)
+        rows = self.mapped(list(dict.fromkeys([*columns, VERSION])), **equal)
+        found = rows.filter(is_original(rows))
+        return (found if found.num_rows else rows).select(list(columns))
+
     def _write(
         self, path: str, columns: list[str], containing: Mapping[str, str], equal: dict[str, str]
     ) -> None:
@@ -79,6 +106,11 @@ class StoredRows:
             if writer is None:
                 raise RunError("the run has no parts")
             writer.close()
+
+
+def is_original(rows: pa.Table) -> pa.ChunkedArray:
+    """Which rows are no paraphrase of another one, by their ``version``; booleans [rows]."""
+    return pc.equal(pc.fill_null(rows[VERSION], ORIGINAL), ORIGINAL)
 
 
 def rows_containing(table: pa.Table, column: str, value: str) -> pa.Table:

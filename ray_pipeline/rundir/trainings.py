@@ -18,6 +18,7 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.layout import segment_folder, work_folder
 from ray_pipeline.rundir.ledger import Done
 from ray_pipeline.rundir.reader import RunReader
+from ray_pipeline.rundir.unreadable import read_json_lines
 
 #: Seconds between two saves of a curve.
 _SAVE_SECONDS = 5.0
@@ -61,8 +62,8 @@ class Curve:
 
 
 def read_curve(storage: Storage, path: str) -> list[dict[str, Any]]:
-    """The lines of a curve, as plain data; empty where there is no file."""
-    return [orjson.loads(line) for line in (storage.read_bytes(path) or b"").splitlines()]
+    """The lines of a curve, as plain data; empty where there is no file, or not one is readable."""
+    return [line for line in read_json_lines(storage, path) if isinstance(line, dict)]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ appears under its name only when it is complete.
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +14,9 @@ from typing import BinaryIO, cast
 
 import pyarrow.fs as pafs
 
+from ray_pipeline.core.durable_files import replacing
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.sources.files import locate
-
-_CHUNK = 1 << 20
 
 
 def staged_uri(scratch: str, name: str) -> str:
@@ -45,8 +42,8 @@ def publish(uri: str) -> Iterator[BinaryIO]:
     fs, path = locate(uri)
     try:
         if isinstance(fs, pafs.LocalFileSystem):
-            with _renamed_at_the_end(Path(path)) as stream:
-                yield stream
+            with replacing(Path(path)) as stream:
+                yield cast(BinaryIO, stream)
             return
         # An object appears when its upload is completed: a killed process leaves none.
         with fs.open_output_stream(path) as remote:
@@ -58,15 +55,3 @@ def publish(uri: str) -> Iterator[BinaryIO]:
                 raise
     except OSError as error:
         raise RunError(f"cannot write {uri}: {error}") from error
-
-
-@contextmanager
-def _renamed_at_the_end(path: Path) -> Iterator[BinaryIO]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb", buffering=_CHUNK) as stream:
-            yield stream
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

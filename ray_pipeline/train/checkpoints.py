@@ -10,7 +10,10 @@ import torch
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.unreadable import tell
 
+#: What torch raises for a file that is empty, cut off, or full of something else.
+_TORN = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
 _NAME = re.compile(r"step-(\d+)\.pt$")
 
 
@@ -55,8 +58,8 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 return self._read(step)
-            except (RuntimeError, EOFError, pickle.UnpicklingError):
-                continue
+            except _TORN as error:
+                tell(self.storage, self._path(step), error)
         return None
 
     def load(self, step: int) -> dict[str, Any]:
@@ -67,7 +70,7 @@ class Checkpoints:
         """
         try:
             return self._read(step)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        except (*_TORN, OSError) as error:
             path = self.storage.uri(self._path(step))
             raise RunError(f"checkpoint {path} cannot be read: {error}") from error
 

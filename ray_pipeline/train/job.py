@@ -19,13 +19,14 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig
-from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
+from ray_pipeline.models.tokenizer import load_tokenizer, tokenizer_hash, vocabulary_size
 from ray_pipeline.rundir.layout import CACHE, SPLIT, SUBSETS, TOKENS
 from ray_pipeline.rundir.models import get_model
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.rundir.trainings import Curve
+from ray_pipeline.rundir.unreadable import read_json
 from ray_pipeline.train.adapters import AdapterConfig, quantisation, with_adapter
-from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
+from ray_pipeline.train.batches import BatchConfig, BatchPlan, Budget, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.forward import OnlineTeacher
 from ray_pipeline.train.held_out import answer_nats
@@ -41,7 +42,7 @@ from ray_pipeline.train.student import (
     make_student,
     parameter_count,
 )
-from ray_pipeline.train.teacher_cache import CachedTeacher, cache_table
+from ray_pipeline.train.teacher_cache import CachedTeacher, CacheInfo, cache_table
 
 
 class WorkersConfig(Section):
@@ -146,26 +147,29 @@ class Pace:
     """The parts of a loop's configuration that depend on the rows, by way of the batch plan.
 
     Attributes:
-        budget_tokens: tokens after which the training ends, in place of epochs; the last step is
-            the one that reaches them. Padding does not count.
+        budget: the length of the training and of its steps in tokens, in place of epochs and of
+            the sizes of steps.
         evaluations: how many there are, evenly spread, the last one at the end; None: as the
             configuration says.
         warmup_share: of all steps, that a warm-up configured in steps takes at most; None: it
             takes as many as it says.
     """
 
-    budget_tokens: int | None = None
+    budget: Budget | None = None
     evaluations: int | None = None
     warmup_share: float | None = None
 
     def of(self, config: LoopConfig, plan: BatchPlan) -> LoopConfig:
         """The configuration for the rows of a plan, whose schedule ends with the last step."""
-        if self.budget_tokens is not None:
-            steps, epochs = plan.reaching(self.budget_tokens)
-            config = config.model_copy(update={"epochs": epochs, "max_steps": steps})
+        if self.budget is not None:
+            config = config.model_copy(update={"epochs": 1})
         total = plan.total_steps(config.epochs)
-        if config.max_steps is not None:
-            total = min(total, config.max_steps)
+        return self.within(
+            config, total if config.max_steps is None else min(total, config.max_steps)
+        )
+
+    def within(self, config: LoopConfig, total: int) -> LoopConfig:
+        """The configuration of a training of a number of steps."""
         changed: dict[str, float] = {}
         if self.evaluations is not None:
             changed["evaluate_every"] = -(-total // self.evaluations)
@@ -222,9 +226,9 @@ class TrainingJob:
         return f"{self.folder}/result.json"
 
     def finished(self) -> dict[str, Any] | None:
-        """The result of a training that ended."""
-        raw = self.storage.read_bytes(self.result)
-        return None if raw is None else orjson.loads(raw)
+        """The result of a training that ended; None also where the file cannot be read."""
+        result = read_json(self.storage, self.result)
+        return result if isinstance(result, dict) else None
 
 
 def train(
@@ -353,7 +357,7 @@ class Bench:
         rows = token_rows(job.rows, "train", job.subset)
         model = job.model.build(job.storage, job.loop.seed)
         teacher = None if job.objective.beta == 0 else _teacher(job, rows, model, device)
-        plan = BatchPlan(rows, job.batches, job.loop.seed)
+        plan = BatchPlan(rows, job.batches, job.loop.seed, job.pace.budget)
         replica = Sharded(model, device) if sharded else Whole(model.to(device))
         return cls(plan, _validation(job), replica, teacher)
 
@@ -403,7 +407,7 @@ def token_rows(rows: StoredRows, split: str, subset: str | None = None) -> Token
 
 
 def _validation(job: TrainingJob) -> BatchPlan | None:
-    table = job.rows.mapped(TOKENS, **{SPLIT: "validation"})
+    table = job.rows.originals(TOKENS, **{SPLIT: "validation"})
     return BatchPlan(TokenRows(table), job.batches) if table.num_rows else None
 
 
@@ -413,12 +417,24 @@ def _teacher(job: TrainingJob, rows: TokenRows, student: Any, device: str) -> Te
     if job.teacher == "cached":
         table, info = cache_table(job.rows.mapped(CACHE, **{SPLIT: "train"}))
         shared_vocabulary(logit_count(student), info.vocabulary, info.vocabulary)
-        return CachedTeacher(table, rows, info)
+        return CachedTeacher(table, rows, _needed(job, info))
     folder = get_model(job.storage, job.teacher_name)
     tokens = vocabulary_size(load_tokenizer(folder))
     teacher = load(folder).to(device)
     shared = shared_vocabulary(logit_count(student), logit_count(teacher), tokens)
     return OnlineTeacher(teacher, shared)
+
+
+def _needed(job: TrainingJob, stored: CacheInfo) -> CacheInfo:
+    """What the cache of a training has to be of: the tokens of the model that is trained.
+
+    Which teacher it is of is not compared: the stage that computed it is made again with another
+    teacher, and a table of several is refused.
+    """
+    tokenizer = load_tokenizer(job.model.folder(job.storage))
+    return replace(
+        stored, vocabulary=vocabulary_size(tokenizer), tokenizer=tokenizer_hash(tokenizer)
+    )
 
 
 def _figures(loop: Loop) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, model_validator
 
 from ray_pipeline.core.config import Section
+from ray_pipeline.core.durable_files import make_folder, replace_folder
 from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_line
+from ray_pipeline.models.hub import at_commit
 from ray_pipeline.models.tokenizer import check_vocabulary, vocabulary_size
 
 
@@ -92,8 +94,9 @@ def load(name: str, dtype: torch.dtype = torch.float32, quantization: Any = None
     from transformers import AutoModelForCausalLM
 
     try:
+        repo, commit = at_commit(name)
         return AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, quantization_config=quantization
+            repo, dtype=dtype, quantization_config=quantization, **commit
         )
     except (OSError, ValueError) as error:
         reason = first_line(error)
@@ -226,18 +229,12 @@ def save(
         model = copy.deepcopy(model).to(dtype)
     scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         for name, text in (files or {}).items():
             (scratch / name).write_text(text)
-        if target.exists():
-            old = target.with_name(f"{scratch.name}.old")
-            target.rename(old)
-            scratch.rename(target)
-            shutil.rmtree(old)
-        else:
-            scratch.rename(target)
+        replace_folder(scratch, target)
     except OSError as error:
         raise RunError(f"model could not be written to {target}: {error}") from error
     finally:

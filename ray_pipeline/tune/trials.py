@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from ray_pipeline.core.config import Section
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.unreadable import read_json, read_json_lines
 from ray_pipeline.train.loop import LoopConfig
 from ray_pipeline.train.losses import Objective
 
@@ -179,7 +180,7 @@ class Trials:
         self._storage = storage
         self._path = path
         self._study = study
-        lines = [orjson.loads(line) for line in (storage.read_bytes(path) or b"").splitlines()]
+        lines = read_json_lines(storage, path)
         #: In the order in which they finished.
         self.records = [TrialRecord.from_json(line) for line in lines if line["study"] == study]
 
@@ -207,9 +208,12 @@ def get_best(storage: Storage) -> Parameters:
     """The best parameters of the run's search.
 
     Raises:
-        RunError: there are none.
+        RunError: there are none, or they cannot be read.
     """
-    raw = storage.read_bytes(BEST)
-    if raw is None:
-        raise RunError(f"{storage.uri(BEST)}: the run's search left no parameters")
-    return Parameters(**orjson.loads(raw))
+    best = read_json(storage, BEST)
+    if not isinstance(best, dict):
+        raise RunError(
+            f"{storage.uri(BEST)}: the run's search left no parameters that can be read. Delete "
+            "the file, and run again: finished trials are not repeated"
+        )
+    return Parameters(**best)

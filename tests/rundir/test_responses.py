@@ -108,7 +108,7 @@ def test_what_a_full_disk_refuses_is_written_when_there_is_room(
     assert len(Journal(storage, "ask", "unit").stored) == (room == 450)
     disk.room = 10_000
     journal.append("c", "row", "model", ANSWER)
-    journal.close(durable=True)
+    journal.close()
     assert journal.unwritten == Unwritten()
     assert Journal(storage, "ask", "unit").stored == dict.fromkeys("abc", ANSWER)
 

@@ -10,14 +10,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.tiny_models import VOCABULARY, tiny_model, token_table
+from support.tiny_models import VOCABULARY, tiny_model, token_table, word_tokenizer
+from support.tiny_study import tiny_job
 from transformers import AutoTokenizer
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.models import packaged as models
-from ray_pipeline.models.tokenizer import vocabulary_size
+from ray_pipeline.models.tokenizer import tokenizer_hash, vocabulary_size
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
 from ray_pipeline.train.forward import AnswerModel, OnlineTeacher
+from ray_pipeline.train.job import train
+from ray_pipeline.train.loop import World
 from ray_pipeline.train.losses import Objective, answer_loss
 from ray_pipeline.train.student import load
 from ray_pipeline.train.teacher_cache import (
@@ -135,3 +138,29 @@ def test_vllm_says_what_transformers_says(tmp_path) -> None:
         assert one == pytest.approx(other, abs=0.02), name
     same = pc.equal(*(pc.list_flatten(t["teacher_ids"]) for t in (plain, theirs)))
     assert pc.mean(same).as_py() > 0.95  # near ties may change places
+
+
+def test_a_training_refuses_the_cache_of_another_tokenizer(tmp_path) -> None:
+    """It is compared with the model that is trained, not with itself."""
+    job = replace(tiny_job(tmp_path), teacher="cached")
+    path = tmp_path / "part.parquet"
+    table = pq.read_table(path)
+    rows = TokenRows(table)
+    tokenizer = word_tokenizer()
+    fits = CacheInfo(4, vocabulary_size(tokenizer), tokenizer_hash(tokenizer), "tiny")
+    teacher = tiny_model().float()
+
+    def trained_with(info: CacheInfo) -> None:
+        plan = BatchPlan(rows, BatchConfig(batch_tokens=512))
+        made = CacheWriter(teacher, info)(rows, plan.in_order())
+        added = table
+        for name in made.column_names:
+            if name != "row_id":
+                added = added.append_column(name, made[name])
+        teachers = pa.array([info.to_json()] * table.num_rows)
+        pq.write_table(added.append_column("teacher", teachers), path)
+        train(replace(job, folder=info.tokenizer), World(), "cpu", lambda _: None)
+
+    trained_with(fits)
+    with pytest.raises(UserError, match=r"teacher's cache does not fit \(tokenizer: other, needed"):
+        trained_with(replace(fits, tokenizer="other"))

@@ -9,6 +9,7 @@ from typing import Any
 from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.text import NONE, plain
 from ray_pipeline.evaluate.text import COST, QUALITY, Metric
+from ray_pipeline.report.model_differences import ModelDifference, read_differences
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.section import Section
 
@@ -49,7 +50,12 @@ class Evaluation:
     #: Rows that were answered, and those that perplexity was measured on.
     rows: int | None
     test_rows: int | None
+    #: Independent questions among the rows that were answered; None in older runs.
+    questions: int | None
     models: list[ModelLine]
+    #: The same models on paraphrases of these rows, and how many of these were answered.
+    versions: list[ModelLine]
+    version_rows: int | None
     quality: list[Metric]
     cost: list[Metric]
     #: What distilling gained, in a sentence; None unless both students were evaluated.
@@ -68,16 +74,29 @@ def read(reader: ReportReader) -> Evaluation | None:
     if not models:
         return None
     quality, cost = _measured(QUALITY, models), _measured(COST, models)
-    rows, test_rows = (finite(figures.get(name)) for name in ("rows", "test_rows"))
+    reworded = {n: m["versions"] for n, m in models.items() if isinstance(m.get("versions"), dict)}
+    gains = {
+        one.metric: one
+        for one in read_differences(figures)
+        if (one.model, one.than) == (DISTILLED, ALONE)
+    }
     return Evaluation(
-        rows=int(rows) if rows is not None else None,
-        test_rows=int(test_rows) if test_rows is not None else None,
+        rows=_number(figures.get("rows")),
+        test_rows=_number(figures.get("test_rows")),
+        questions=_number(figures.get("questions")),
         models=[_line(name, models, quality, cost) for name in models],
+        versions=[_line(name, reworded, quality, []) for name in reworded],
+        version_rows=_number(figures.get("version_rows")),
         quality=quality,
         cost=cost,
-        verdict=verdict(models.get(DISTILLED), models.get(ALONE)),
+        verdict=verdict(models.get(DISTILLED), models.get(ALONE), gains),
         signature=_signature(models),
     )
+
+
+def _number(value: Any) -> int | None:
+    number = finite(value)
+    return None if number is None else int(number)
 
 
 def _measured(metrics: Sequence[Metric], models: Mapping[str, Any]) -> list[Metric]:
@@ -125,40 +144,59 @@ def _times(
     return f"{mine / whole:.2f} ×" if mine is not None and whole else None
 
 
-def verdict(distilled: Mapping[str, Any] | None, alone: Mapping[str, Any] | None) -> str | None:
+def verdict(
+    distilled: Mapping[str, Any] | None,
+    alone: Mapping[str, Any] | None,
+    differences: Mapping[str, ModelDifference] | None = None,
+) -> str | None:
     """What distilling gained over training alone, in one sentence, also where it lost.
 
     Figures that read the same are called equal, so that the sentence never says more than the
-    table shows.
+    table shows; a difference whose interval includes none is called unclear.
+
+    Args:
+        distilled: figures of the distilled student.
+        alone: figures of the student trained alone.
+        differences: with their intervals, by the metric's key; empty for older runs.
     """
     if not isinstance(distilled, Mapping) or not isinstance(alone, Mapping):
         return None
-    gained: list[str] = []
-    lost: list[str] = []
-    equal: list[str] = []
+    verbs: dict[str, list[str]] = {name: [] for name in _VERBS}
     for metric in QUALITY:
         mine, others = finite(distilled.get(metric.key)), finite(alone.get(metric.key))
         if mine is None or others is None:
             continue
         texts = metric.shown(mine), metric.shown(others)
+        difference = (differences or {}).get(metric.key)
+        interval = (
+            f"; {difference.text}, 95 % interval {difference.interval}"
+            if (difference is not None and difference.interval)
+            else ""
+        )
         if texts[0] == texts[1]:
-            equal.append(f"{metric.label} ({texts[0]})")
-        else:
-            is_better = (mine > others) is metric.higher_is_better
-            (gained if is_better else lost).append(
-                f"{metric.label} ({texts[0]} against {texts[1]})"
-            )
-    return _sentence(gained, lost, equal)
+            verbs["changed nothing in"].append(f"{metric.label} ({texts[0]})")
+            continue
+        is_better = (mine > others) is metric.higher_is_better
+        verb = "gained in" if is_better else "lost in"
+        if difference is not None and not difference.is_clear:
+            verb = "made no clear difference in"
+        verbs[verb].append(f"{metric.label} ({texts[0]} against {texts[1]}{interval})")
+    return _sentence(verbs)
 
 
-def _sentence(gained: list[str], lost: list[str], equal: list[str]) -> str | None:
-    if not gained and not lost:
-        if not equal:
-            return None
-        return f"Distilled and trained alone, the student measures the same: {_listed(equal)}."
-    parts = [("gained in", gained), ("lost in", lost), ("changed nothing in", equal)]
-    verbs = [f"{verb} {_listed(metrics)}" for verb, metrics in parts if metrics]
-    return f"Over the same student trained alone, distilling {_listed(verbs)}."
+#: What distilling may have done, in the order of the sentence.
+_VERBS = ("gained in", "lost in", "made no clear difference in", "changed nothing in")
+
+
+def _sentence(verbs: Mapping[str, list[str]]) -> str | None:
+    said = {verb: metrics for verb, metrics in verbs.items() if metrics}
+    if not said:
+        return None
+    if list(said) == ["changed nothing in"]:
+        equal = _listed(said["changed nothing in"])
+        return f"Distilled and trained alone, the student measures the same: {equal}."
+    parts = [f"{verb} {_listed(metrics)}" for verb, metrics in said.items()]
+    return f"Over the same student trained alone, distilling {_listed(parts)}."
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from ray_pipeline.core.text import plain, shortened
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.section import Section
 from ray_pipeline.report.sections.evaluation import ALONE, DISTILLED, STAGE, in_order, label
+from ray_pipeline.rundir.layout import ORIGINAL, VERSION
 
 FILE = "exports/validation_results.csv"
 _ANSWER, _SCORE = "_answer", "_sentence_bleu"
@@ -62,7 +63,11 @@ def read(reader: ReportReader) -> Samples | None:
     models = [n.removesuffix(_ANSWER) for n in rows.column_names if n.endswith(_ANSWER)]
     if not models or not {"row_id", "question", "reference"} <= set(rows.column_names):
         return None
-    compared = [_Compared(row, models) for row in rows.slice(0, _ROWS).to_pylist()]
+    compared = [
+        _Compared(row, models)
+        for row in rows.slice(0, _ROWS).to_pylist()
+        if row.get(VERSION, ORIGINAL) == ORIGINAL
+    ]
     compared.sort(key=lambda row: row.row_id)
     groups = [(title, [row.sample() for row in some]) for title, some in _chosen(compared) if some]
     leads = [row.lead for row in compared if row.lead is not None]

@@ -14,6 +14,7 @@ import pyarrow.csv as pacsv
 from pydantic import Field
 
 from ray_pipeline.core.config import Execution
+from ray_pipeline.core.spreadsheets import without_formulas
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate.experiment import completions as metrics
 from ray_pipeline.evaluate.experiment.cells import Cell, groups, read_cells
@@ -21,8 +22,9 @@ from ray_pipeline.evaluate.statistics import estimate, perplexity_of
 from ray_pipeline.models.decoding import Decoding, Generated
 from ray_pipeline.models.device import check_gpu, device
 from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.rundir.unreadable import read_json
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
-from ray_pipeline.stages.training.evaluate import chosen
+from ray_pipeline.stages.training.measured_rows import chosen
 from ray_pipeline.stages.training.missing_rows import require_rows
 from ray_pipeline.stages.training.tokenise import Tokenise
 
@@ -119,7 +121,9 @@ class SubsetGenerations(ArtifactStage):
         measured = {cell.name: self._measured(cell, prompts, place) for cell in cells}
         lines = [line for found, _ in measured.values() for line in found]
         with place.storage.writer(RESULTS) as file:
-            pacsv.write_csv(pa.Table.from_pylist(lines, _SCHEMA), file)
+            table = pa.Table.from_pylist(lines, _SCHEMA)
+            is_safe = self.settings.for_spreadsheets
+            pacsv.write_csv(without_formulas(table) if is_safe else table, file)
         return {
             "prompts": len(prompts.row_ids),
             "samples": self.config.samples,
@@ -161,12 +165,12 @@ class SubsetGenerations(ArtifactStage):
     def _completions(self, cell: Cell, prompts: _Prompts, place: Workplace) -> dict[str, Any]:
         """The result of `_made`, from storage if an earlier attempt left it there."""
         path = f"{place.folder}/{cell.name}.json"
-        raw = place.storage.read_bytes(path)
-        if raw is None:
+        found: dict[str, Any] | None = read_json(place.storage, path)
+        if found is None:
             place.say(f"  {cell.name} completes {len(prompts.row_ids)} instructions")
             raw = orjson.dumps(self._made(cell, prompts, place.storage))
             place.storage.write_bytes(path, raw)
-        found: dict[str, Any] = orjson.loads(raw)
+            found = orjson.loads(raw)
         return found
 
     def _made(self, cell: Cell, prompts: _Prompts, storage: Storage) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from ray_pipeline.core.rows import drop, kept
+from ray_pipeline.rundir.layout import ORIGINAL
 from ray_pipeline.stage import MapStage, Row, StageConfig
 from ray_pipeline.stages.text.answers import contains_text, is_chatter, is_refusal
-from ray_pipeline.stages.text.paraphrases import ORIGINAL, asks, bare, same_numbers, same_words
+from ray_pipeline.stages.text.paraphrases import asks, bare, same_numbers, same_words
 
 TYPOS = "typos"
 _TRUTH = frozenset({"yes", "no", "true", "false"})

@@ -8,9 +8,10 @@ import pyarrow as pa
 from pydantic import Field
 
 from ray_pipeline.llm.asking import AnswerError, Llm
+from ray_pipeline.rundir.layout import ORIGINAL
 from ray_pipeline.stage import AskStage, AskStageConfig, Drop, Expand, Row
 from ray_pipeline.stages.text.answers import Check, is_chatter, is_refusal
-from ray_pipeline.stages.text.paraphrases import ORIGINAL, asks, same_words, tidy, word_count
+from ray_pipeline.stages.text.paraphrases import asks, same_words, tidy, word_count
 
 
 class Augment(AskStage):

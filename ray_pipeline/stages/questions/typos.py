@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from ray_pipeline.core.rows import created_row_id, set_column
+from ray_pipeline.rundir.layout import ORIGINAL
 from ray_pipeline.stage import MapStage, StageConfig
-from ray_pipeline.stages.text.paraphrases import ORIGINAL
 
 Kind = Literal["transposition", "omission", "doubling", "neighbour", "apostrophe", "space"]
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from ray_pipeline.core.durable_files import replace_folder
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 from ray_pipeline.core.storage import Storage
@@ -268,9 +269,7 @@ def _publish(folder: Path, storage: Storage) -> None:
     """Put the finished files under ``exports``, instead of what an earlier run left there."""
     storage.delete_folder(FOLDER)
     if storage.is_local:
-        target = storage.local_path(FOLDER)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder.replace(target)
+        replace_folder(folder, storage.local_path(FOLDER))
         return
     # The files that say that a subset is complete come last.
     files = [path for path in folder.rglob("*") if path.is_file()]

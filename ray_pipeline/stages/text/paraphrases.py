@@ -9,9 +9,6 @@ import re
 
 from ray_pipeline.stages.text.answers import tidy_question
 
-#: ``version`` of a row that is not a paraphrase of another one.
-ORIGINAL = "original"
-
 _ABOUT_IT = r"(?:re-?written|rephrased|paraphrased?|rewrite|version|question|sentence|answer|way)"
 _PREAMBLE = re.compile(
     r"^\W*(?:"

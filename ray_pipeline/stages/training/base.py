@@ -32,6 +32,8 @@ class TrainingConfig(StageConfig):
 class TrainingStage(ArtifactStage):
     """Trains a model on the token rows of the training split, and keeps it in the run."""
 
+    version = 2  # since validation rows are those of the source, without their paraphrases
+    uses_seed = True
     reads = {
         "input_ids": pa.list_(pa.int32()),
         "answer_mask": pa.list_(pa.bool_()),
@@ -58,6 +60,10 @@ class TrainingStage(ArtifactStage):
     def tokenizer(self) -> str:
         """Folder or hub id of the tokenizer with which the rows were tokenised."""
         return self.stage_of(Tokenise).tokenizer
+
+    def seeded(self, loop: LoopConfig) -> LoopConfig:
+        """A loop's configuration with the run's seed added to its own."""
+        return loop.model_copy(update={"seed": self.settings.seed + loop.seed})
 
     @abstractmethod
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:

@@ -130,7 +130,7 @@ class Distil(TrainingStage):
             name="student",
             text=self.text,
             objective=parameters.objective,
-            loop=parameters.loop(self.config.loop),
+            loop=self.seeded(parameters.loop(self.config.loop)),
             batches=self.config.batches,
             teacher=self.config.teacher,
         )
@@ -169,6 +169,6 @@ class TrainAlone(TrainingStage):
             model=distil.source,
             name="student-alone",
             text=self.text,
-            loop=parameters.loop(config.loop),
+            loop=self.seeded(parameters.loop(config.loop)),
             batches=config.batches,
         )

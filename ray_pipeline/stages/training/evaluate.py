@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import torch
-import xxhash
 from pydantic import Field
 
 from ray_pipeline.core.config import Execution
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.spreadsheets import without_formulas
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate import text as text_metrics
+from ray_pipeline.evaluate.comparisons import Difference, Measured, PairedTest
 from ray_pipeline.evaluate.generation import TextGenerator
 from ray_pipeline.evaluate.model import ModelFigures, measure, size_on_disk
 from ray_pipeline.models.decoding import Decoding, trained_format
 from ray_pipeline.models.device import check_gpu, device
 from ray_pipeline.models.tokenizer import load_tokenizer
-from ray_pipeline.rundir.layout import SPLIT, TOKENS
+from ray_pipeline.rundir.layout import SPLIT
 from ray_pipeline.rundir.stored_rows import StoredRows
+from ray_pipeline.rundir.unreadable import tell
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
 from ray_pipeline.stages.training.distil import Distil, TrainAlone
+from ray_pipeline.stages.training.measured_rows import MeasuredRows
 from ray_pipeline.stages.training.missing_rows import require_rows
 from ray_pipeline.stages.training.split import SplitStage
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.tokenise import Tokenise
-from ray_pipeline.train.batches import TokenRows
 from ray_pipeline.train.job import ModelSource
 
 #: The file of all answers, relative to the run directory.
@@ -38,14 +43,9 @@ RESULTS = "exports/validation_results.csv"
 BEFORE = "student-before"
 
 
-@dataclass(frozen=True)
-class _TestRows:
-    """The test rows: tokens of all, and the rows to answer, in the order of the source."""
-
-    tokens: TokenRows
-    row_ids: list[str]
-    questions: list[str]
-    references: list[str]
+#: Pairs of models whose differences are measured: what distilling gained over training alone, what
+#: training gained, and what the student lost against the teacher.
+COMPARED = (("student", "student-alone"), ("student", BEFORE), ("student", "teacher"))
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,13 @@ class Evaluate(ArtifactStage):
 
     It measures the models that the run's stages made, and the student as it was before training.
     Each model's answers are stored as soon as they are made: a later attempt reads them.
+
+    The figures are of the rows of the source; those of their paraphrases stand apart. The
+    differences between models have intervals over independent questions.
     """
 
     name = "evaluate"
+    version = 2
     needs_stages = (Tokenise,)
     makes = (RESULTS,)
     needs_test_rows = True
@@ -85,8 +89,14 @@ class Evaluate(ArtifactStage):
         rows: int = Field(
             200,
             ge=1,
-            description="maximum number of test rows that the models answer; the perplexity is "
-            "computed on all test rows",
+            description="maximum number of test rows of the source that the models answer; the "
+            "perplexity is computed on all of them",
+        )
+        version_rows: int | None = Field(
+            None,
+            ge=0,
+            description="maximum number of paraphrases of these rows that are answered, too, one "
+            "of each row; 0: none; null: as `rows`",
         )
         max_new_tokens: int = Field(64, ge=1, description="maximum number of tokens per answer")
         dtype: Literal["float32", "bfloat16"] = Field(
@@ -119,28 +129,52 @@ class Evaluate(ArtifactStage):
         measured = {
             subject.name: self._figures(subject, test, place) for subject in self._subjects()
         }
-        _write(place.storage, test, {name: one.answers for name, one in measured.items()})
-        models = {
-            name: {**text_metrics.summary(one.answers, test.references), **one.figures}
-            for name, one in measured.items()
-        }
+        answers = {name: one.answers for name, one in measured.items()}
+        _write(place.storage, test, answers, self.settings.for_spreadsheets)
+        models = {name: _summary(one, test) for name, one in measured.items()}
         for name, figures in models.items():
             place.say(_progress_line(name, figures))
-        return {"models": models, "rows": len(test.row_ids), "test_rows": len(test.tokens)}
+        originals = test.are_originals
+        return {
+            "models": models,
+            "differences": [one.to_json() for one in self._differences(measured, test)],
+            "rows": len(test.originals),
+            "questions": test.originals.number_of_questions,
+            "version_rows": len(test.versions),
+            "test_rows": int(originals.sum()),
+            "test_questions": len(set(test.groups[originals])),
+            "test_version_rows": int((~originals).sum()),
+        }
 
-    def _test_rows(self, rows: StoredRows) -> _TestRows:
+    def _test_rows(self, rows: StoredRows) -> MeasuredRows:
         text = self.stage_of(Tokenise).config.text
-        columns = dict.fromkeys([*TOKENS, text.question_column, text.answer_column])
         require_rows(self, rows, test="to evaluate on")
-        table = rows.mapped(list(columns), **{SPLIT: "test"})
-        drawn = chosen(table["row_id"].to_pylist(), self.config.rows, self.settings.seed)
-        asked = table.take(drawn)
-        return _TestRows(
-            TokenRows(table),
-            asked["row_id"].to_pylist(),
-            asked[text.question_column].to_pylist(),
-            [answer.strip() for answer in asked[text.answer_column].to_pylist()],
+        limit, versions = self.config.rows, self.config.version_rows
+        return MeasuredRows(
+            rows,
+            text.question_column,
+            text.answer_column,
+            limit=limit,
+            version_limit=limit if versions is None else versions,
+            seed=self.settings.seed,
         )
+
+    def _differences(
+        self, models: Mapping[str, ModelFigures], test: MeasuredRows
+    ) -> list[Difference]:
+        originals, asked = test.are_originals, test.originals
+        paired = PairedTest(
+            asked.references,
+            asked.groups,
+            test.tokens.answer_tokens[originals].tolist(),
+            test.groups[originals].tolist(),
+            self.settings.seed,
+        )
+        measured = {
+            name: Measured(one.answers[: len(asked)], np.array(one.nats)[originals].tolist())
+            for name, one in models.items()
+        }
+        return paired.differences(measured, COMPARED)
 
     def _subjects(self) -> Iterator[_Subject]:
         if self.find_stage(TrainTeacher) is not None:
@@ -151,17 +185,20 @@ class Evaluate(ArtifactStage):
         if self.find_stage(TrainAlone) is not None:
             yield _Subject("student-alone", ModelSource("student-alone", of_run=True))
 
-    def _figures(self, subject: _Subject, test: _TestRows, place: Workplace) -> ModelFigures:
+    def _figures(self, subject: _Subject, test: MeasuredRows, place: Workplace) -> ModelFigures:
         """The metrics of a model, measured now or by an earlier attempt."""
         path = f"{place.folder}/{subject.name}.json"
         if (raw := place.storage.read_bytes(path)) is not None:
-            return ModelFigures.from_json(raw)
+            try:
+                return ModelFigures.from_json(raw)
+            except (ValueError, KeyError, TypeError) as error:
+                tell(place.storage, path, error)
         place.say(f"  asking {subject.name}")
         figures = self._measured(subject, test, place.storage)
         place.storage.write_bytes(path, figures.to_json())
         return figures
 
-    def _measured(self, subject: _Subject, test: _TestRows, storage: Storage) -> ModelFigures:
+    def _measured(self, subject: _Subject, test: MeasuredRows, storage: Storage) -> ModelFigures:
         folder = subject.source.folder(storage)
         tokenizer = load_tokenizer(folder)
         model = subject.source.build(storage, self._student_seed())
@@ -173,43 +210,67 @@ class Evaluate(ArtifactStage):
         config = self.config
         found = measure(
             generator,
-            test.questions,
+            [*test.originals.questions, *test.versions.questions],
             test.tokens,
             Decoding(config.max_new_tokens),
             config.batch_rows,
             config.batch_tokens,
         )
         disk = size_on_disk(folder) if subject.is_saved else {"bytes": None, "dtype": None}
-        return ModelFigures(found.answers, {**found.figures, **disk})
+        return replace(found, figures={**found.figures, **disk})
 
     def _student_seed(self) -> int:
         """The seed with which `Distil` initialises its student, to get the same initial weights."""
         distil = self.find_stage(Distil)
-        return 0 if distil is None else distil.config.loop.seed
+        return 0 if distil is None else self.settings.seed + distil.config.loop.seed
 
 
-def chosen(row_ids: Sequence[str], number: int, seed: int) -> list[int]:
-    """Positions of at most ``number`` rows, in order, drawn by hashes of their ids and the seed.
+def _summary(model: ModelFigures, test: MeasuredRows) -> dict[str, Any]:
+    """The figures of a model on the rows of the source, and on paraphrases under ``versions``."""
+    originals, asked = test.are_originals, len(test.originals)
+    summary = {
+        **text_metrics.summary(model.answers[:asked], test.originals.references),
+        **_perplexity(model, test, originals),
+        **model.figures,
+    }
+    if len(test.versions):
+        summary["versions"] = {
+            **text_metrics.summary(model.answers[asked:], test.versions.references),
+            **_perplexity(model, test, ~originals),
+        }
+    return summary
 
-    The first ones would be of the source's beginning alone, and files are often sorted.
-    """
-    keys = [xxhash.xxh3_64_intdigest(f"evaluate:{seed}:{row_id}".encode()) for row_id in row_ids]
-    return sorted(sorted(range(len(keys)), key=keys.__getitem__)[:number])
+
+def _perplexity(
+    model: ModelFigures, test: MeasuredRows, rows: npt.NDArray[np.bool_]
+) -> dict[str, Any]:
+    tokens = int(test.tokens.answer_tokens[rows].sum())
+    nats = math.fsum(np.array(model.nats)[rows])
+    return {"perplexity": text_metrics.perplexity(nats, tokens), "answer_tokens": tokens}
 
 
-def _write(storage: Storage, test: _TestRows, answers: Mapping[str, list[str]]) -> None:
+def _write(
+    storage: Storage,
+    test: MeasuredRows,
+    answers: Mapping[str, list[str]],
+    for_spreadsheets: bool,
+) -> None:
     """Write one line per row, with each model's answer and its scores."""
+    asked = (test.originals, test.versions)
+    references = [text for rows in asked for text in rows.references]
     columns: dict[str, Any] = {
-        "row_id": test.row_ids,
-        "question": test.questions,
-        "reference": test.references,
+        "row_id": [row_id for rows in asked for row_id in rows.row_ids],
+        "version": [version for rows in asked for version in rows.versions],
+        "question": [question for rows in asked for question in rows.questions],
+        "reference": references,
     }
     for model, texts in answers.items():
         columns[f"{model}_answer"] = texts
-        for metric, values in text_metrics.scores(texts, test.references).items():
+        for metric, values in text_metrics.scores(texts, references).items():
             columns[f"{model}_{metric}"] = values
+    table = pa.table(columns)
     with storage.writer(RESULTS) as file:
-        pacsv.write_csv(pa.table(columns), file)
+        pacsv.write_csv(without_formulas(table) if for_spreadsheets else table, file)
 
 
 def _progress_line(name: str, figures: Mapping[str, Any]) -> str:

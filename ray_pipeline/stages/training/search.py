@@ -144,11 +144,12 @@ class Search(TrainingStage, ParameterSearch):
             self.config.space.beta.high
         )  # above 0: the teacher is loaded, because some trials need it
         changed = self.config.loop.model_dump(exclude_none=True)
+        job = self.distil.job_with(self.training.parameters, rows, place)
         return replace(
-            self.distil.job_with(self.training.parameters, rows, place),
+            job,
             name=None,
             objective=Objective(beta=beta),
-            loop=self.training.loop.model_copy(update=changed),
+            loop=job.loop.model_copy(update=changed),
         )
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:

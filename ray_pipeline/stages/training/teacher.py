@@ -64,7 +64,7 @@ class TrainTeacher(TrainingStage):
             model=ModelSource(self.model("model"), adapter=adapter),
             name="teacher",
             text=self.text,
-            loop=self.config.loop,
+            loop=self.seeded(self.config.loop),
             batches=self.config.batches,
         )
 

@@ -137,3 +137,45 @@ def test_hostile_model_names_stay_texts(tmp_path: Path) -> None:
     shown = page(run)
     assert "script" not in shown.names and "\x1b" not in shown.text
     assert "<script>alert(1)</script>" in shown.text
+
+
+def difference(metric: str, value: float, low: float | None, high: float | None) -> dict[str, Any]:
+    names = {"model": "student", "than": "student-alone", "metric": metric}
+    return {**names, "value": value, "low": low, "high": high, "questions": 14}
+
+
+def test_a_difference_whose_interval_includes_none_is_not_called_a_gain(tmp_path: Path) -> None:
+    run = with_models(
+        tmp_path,
+        MODELS,
+        questions=14,
+        differences=[
+            difference("perplexity", 0.7787, 0.7, 0.86),
+            difference("bleu", 1.75, -0.5, 4.0),
+            difference("sentence_bleu", 0.05, None, None),
+            difference("exact_match", -0.0625, -0.1, -0.01),
+        ],
+    )
+    assert found(run).verdict == (
+        "Over the same student trained alone, distilling gained in perplexity (9.500 against "
+        "12.20; 0.78 ×, 95 % interval 0.70 × to 0.86 ×), lost in exact match (6.2 % against "
+        "12.5 %; −0.0625, 95 % interval −0.1000 to −0.0100), made no clear difference in BLEU "
+        "(10.25 against 8.50; +1.75, 95 % interval −0.50 to +4.00) and sentence BLEU (0.2000 "
+        "against 0.1500) and changed nothing in ROUGE-L (0.3300)."
+    )
+    assert "Answers to 16 rows, 14 independent questions." in page(run).words
+
+
+def test_paraphrases_have_a_table_of_their_own(tmp_path: Path) -> None:
+    models = {
+        name: {**figures, "versions": {"perplexity": 50.0 + place, "bleu": 1.0}}
+        for place, (name, figures) in enumerate(MODELS.items())
+    }
+    run = with_models(tmp_path, models, version_rows=12)
+    section = found(run)
+    assert [line.quality[0].text for line in section.versions] == [
+        f"{50 + list(MODELS).index(name):.2f}"
+        for name in ("teacher", "student-before", "student", "student-alone")
+    ]
+    assert section.models[0].quality[0].text == "2.125"
+    assert "asked 12 of these questions in other words" in page(run).words

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+from support.stored_parts import put_part
 from support.tiny_models import qa_table, tiny_model, word_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -20,13 +20,15 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate.generation import TextGenerator
+from ray_pipeline.evaluate.model import ModelFigures
 from ray_pipeline.evaluate.text import corpus_bleu, exact_match, rouge_l, sentence_bleu
 from ray_pipeline.models.decoding import Decoding
 from ray_pipeline.models.text import TextConfig, Tokeniser
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import Settings, Workplace
 from ray_pipeline.stages.training.distil import Distil, TrainAlone
-from ray_pipeline.stages.training.evaluate import RESULTS, Evaluate, chosen
+from ray_pipeline.stages.training.evaluate import RESULTS, Evaluate
+from ray_pipeline.stages.training.measured_rows import chosen
 from ray_pipeline.stages.training.split import Split
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.tokenise import Tokenise
@@ -61,8 +63,20 @@ class Run:
         return load(str(self.storage.local_path(f"models/{name}")))
 
 
-def stored_rows(storage: Storage, splits: Sequence[str]) -> StoredRows:
-    """Two parts of token rows with their splits; answers have white space around them."""
+def stored_rows(
+    storage: Storage,
+    splits: Sequence[str],
+    versions: Mapping[int, tuple[str, int]] | None = None,
+    groups: Mapping[int, str] | None = None,
+) -> StoredRows:
+    """Parts of token rows with their splits; answers have white space around them.
+
+    Args:
+        storage: for the parts.
+        splits: of the rows.
+        versions: by position, of rows that are paraphrases: their version and their source.
+        groups: by position, of rows that have twins: the name of their group.
+    """
     number = len(splits)
     questions = [f"what is {WORDS[i % 9]} {WORDS[i // 9 % 9]} ?" for i in range(number)]
     answers = [f" {WORDS[i * 7 % 9]} {' '.join(WORDS[: i % 4])} " for i in range(number)]
@@ -71,12 +85,24 @@ def stored_rows(storage: Storage, splits: Sequence[str]) -> StoredRows:
     data = made.drop_columns("row_id").append_column("split", pa.array(splits))
     for name in ("input_ids", "answer_mask"):
         data = data.append_column(name, tokens[name])
+    if versions is not None:
+        named = [versions.get(i, ("original", 0))[0] for i in range(number)]
+        data = data.append_column("version", pa.array(named))
+    if groups is not None:
+        data = data.append_column(
+            "split_group", pa.array([groups.get(i) for i in range(number)], pa.string())
+        )
     rows = with_envelope(data, made["row_id"].to_pylist())
+    if versions is not None:
+        parents = [
+            made["row_id"][versions[i][1]].as_py() if i in versions else None for i in range(number)
+        ]
+        at = rows.column_names.index("parent_id")
+        rows = rows.set_column(at, "parent_id", pa.array(parents, pa.string()))
     paths = []
     for first in range(0, number, 10):
         paths.append(f"part-{first:03d}.parquet")
-        with storage.writer(paths[-1]) as file:
-            pq.write_table(rows.slice(first, 10), file)
+        put_part(storage.local_path(paths[-1]), rows.slice(first, 10))
     return StoredRows(storage, tuple(paths), "digest")
 
 
@@ -102,7 +128,7 @@ def test_the_file_has_each_models_answers_and_their_scores(run: Run) -> None:
     figures = run.make()
     rows = run.results()
     of_each = ["answer", "sentence_bleu", "rouge_l", "exact_match"]
-    assert list(rows[0]) == ["row_id", "question", "reference"] + [
+    assert list(rows[0]) == ["row_id", "version", "question", "reference"] + [
         f"{model}_{column}" for model in MODELS for column in of_each
     ]
     assert (figures["rows"], figures["test_rows"], len(rows)) == (8, TEST, 8)
@@ -239,3 +265,89 @@ def test_without_test_rows_it_says_what_to_do(run: Run) -> None:
 def test_a_gpu_that_is_not_there_is_refused_before_the_run(run: Run) -> None:
     with pytest.raises(UserError, match="gpu is true, and this machine has none"):
         Evaluate().bound(Evaluate.Config(gpu=True), run.settings).check()
+
+
+# Paraphrases, and questions that are not independent
+
+
+def versions_of(first: int, number: int) -> dict[int, tuple[str, int]]:
+    """Paraphrases of the rows before ``first``: a formal and a casual one of each."""
+    kinds = ("formal", "casual")
+    return {
+        first + 2 * source + place: (kind, source)
+        for source in range(number)
+        for place, kind in enumerate(kinds)
+    }
+
+
+@pytest.fixture
+def reworded(run: Run) -> Run:
+    """Six rows to test on with two paraphrases each."""
+    run.rows = stored_rows(run.storage, ["test"] * 18, versions_of(6, 6))
+    return run
+
+
+def test_paraphrases_are_measured_apart(reworded: Run) -> None:
+    figures = reworded.make()
+    rows = reworded.results()
+    assert (figures["rows"], figures["test_rows"]) == (6, 6)
+    assert (figures["version_rows"], figures["test_version_rows"]) == (6, 12)
+    assert [row["version"] for row in rows[:6]] == ["original"] * 6
+    assert {row["version"] for row in rows[6:]} == {"formal", "casual"}
+    table = reworded.rows.mapped(["row_id", "parent_id", "input_ids", "answer_mask"])
+    parents = dict(zip(table["row_id"].to_pylist(), table["parent_id"].to_pylist(), strict=True))
+    # One paraphrase of each row that is answered.
+    assert sorted(parents[row["row_id"]] for row in rows[6:]) == sorted(
+        row["row_id"] for row in rows[:6]
+    )
+    for kind, some in (("rows", rows[:6]), ("versions", rows[6:])):
+        for model in MODELS:
+            found = figures["models"][model]
+            found = found if kind == "rows" else found["versions"]
+            scores = [float(row[f"{model}_rouge_l"]) for row in some]
+            assert found["rouge_l"] == pytest.approx(sum(scores) / 6)
+    tokens = [sum(mask[1:]) for mask in table["answer_mask"].to_pylist()]
+    teacher = figures["models"]["teacher"]
+    assert teacher["answer_tokens"] == sum(tokens[:6])
+    assert teacher["versions"]["answer_tokens"] == sum(tokens[6:])
+
+    reworded.storage.delete_folder("stages")
+    figures = reworded.make(CONFIG.model_copy(update={"version_rows": 0}))
+    assert figures["version_rows"] == 0 and "versions" not in figures["models"]["teacher"]
+
+
+def test_rows_that_are_all_paraphrases_are_measured_as_they_are(run: Run) -> None:
+    run.rows = stored_rows(run.storage, ["test"] * 4, {i: ("formal", 0) for i in range(4)})
+    figures = run.make()
+    assert (figures["rows"], figures["test_rows"], figures["version_rows"]) == (4, 4, 0)
+
+
+def test_differences_have_intervals_over_independent_questions(run: Run) -> None:
+    groups = {i: "twins" for i in range(4)}
+    run.rows = stored_rows(run.storage, ["test"] * TEST, groups=groups)
+    figures = run.make()
+    assert (figures["rows"], figures["questions"]) == (8, figures["rows"] - shared(run, groups))
+    assert figures["test_questions"] == TEST - 3
+    by_pair = {(one["model"], one["than"], one["metric"]): one for one in figures["differences"]}
+    assert {pair[:2] for pair in by_pair} == {
+        ("student", other) for other in ("student-alone", "student-before", "teacher")
+    }
+    for (model, than, metric), one in by_pair.items():
+        mine, others = (figures["models"][name][metric] for name in (model, than))
+        expected = mine / others if metric == "perplexity" else mine - others
+        assert one["value"] == pytest.approx(expected)
+        assert one["low"] <= one["high"]
+        number = "test_questions" if metric == "perplexity" else "questions"
+        assert one["questions"] == figures[number]
+
+
+def shared(run: Run, groups: Mapping[int, str]) -> int:
+    """How many of the answered rows are of a group that another answered row is of."""
+    ids = run.rows.mapped(["row_id"])["row_id"].to_pylist()
+    answered = {row["row_id"] for row in run.results()}
+    return max(0, len(answered & {ids[i] for i in groups}) - 1)
+
+
+def test_a_model_that_diverged_is_measured_again_from_its_file(tmp_path: Path) -> None:
+    figures = ModelFigures(["a"], [math.inf, 1.5], {"parameters": 1})
+    assert ModelFigures.from_json(figures.to_json()) == figures
