@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,9 @@ app.add_typer(models.app, name="models")
 
 def main() -> None:
     """Entry point of the command."""
+    # Read when Ray is imported. A thread of Ray Data that outlives the end of an interrupted run
+    # would start another cluster, which this process then leaves behind.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     app()
 
 

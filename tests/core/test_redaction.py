@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import html
+import json
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.soak import EXAMPLES
 
 from ray_pipeline.core import redaction
 from ray_pipeline.core.redaction import (
     HIDDEN,
+    SHORTEST,
     is_secret,
     literal_secrets,
     redacted,
     redacted_data,
+    spellings,
+    without,
     without_known,
 )
 
@@ -140,3 +150,63 @@ HOSTILE += [" ", "a", "\n", "?", "://", "hf_a", "-----BEGIN PRIVATE KEY-----", "
 def test_a_long_hostile_text_is_read_in_linear_time(piece: str) -> None:
     # With an unbounded pattern it would take minutes.
     assert redacted(piece * (300_000 // len(piece)))
+
+
+# --------------------------------------------------------------------------- any secret, any text
+
+WRITTEN: list[Callable[[str], str]] = [
+    str,
+    repr,
+    html.escape,
+    lambda secret: quote(secret, safe=""),
+    json.dumps,
+    lambda secret: json.dumps(json.dumps({"error": secret})),
+    lambda secret: json.dumps(secret, ensure_ascii=False),
+    lambda secret: f"{ValueError(f'no login with {secret}')!r}",
+]
+#: Pieces of texts that hold what looks like secrets, and of ones that nearly do.
+PIECES = [
+    "http://",
+    "s3://",
+    "a:b@",
+    "@",
+    "host",
+    "/v1",
+    "?",
+    "key=",
+    "&",
+    "api_key",
+    ": ",
+    "=",
+    "'",
+]
+PIECES += [
+    '"',
+    "Bearer ",
+    "sk-abcd1234efgh5678",
+    "${NAME}",
+    "[hidden]",
+    "\n",
+    " ",
+    "password",
+    "8080",
+]
+PIECES += ["AKIAIOSFODNN7EXAMPLE", "\\", "{", "}", "Authorization", ":", "token", "1"]
+
+
+@given(st.text(min_size=SHORTEST, max_size=24), st.sampled_from(WRITTEN), st.text(max_size=9))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_a_secret_of_any_characters_is_hidden_however_it_is_written(
+    secret: str, write: Callable[[str], str], around: str
+) -> None:
+    text = f"{around}<{write(secret)}>"
+    hidden = without([secret], text)
+    for form in spellings(secret):
+        assert form not in hidden or form in HIDDEN or form in around + "<>"
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=16).map("".join))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_what_is_hidden_once_stays_as_it_is(text: str) -> None:
+    once = redacted(text)
+    assert redacted(once) == once

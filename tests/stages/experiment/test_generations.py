@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 from support.made_cells import cells, record, records
+from support.stored_parts import put_part
 from support.tiny_models import tiny_model, word_tokenizer
 
 from ray_pipeline.core.errors import UserError
@@ -19,7 +20,6 @@ from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate.generation import TextGenerator
 from ray_pipeline.models.text import TextConfig
-from ray_pipeline.rundir.parts import write_part
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import Settings, Workplace
 from ray_pipeline.stages.experiment.generations import (
@@ -68,7 +68,7 @@ def stored_rows(storage: Storage, split: str = "test") -> StoredRows:
         "split": [split, "train"] * 6,
     }
     table = with_envelope(pa.table(rows), [f"row-{n:02d}" for n in range(12)])
-    write_part(storage, "part.parquet", table, fingerprint="f", input_digest="i", accounts=[])
+    put_part(storage.local_path("part.parquet"), table)
     return StoredRows(storage, ("part.parquet",), "digest")
 
 

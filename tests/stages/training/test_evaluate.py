@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from support.stored_parts import put_part
 from support.tiny_models import qa_table, tiny_model, word_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -23,7 +24,6 @@ from ray_pipeline.evaluate.model import ModelFigures
 from ray_pipeline.evaluate.text import corpus_bleu, exact_match, rouge_l, sentence_bleu
 from ray_pipeline.models.decoding import Decoding
 from ray_pipeline.models.text import TextConfig, Tokeniser
-from ray_pipeline.rundir.parts import write_part
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import Settings, Workplace
 from ray_pipeline.stages.training.distil import Distil, TrainAlone
@@ -102,8 +102,7 @@ def stored_rows(
     paths = []
     for first in range(0, number, 10):
         paths.append(f"part-{first:03d}.parquet")
-        some = rows.slice(first, 10)
-        write_part(storage, paths[-1], some, fingerprint="f", input_digest="i", accounts=[])
+        put_part(storage.local_path(paths[-1]), rows.slice(first, 10))
     return StoredRows(storage, tuple(paths), "digest")
 
 
