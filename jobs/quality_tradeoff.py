@@ -49,7 +49,7 @@ PIPELINE = Pipeline(
                 "learn": "all",
             },
         ),
-        SelectSubsets(),  # the best 10k, 100k, 1M, each with a random control of its size
+        SelectSubsets(draws=3),  # the best 10k, 100k, 1M, and random controls of their sizes
         MeasureLeak(  # counts test rows with a twin in a subset
             *TEXTS, equal=("instruction",), equal_if_long=("response",)
         ),

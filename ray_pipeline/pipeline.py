@@ -15,6 +15,7 @@ import yaml
 from ray_pipeline.core.config import override, parse, read_yaml
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.file_names import check_name, same_file
+from ray_pipeline.core.redaction import has_login, literal_secrets, parts_of, remember
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.cluster import ship_with_workers
 from ray_pipeline.engine.config import RunConfig, config_type
@@ -231,14 +232,68 @@ def _with_count_of_old_run(raw: dict[str, Any]) -> dict[str, Any]:
 
     A number like ``1.0`` was once a count; today it is refused, except where a run continues.
     """
-    budget, run_dir = raw.get("budget"), raw.get("run_dir")
+    budget = raw.get("budget")
     limit = budget.get("max_failed_rows") if isinstance(budget, dict) else None
-    if not isinstance(limit, float) or not 1 <= limit < 2**63 or not isinstance(run_dir, str):
+    if not isinstance(limit, float) or not 1 <= limit < 2**63:
         return raw
-    stored = yaml.safe_load(Storage(run_dir).read_bytes(CONFIG_FILE) or b"{}")
-    if (stored.get("budget") or {}).get("max_failed_rows") != limit:
+    if (_stored(raw).get("budget") or {}).get("max_failed_rows") != limit:
         return raw
     return override(raw, {"budget.max_failed_rows": int(limit)})
+
+
+def _stored(raw: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that the run directory holds; empty where there is none."""
+    run_dir = raw.get("run_dir")
+    if not isinstance(run_dir, str):
+        return {}
+    try:
+        stored = yaml.safe_load(Storage(run_dir).read_bytes(CONFIG_FILE) or b"{}")
+    except yaml.YAMLError:  # it is written anew
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _check_secrets(raw: dict[str, Any], where: str) -> None:
+    """Check that no secret is in the configuration as plain text.
+
+    A run directory from before this was refused may hold one: it continues with it.
+
+    Raises:
+        UserError: a line for each, with how to write it.
+    """
+    literals = list(literal_secrets(raw))
+    if not literals:
+        return
+    # A directory is the same one with credentials from elsewhere.
+    is_open = all(key != "run_dir" for key, _, _ in literals)
+    stored = {key: value for key, value, _ in literal_secrets(_stored(raw) if is_open else {})}
+    lines = []
+    for key, value, why in literals:
+        if stored.get(key) == value:
+            for secret in parts_of(value):
+                remember(secret)
+        else:
+            lines.append(f"{key}: a secret as plain text ({why}). {_way_out(key, value)}")
+    if lines:
+        raise UserError(f"{where}: " + "\n".join(lines))
+
+
+def _way_out(key: str, value: Any) -> str:
+    """How to write a secret."""
+    is_url = isinstance(value, str) and "://" in value
+    if is_url and value.startswith("s3://"):
+        how = "leave it out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+    elif is_url and has_login(value):
+        how = (
+            "put them into environment variables, and name those: https://${USER}:${PASSWORD}@host"
+        )
+    elif is_url:
+        how = "put it into an environment variable, and name that: https://host/v1?key=${MY_KEY}"
+    elif ".api_keys_env" in key:
+        how = "put it into an environment variable, and give the variable's name"
+    else:
+        how = "put it into an environment variable, such as MY_KEY, and write ${MY_KEY} here"
+    return f"{how}; what is written in configurations is kept in every run directory"
 
 
 def load_job(
@@ -271,6 +326,7 @@ def load_job(
     raw |= {"address": address} if address is not None else {}
     raw |= {"job": script} if script is not None else {}
     raw = _with_count_of_old_run(raw)
+    _check_secrets(raw, str(config_file))
     if pipeline is None:
         is_named = script is not None or names_job(overrides)
         found = find_script(raw, str(config_file), _file(config), is_named=is_named, of_run=False)

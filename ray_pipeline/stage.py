@@ -68,6 +68,8 @@ class Settings:
     stages: Sequence[Stage] = ()
     #: The run directory, where `ArtifactStage`s leave what later stages load.
     run_dir: str = ""
+    #: Whether formulas in CSV files are written as text.
+    for_spreadsheets: bool = False
 
 
 class Stage(ABC):

@@ -44,7 +44,7 @@ NOT_IN_ROWS = "is no part of what rows are made of"
 #: Patterns of keys, the first that fits counts, and where the comparison is or why there is none.
 COMPARED = {
     r"llms\.(actors|concurrency|.*_per_minute|timeout_seconds|max_tries|max_backoff_seconds)": API,
-    r"llms\.(give_up_after_seconds|usd_per_million|base_url|api_keys_env)": API,
+    r"llms\.(give_up_after_seconds|usd_per_million|base_url|api_keys_env|headers)": API,
     r"llms\.(batch_size|max_num_seqs|num_cpus)": LOCAL,
     r"llms\.engine": MAY_DIFFER,
     r"llms\.tensor_parallel_size": NOT_HERE,
@@ -124,6 +124,7 @@ def test_limits_and_patience_of_an_api_change_no_row(command: Command, tmp_path:
             # Any variable that the cluster's workers have: this server takes every key.
             **api | {"api_keys_env": ["HF_HUB_OFFLINE"]},
             base_url=other.base_url,
+            headers={"X-Team": "${HF_HUB_OFFLINE}"},
             actors=2,
             concurrency=3,
             requests_per_minute=6000,

@@ -8,31 +8,68 @@ import select
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ray_pipeline.core.errors import BudgetExhausted, RunError, UserError
+from ray_pipeline.core.redaction import has_login, redacted
+from ray_pipeline.core.text import harmless
 
 #: By the status that a run ends with. Wrong input exits with 2.
 EXIT_CODES = {"succeeded": 0, "failed": 1, "budget_exhausted": 3, "interrupted": 130}
+
+
+class _Terminal(Console):
+    """A console that shows texts as they are: no markup, no emoji codes, no control characters.
+
+    A path may be ``runs/r[test]``, and a server's words may hold anything.
+    """
+
+    def __init__(self, file: IO[str], width: int | None = None) -> None:
+        super().__init__(file=file, width=width, highlight=False, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; texts without control characters."""
+        shown = [harmless(item) if isinstance(item, str) else item for item in objects]
+        super().print(*shown, **options)
+
 
 # On copies of the two descriptors: while a run is in progress, the originals belong to Ray
 # (`native_output_hidden`). A character that the terminal's encoding lacks is written as an escape
 # sequence: under LANG=C that may be any but ASCII, and elsewhere the bytes of a file name that are
 # no text. A file or a pipe has no width: tables then get a wide page.
-out = Console(
-    file=os.fdopen(os.dup(1), "w", buffering=1, errors="backslashreplace"),
-    highlight=False,
-    width=None if os.isatty(1) else 120,
+out = _Terminal(
+    os.fdopen(os.dup(1), "w", buffering=1, errors="backslashreplace"),
+    None if os.isatty(1) else 120,
 )
-err = Console(
-    file=os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace"), highlight=False
-)
+err = _Terminal(os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace"))
+
+
+def without_login(uri: str) -> str:
+    """The URI of a run directory, as it is.
+
+    Raises:
+        UserError: it holds a password, which other users of this machine see in the list of
+            processes.
+    """
+    if has_login(uri):
+        raise UserError(
+            f"{uri}: leave out the user and the password, and set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY instead"
+        )
+    return uri
+
+
+#: Which of the two are terminals; that cannot be asked any more once the terminal is closed.
+_TERMINALS = [console for console in (out, err) if os.isatty(console.file.fileno())]
 
 RunDirectory = Annotated[
-    str, typer.Argument(metavar="RUN", help="a run directory: path or s3:// URI")
+    str,
+    typer.Argument(
+        metavar="RUN", help="a run directory: path or s3:// URI", callback=without_login
+    ),
 ]
 
 
@@ -78,6 +115,17 @@ def _fail(error: Exception, code: int) -> None:
     raise typer.Exit(code)
 
 
+def hung_up() -> None:
+    """Write nothing more to a terminal that was closed: each attempt would be an error."""
+    for console in _TERMINALS:
+        with contextlib.suppress(OSError, ValueError):
+            descriptor = console.file.fileno()
+            if not os.isatty(descriptor):
+                nothing = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nothing, descriptor)
+                os.close(nothing)
+
+
 def _reader_has_left(console: Console) -> bool:
     """Whether a console writes into a pipe that nobody reads any more."""
     try:
@@ -117,9 +165,14 @@ def native_output_hidden(log: Path | None = None) -> Iterator[None]:
             for number, copy in enumerate(streams, start=1):
                 os.dup2(copy, number)
                 os.close(copy)
-            if unexpected:
+            chatter.seek(start)
+            printed = chatter.read().decode(errors="replace")
+            if (shown := redacted(printed)) != printed:
                 chatter.seek(start)
-                err.print(chatter.read().decode(errors="replace"), markup=False)
+                chatter.truncate()
+                chatter.write(shown.encode())
+            if unexpected:
+                err.print(shown, markup=False)
 
 
 def _opened(log: Path | None) -> IO[bytes]:

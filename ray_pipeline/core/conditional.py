@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.references import login_of
 from ray_pipeline.core.storage import Storage
 
 #: Seconds until a connection or a reply is given up, and the number of tries.
@@ -83,6 +84,8 @@ def _client(storage: Storage) -> Any:
     )
     try:
         session = botocore.session.get_session()
+        if (login := login_of(storage.root)) is not None:
+            session.set_credentials(*login)
         if session.get_credentials() is None:
             return None
         region = query.get("region") or session.get_config_variable("region") or "us-east-1"

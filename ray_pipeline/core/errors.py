@@ -5,12 +5,21 @@ from __future__ import annotations
 import itertools
 import re
 
+from ray_pipeline.core.redaction import redacted
 
-class UserError(Exception):
+
+class _Shown(Exception):
+    """An error whose message users see: secrets in it are hidden when it is made."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+class UserError(_Shown):
     """The configuration or the input is wrong (exit code 2). Nothing was started."""
 
 
-class RunError(Exception):
+class RunError(_Shown):
     """The run could not continue (exit code 1). What was committed stays valid."""
 
 
@@ -18,7 +27,7 @@ class LockLost(RunError):
     """Another run holds this run's directory by now, or may: this one must not write any more."""
 
 
-class BudgetExhausted(Exception):
+class BudgetExhausted(_Shown):
     """The money or token budget does not allow the next request (exit code 3)."""
 
 
@@ -28,12 +37,12 @@ class Stopping(Exception):
 
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message; its type's name where the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (redacted(str(error)).strip().splitlines() or [type(error).__name__])[0]
 
 
 def in_one_line(error: BaseException, length: int = 500) -> str:
     """An exception's whole message as one line, cut off at a number of characters."""
-    return " ".join(str(error).split())[:length]
+    return " ".join(redacted(str(error)).split())[:length]
 
 
 def last_line(error: BaseException) -> str:
@@ -41,7 +50,7 @@ def last_line(error: BaseException) -> str:
 
     For messages that contain a traceback: its last line names the cause.
     """
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return (redacted(str(error)).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def cause_in_words(error: BaseException, length: int = 500) -> str:
@@ -58,7 +67,7 @@ def cause_in_words(error: BaseException, length: int = 500) -> str:
     cause = getattr(error, "cause", None)
     while isinstance(cause, BaseException):
         error, cause = cause, getattr(cause, "cause", None)
-    text = without_colours(str(error)).strip()
+    text = redacted(without_colours(str(error))).strip()
     if _FRAME.search(text) and (message := _one_line(_after_traceback(text))):
         return message[:length]
     if death := _DEATH.search(text):

@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 
 from ray_pipeline.core.durable_files import replacing, sync_folder
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.references import login_of, resolve_login
 
 #: Bytes of the longest name of a file or folder on Linux and macOS.
 _NAME_BYTES = 255
@@ -46,7 +47,8 @@ class Storage:
     """A folder at a local path or a URI (``s3://bucket/prefix``).
 
     Object storage takes its endpoint and credentials from the usual environment variables
-    (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...).
+    (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...), or from others that the URI names, as in
+    ``s3://${KEY}:${SECRET}@bucket/prefix``.
 
     Raises:
         UserError: the URI names no known file system.
@@ -93,6 +95,18 @@ class Storage:
     def local_path(self, path: str = "") -> Path:
         """The path on this machine's file system; only where `is_local`."""
         return Path(self._full(path))
+
+    def make_private(self, path: str = "") -> None:
+        """Make a local folder that no other user can enter; one that exists is left as it is.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self.is_local:
+            folder = self.local_path(path)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
 
     def uri(self, path: str = "") -> str:
         """The full path or URI of a file; without a path, that of the root."""
@@ -254,14 +268,18 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         raise UserError(f"{uri!r}: has a control character, which no path here may have")
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    uri = resolve_login(uri, uri)
     try:
         if urlsplit(uri).scheme != "s3":
             return pafs.FileSystem.from_uri(uri)
         # With a delayed open a small file is one PUT, not the three requests of a multipart upload.
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
             scheme, _, host = endpoint.partition("://")
-            fs = pafs.S3FileSystem(endpoint_override=host, scheme=scheme, allow_delayed_open=True)
-            return fs, uri.removeprefix("s3://")
+            options = {"endpoint_override": host, "scheme": scheme, "allow_delayed_open": True}
+            if (login := login_of(uri)) is not None:
+                options |= dict(zip(("access_key", "secret_key"), login, strict=True))
+                uri = f"s3://{uri.partition('@')[2]}"
+            return pafs.S3FileSystem(**options), uri.removeprefix("s3://")
         separator = "&" if "?" in uri else "?"
         return pafs.FileSystem.from_uri(f"{uri}{separator}allow_delayed_open=true")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:

@@ -7,11 +7,15 @@ from typing import Any
 
 import orjson
 
+from ray_pipeline.core.redaction import without_known
+
 NONE = "–"
 
 #: Control characters never reach a terminal or a page; C1 codes start escape sequences, too.
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _CONTROL[ord("\r")] = ""
+#: Nor do those that turn the direction of what follows: with them a text shows what it is not.
+_CONTROL |= {code: "\ufffd" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def count(number: float) -> str:
@@ -93,12 +97,17 @@ def latency(seconds: float) -> str:
 
 
 def plain(value: Any) -> str:
-    """A cell as text: strings without their control characters, other values as JSON."""
+    """A cell as text: strings without control characters and known secrets, others as JSON."""
     if value is None:
         return NONE
     if not isinstance(value, str):
         value = f"{value:g}" if isinstance(value, float) else orjson.dumps(value, str).decode()
-    return str(value).translate(_CONTROL)
+    return without_known(str(value)).translate(_CONTROL)
+
+
+def harmless(message: str) -> str:
+    """A message without control characters, which names of files and servers' words may hold."""
+    return message.translate(_CONTROL)
 
 
 def shortened(text: str, length: int) -> str:

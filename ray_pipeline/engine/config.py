@@ -51,6 +51,12 @@ class ExportConfig(Section):
         ["csv", "jsonl"],
         description="formats of the exported rows; hf is a folder for `datasets.load_from_disk`",
     )
+    for_spreadsheets: bool = Field(
+        False,
+        description="CSV files are safe to open in a spreadsheet: a text or a column's name that "
+        "begins like a formula (`=`, `+`, `-`, `@`, a tab or a line end) gets an apostrophe before "
+        "it; false: texts are written as they are",
+    )
 
 
 class RunConfig(Section):

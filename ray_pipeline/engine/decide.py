@@ -6,7 +6,6 @@ on a unit's rows are a small table on storage, which is then applied to the unit
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,17 +30,16 @@ from ray_pipeline.engine.segments import checked, in_order, works_on
 from ray_pipeline.engine.stored_tables import StepExecutor, StoredTables, Task, Written
 from ray_pipeline.engine.unit import FromSegment, SegmentJob, UnitState
 from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.checksums import DamagedFile, with_checksums
+from ray_pipeline.rundir.decisions import are_decided, mark_decided, stored_decisions
 from ray_pipeline.rundir.layout import DONE, decisions_folder, decisions_path
 from ray_pipeline.rundir.lock import working
 from ray_pipeline.rundir.parts import PartInfo
 from ray_pipeline.rundir.units import Unit
-from ray_pipeline.rundir.unreadable import tell
 from ray_pipeline.stage import DecideStage
 
 #: Rows whose keys one task extracts: a sixteenth of all rows, within these bounds.
 _LEAST_CHUNK, _MOST_CHUNK = 5_000, 100_000
-#: The content of the file that says for what stage and rows the decisions are.
-_IDENTITY = re.compile(rb"[0-9a-f]{32}")
 #: Seconds between two progress lines of a step.
 _REPORT_EVERY = 10.0
 
@@ -79,12 +77,9 @@ def decide(
     marker = f"{folder}/{DONE}"
     # The number: keys that an older version made half of would not be equal to ours.
     work_folder = f"{folder}/work-2-{identity[:16]}"
-    made = job.storage.read_bytes(marker)
-    if made == identity.encode():
+    if are_decided(job.storage, job.segment.folder, identity, say):
         job.storage.delete_folder(work_folder)  # left by an attempt that ended just before
         return
-    if made is not None and not _IDENTITY.fullmatch(made):
-        tell(job.storage, marker, ValueError("it is no fingerprint"))
     # The marker goes first: decisions of an earlier run, or half of these, must not look complete.
     job.storage.delete(marker)
     if not job.storage.exists(work_folder):
@@ -102,7 +97,7 @@ def decide(
         decisions.map(partial(_canonical, stage)).by_chunk().map(write).saved()
     except Exception as error:
         raise _explained(stage, error) from error
-    job.storage.write_bytes(marker, identity.encode())
+    mark_decided(job.storage, job.segment.folder, identity)
     job.storage.delete_folder(work_folder)
 
 
@@ -194,7 +189,7 @@ def _write_decisions(job: SegmentJob, unit_ids: Sequence[str], decisions: pa.Tab
         sink = pa.BufferOutputStream()
         pq.write_table(decisions.slice(start, end - start), sink)
         path = decisions_path(job.segment.folder, unit_ids[ordinal])
-        job.storage.write_bytes(path, sink.getvalue())
+        job.storage.write_bytes(path, with_checksums(sink.getvalue()))
     return pa.table({REF: pa.array(ordinals)})
 
 
@@ -237,18 +232,15 @@ def _stored_decisions(state: UnitState) -> pa.Table:
     """The decisions on a unit's rows.
 
     Raises:
-        RunError: they cannot be read; they do not count as made any more.
+        DamagedFile: they are not what was written; they do not count as made any more.
     """
+    folder, storage = state.job.segment.folder, state.job.storage
+    path = decisions_path(folder, state.unit.unit_id)
     try:
-        return pq.read_table(pa.BufferReader(state.decisions))
-    except (OSError, pa.ArrowInvalid) as error:
-        folder = state.job.segment.folder
-        storage, path = state.job.storage, decisions_path(folder, state.unit.unit_id)
+        return stored_decisions(storage, path, state.decisions)
+    except DamagedFile:
         storage.delete(f"{decisions_folder(folder)}/{DONE}")
-        raise RunError(
-            f"{storage.uri(path)}: the decisions cannot be read ({error}). Run again: they are "
-            "made again"
-        ) from error
+        raise
 
 
 def run_tasks(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.redaction import redacted
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.layout import LOG_FILE
 
@@ -38,12 +39,12 @@ class LogFile(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Append text; returns its length, as if all of it had been written."""
+        """Append text, without secrets; returns its length, as if all of it had been written."""
         try:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("ab", buffering=0)
-            self._file.write(text.encode("utf-8", "replace"))
+            self._file.write(redacted(text).encode("utf-8", "replace"))
         except OSError as error:
             self.error = self.error or error
         return len(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +22,9 @@ from ray_pipeline.engine.exports import check_export_names, check_formats
 from ray_pipeline.engine.off import Off
 from ray_pipeline.engine.segments import Segment, cut, schema_after, works_on
 from ray_pipeline.llm.prompt import Prompt
-from ray_pipeline.models import packaged as models
+from ray_pipeline.models.packaged import is_hub_id
 from ray_pipeline.rundir.layout import SOURCE_NAME
+from ray_pipeline.rundir.pinned import PinnedModels
 from ray_pipeline.sources.config import SourceConfig
 from ray_pipeline.sources.survey import SourceRequest, Survey, survey_all
 from ray_pipeline.stage import AskStage, Settings, Stage
@@ -42,6 +44,8 @@ class Prepared:
     #: The folder or hub id of each language model, and the identity of its weights, by its name.
     models: dict[str, str]
     revisions: dict[str, str]
+    #: The identity of every model's weights by its name, those of earlier starts included.
+    identities: dict[str, str]
 
 
 def prepare(
@@ -64,7 +68,12 @@ def prepare(
         UserError: the configuration or the input is wrong, in a way that would stop the run later.
     """
     configured = [stage.bound(stage_config(config, stage.name)) for stage in stages]
-    settings = Settings(seed=config.seed, stages=configured, run_dir=config.run_dir)
+    settings = Settings(
+        seed=config.seed,
+        stages=configured,
+        run_dir=config.run_dir,
+        for_spreadsheets=config.export.for_spreadsheets,
+    )
     chosen = [
         stage.bound(stage.config, settings) for stage in _until(configured, until or config.until)
     ]
@@ -72,15 +81,17 @@ def prepare(
     # A stage that is turned off needs no model, no prompt and no key.
     active = [stage for stage in chosen if not stage.is_off]
     used = _llms_used(config, active)
-    resolved, revisions = _resolve_llms(config, used)
+    pinned = PinnedModels(Storage(config.run_dir))
+    resolved, revisions = _resolve_llms(config, used, pinned)
     embedder = embedder_revision = None
     if any(stage.uses_embedder for stage in active):
-        embedder, embedder_revision = _resolve_model(config.embedder.model, "embedder.model")
+        embedder, embedder_revision = pinned.resolve(config.embedder.model, "embedder.model")
     prompts = {
         name: Prompt.load(_find_prompt(name, prompt_folders, where))
         for where, name in _prompts_used(active)
     }
-    stage_models, stage_revisions = _resolve_stage_models(active)
+    later = [stage for stage in configured[len(chosen) :] if not stage.is_off]
+    stage_models, stage_revisions = _resolve_stage_models(active, later, pinned)
     settings = replace(
         settings,
         embedder=embedder,
@@ -103,7 +114,17 @@ def prepare(
     check_formats(surveyed.schema, config.export.formats, to_run, is_local)
     segments = cut(to_run, _source_identity(config, surveyed.schema), config.save_every_stage)
     schemas = _input_schemas(segments, surveyed.schema)
-    return Prepared(config, to_run, segments, schemas, surveyed, prompts, resolved, revisions)
+    return Prepared(
+        config,
+        to_run,
+        segments,
+        schemas,
+        surveyed,
+        prompts,
+        resolved,
+        revisions,
+        pinned.identities,
+    )
 
 
 def _until(stages: Sequence[Stage], until: str | None) -> list[Stage]:
@@ -141,34 +162,40 @@ def _llms_used(config: RunConfig, stages: Sequence[Stage]) -> list[str]:
     return sorted({stage.config.llm for stage in asking})
 
 
-def _resolve_llms(config: RunConfig, used: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+def _resolve_llms(
+    config: RunConfig, used: Sequence[str], pinned: PinnedModels
+) -> tuple[dict[str, str], dict[str, str]]:
     resolved, revisions = {}, {}
     for name in used:
         llm = config.llms[name]
+        llm.check_environment(f"llms.{name}")
         llm.engine_type.check(name, llm)
         if llm.engine_type.is_local:
-            resolved[name], revisions[name] = _resolve_model(llm.model, f"llms.{name}.model")
+            where = f"llms.{name}.model"
+            resolved[name], revisions[name] = pinned.resolve(llm.model, where, llm.revision)
         else:
             resolved[name], revisions[name] = llm.model, llm.revision or ""
     return resolved, revisions
 
 
-def _resolve_stage_models(stages: Sequence[Stage]) -> tuple[dict[str, str], dict[str, str]]:
-    """The models that stages name themselves: the folder or hub id, and the identity, by name."""
+def _resolve_stage_models(
+    stages: Sequence[Stage], later: Sequence[Stage], pinned: PinnedModels
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The models that stages name themselves: the folder or hub id, and the identity, by name.
+
+    Those of stages after the last one to run get their commit now, too, if they have one.
+    """
     resolved, revisions = {}, {}
+    for stage in later:
+        for name in filter(is_hub_id, stage.models.values()):
+            with contextlib.suppress(UserError):
+                resolved[name], revisions[name] = pinned.resolve(name, f"stages.{stage.name}")
     for stage in stages:
         for key, name in stage.models.items():
             if name not in resolved:
                 where = f"stages.{stage.name}.{key}"
-                resolved[name], revisions[name] = _resolve_model(name, where)
+                resolved[name], revisions[name] = pinned.resolve(name, where)
     return resolved, revisions
-
-
-def _resolve_model(model: str, where: str) -> tuple[str, str]:
-    try:
-        return models.resolve(model), models.revision(model)
-    except models.ModelError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def _prompts_used(stages: Sequence[Stage]) -> list[tuple[str, str]]:

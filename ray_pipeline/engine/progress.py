@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
+from ray_pipeline.core.redaction import redacted
 from ray_pipeline.engine.coordinator import Snapshot
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.account import LlmUsage, StageAccount, total
@@ -140,3 +141,19 @@ class Display(Protocol):
             tally: the progress of the segments that run.
             starting: names of local models that are starting.
         """
+
+
+class Discreet:
+    """A display that is told no secrets.
+
+    Args:
+        display: gets the lines without them.
+    """
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self.update = display.update
+
+    def say(self, text: str) -> None:
+        """See `Display`."""
+        self._display.say(redacted(text))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.errors import LockLost, RunError, UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.exports import Exports
 from ray_pipeline.engine.prepare import Prepared
@@ -51,7 +51,7 @@ class RunLedger:
         self.of_run = ledger
         self.state = RunState([], [])
         self.unwritten = Unwritten()
-        self.exports = Exports()
+        self.exports = Exports(prepared.config.export.for_spreadsheets)
         self._storage = storage
         self._rows = prepared.survey.rows
         self._unit_ids = [unit.unit_id for unit in prepared.survey.units]
@@ -139,6 +139,8 @@ class RunLedger:
             names = {entry.account.name for entry in ledger.entries}
             ledger.other = other_requests(self._storage, names, self._unit_ids)
             self._save()
+        except LockLost:
+            raise  # that is why, and the ledger is another run's
         except RunError as error:
             # Why the run stopped matters more than that the ledger cannot be written.
             why = f"{message} (and the ledger does not say so: {error})" if message else error

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -86,6 +87,12 @@ class SegmentJob:
     retry: bool = False
     #: Id of the run, by which workers of an earlier one are told apart (`rundir.lock`).
     run_id: str = ""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # In whichever process it arrives: an exception there may quote the environment.
+        for llm in self.llms.values():
+            llm.remember_secrets()
 
     def for_source(self, source: str) -> SegmentJob:
         """This job for one source's rows: stages that do not work on them are off."""

@@ -1,4 +1,4 @@
-"""Means over seeds with their confidence intervals, and differences paired by seed."""
+"""Means with their confidence intervals, paired differences, and corrections for many of them."""
 
 from __future__ import annotations
 
@@ -71,6 +71,107 @@ def paired_difference(
     if not shared:
         return None
     return estimate([ours[seed] - others[seed] for seed in shared], confidence)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference with what its interval and its tests need.
+
+    Attributes:
+        mean: ours minus others'.
+        error: its standard error; None where there are too few values for one.
+        freedom: degrees of freedom of the error; 0 where there is none.
+        seeds: number of seeds that both sides have.
+        draws: number of draws of the other side.
+    """
+
+    mean: float
+    error: float | None
+    freedom: float
+    seeds: int
+    draws: int
+
+    def estimate(self, confidence: float = CONFIDENCE) -> Estimate:
+        """The mean with Student's t interval."""
+        from scipy import stats
+
+        number = self.seeds * self.draws
+        if self.error is None:
+            return Estimate(self.mean, None, None, number)
+        half = float(stats.t.ppf((1 + confidence) / 2, self.freedom)) * self.error
+        return Estimate(self.mean, self.mean - half, self.mean + half, number)
+
+    def p_value(self, against: float = 0.0) -> float | None:
+        """Two-sided p of Student's t test that the true difference is ``against``."""
+        from scipy import stats
+
+        if self.error is None:
+            return None
+        if self.error == 0:
+            return 1.0 if self.mean == against else 0.0
+        return float(2 * stats.t.sf(abs(self.mean - against) / self.error, self.freedom))
+
+
+def crossed_difference(
+    ours: Mapping[int, float], draws: Sequence[Mapping[int, float]]
+) -> Difference | None:
+    """The mean difference, ours minus that of several draws, over the seeds that all of them have.
+
+    With one draw, differences are paired by seed. With several, seeds and draws are two crossed
+    random effects without repetition: the squared error is ``(MS_seeds + MS_draws) / (seeds ·
+    draws)``, with Satterthwaite's degrees of freedom (Satterthwaite 1946; Searle, Casella and
+    McCulloch, *Variance Components*, 1992, chapter 4). It carries the chance of both. The mean
+    square of the residual is not subtracted, which errs towards a wider interval where there are
+    few: ``tests/evaluate/test_statistics.py`` has its coverage.
+
+    Args:
+        ours: a value for each seed.
+        draws: of each draw, a value for each seed; one draw or more.
+
+    Returns:
+        The difference; None if there is no draw, or no seed that all have.
+    """
+    shared = sorted(ours.keys() & set.intersection(*map(set, draws))) if draws else []
+    if not shared:
+        return None
+    values = [[ours[seed] - draw[seed] for draw in draws] for seed in shared]
+    of_seeds = [math.fsum(row) / len(row) for row in values]
+    of_draws = [math.fsum(column) / len(shared) for column in zip(*values, strict=True)]
+    mean = math.fsum(of_seeds) / len(shared)
+    total = len(shared) * len(draws)
+    squares = [
+        (_mean_square(of_seeds, mean) * len(draws), len(shared) - 1),
+        (_mean_square(of_draws, mean) * len(shared), len(draws) - 1),
+    ]
+    known = [(square, freedom) for square, freedom in squares if freedom]
+    if not known:
+        return Difference(mean, None, 0.0, len(shared), len(draws))
+    both = math.fsum(square for square, _ in known)
+    parts = math.fsum(square**2 / freedom for square, freedom in known)
+    freedom = both**2 / parts if parts else float(sum(freedom for _, freedom in known))
+    return Difference(mean, math.sqrt(both / total), freedom, len(shared), len(draws))
+
+
+def _mean_square(means: Sequence[float], mean: float) -> float:
+    if len(means) < 2:
+        return 0.0
+    return math.fsum((value - mean) ** 2 for value in means) / (len(means) - 1)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjusted p-values of a family of tests (Holm 1979, *Scandinavian Journal of Statistics* 6).
+
+    The k-th smallest of m is multiplied by ``m - k + 1``, and none is below a smaller one's. To
+    call significant what is below α then has a chance of at most α of one false call among all of
+    them, however they depend on each other. None stays None and does not count.
+    """
+    order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[place] = largest
+    return adjusted
 
 
 def perplexity_of(loss: float) -> float:

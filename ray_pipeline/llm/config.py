@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from ray_pipeline.core.config import AddedWith, Execution, Section
+from ray_pipeline.core.redaction import literal_secrets, parts_of, remember
+from ray_pipeline.core.references import resolve, values_in
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.shares import CountOrShare, count_of
 from ray_pipeline.llm.engines import ENGINES, engine_type, kind_of
@@ -42,6 +46,15 @@ _TEMPLATE_ARGUMENTS = frozenset(
     | {"padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs"}
     | {"return_assistant_tokens_mask"}
 )
+
+
+#: The name of an environment variable, and that of a header.
+_VARIABLE, _HEADER = re.compile(r"[A-Za-z_]\w*", re.ASCII), re.compile(r"[\w!#$%&'*+.^`|~-]+")
+_OWN_HEADERS = {"content-type", "content-length", "host", "transfer-encoding"}
+
+
+#: Fields in which ``${NAME}`` is the value of an environment variable.
+_MAY_NAME_VARIABLES = ("base_url", "headers", "extra_body", "engine_args")
 
 
 class LlmConfig(Section):
@@ -99,7 +112,15 @@ class LlmConfig(Section):
 
     # Servers
     base_url: Annotated[str | None, Execution] = Field(
-        None, description="URL of the server, up to and including `/v1`; null: OpenAI's own"
+        None,
+        description="URL of the server, up to and including `/v1`; null: OpenAI's own. A user, a "
+        "password or a key in it is written as `${NAME}`, for the environment variable with that "
+        "name: `https://${LLM_USER}:${LLM_PASSWORD}@host/v1`",
+    )
+    headers: Annotated[dict[str, str], Execution] = Field(
+        {},
+        description="further headers of each request, as `api-key: ${AZURE_KEY}`; `${NAME}` is "
+        "the value of an environment variable, and a secret is refused in any other form",
     )
     api_keys_env: Annotated[list[str], Execution] = Field(
         ["OPENAI_API_KEY"],
@@ -149,7 +170,8 @@ class LlmConfig(Section):
     extra_body: dict[str, Any] = Field(
         {},
         description="further fields of the request's JSON body, for options that only this "
-        "server accepts",
+        "server accepts; `${NAME}` in a text is the value of an environment variable, and a "
+        "secret is refused in any other form",
     )
 
     # Models in this cluster
@@ -192,7 +214,9 @@ class LlmConfig(Section):
         None, description="name or folder of a LoRA adapter to apply to the model"
     )
     engine_args: Annotated[dict[str, Any], AddedWith({})] = Field(
-        {}, description="further arguments of vLLM's `AsyncEngineArgs` (vllm)"
+        {},
+        description="further arguments of vLLM's `AsyncEngineArgs` (vllm); `${NAME}` in a text is "
+        "the value of an environment variable",
     )
 
     @field_validator("engine")
@@ -202,6 +226,27 @@ class LlmConfig(Section):
         if kind not in ENGINES:
             engine_type(kind)  # raises where there is none
         return engine
+
+    @field_validator("api_keys_env")
+    @classmethod
+    def _are_names(cls, variables: list[str]) -> list[str]:
+        if not all(_VARIABLE.fullmatch(variable) for variable in variables):
+            # Not shown: it may be the key itself.
+            raise ValueError(
+                "expected names of environment variables, such as OPENAI_API_KEY, and found "
+                "something else: put the key into an environment variable, and name that"
+            )
+        return variables
+
+    @field_validator("headers")
+    @classmethod
+    def _are_headers(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if not _HEADER.fullmatch(name) or not (value.isascii() and value.isprintable()):
+                raise ValueError(f"{name!r} is not a header: a name and a text of ASCII letters")
+            if name.lower() in _OWN_HEADERS:
+                raise ValueError(f"{name}: set by the engine, leave it out")
+        return headers
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -250,6 +295,26 @@ class LlmConfig(Section):
         elsewhere = {"model", "revision", "max_tokens", "temperature", "top_p", "stop", "reasks"}
         elsewhere |= {"split_thinking", "max_model_len"}
         return {k: v for k, v in self.identity().items() if v and k not in elsewhere}
+
+    def check_environment(self, where: str) -> None:
+        """Check that the environment variables which the settings name as ``${NAME}`` are set.
+
+        Raises:
+            UserError: one is not set; the message names it.
+        """
+        for name in _MAY_NAME_VARIABLES:
+            resolve(getattr(self, name), f"{where}.{name}")
+        self.remember_secrets()
+
+    def remember_secrets(self) -> None:
+        """Hide the secrets that the settings name, or hold, in this process from now on."""
+        settings = {name: getattr(self, name) for name in _MAY_NAME_VARIABLES}
+        secrets = [os.environ.get(name, "").strip() for name in self.api_keys_env]
+        secrets += values_in(settings)
+        # Those of a run directory from before plain text was refused.
+        secrets += [part for _, value, _ in literal_secrets(settings) for part in parts_of(value)]
+        for secret in secrets:
+            remember(secret)
 
     def resources(self, gpus_there: float) -> Resources:
         """Number of actors of a local model, and the CPUs and GPUs of each.

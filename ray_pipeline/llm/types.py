@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypedDict
 
 import orjson
 
+from ray_pipeline.core.redaction import redacted
 from ray_pipeline.rundir.responses import Response
 
 
@@ -105,6 +106,9 @@ class EngineError(Exception):
     #: Tokens and dollars that tries without a reply may have cost at most.
     lost_tokens: int = 0
     lost_usd: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.detail = redacted(self.detail)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}" if self.detail else self.code

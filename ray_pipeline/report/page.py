@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from ray_pipeline import __version__
 from ray_pipeline.core import text
+from ray_pipeline.core.redaction import without_known
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.report.header import read_header
 from ray_pipeline.report.reading import ReportReader
@@ -48,6 +49,7 @@ ORDER = [
     "differences",
     "samples",
     "tradeoff",
+    "orderings",
     "completions",
     "effort",
     "counts",
@@ -74,6 +76,7 @@ def write_report(storage: Storage) -> str:
         RunError: the directory cannot be read or written.
     """
     page, damages = render(ReportReader(storage.root))
+    page = without_known(page)
     storage.write_bytes(NAME, page.encode("utf-8", errors="replace"))
     if damages:
         raise DamagedFile(f"{storage.uri(NAME)} is not complete: {damages[0]}", damages[0])

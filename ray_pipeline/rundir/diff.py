@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from ray_pipeline.core.arrow_types import json_values
 from ray_pipeline.core.columns import is_vector
+from ray_pipeline.core.redaction import redacted_data
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS, KEPT, reason_code
 from ray_pipeline.core.text import plain, shortened
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
@@ -167,7 +168,23 @@ def _changed(a: dict[str, Any], b: dict[str, Any]) -> list[Changed]:
     flat_a, flat_b = flat(a), flat(b)
     keys = sorted({*flat_a, *flat_b})
     pairs = [Changed(key, flat_a.get(key), flat_b.get(key)) for key in keys]
-    return [pair for pair in pairs if pair.a != pair.b]
+    changed = [pair for pair in pairs if pair.a != pair.b]
+    return [
+        replace(pair, a=_shown_of(pair.key, pair.a), b=_shown_of(pair.key, pair.b))
+        for pair in changed
+    ]
+
+
+def _shown_of(key: str, value: Any) -> Any:
+    """The value of a dotted key as it may be shown, without secrets."""
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    shown = redacted_data(value)
+    for name in key.split("."):
+        if not isinstance(shown, dict):
+            break
+        shown = shown[name]
+    return shown
 
 
 def _stages(reader_a: RunReader, reader_b: RunReader) -> Iterator[StageDiff]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 #: The resolved configuration, the environment, the ledger, and the metrics of artifact stages.
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 LEDGER_FILE = "ledger.json"
+#: What exported files, models and other files were when they were written: `rundir.manifest`.
+FILES_FILE = "files.json"
 METRICS_FILE = "metrics.json"
 #: The units of the source, as Parquet.
 UNITS_FILE = "units.parquet"
@@ -73,8 +77,35 @@ def responses_folder(stage: str, unit_id: str) -> str:
 CELLS = "experiment/cells"
 #: The list of all cells, without curves; written when all of them are finished.
 INDEX = "experiment/cells.json"
-#: Suffix of the name of a subset's random control.
+#: Suffix of the name of a subset's first random control.
 CONTROL = "-random"
+_CONTROL = re.compile(rf"(?P<subset>.+){CONTROL}(?:-(?P<draw>[1-9][0-9]*))?")
+
+
+def control_name(subset: str, draw: int = 1) -> str:
+    """The name of a subset's random control; ``draw`` counts from 1."""
+    return f"{subset}{CONTROL}" if draw == 1 else f"{subset}{CONTROL}-{draw}"
+
+
+#: Prefixes of the name of a subset of the first rows by another column than the score.
+_HIGHEST, _LOWEST = "ordered-by-", "ordered-by-lowest-"
+
+
+def ordering_name(ordering: str) -> str:
+    """The name of the subset of the first rows in an ordering: a column, or ``-`` and a column."""
+    return f"{_LOWEST}{ordering[1:]}" if ordering.startswith("-") else f"{_HIGHEST}{ordering}"
+
+
+def is_ordering(name: str) -> bool:
+    """Whether a name is that of a subset by another column than the score."""
+    return name.startswith(_HIGHEST)
+
+
+def subset_and_draw(name: str) -> tuple[str, int]:
+    """The subset and the draw of a control; a subset's own name, and 0."""
+    match = _CONTROL.fullmatch(name)
+    return (name, 0) if match is None else (match["subset"], int(match["draw"] or 1))
+
 
 #: Name of the ledger entry for reading the source; its index is 0, that of the first stage 1.
 SOURCE = "source"

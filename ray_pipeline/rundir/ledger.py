@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-import orjson
-
 from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.redaction import redacted_data
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
 from ray_pipeline.rundir.checksums import Damaged, DamagedFile, checked_json, json_with_checksum
@@ -97,7 +96,7 @@ class Ledger:
 
     def save(self, storage: Storage) -> None:
         """Write ``ledger.json``."""
-        data = {
+        told = {
             "run": self.run,
             "status": self.status,
             "message": self.message,
@@ -106,13 +105,15 @@ class Ledger:
             "waiting": self.waiting,
             "notes": self.notes,
             "export_notes": self.export_notes,
+        }
+        data = redacted_data(told) | {
             "stages": [entry.to_json() for entry in self.entries],
         }
         if self.damages:
-            data["damages"] = self.damages
+            data["damages"] = redacted_data(self.damages)
         if self.other is not None:
             data["other_requests"] = asdict(self.other)
-        storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))
+        storage.write_bytes(LEDGER_FILE, json_with_checksum(data))
 
     def check(self) -> None:
         """Check that no row is missing between or within stages.
@@ -153,6 +154,9 @@ class Done:
     accounts: list[StageAccount]
     #: What each stage's fingerprint was made of, by its name; empty in runs of earlier versions.
     identities: dict[str, Any] = field(default_factory=dict)
+    #: Of a segment that makes files: digest of all rows before it, whichever of them it reads;
+    #: empty in runs of earlier versions.
+    rows_digest: str = ""
 
     def save(self, storage: Storage, folder: str) -> None:
         """Write ``done.json``. Everything else of the segment must be on storage before."""
@@ -162,7 +166,8 @@ class Done:
             "digest": self.digest,
             "units": self.units,
             "accounts": [account.to_json() for account in self.accounts],
-            "identities": self.identities,
+            "identities": redacted_data(self.identities),
+            "rows_digest": self.rows_digest,
         }
         storage.write_bytes(f"{folder}/{DONE}", json_with_checksum(data))
 
@@ -202,10 +207,12 @@ def parse_ledger(raw: bytes, where: str) -> Ledger:
         UserError: it is not the ledger of a run.
     """
     try:
-        data = orjson.loads(raw)
+        data = checked_json(raw)
         entries = [_entry(stage) for stage in data["stages"]]
         status: Status = data["status"]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except Damaged as error:
+        raise UserError(f"{where} is damaged: {error}. Run again: it is written again") from None
+    except (KeyError, TypeError) as error:
         raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
     if status not in get_args(Status):
         raise UserError(f"{where}: unknown status {status!r}")

@@ -3,8 +3,9 @@
 A *step* is one update of the weights: its rows are the effective batch. Steps depend on the rows'
 lengths, the seed and the epoch alone, so they are the same for one rank and for many, and for any
 size of micro-batch. Every row is in exactly one step of an epoch; the last step of an epoch may be
-smaller, and nothing is left out. A step is then cut into micro-batches of rows of similar length
-that fit the memory, and these are dealt to the ranks.
+smaller, and nothing is left out. With a `Budget` the rows are repeated until its tokens are spent,
+and its steps are cut by tokens alone. A step is then cut into micro-batches of rows of similar
+length that fit the memory, and these are dealt to the ranks.
 
 Every rank has the whole plan, so the number of answer tokens that a step's loss is divided by needs
 no communication. The position (epoch, step) is the whole state: the plan gives its exact batch.
@@ -71,6 +72,29 @@ class Position:
 
     epoch: int = 0
     step: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The length of a training as a number of tokens, in place of epochs.
+
+    Rows are repeated in a new order until the tokens are spent. A row belongs to the step in whose
+    share of the tokens it begins, so after each of the steps every training with this budget has
+    seen equally many tokens, up to one row, however long its rows are.
+
+    Attributes:
+        tokens: of all steps; a repeated row counts each time, padding does not count.
+        steps: number of optimizer steps.
+    """
+
+    tokens: int
+    steps: int
+
+    @classmethod
+    def of(cls, tokens: int, step_tokens: float, longest: int) -> Budget:
+        """A budget in steps of about ``step_tokens`` tokens, at least those of the longest row."""
+        steps = min(round(tokens / step_tokens), tokens // max(1, longest))
+        return cls(tokens, max(1, steps))
 
 
 @dataclass(frozen=True)
@@ -226,20 +250,34 @@ class BatchPlan:
         rows: the rows to train on.
         config: sizes.
         seed: of the order of rows.
+        budget: makes all of its steps the first and only epoch, whatever the sizes of steps in
+            ``config``; None: an epoch has each row once.
 
     Raises:
-        UserError: a row has more tokens than a micro-batch may hold.
+        UserError: a row has more tokens than a micro-batch, or a step of the budget, may hold.
     """
 
-    def __init__(self, rows: TokenRows, config: BatchConfig | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        rows: TokenRows,
+        config: BatchConfig | None = None,
+        seed: int = 0,
+        budget: Budget | None = None,
+    ) -> None:
         self.rows = rows
         self.config = config or BatchConfig()
         self.seed = seed
+        self.budget = budget
         longest = int(rows.lengths.max())
         if longest > self.config.batch_tokens:
             raise UserError(
                 f"a row has {longest} tokens, and a micro-batch may hold batch_tokens = "
                 f"{self.config.batch_tokens}: raise that, or lower max_tokens."
+            )
+        if budget is not None and budget.steps > 1 and longest * budget.steps > budget.tokens:
+            raise UserError(
+                f"a row has {longest} tokens, and each of {budget.steps:,} steps has "
+                f"{budget.tokens / budget.steps:,.0f}: raise step_tokens, or lower max_tokens."
             )
         self._epoch = lru_cache(maxsize=2)(self._planned)
 
@@ -249,19 +287,11 @@ class BatchPlan:
 
     def total_steps(self, epochs: int) -> int:
         """Steps of all epochs: what a learning-rate schedule needs."""
+        if self.budget is not None:
+            return self.budget.steps
         if self.config.step_rows is not None:
             return epochs * self.steps(0)
         return sum(self.steps(epoch) for epoch in range(epochs))
-
-    def reaching(self, tokens: int) -> tuple[int, int]:
-        """Steps until a number of tokens has been seen, and the epochs that these steps begin.
-
-        Args:
-            tokens: 1 or more; the last step is the one that reaches this number.
-        """
-        whole, left = divmod(tokens - 1, int(self.rows.lengths.sum()))
-        seen = np.cumsum([self.rows.lengths[step].sum() for step in self._epoch(whole)])
-        return self.total_steps(whole) + int(np.searchsorted(seen, left + 1)) + 1, whole + 1
 
     def step_rows(self, position: Position) -> Ints:
         """The rows of a step, of all ranks."""
@@ -313,27 +343,43 @@ class BatchPlan:
         """The fraction of an epoch's tokens, on one rank, that is not padding."""
         steps = self._epoch(epoch)
         padded = sum(self._cost(rows) for step in steps for rows in self._cut(step))
-        return float(self.rows.lengths.sum() / padded)
+        return float(sum(self.rows.lengths[step].sum() for step in steps) / padded)
 
     def _planned(self, epoch: int) -> list[Ints]:
         """The rows of each step of an epoch."""
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.rows)).astype(np.int64)
-        size = self.config.step_rows or self.config.step_tokens or 1
+        if self.budget is not None:
+            order = self._repeated(order, self.budget.tokens)
         if self.config.window_steps > 1:
-            window = self._before(order) // (size * self.config.window_steps)
+            window = self._numbers(order) // self.config.window_steps
             order = order[np.lexsort((self.rows.lengths[order], window))]
-        number = self._before(order) // size
-        cuts = np.flatnonzero(np.diff(number)) + 1
+        cuts = np.flatnonzero(np.diff(self._numbers(order))) + 1
         steps = np.split(order, cuts)
         if self.config.window_steps > 1:
             steps = _shuffled_within(steps, self.config.window_steps, random)
         return steps
 
-    def _before(self, order: Ints) -> Ints:
-        """The rows, or tokens, before each row of an order."""
+    def _repeated(self, first: Ints, tokens: int) -> Ints:
+        """Rows in the order of the first pass and of further ones, until the tokens are reached."""
+        passes = -(-tokens // int(self.rows.lengths.sum()))
+        further = [
+            np.random.default_rng([self.seed, number]).permutation(len(first)).astype(np.int64)
+            for number in range(1, passes)
+        ]
+        order = np.concatenate([first, *further])
+        return order[self._tokens_before(order) < tokens]
+
+    def _numbers(self, order: Ints) -> Ints:
+        """The number of the step of each row of an order, from 0."""
+        if self.budget is not None:
+            return self._tokens_before(order) * self.budget.steps // self.budget.tokens
         if self.config.step_rows is not None:
-            return np.arange(len(order))
+            return np.arange(len(order)) // self.config.step_rows
+        return self._tokens_before(order) // (self.config.step_tokens or 1)
+
+    def _tokens_before(self, order: Ints) -> Ints:
+        """The tokens before each row of an order."""
         lengths = self.rows.lengths[order]
         return np.cumsum(lengths) - lengths
 

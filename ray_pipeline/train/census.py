@@ -22,10 +22,12 @@ class PartOfRows:
     Attributes:
         rows: number of rows.
         tokens: number of their tokens.
+        longest: tokens of the longest row.
     """
 
     rows: int = 0
     tokens: int = 0
+    longest: int = 0
     #: Hashes of lengths, tokens and masks; three, so that the result does not depend on how rows
     #: are cut into parts.
     _hashes: list[Any] = field(default_factory=lambda: [xxhash.xxh3_128() for _ in range(3)])
@@ -44,6 +46,7 @@ class PartOfRows:
             hashed.update(np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).data)
         self.rows += table.num_rows
         self.tokens += pc.sum(lengths).as_py() or 0
+        self.longest = max(self.longest, pc.max(lengths).as_py() or 0)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Census:
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Rows and tokens of the subsets, by name."""
         return {name: (part.rows, part.tokens) for name, part in self.subsets.items()}
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row in a subset."""
+        return max((part.longest for part in self.subsets.values()), default=0)
 
 
 def take_census(rows: StoredRows, subsets: Sequence[str]) -> Census:

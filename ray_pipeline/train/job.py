@@ -26,7 +26,7 @@ from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.rundir.trainings import Curve
 from ray_pipeline.rundir.unreadable import read_json
 from ray_pipeline.train.adapters import AdapterConfig, quantisation, with_adapter
-from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
+from ray_pipeline.train.batches import BatchConfig, BatchPlan, Budget, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.forward import OnlineTeacher
 from ray_pipeline.train.held_out import answer_nats
@@ -147,26 +147,29 @@ class Pace:
     """The parts of a loop's configuration that depend on the rows, by way of the batch plan.
 
     Attributes:
-        budget_tokens: tokens after which the training ends, in place of epochs; the last step is
-            the one that reaches them. Padding does not count.
+        budget: the length of the training and of its steps in tokens, in place of epochs and of
+            the sizes of steps.
         evaluations: how many there are, evenly spread, the last one at the end; None: as the
             configuration says.
         warmup_share: of all steps, that a warm-up configured in steps takes at most; None: it
             takes as many as it says.
     """
 
-    budget_tokens: int | None = None
+    budget: Budget | None = None
     evaluations: int | None = None
     warmup_share: float | None = None
 
     def of(self, config: LoopConfig, plan: BatchPlan) -> LoopConfig:
         """The configuration for the rows of a plan, whose schedule ends with the last step."""
-        if self.budget_tokens is not None:
-            steps, epochs = plan.reaching(self.budget_tokens)
-            config = config.model_copy(update={"epochs": epochs, "max_steps": steps})
+        if self.budget is not None:
+            config = config.model_copy(update={"epochs": 1})
         total = plan.total_steps(config.epochs)
-        if config.max_steps is not None:
-            total = min(total, config.max_steps)
+        return self.within(
+            config, total if config.max_steps is None else min(total, config.max_steps)
+        )
+
+    def within(self, config: LoopConfig, total: int) -> LoopConfig:
+        """The configuration of a training of a number of steps."""
         changed: dict[str, float] = {}
         if self.evaluations is not None:
             changed["evaluate_every"] = -(-total // self.evaluations)
@@ -354,7 +357,7 @@ class Bench:
         rows = token_rows(job.rows, "train", job.subset)
         model = job.model.build(job.storage, job.loop.seed)
         teacher = None if job.objective.beta == 0 else _teacher(job, rows, model, device)
-        plan = BatchPlan(rows, job.batches, job.loop.seed)
+        plan = BatchPlan(rows, job.batches, job.loop.seed, job.pace.budget)
         replica = Sharded(model, device) if sharded else Whole(model.to(device))
         return cls(plan, _validation(job), replica, teacher)
 

@@ -162,9 +162,14 @@ class Outcome:
     progress: Progress
 
 
+def warmup_steps(config: UpdateConfig, total: int) -> int:
+    """The steps of the warm-up of a training of ``total`` steps."""
+    return round(config.warmup * total) if config.warmup < 1 else int(config.warmup)
+
+
 def learning_rate(config: LoopConfig, step: int, total: int) -> float:
     """The learning rate of a step (from 0) of ``total``: linear warm-up, then the schedule to 0."""
-    warmup = round(config.warmup * total) if config.warmup < 1 else int(config.warmup)
+    warmup = warmup_steps(config, total)
     if step < warmup:
         return config.learning_rate * (step + 1) / (warmup + 1)
     left = max(0.0, 1 - (step - warmup) / max(1, total - warmup))
@@ -434,7 +439,10 @@ class Loop:
         """What must not change between a checkpoint and its resume, as plain data."""
         steps = self.plan.config.model_dump(include={"step_rows", "step_tokens", "window_steps"})
         moves = {"epochs", "max_steps", "patience", "evaluate_every", "checkpoint_every"}
+        budget = self.plan.budget
+        length = {} if budget is None else {"budget": [budget.tokens, budget.steps]}
         return {
+            **length,
             "rows": self.plan.rows.digest,
             "order seed": self.plan.seed,
             "parameters": sum(p.numel() for p in self.parameters),

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from ray_pipeline.core.config import Section
 from ray_pipeline.core.durable_files import make_folder, replace_folder
 from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_line
+from ray_pipeline.models.hub import at_commit
 from ray_pipeline.models.tokenizer import check_vocabulary, vocabulary_size
 
 
@@ -93,8 +94,9 @@ def load(name: str, dtype: torch.dtype = torch.float32, quantization: Any = None
     from transformers import AutoModelForCausalLM
 
     try:
+        repo, commit = at_commit(name)
         return AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, quantization_config=quantization
+            repo, dtype=dtype, quantization_config=quantization, **commit
         )
     except (OSError, ValueError) as error:
         reason = first_line(error)

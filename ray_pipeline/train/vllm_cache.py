@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.models.device import Precision
+from ray_pipeline.models.hub import at_commit
 from ray_pipeline.train.batches import Batch, TokenRows
 from ray_pipeline.train.teacher_cache import CacheInfo, cache_of
 
@@ -81,7 +82,8 @@ class VllmCacheWriter:
 def _check_same_vocabulary(folder: str, info: CacheInfo) -> None:
     from transformers import AutoConfig
 
-    logits = AutoConfig.from_pretrained(folder).vocab_size
+    name, commit = at_commit(folder)
+    logits = AutoConfig.from_pretrained(name, **commit).vocab_size
     if logits != info.vocabulary:
         raise UserError(
             f"the teacher has {logits} logits and its tokenizer {info.vocabulary} tokens, and "

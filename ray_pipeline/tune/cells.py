@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from ray_pipeline.evaluate.experiment.cells import (
 from ray_pipeline.rundir.layout import CELLS
 from ray_pipeline.rundir.trainings import read_curve
 from ray_pipeline.train.job import TrainingJob, checkpoints_folder
+from ray_pipeline.train.loop import warmup_steps
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class CellTraining:
     @property
     def digest(self) -> str:
         """Identity of the training: cells with the same digest are one training."""
-        job = self.job
-        pace = [job.pace.budget_tokens, job.pace.evaluations, job.pace.warmup_share]
+        job, budget = self.job, self.job.pace.budget
+        length = None if budget is None else [budget.tokens, budget.steps]
+        pace = [length, job.pace.evaluations, job.pace.warmup_share]
         assert job.model.scratch is not None
         return fingerprint(
             [
@@ -78,7 +80,8 @@ class CellTraining:
         job, result = self.job, self.job.finished() or {}
         if diverged is not None:
             job.storage.delete_folder(checkpoints_folder(job))
-        sums, evaluations = _curve(job.storage, job.curve)
+        lines = read_curve(job.storage, job.curve)
+        sums, evaluations = _sums(lines)
         kept = diverged is None and job.name is not None
         self.keep(
             Cell(
@@ -93,8 +96,17 @@ class CellTraining:
                 diverged_because=diverged,
                 trained_as=self.name,
                 digest=self.digest,
+                **self._schedule(lines),
             )
         )
+
+    def _schedule(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Shape and warm-up of the learning rate; nothing if no step was taken."""
+        total = next((line["total_steps"] for line in lines if "total_steps" in line), None)
+        if total is None:
+            return {}
+        loop = self.job.pace.within(self.job.loop, total)
+        return {"schedule": loop.schedule, "warmup_steps": warmup_steps(loop, total)}
 
 
 def distinct(cells: Iterable[CellTraining]) -> list[CellTraining]:
@@ -122,10 +134,10 @@ def forget_others(storage: Storage, cells: Sequence[CellTraining]) -> None:
             storage.delete(path)
 
 
-def _curve(storage: Storage, path: str) -> tuple[dict[str, Any], tuple[Evaluation, ...]]:
+def _sums(lines: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[Evaluation, ...]]:
     """Sums over a curve's steps, and its evaluations with the sums up to each."""
     steps, tokens, seconds, evaluations = 0, 0, 0.0, []
-    for line in read_curve(storage, path):
+    for line in lines:
         if (loss := line.get("validation_loss")) is None and "tokens" in line:
             steps, tokens = line["step"], tokens + line["tokens"]
             seconds += line["seconds"]

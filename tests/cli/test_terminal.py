@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import typer
+from support.command import InProcess
+from support.made_run import made_run
 from typer.testing import CliRunner
 
 from ray_pipeline.cli import terminal
 from ray_pipeline.cli.app import app
 from ray_pipeline.cli.terminal import errors_explained
+from ray_pipeline.core.errors import UserError
 
 
 def command_that_raises(error: Exception) -> typer.Typer:
@@ -74,3 +77,31 @@ def test_a_current_folder_that_is_gone_is_named(
     ended = CliRunner().invoke(app, ["plan", "config.yaml"])
     assert ended.exit_code == 2
     assert "the current folder cannot be used" in shown.getvalue()
+
+
+@pytest.mark.parametrize("console", [terminal.out, terminal.err])
+def test_what_looks_like_markup_is_shown_as_it_is(
+    console: terminal.Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = StringIO()
+    monkeypatch.setattr(console, "file", shown)
+    console.print("report: runs/r[test]x/[bold]a[/bold]:smile:/[link=file:///x]", soft_wrap=True)
+    assert shown.getvalue() == "report: runs/r[test]x/[bold]a[/bold]:smile:/[link=file:///x]\n"
+
+
+def test_what_is_printed_has_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = StringIO()
+    monkeypatch.setattr(terminal.err, "file", shown)
+    turned = "runs/\u202egpj.exe\u2066x\u2069 \x1b]0;title\x07 \x9b31m"
+    ended = CliRunner().invoke(command_that_raises(UserError(f"{turned}: no such run")), [])
+    assert ended.exit_code == 2
+    text = shown.getvalue()
+    assert not set(text) & set("\u202e\u2066\u2069\x1b\x07\x9b") and "gpj.exe" in text
+
+
+def test_the_path_of_a_report_is_printed_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "r[test]x"
+    made_run(str(folder))
+    done = InProcess(tmp_path)("report", folder)
+    assert done.code == 0, done.text
+    assert done.out.strip() == f"report: {folder}/report.html"

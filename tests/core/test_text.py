@@ -54,6 +54,7 @@ def test_share(part: int, whole: int, text: str) -> None:
 
 def test_plain_text_has_no_control_characters() -> None:
     assert formats.plain("a\x1b[31mb\x9bc\nd") == "a�[31mb�c\nd"
+    assert formats.plain("a\u202egpj.exe\u2066b") == "a�gpj.exe�b"
     assert formats.plain(["x", 1]) == '["x",1]'
     assert formats.one_line("a \n b", 10) == "a b"
     assert formats.one_line("abcdef", 4) == "abc…"

@@ -45,6 +45,8 @@ class Reverse(AskStage):
     async def ask(self, row: Row, llm: Any) -> Any:
         if row["text"] == "fail":
             raise AnswerError("empty", "nothing came")
+        if row["text"] == "defect":
+            raise ZeroDivisionError("by zero")
         made = {**row, "text": row["text"][::-1], "words": 1}
         return Expand(made, [{**made, "words": 2}]) if row["text"] == "twin" else made
 
@@ -74,3 +76,11 @@ def test_rows_that_spell_a_control_token_are_counted() -> None:
     assert account.counts == {"rows_with_control_text": 2}
     _, account = asked(["plain"])
     assert account.counts == {}
+
+
+def test_an_unexpected_exception_fails_its_row_alone() -> None:
+    out, account = asked(["abc", "defect", "xyz"])
+    assert out["status"].to_pylist() == ["kept", "failed", "kept"]
+    assert out["text"].to_pylist() == ["cba", "defect", "zyx"]
+    assert "ZeroDivisionError: by zero" in out["reason"][1].as_py()
+    assert account.failed == 1 and account.balances

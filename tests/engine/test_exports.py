@@ -59,6 +59,19 @@ def rows_of(*named: tuple[str, Any]) -> pa.Table:
     return with_envelope(data, [f"row{i}" for i in range(data.num_rows)])
 
 
+def test_formulas_are_text_in_csv_files_alone_and_only_on_request(tmp_path: Path) -> None:
+    table = rows_of(("=id", pa.array(["=1", "a"])), ("n", pa.array([-1, 2])))
+    for is_safe, mark in ((False, ""), (True, "'")):
+        storage, exports = Storage(str(tmp_path / str(is_safe))), Exports(is_safe)
+        path = part_path(SEGMENT.folder, "unit0")
+        write_part(storage, path, table, fingerprint="f", input_digest="i", accounts=[])
+        export_dataset(storage, SEGMENT, ["unit0"], "rows", ["csv", "jsonl"], exports)
+        lines = (storage.read_bytes("exports/rows.csv") or b"").decode().splitlines()
+        assert lines[0].startswith(f'"{mark}=id","n"')
+        assert [line.split(",")[:2] for line in lines[1:]] == [[f'"{mark}=1"', "-1"], ['"a"', "2"]]
+        assert b'"=id":"=1"' in (storage.read_bytes("exports/rows.jsonl") or b"")
+
+
 @given(st.data())
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_a_column_of_any_type_goes_to_every_format(

@@ -41,8 +41,14 @@ def test_from_a_corpus_to_the_answer(calm: Path) -> None:
         assert stage["rows_in"] + stage["created"] == left
     metrics = json.loads((calm / "metrics.json").read_text())
     sizes = {name: one["rows"] for name, one in metrics["write-subsets"]["subsets"].items()}
-    assert sizes == {"best_20": 20, "best_20-random": 20, "best_60": 60, "best_60-random": 60}
-    assert len(results(calm)) == 8
+    assert sizes == {"best_20": 20, "best_60": 60} | {
+        "best_20-random": 20, "best_20-random-2": 20, "best_60-random": 60
+    }  # fmt: skip
+    assert len(results(calm)) == 10
+    (compared, _) = json.loads((calm / "experiment/analysis.json").read_text())["modes"]["epochs"][
+        "controls"
+    ]
+    assert compared["draws"] == 2 and compared["covers"] == ["seeds", "choice of random rows"]
     for name in ("exp2_quality_vs_quantity", "exp2_training_efficiency", "learning_curves"):
         assert (calm / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
     assert (calm / "experiment/generations.csv").stat().st_size > 0

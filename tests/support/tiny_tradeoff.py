@@ -20,7 +20,7 @@ def make(folder: Path, rows: int = 160, **stages: Any) -> Path:
     defaults: dict[str, Any] = {
         "split": {"validation": 0.1, "test": 0.15},
         "tokenise": {"text": {"max_tokens": 32}},
-        "select-subsets": {"subsets": SUBSETS},
+        "select-subsets": {"subsets": SUBSETS, "draws": 2},
         "train-subsets": {
             "model": {"n_layer": 1, "n_embd": 8, "n_head": 1, "n_positions": 32},
             "seeds": [1, 2],

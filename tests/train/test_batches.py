@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.soak import EXAMPLES
 from support.tiny_models import token_table
 
 from ray_pipeline.core.errors import UserError
-from ray_pipeline.train.batches import BatchConfig, BatchPlan, Position, TokenRows
+from ray_pipeline.train.batches import BatchConfig, BatchPlan, Budget, Position, TokenRows
 
 
 def plan(rows: int = 101, seed: int = 1, **config) -> BatchPlan:
@@ -52,6 +53,55 @@ def test_every_row_once_an_epoch_and_the_same_steps_for_any_world(
         assert of_epoch(made, epoch, world) == steps
         assert all(steps)
     assert made.total_steps(2) == made.steps(0) + made.steps(1)
+
+
+@settings(max_examples=2 * EXAMPLES, deadline=None)
+@given(sizes, st.integers(1, 3_000), st.integers(1, 200), st.integers(1, 5), st.integers(0, 3))
+def test_a_budget_is_spent_in_equal_shares_for_any_rows_and_any_world(
+    config: dict, tokens: int, step_tokens: int, world: int, seed: int
+) -> None:
+    rows = TokenRows(token_table(config["rows"]))
+    longest = int(rows.lengths.max())
+    budget = Budget.of(tokens, step_tokens, longest)
+    sizes = BatchConfig(step_rows=16, **{k: v for k, v in config.items() if k != "rows"})
+    made = BatchPlan(rows, sizes, seed, budget)
+    steps = of_epoch(made, 0, 1)
+    assert len(steps) == made.total_steps(1) == budget.steps
+    assert all(steps) and of_epoch(made, 0, world) == steps
+    seen = np.cumsum(
+        [rows.lengths[made.step_rows(Position(0, n))].sum() for n in range(len(steps))]
+    )
+    assert tokens <= seen[-1] < tokens + longest
+    if config["window_steps"] == 1:
+        shares = tokens * np.arange(1, len(steps) + 1) / budget.steps
+        assert np.all(shares <= seen) and np.all(seen < shares + longest)
+    times = np.bincount([row for of_step in steps for row in of_step], minlength=len(rows))
+    assert times.max() - times.min() <= 1  # none is seen twice more than another
+    assert made.following(Position(0, budget.steps - 1)) == Position(1, 0)
+    assert 0 < made.real_share() <= 1
+
+
+def test_a_budget_begins_with_the_order_of_the_first_epoch_and_then_shuffles_again() -> None:
+    rows = TokenRows(token_table(40))
+    whole = int(rows.lengths.sum())
+    of_budget = BatchPlan(rows, BatchConfig(step_rows=8), 3, Budget(2 * whole, 4))
+    of_epochs = BatchPlan(rows, BatchConfig(step_rows=8), 3)
+    spent = np.concatenate([of_budget.step_rows(Position(0, n)) for n in range(4)])
+    passes = [
+        np.concatenate([of_epochs.step_rows(Position(e, n)) for n in range(5)]) for e in (0, 1)
+    ]
+    assert spent.tolist() == np.concatenate(passes).tolist()
+
+
+def test_a_budget_whose_steps_a_row_does_not_fit_is_refused() -> None:
+    rows = TokenRows(token_table(10))
+    longest = int(rows.lengths.max())
+    with pytest.raises(UserError, match=f"a row has {longest} tokens, and each of 9 steps has"):
+        BatchPlan(rows, BatchConfig(), 0, Budget(9 * longest - 1, 9))
+    BatchPlan(rows, BatchConfig(), 0, Budget(9 * longest, 9))
+    assert Budget.of(100, 10, longest=50) == Budget(100, 2)
+    assert Budget.of(3, 10, longest=50) == Budget(3, 1)
+    assert Budget.of(100, 10, longest=10) == Budget(100, 10)
 
 
 def test_steps_do_not_depend_on_the_size_of_micro_batches() -> None:

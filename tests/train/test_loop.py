@@ -12,7 +12,7 @@ from support.tiny_models import VOCABULARY, tiny_model, token_table
 
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.train.batches import BatchConfig, BatchPlan, Position, TokenRows
+from ray_pipeline.train.batches import BatchConfig, BatchPlan, Budget, Position, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.forward import OnlineTeacher
 from ray_pipeline.train.loop import Loop, LoopConfig, World, learning_rate
@@ -30,13 +30,14 @@ class Killed(Exception):
 
 def trained(
     folder=None, kill_after: int | None = None, model=None, batches=None, validation=False,
-    objective=MIX, **config,
+    objective=MIX, budget=None, **config,
 ) -> tuple[Loop, list[dict]]:  # fmt: skip
     """A short training; figures of its steps. Killed in the middle of a report, where asked."""
     model = model or tiny_model("llama", seed=1)
     plan = BatchPlan(
         TokenRows(token_table(30)),
         BatchConfig(**{"step_rows": 8, "batch_tokens": 80, **(batches or {})}),
+        budget=budget,
     )
     figures: list[dict] = []
 
@@ -123,6 +124,41 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
     assert [{k: v for k, v in one.items() if k != "seconds"} for one in rest] == timeless[
         -len(rest) :
     ]
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, 7])
+def test_a_killed_training_with_a_budget_resumes_to_the_same_weights(tmp_path, killed_at) -> None:
+    """Its steps go over the ends of epochs: 9 steps, in some two passes over the rows."""
+    settings = {
+        "budget": Budget(700, 9),
+        "epochs": 1,
+        "checkpoint_every": 2,
+        "validation": True,
+        "evaluate_every": 4,
+    }
+    whole, figures = trained(tmp_path / "whole", **settings)
+    steps = [one for one in figures if "tokens" in one]
+    assert len(steps) == 9 and whole.plan.rows.lengths.sum() < 700
+    assert whole.stopped == "epochs" and {one["total_steps"] for one in steps} == {9}
+    longest = int(whole.plan.rows.lengths.max())
+    assert 700 <= sum(one["tokens"] for one in steps) < 700 + longest
+    trained(tmp_path / "killed", kill_after=killed_at, **settings)
+    resumed, rest = trained(tmp_path / "killed", **settings)
+    assert same_weights(whole, resumed) and whole.progress == resumed.progress
+    assert [one["step"] for one in rest] == [one["step"] for one in figures][-len(rest) :]
+    with pytest.raises(UserError, match=r"budget \(was \[700, 9\], is \[700, 8\]\)"):
+        trained(tmp_path / "killed", **settings | {"budget": Budget(700, 8)})
+
+
+def test_a_step_of_a_budget_is_divided_by_its_own_answer_tokens() -> None:
+    loop, figures = trained(budget=Budget(700, 9), epochs=1, clip_norm=None)
+    listed = [
+        (loop.plan.rows.ids(i).tolist(), loop.plan.rows.mask(i).tolist())
+        for i in loop.plan.step_rows(Position(0, 0))
+    ]
+    teacher = tiny_model("llama", seed=2)
+    loss = naive_loss(tiny_model("llama", seed=1), listed, 0.4664, 0.2081, 0.7, teacher)
+    assert figures[0]["loss"] == pytest.approx(loss.item(), rel=1e-10)
 
 
 def test_a_finished_run_is_not_trained_again_and_more_epochs_go_on(tmp_path) -> None:

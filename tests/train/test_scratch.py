@@ -15,11 +15,11 @@ from support.tiny_models import tiny_model, token_table, word_tokenizer
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.stored_rows import rows_containing
-from ray_pipeline.train.batches import BatchConfig, BatchPlan, Position, TokenRows
+from ray_pipeline.train.batches import BatchConfig, BatchPlan, Budget, TokenRows
 from ray_pipeline.train.census import take_census
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.job import ModelSource, Pace, Training, token_rows, train
-from ray_pipeline.train.loop import Loop, LoopConfig, World
+from ray_pipeline.train.loop import Loop, LoopConfig, World, warmup_steps
 from ray_pipeline.train.replica import Whole
 from ray_pipeline.train.scratch import ScratchConfig
 from ray_pipeline.train.student import parameter_count
@@ -91,30 +91,17 @@ def test_a_census_counts_what_is_trained_on(tmp_path) -> None:
     assert again.subsets["many"].digest != part.digest
 
 
-@pytest.mark.parametrize("sizes", [{"step_rows": 4}, {"step_rows": None, "step_tokens": 50}])
-def test_a_number_of_tokens_is_met_to_within_a_step(sizes: dict) -> None:
-    plan = BatchPlan(TokenRows(token_table(23)), BatchConfig(**sizes), seed=5)
-    lengths = plan.rows.lengths
-    for tokens in (1, 40, int(lengths.sum()), int(lengths.sum()) + 1, 3 * int(lengths.sum()) - 7):
-        steps, epochs = plan.reaching(tokens)
-        seen, position = [], Position()
-        for _ in range(steps):
-            seen.append(int(lengths[plan.step_rows(position)].sum()))
-            last, position = position, plan.following(position)
-        assert sum(seen[:-1]) < tokens <= sum(seen)
-        assert last.epoch == epochs - 1
-    assert plan.reaching(3 * int(lengths.sum())) == (plan.total_steps(3), 3)
-
-
 def test_the_schedule_knows_its_end() -> None:
     plan = BatchPlan(TokenRows(token_table(24)), BatchConfig(step_rows=4))
     config = LoopConfig(epochs=5, warmup=1000)
     assert Pace().of(config, plan) == config
     made = Pace(evaluations=4, warmup_share=1 / 3).of(config, plan)
     assert (made.evaluate_every, made.warmup, made.max_steps) == (8, 10, None)
-    tokens = int(plan.rows.lengths.sum()) + 1
-    made = Pace(tokens, evaluations=4, warmup_share=1 / 3).of(config, plan)
-    assert (made.epochs, made.max_steps, made.evaluate_every, made.warmup) == (2, 7, 2, 2)
+    budget = Budget(int(plan.rows.lengths.sum()) + 1, 7)
+    spent = BatchPlan(plan.rows, plan.config, budget=budget)
+    made = Pace(budget, evaluations=4, warmup_share=1 / 3).of(config, spent)
+    assert (made.epochs, made.max_steps, made.evaluate_every, made.warmup) == (1, None, 2, 2)
+    assert warmup_steps(made, 7) == 2 and warmup_steps(LoopConfig(warmup=0.5), 7) == 4
     assert Pace(warmup_share=0.1).of(LoopConfig(warmup=0.5), plan).warmup == 0.5
 
 

@@ -7,25 +7,31 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from support.command import TESTS
 from support.fork_server import Started
+from support.stored_parts import put_part
 from support.tiny_experiment import SIZES, place, stage, tiny_rows
 
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.layout import is_ordering
+from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
 from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
 from ray_pipeline.stages.training.split import Split
-from ray_pipeline.train.census import take_census
+from ray_pipeline.train.batches import Budget
+from ray_pipeline.train.census import Census, PartOfRows, take_census
 from ray_pipeline.train.job import WorkersConfig, train
 from ray_pipeline.train.loop import World
 from ray_pipeline.tune import grid
@@ -72,9 +78,36 @@ def test_cells_are_every_subset_seed_rate_and_mode(tmp_path) -> None:
     assert {cell.plan.of for cell in cells} == set(SIZES)
     kept = [cell.job.name for cell in cells if cell.job.name is not None]
     assert kept == [cell.name for cell in cells if cell.plan.seed == 1]
+    select = {"subsets": {name: {"rows": size} for name, size in SIZES.items()}, "draws": 3}
+    with_draws = cells_of(tmp_path, select=select, learning_rates=[1e-3, 1e-4])
+    assert len(with_draws) == 32 + 16 and {cell.plan.of for cell in with_draws} == set(SIZES)
+    assert [cell.job.name for cell in with_draws if cell.job.name is not None] == kept
     assert not any(cell.job.name for cell in cells_of(tmp_path, keep_models="none"))
     (order,) = {cell.job.loop.patience for cell in cells}
     assert order is None  # nothing that looks at validation rows stops a training
+
+
+def test_orderings_are_trained_in_the_mode_tokens_and_priced(tmp_path) -> None:
+    sizes = {name: {"rows": size} for name, size in SIZES.items()}
+    select = {"subsets": sizes, "orderings": ["clarity", "-length"]}
+    trainer = stage(tmp_path, select=select)
+    assert trainer.names[-2:] == ["ordered-by-clarity", "ordered-by-lowest-length"]
+    census = Census(
+        {name: PartOfRows(8, 90, 20) for name in trainer.names}, PartOfRows(), PartOfRows()
+    )
+    cells = trainer.cells(census, tiny_rows(tmp_path), place(tmp_path))
+    ordered = [cell for cell in cells if is_ordering(cell.plan.subset)]
+    assert {cell.plan.mode for cell in ordered} == {"tokens"} and len(ordered) == 2 * 2
+    assert {cell.job.name for cell in ordered} == {None}
+    budgets = {cell.job.pace.budget for cell in cells if cell.plan.mode == "tokens"}
+    assert len(budgets) == 1
+    sample = pa.table({"input_ids": [[1] * 10] * 40, "quality": [0.1] * 40})
+    told = trainer.estimate(sample, 1)
+    assert told.startswith("20 trainings") and "; of these for orderings 4 trainings: " in told
+    assert "mode tokens: 4 updates in each training" in told
+    assert "orderings" not in stage(tmp_path).estimate(sample, 1)
+    with pytest.raises(UserError, match=r"select-subsets\.orderings: .* add tokens to modes"):
+        stage(tmp_path, select=select, modes=["epochs"]).check()
 
 
 def test_the_settings_are_the_seeds() -> None:
@@ -100,21 +133,75 @@ def test_the_settings_are_the_seeds() -> None:
     assert TrainSubsetsConfig(batches={"batch_tokens": 600}).batches.step_rows == 32
 
 
-def test_every_cell_sees_as_many_tokens(one_by_one) -> None:
-    budgeted = {name: r for name, r in one_by_one.items() if r["mode"] == "tokens"}
-    seen = [record["tokens_seen"] for record in budgeted.values()]
+def test_with_one_budget_every_cell_has_the_same_tokens_updates_and_schedule(one_by_one) -> None:
+    budgeted = [r for r in one_by_one.values() if r["mode"] == "tokens"]
     budget = 2 * one_by_one["few.epochs.seed1.lr0.001"]["tokens"]
-    assert all(budget <= one < budget + 4 * 20 for one in seen)
+    assert all(budget <= r["tokens_seen"] < budget + 20 for r in budgeted)  # 20: the longest row
+    same = ("steps", "learning_rate", "schedule", "warmup_steps")
+    assert {tuple(r[name] for name in same) for r in budgeted} == {(4, 1e-3, "linear", 1)}
     assert len(budgeted) == 8
 
 
-def test_cells_that_are_one_training_are_trained_once(one_by_one, tmp_path) -> None:
-    """The smallest subset's epochs are the budget of all: its two modes are the same."""
-    cells = cells_of(tmp_path)
-    assert len(distinct(cells)) == len(cells) - 2
-    twin = one_by_one["few.tokens.seed2.lr0.001"]
-    assert twin["trained_as"] == "few.epochs.seed2.lr0.001" and twin["mode"] == "tokens"
-    assert twin["losses"] == one_by_one["few.epochs.seed2.lr0.001"]["losses"]
+def test_the_settings_of_the_smallest_subset_are_those_of_the_mode_tokens(tmp_path) -> None:
+    settings = {
+        "few": {"epochs": 2, "learning_rate": 1e-3, "evaluate_every": 1},
+        "many": {"epochs": 1, "learning_rate": 2e-3},
+    }
+    made = {cell.name: cell.job for cell in cells_of(tmp_path, settings=settings, seeds=[1])}
+    assert set(made) == {
+        "few.epochs.seed1.lr0.001", "few.tokens.seed1.lr0.001",
+        "few-random.epochs.seed1.lr0.001", "few-random.tokens.seed1.lr0.001",
+        "many.epochs.seed1.lr0.002", "many.tokens.seed1.lr0.001",
+        "many-random.epochs.seed1.lr0.002", "many-random.tokens.seed1.lr0.001",
+    }  # fmt: skip
+    assert made["many.epochs.seed1.lr0.002"].loop.evaluate_every is None
+    assert made["many.tokens.seed1.lr0.001"].loop.evaluate_every == 1
+    (budget,) = {job.pace.budget for name, job in made.items() if ".tokens." in name}
+    assert budget is not None and made["many.epochs.seed1.lr0.002"].pace.budget is None
+
+
+def test_cells_that_are_one_training_are_trained_once(tmp_path) -> None:
+    """A control that has exactly its subset's rows is no second training."""
+    select = {"subsets": {"all": {"rows": 40}, "more": {"rows": 41}}, "controls": False}
+    tiny_rows(tmp_path)
+    for name in ("one", "two"):
+        rows = pq.read_table(tmp_path / f"{name}.parquet")
+        both = [["all", "more"] if s == "train" else None for s in rows["split"].to_pylist()]
+        at = rows.schema.get_field_index("subsets")
+        rows = rows.set_column(at, "subsets", pa.array(both, pa.list_(pa.string())))
+        put_part(tmp_path / f"{name}.parquet", rows)
+    stored = StoredRows(Storage(str(tmp_path)), ("one.parquet", "two.parquet"), "digest")
+    settings = {name: {"epochs": 2, "learning_rate": 1e-3} for name in ("all", "more")}
+    trainer = stage(tmp_path, select=select, settings=settings, seeds=[1])
+    cells = trainer.cells(take_census(stored, trainer.names), stored, place(tmp_path))
+    first, *_ = kept = distinct(cells)
+    assert len(cells) == 4 and len(kept) == 2
+    train(first.job, World(), "cpu", lambda figures: None)
+    first.finish()
+    grid.share_records([cell for cell in cells if cell.digest == first.digest])
+    twin = next(cell for cell in cells if cell.digest == first.digest and cell is not first)
+    record = twin.record()
+    assert record is not None and record.trained_as == first.name != record.name
+
+
+def test_the_steps_of_a_budget_are_part_of_a_cells_identity(tmp_path) -> None:
+    """Until version 2 of the stage steps were rows, and the digest held the tokens alone."""
+    cell = next(cell for cell in cells_of(tmp_path) if cell.plan.mode == "tokens")
+    budget = cell.job.pace.budget
+    assert budget is not None
+
+    def of(changed: Budget | None) -> str:
+        return replace(
+            cell, job=replace(cell.job, pace=replace(cell.job.pace, budget=changed))
+        ).digest
+
+    others = [
+        None,
+        Budget(budget.tokens, budget.steps + 1),
+        Budget(budget.tokens + 1, budget.steps),
+    ]
+    assert len({cell.digest, *map(of, others)}) == 4
+    assert stage(tmp_path).version == 2
 
 
 def test_a_cell_is_told_apart_by_what_it_depends_on(tmp_path) -> None:
@@ -197,7 +284,7 @@ def test_the_cost_is_told(tmp_path) -> None:
     )
     # few: 8 rows of 10 tokens in 2 epochs, and many 24; with controls, two seeds, and 160 tokens.
     told = trainer.estimate(sample, 4)
-    assert told.startswith("14 trainings") and "3,520 tokens)" in told
+    assert told.startswith("16 trainings") and "3,840 tokens)" in told
     unknown = dict.fromkeys(("rows", "share", "quantile", "min_score"))
     config = SimpleNamespace(
         subsets={
@@ -237,7 +324,7 @@ def test_the_grid_makes_what_its_jobs_make_one_by_one(ray_cluster, one_by_one, t
     killer.join(1)
     assert not killer.is_alive()
     assert table(cells) == one_by_one
-    assert "14 cells; 2 at the same time, each with 1 CPU" in told[0]
+    assert "16 cells; 2 at the same time, each with 1 CPU" in told[0]
     assert any("was lost and resumes" in line or "restarting" in line for line in told), told
     models = sorted(path.name for path in (tmp_path / "models").iterdir())
     assert models == sorted({r["trained_as"] for r in one_by_one.values() if r["seed"] == 1})
@@ -298,11 +385,11 @@ def test_a_whole_experiment_that_is_killed_ends_with_the_same_table(
     out, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, out + err
     before = {path.name: path.stat().st_mtime_ns for path in records.glob("*.json")}
-    assert 3 <= len(before) < 14
+    assert 3 <= len(before) < 16
     process = start()
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
-    assert "14 cells, " in out and "of them finished before" in out
+    assert "16 cells, " in out and "of them finished before" in out
     trainer, rows = stage(tmp_path), tiny_rows(tmp_path)
     cells = trainer.cells(take_census(rows, trainer.names), rows, place(tmp_path))
     assert table(cells) == one_by_one

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ray_pipeline.core.redaction import without_known
 from ray_pipeline.core.text import NONE, count, dollars, duration, one_line, plain
 from ray_pipeline.rundir.diff import Changed, ChangedRow, RowExample, RowsDiff, RunDiff, StageDiff
 
@@ -24,7 +25,8 @@ def print_diff(console: Console, found: RunDiff, as_json: bool = False) -> None:
     """Print what changed between two runs."""
     if as_json:
         options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
-        console.file.write(orjson.dumps(to_json(found), str, options).decode() + "\n")
+        text = orjson.dumps(to_json(found), str, options).decode()
+        console.file.write(without_known(text) + "\n")
         return
     console.print(Group(*_parts(found)))
 
@@ -50,8 +52,8 @@ def _changed_json(change: Changed) -> dict[str, Any]:
 
 def _parts(found: RunDiff) -> Iterator[RenderableType]:
     yield Text.assemble(
-        ("A ", "bold"), f"{found.a} ({_status(found.status[0])})\n",
-        ("B ", "bold"), f"{found.b} ({_status(found.status[1])})",
+        ("A ", "bold"), f"{plain(found.a)} ({_status(found.status[0])})\n",
+        ("B ", "bold"), f"{plain(found.b)} ({_status(found.status[1])})",
     )  # fmt: skip
     yield from _section("Configuration", _values(found.config, effects=True), found.config)
     yield from _section("Stages and account", _account(found.stages), _differing(found.stages))

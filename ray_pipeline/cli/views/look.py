@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ray_pipeline.core.arrow_types import json_rows
 from ray_pipeline.core.numbers import finite
+from ray_pipeline.core.redaction import without_known
 from ray_pipeline.core.rows import DROPPED, ENVELOPE_COLUMNS, FAILED, KEPT
 from ray_pipeline.core.text import count, dollars, duration, figure, one_line, plain, shortened
 from ray_pipeline.evaluate.text import QUALITY
@@ -62,7 +63,7 @@ def status(reader: RunReader) -> RenderableType:
 
 def _headline(reader: RunReader) -> Text:
     ledger = reader.ledger
-    text = Text(f"{ledger.run}: ")
+    text = Text(f"{plain(ledger.run)}: ")
     text.append(ledger.status.replace("_", " "), "bold")
     text.append(f", {duration(ledger.seconds)}")
     if ledger.message:
@@ -163,7 +164,7 @@ def _reasons(ledger: Ledger) -> Table:
 def print_json_rows(console: Console, rows: Rows) -> None:
     """Print rows as they are read, one JSON object per line."""
     for row in _dicts(rows):
-        console.file.write(orjson.dumps(row, str).decode() + "\n")
+        console.file.write(without_known(orjson.dumps(row, str).decode()) + "\n")
 
 
 def print_rows(console: Console, rows: Rows, account: StageAccount, limit: int) -> None:

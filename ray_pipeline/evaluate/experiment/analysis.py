@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_pipeline.evaluate.experiment.cells import Cell, Group, Point, groups
+from ray_pipeline.evaluate.experiment.effort import EQUAL_MODE, effort, not_compared
 from ray_pipeline.evaluate.experiment.learning_curves import (
     Reached,
     common_loss,
     mean_curve,
     reached,
 )
+from ray_pipeline.evaluate.experiment.orderings import RowScores, by_orderings
 from ray_pipeline.evaluate.experiment.random_controls import against_random
-from ray_pipeline.evaluate.experiment.scaling_law import fit
-from ray_pipeline.evaluate.experiment.threshold import by_intervals, by_rule, recommendations
+from ray_pipeline.evaluate.experiment.scaling_law import NoLaw, ScalingLaw, fit
+from ray_pipeline.evaluate.experiment.sentences import recommendations
+from ray_pipeline.evaluate.experiment.threshold import by_intervals, by_rule
 from ray_pipeline.evaluate.statistics import CONFIDENCE, Estimate, estimate, perplexity_of
-from ray_pipeline.rundir.layout import CONTROL
+from ray_pipeline.rundir.layout import control_name, is_ordering
 
 #: Modes in the order in which they are reported.
 MODES = ("epochs", "tokens")
@@ -54,12 +57,15 @@ class Question:
     seed: int = 0
 
 
-def analyse(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
+def analyse(
+    cells: Sequence[Cell], question: Question, scores: RowScores | None = None
+) -> dict[str, Any]:
     """Analyse an experiment.
 
     Args:
         cells: in any order.
         question: the parameters.
+        scores: of the rows; only for an experiment that compares orderings.
 
     Returns:
         Plain data, the content of ``analysis.json``.
@@ -69,7 +75,9 @@ def analyse(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
         ValueError: the cells cannot be compared; the message says why.
     """
     _check_comparable(cells)
-    modes = [*MODES, *sorted({cell.mode for cell in cells} - set(MODES))]
+    of_orderings = [cell for cell in cells if is_ordering(cell.subset)]
+    own = [cell for cell in cells if not is_ordering(cell.subset)]
+    modes = [*MODES, *sorted({cell.mode for cell in own} - set(MODES))]
     return {
         "cells": len(cells),
         "confidence": question.confidence,
@@ -83,9 +91,26 @@ def analyse(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
         "modes": {
             mode: _mode(of_mode, question)
             for mode in modes
-            if (of_mode := [cell for cell in cells if cell.mode == mode])
+            if (of_mode := [cell for cell in own if cell.mode == mode])
         },
+        **_orderings(own, of_orderings, question, scores),
     }
+
+
+def _orderings(
+    own: Sequence[Cell],
+    of_orderings: Sequence[Cell],
+    question: Question,
+    scores: RowScores | None,
+) -> dict[str, Any]:
+    """The comparison of orderings, under its name; nothing where there are none."""
+    every = groups(own, EQUAL_MODE)
+    subset = next((group for group in every if not group.first.control), None)
+    if scores is None or subset is None or not of_orderings:
+        return {}
+    controls = [g for g in every if g.first.control and g.first.of == subset.first.subset]
+    compared = [subset, *controls, *groups(of_orderings, EQUAL_MODE)]
+    return {"orderings": by_orderings(compared, scores, question.confidence)}
 
 
 def _check_comparable(cells: Sequence[Cell]) -> None:
@@ -115,19 +140,11 @@ def _mode(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
     every = groups(cells, mode)
     target = _target(every, question)
     subsets = [group for group in every if not group.first.control]
-    controls = {group.first.of: group for group in every if group.first.control}
+    controls = [group for group in every if group.first.control]
     rule = by_rule(subsets, question.better_by)
     enough = by_intervals(subsets, question.better_by, question.confidence)
-    compared = [
-        against_random(
-            group, controls.get(group.first.subset), list(controls.values()), question.confidence
-        )
-        for group in subsets
-    ]
-    laws = {
-        name: fit(_sizes(of), question.resamples, question.seed)
-        for name, of in (("subsets", subsets), ("controls", list(controls.values())))
-    }
+    compared = against_random(subsets, controls, question.confidence)
+    laws = {name: _law(of, question) for name, of in (("subsets", subsets), ("controls", controls))}
     return {
         "target": target,
         "subsets": [_figures(group, target, question) for group in every],
@@ -135,8 +152,18 @@ def _mode(cells: Sequence[Cell], question: Question) -> dict[str, Any]:
         "threshold": {"rule": rule, "intervals": enough},
         "scaling": {name: law.to_json() for name, law in laws.items()},
         "notes": list(dict.fromkeys(_notes(cells, every))),
-        "recommendation": recommendations(subsets, rule, enough, compared, question.better_by),
+        "recommendation": recommendations(
+            subsets, rule, enough, compared, question.better_by, question.confidence
+        ),
     }
+
+
+def _law(of: Sequence[Group], question: Question) -> ScalingLaw | NoLaw:
+    """The scaling law of trainings that may be compared with each other."""
+    reasons = (not_compared(group, of[0]) for group in of[1:])
+    if why := next((reason for reason in reasons if reason is not None), None):
+        return NoLaw(f"the trainings are not compared: {why}")
+    return fit(_sizes(of), question.resamples, question.seed)
 
 
 def _target(every: Sequence[Group], question: Question) -> dict[str, Any]:
@@ -165,6 +192,7 @@ def _figures(group: Group, target: Mapping[str, Any], question: Question) -> dic
         "rows": first.rows,
         "tokens": first.tokens,
         "tokens_seen": seen,
+        "effort": effort(group),
         "seeds": sorted(group.losses),
         "diverged_seeds": list(group.lost),
         "learning_rate": first.learning_rate,
@@ -224,11 +252,15 @@ def _curve(cells: Sequence[Cell]) -> list[dict[str, float]]:
 
 
 def _sizes(of: Iterable[Group]) -> dict[int, list[tuple[float, float]]]:
-    """Tokens and loss of each training, by seed."""
-    points: dict[int, list[tuple[float, float]]] = {}
+    """Tokens and loss of each training, by seed. Several draws of one size have its mean tokens."""
+    of_rows: dict[int, list[Group]] = {}
     for group in of:
-        for seed, loss in group.losses.items():
-            points.setdefault(seed, []).append((float(group.first.tokens), loss))
+        of_rows.setdefault(group.first.rows, []).append(group)
+    points: dict[int, list[tuple[float, float]]] = {}
+    for draws in of_rows.values():
+        tokens = math.fsum(draw.first.tokens for draw in draws) / len(draws)
+        for seed, loss in (pair for draw in draws for pair in draw.losses.items()):
+            points.setdefault(seed, []).append((tokens, loss))
     return points
 
 
@@ -253,5 +285,5 @@ def _notes(cells: Sequence[Cell], every: Sequence[Group]) -> Iterator[str]:
     for group in every:
         if len(group.losses) == 1:
             yield f"{group.first.subset}: one seed, so its figures have no interval"
-        if not group.first.control and group.first.subset + CONTROL not in there:
+        if not group.first.control and control_name(group.first.subset) not in there:
             yield f"{group.first.subset}: no random control, so what quality does is not known"

@@ -17,7 +17,7 @@ import orjson
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.rundir.layout import CELLS, CONTROL, INDEX
+from ray_pipeline.rundir.layout import CELLS, INDEX, subset_and_draw
 from ray_pipeline.rundir.unreadable import read_json
 
 Mode = Literal["epochs", "tokens"]
@@ -30,7 +30,7 @@ class CellPlan:
     Attributes:
         subset: the subset that it is trained on, or the random control of one.
         mode: ``epochs`` (each subset has its own number of epochs) or ``tokens`` (all subsets have
-            one budget of tokens).
+            one budget of tokens, spent in one number of updates).
         seed: of the weights, of the order of rows and of dropout.
         learning_rate: the highest one of the schedule.
         rows: rows of the subset.
@@ -52,7 +52,7 @@ class CellPlan:
     @property
     def of(self) -> str:
         """The subset; for a control, the subset that it is the control of."""
-        return self.subset.removesuffix(CONTROL)
+        return subset_and_draw(self.subset)[0]
 
     @property
     def control(self) -> bool:
@@ -108,6 +108,9 @@ class Cell(CellPlan):
         diverged_because: why the training was stopped; None where it came to its end.
         trained_as: name of the cell that was trained: another one where both are the same training.
         digest: identity of the training: cells with the same digest are one training.
+        schedule: shape of the learning rate after the warm-up; None in records of before version
+            2 of the stage that writes them, as ``warmup_steps``.
+        warmup_steps: steps until the highest learning rate.
     """
 
     tokens_seen: int
@@ -122,6 +125,8 @@ class Cell(CellPlan):
     diverged_because: str | None = None
     trained_as: str | None = None
     digest: str | None = None
+    schedule: str | None = None
+    warmup_steps: int | None = None
 
     @property
     def diverged(self) -> bool:
@@ -140,6 +145,7 @@ class Cell(CellPlan):
 
     def to_json(self) -> dict[str, Any]:
         """The record, as plain data."""
+        schedule = {"schedule": self.schedule, "warmup_steps": self.warmup_steps}
         return {
             "cell": self.name,
             "subset": self.subset,
@@ -162,6 +168,7 @@ class Cell(CellPlan):
             "diverged": self.diverged_because,
             "trained_as": self.trained_as,
             "digest": self.digest,
+            **(schedule if self.schedule is not None else {}),
         }
 
     @classmethod
@@ -191,6 +198,8 @@ class Cell(CellPlan):
                 diverged_because=record.get("diverged"),
                 trained_as=record.get("trained_as"),
                 digest=record.get("digest"),
+                schedule=record.get("schedule"),
+                warmup_steps=_count(record.get("warmup_steps")),
             )
         except KeyError as error:
             raise ValueError(f"it has no {error.args[0]!r}") from None

@@ -21,7 +21,7 @@ _SUBSET, _CONTROL, _QUIET = "#0a6b70", "#d9912b", "#60686f"
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#94653a")
 _MODES = {
     "epochs": "each subset with its own epochs",
-    "tokens": "one budget of tokens for all",
+    "tokens": "one budget of tokens and updates for all",
 }
 
 
@@ -64,7 +64,13 @@ def _size(panel: Any, found: Mapping[str, Any]) -> None:
         (False, _SUBSET, "best by quality", "-"),
         (True, _CONTROL, "random rows", "--"),
     ):
-        of = [one for one in found["subsets"] if one["control"] is control and _is_drawn(one)]
+        # Of several draws of one size, the first is in the figure.
+        of_size = {
+            one["rows"]: one
+            for one in reversed(found["subsets"])
+            if one["control"] is control and _is_drawn(one)
+        }
+        of = [of_size[rows] for rows in sorted(of_size)]
         if not of:
             continue
         rows = [one["rows"] for one in of]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from ray_pipeline.evaluate.experiment.cells import Group
+from ray_pipeline.evaluate.experiment.effort import differences, not_compared
 from ray_pipeline.evaluate.statistics import (
     CONFIDENCE,
+    Difference,
     Estimate,
+    crossed_difference,
     estimate,
-    paired_difference,
+    holm,
     perplexity_of,
 )
 
@@ -27,19 +30,27 @@ def by_rule(subsets: Sequence[Group], better_by: float) -> dict[str, Any]:
         better_by: the rule's 10%, as a fraction.
 
     Returns:
-        The ``subset`` (null if there are not two to compare), ``is_largest``, and each step's
-        ``lower_by``: the fraction by which the smaller one's perplexity is below the larger one's.
+        The ``subset`` (null if there are not two to compare, or a step could not be taken),
+        ``is_largest``, and each step's ``lower_by``: the fraction by which the smaller one's
+        perplexity is below the larger one's; null where they are not compared, and ``why`` is why.
     """
-    means = {group.first.subset: _loss(group).mean for group in subsets}
-    steps: list[dict[str, Any]] = [
-        {"subset": ours, "next": larger, "lower_by": 1 - perplexity_of(means[ours] - means[larger])}
-        for ours, larger in pairwise(means)
-    ]
-    if not steps:
-        return {"subset": None, "is_largest": False, "steps": []}
+    steps = [_rule_step(ours, larger) for ours, larger in pairwise(subsets)]
+    if not steps or any(step["why"] for step in steps):
+        return {"subset": None, "is_largest": False, "steps": steps}
     pays = next((step["subset"] for step in steps if step["lower_by"] > better_by), None)
-    largest = list(means)[-1]
+    largest = subsets[-1].first.subset
     return {"subset": pays or largest, "is_largest": pays is None, "steps": steps}
+
+
+def _rule_step(ours: Group, larger: Group) -> dict[str, Any]:
+    why = not_compared(ours, larger)
+    below = 1 - perplexity_of(_loss(ours).mean - _loss(larger).mean)
+    return {
+        "subset": ours.first.subset,
+        "next": larger.first.subset,
+        "lower_by": None if why else below,
+        "why": why,
+    }
 
 
 def by_intervals(
@@ -55,7 +66,12 @@ def by_intervals(
     - ``enough``: it lies below that margin;
     - ``worse``: it lies above that margin;
     - ``undecided``: it spans the margin: more seeds are needed;
-    - ``unknown``: there is no interval.
+    - ``unknown``: there is no interval;
+    - ``not compared``: the trainings are not equally long.
+
+    The intervals are each one's own. A verdict stands only if its test is still significant after
+    Holm's correction over all subsets: those against 0 are one family, those against the margin
+    another.
 
     Returns:
         ``subset``: the smallest one that is better or enough, else the largest; null if all are
@@ -65,130 +81,54 @@ def by_intervals(
     if len(subsets) < 2:
         return {"subset": None, "margin": margin, "comparisons": []}
     *smaller, largest = subsets
-    comparisons = []
-    for group in smaller:
-        difference = paired_difference(group.losses, largest.losses, confidence)
-        comparisons.append(
-            {
-                "subset": group.first.subset,
-                "against": largest.first.subset,
-                "difference": None if difference is None else difference.to_json(),
-                "verdict": _verdict(difference, margin),
-            }
+    reasons = [not_compared(group, largest) for group in smaller]
+    found = [
+        None if why else crossed_difference(group.losses, [largest.losses])
+        for group, why in zip(smaller, reasons, strict=True)
+    ]
+    of_zero, of_margin = (
+        holm([None if one is None else one.p_value(value) for one in found])
+        for value in (0.0, margin)
+    )
+    comparisons = [
+        {
+            "subset": group.first.subset,
+            "against": largest.first.subset,
+            "difference": None if one is None else one.estimate(confidence).to_json(),
+            "p_adjusted": {"zero": zero, "margin": at_margin},
+            "differs": differences(group, largest),
+            "why": why,
+            "verdict": "not compared"
+            if why
+            else _verdict(one, margin, zero, at_margin, 1 - confidence),
+        }
+        for group, why, one, zero, at_margin in zip(
+            smaller, reasons, found, of_zero, of_margin, strict=True
         )
+    ]
     verdicts = {each["subset"]: each["verdict"] for each in comparisons}
     enough = [name for name, verdict in verdicts.items() if verdict in ("better", "enough")]
     chosen = enough[0] if enough else None
-    if chosen is None and set(verdicts.values()) != {"unknown"}:
+    if chosen is None and set(verdicts.values()) - {"unknown", "not compared"}:
         chosen = largest.first.subset
     return {"subset": chosen, "margin": margin, "comparisons": comparisons}
 
 
-def _verdict(difference: Estimate | None, margin: float) -> str:
-    if difference is None or difference.low is None or difference.high is None:
+def _verdict(
+    difference: Difference | None,
+    margin: float,
+    p_zero: float | None,
+    p_margin: float | None,
+    error: float,
+) -> str:
+    if difference is None or p_zero is None or p_margin is None:
         return "unknown"
-    if difference.high < 0:
+    if p_zero < error and difference.mean < 0:
         return "better"
-    if difference.high < margin:
-        return "enough"
-    return "worse" if difference.low > margin else "undecided"
+    if p_margin >= error:
+        return "undecided"
+    return "enough" if difference.mean < margin else "worse"
 
 
 def _loss(group: Group) -> Estimate:
     return estimate(list(group.losses.values()))
-
-
-def recommendations(
-    subsets: Sequence[Group],
-    rule: Mapping[str, Any],
-    intervals: Mapping[str, Any],
-    controls: Sequence[Mapping[str, Any]],
-    better_by: float,
-) -> list[str]:
-    """The conclusions in sentences, none of which goes beyond the figures.
-
-    Args:
-        subsets: the best quality first.
-        rule: of `by_rule`.
-        intervals: of `by_intervals`.
-        controls: each subset against its random control.
-        better_by: the rule's share.
-    """
-    rows = {group.first.subset: group.first.rows for group in subsets}
-    said = [_of_rule(rule, rows, better_by), *_of_intervals(intervals, rows, better_by)]
-    return [*said, *_of_controls(controls)]
-
-
-def _of_rule(rule: Mapping[str, Any], rows: Mapping[str, int], better_by: float) -> str:
-    if rule["subset"] is None:
-        return "There are not two subsets with figures, so there is no threshold."
-    name = rule["subset"]
-    steps = ", ".join(_step(step) for step in rule["steps"])
-    if rule["is_largest"]:
-        return (
-            f"By the rule of {better_by:.0%}, quantity matters more than filtering: no subset's "
-            f"perplexity is {better_by:.0%} below that of the next larger one ({steps}), so the "
-            f"threshold is the largest, {name} ({rows[name]:,} rows)."
-        )
-    return (
-        f"By the rule of {better_by:.0%}, the threshold is {name} ({rows[name]:,} rows): its "
-        f"perplexity is more than {better_by:.0%} below that of the next larger subset ({steps})."
-    )
-
-
-def _step(step: Mapping[str, Any]) -> str:
-    way = "below" if step["lower_by"] >= 0 else "above"
-    return f"{step['subset']} {abs(step['lower_by']):.1%} {way} {step['next']}"
-
-
-_VERDICTS = {
-    "better": "is better than all {largest} rows",
-    "enough": "is enough: surely less than {margin} worse than all {largest} rows",
-    "worse": "is not enough: surely more than {margin} worse than all {largest} rows",
-    "undecided": "is undecided: its interval spans {margin} worse; more seeds would narrow it",
-    "unknown": "has no interval",
-}
-
-
-def _of_intervals(
-    intervals: Mapping[str, Any], rows: Mapping[str, int], better_by: float
-) -> list[str]:
-    said = []
-    for one in intervals["comparisons"]:
-        largest = f"{rows[one['against']]:,}"
-        verdict = _VERDICTS[one["verdict"]].format(largest=largest, margin=f"{better_by:.0%}")
-        said.append(f"{one['subset']} ({rows[one['subset']]:,} rows) {verdict}{_range(one)}")
-    if not said:
-        return []
-    found = intervals["subset"]
-    end = (
-        "so nothing can be recommended by them."
-        if found is None
-        else f"so the recommendation by them is {found} ({rows[found]:,} rows)."
-    )
-    return [f"By the intervals: {'; '.join(said)}; {end}"]
-
-
-def _of_controls(controls: Sequence[Mapping[str, Any]]) -> list[str]:
-    words = {
-        "helps": "helps",
-        "hurts": "hurts",
-        "undecided": "cannot be distinguished from chance",
-        "unknown": "is not known to help: there is no control, or one seed",
-    }
-    said = [f"at {one['rows']:,} rows it {words[one['verdict']]}{_range(one)}" for one in controls]
-    if not said:
-        return []
-    return [f"Selecting by quality, compared with equally many random rows: {'; '.join(said)}."]
-
-
-def _range(one: Mapping[str, Any]) -> str:
-    difference = one["difference"]
-    if difference is None:
-        return ""
-    if difference["low"] is None:
-        return f" (difference of loss {difference['mean']:+.3f})"
-    return (
-        f" (difference of loss {difference['mean']:+.3f}, {difference['low']:+.3f} to "
-        f"{difference['high']:+.3f})"
-    )

@@ -6,7 +6,8 @@ this takes a twentieth. Every HTTP call goes through the run's limits (`ray_pipe
 call means.
 
 API keys come from environment variables. They are in the headers of a request and nowhere else:
-limits, logs and errors hold their labels, and keys in a server's messages are masked.
+limits, logs and errors hold their labels, and keys in a server's messages are hidden. So are all
+other secrets of the configuration, which come from the environment, too (`credentials`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import aiohttp
-from yarl import URL
 
-from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.errors import RunError
 from ray_pipeline.llm.engines.answers import read_answer
 from ray_pipeline.llm.engines.base import RemoteEngine
+from ray_pipeline.llm.engines.credentials import Credentials, completions_url
 from ray_pipeline.llm.engines.proxies import bypassed, proxy_for
 from ray_pipeline.llm.engines.refusals import Probe, Refusals
 from ray_pipeline.llm.engines.replies import Failure, backoff, failure
@@ -47,19 +48,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _CONNECT_SECONDS = 30.0
-
-
-def _completions_url(name: str, config: LlmConfig) -> URL:
-    base = config.base_url or DEFAULT_BASE_URL
-    try:
-        url = URL(base)
-    except ValueError:
-        url = URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise UserError(f"llms.{name}.base_url: {base!r} is not a URL like https://host/v1")
-    return url.with_path(f"{url.path.rstrip('/')}/chat/completions", keep_query=True)
 
 
 class _Lost:
@@ -100,11 +89,9 @@ class OpenAIEngine(RemoteEngine):
     def __init__(self, name: str, config: LlmConfig, limits: LimitsClient) -> None:
         self._name = name
         self._config = config
-        self._url = _completions_url(name, config)
+        self._sent = Credentials(name, config, self.read_keys(name, config))
+        self._url = self._sent.url
         self._proxy = proxy_for(self._url)
-        keys = self.read_keys(name, config)
-        self._secrets = [key for key in keys.values() if key]
-        self._headers = {label: _headers(key) for label, key in keys.items()}
         patience = config.give_up_after_seconds
         self._limits = limits.llm(name, self.key_limits(name, config), patience)
         self._dialect = Dialect()
@@ -122,12 +109,12 @@ class OpenAIEngine(RemoteEngine):
                 a URL, or the proxy of the environment cannot be used.
         """
         super().check(name, config)
-        proxy_for(_completions_url(name, config))
+        proxy_for(completions_url(name, config))
 
     @classmethod
     def check_network(cls, name: str, config: LlmConfig) -> str | None:
         """Check that the proxy in front of the server can be reached, if there is one."""
-        url = _completions_url(name, config)
+        url = completions_url(name, config)
         if (proxy := proxy_for(url)) is not None:
             proxy.check(url)
         if (variable := bypassed(url)) is None:
@@ -179,7 +166,7 @@ class OpenAIEngine(RemoteEngine):
         tokens = self.request_tokens(self._config, request)
         estimate = tokens.reservation(self._config.usd_per_million)
         dialect = self._dialect
-        body = request_body(self._config, request, dialect)
+        body = self._body(request, dialect)
         started: float | None = None
         attempt = 1
         while True:
@@ -188,7 +175,7 @@ class OpenAIEngine(RemoteEngine):
                     started = loop.time()
                 if dialect is not self._dialect:  # learnt by another request meanwhile
                     dialect = self._dialect
-                    body = request_body(self._config, request, dialect)
+                    body = self._body(request, dialect)
                 outcome = await self._try(lease, request, body, dialect)
             if isinstance(outcome, Response):
                 outcome.attempts = attempt
@@ -301,12 +288,15 @@ class OpenAIEngine(RemoteEngine):
         lease.release()
         return outcome
 
+    def _body(self, request: Request, dialect: Dialect) -> bytes:
+        return request_body(self._config, request, dialect, self._sent.extra_body)
+
     async def _post(self, label: str, body: bytes) -> Reply:
         session = self._session or self._open_session()
         async with session.post(
             self._url,
             data=body,
-            headers=self._headers[label],
+            headers=self._sent.headers[label],
             allow_redirects=False,
             proxy=None if self._proxy is None else self._proxy.url,
         ) as reply:
@@ -340,10 +330,10 @@ class OpenAIEngine(RemoteEngine):
             detail = f"HTTP {reply.status}: the reply could not be read"
             outcome = Failure("retry", "malformed", detail)
         if isinstance(outcome, Response):
-            return outcome
+            return self._sent.hidden_in_answer(outcome)
         if outcome.code == "malformed":
             outcome = replace(outcome, raw=reply.body.decode("utf-8", "replace"))
-        return outcome.told(self._mask)
+        return outcome.told(self._sent.hidden)
 
     def _settle(self, lease: Lease, request: Request, response: Response) -> Response:
         if response.prompt_tokens < 0:
@@ -383,7 +373,7 @@ class OpenAIEngine(RemoteEngine):
         request = Request("", self._config.model, "", _TEST, Sampling(max_tokens=1))
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                body = request_body(self._config, request, self._dialect)
+                body = self._body(request, self._dialect)
                 reply = await self._post(lease.key_label, body)
         except Exception:
             return "unclear"
@@ -412,16 +402,7 @@ class OpenAIEngine(RemoteEngine):
             self._warned.add(topic)
             _log.warning("llms.%s: %s", self._name, message)
 
-    def _mask(self, text: str) -> str:
-        """A server's message with everything that looks like a key masked."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[key]")
-        return _KEY_LIKE.sub("[key]", text)
 
-
-_KEY_LIKE = re.compile(
-    r"\b(?:sk|pk|key|gsk|xai)-[\w*.-]{6,}|\bAIza[\w-]{10,}|(?<=Bearer )[\w.~+/-]{8,}", re.IGNORECASE
-)
 #: The test request, and the seconds that its reply may take.
 _TEST: tuple[Message, ...] = ({"role": "user", "content": "Say OK."},)
 _PROBE_SECONDS = 30.0
@@ -448,13 +429,6 @@ class Reply:
 
 
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
-
-
-def _headers(key: str | None) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
-    if key is not None:
-        headers["Authorization"] = f"Bearer {key}"
-    return headers
 
 
 def _connection_failure(error: Exception, timeout: float) -> Failure:

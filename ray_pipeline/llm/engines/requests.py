@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,8 +50,20 @@ def _refuses(field: str, code: str, text: str) -> bool:
 _UNSUPPORTED = re.compile(r"unsupported|unrecognized|not permitted|not supported", re.IGNORECASE)
 
 
-def request_body(config: LlmConfig, request: Request, dialect: Dialect) -> bytes:
-    """The JSON body of a request, in this server's dialect."""
+def request_body(
+    config: LlmConfig,
+    request: Request,
+    dialect: Dialect,
+    extra_body: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The JSON body of a request, in this server's dialect.
+
+    Args:
+        config: the model's configuration.
+        request: the request.
+        dialect: what the server accepts.
+        extra_body: the configured one, with the values of the environment; None: it has none.
+    """
     sampling = request.sampling
     body: dict[str, Any] = {
         "model": config.model,
@@ -70,7 +83,7 @@ def request_body(config: LlmConfig, request: Request, dialect: Dialect) -> bytes
         del body[field]
     if config.chat_template_kwargs:
         body["chat_template_kwargs"] = config.chat_template_kwargs
-    body.update(config.extra_body)
+    body.update(config.extra_body if extra_body is None else extra_body)
     return orjson.dumps(body)
 
 

@@ -56,19 +56,21 @@ class TransformersEngine(LocalEngine):
 
         from ray_pipeline.models.chat_template import use_trained_format
         from ray_pipeline.models.control_tokens import ControlTokens
+        from ray_pipeline.models.hub import at_commit
         from ray_pipeline.models.thinking import ThinkingTokens
         from ray_pipeline.models.tokenizer import load_tokenizer
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        revision = self._config.revision or "main"
-        self._tokenizer = load_tokenizer(self._model_name, revision=revision, padding_side="left")
+        name, commit = at_commit(self._model_name)
+        revision = commit.get("revision") or self._config.revision or "main"
+        self._tokenizer = load_tokenizer(name, revision=revision, padding_side="left")
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         use_trained_format(self._tokenizer, self._model_name)
         self._control = ControlTokens(self._tokenizer)
         self._thinking = ThinkingTokens(self._tokenizer)
         model = AutoModelForCausalLM.from_pretrained(
-            self._model_name, revision=revision, dtype=getattr(torch, self._config.dtype)
+            name, revision=revision, dtype=getattr(torch, self._config.dtype)
         )
         if self._config.adapter is not None:
             from peft import PeftModel

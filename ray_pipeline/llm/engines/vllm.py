@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ray_pipeline.core.references import resolve
 from ray_pipeline.llm.engines.base import LocalEngine
 from ray_pipeline.llm.types import AnswerFormat, EngineError, Request
 from ray_pipeline.models.vllm import engine_arguments, quiet
@@ -131,7 +132,7 @@ def _settings(config: LlmConfig) -> dict[str, Any]:
     }
     if config.max_model_len is not None:
         settings["max_model_len"] = config.max_model_len
-    return settings | config.engine_args
+    return settings | resolve(config.engine_args, "engine_args")
 
 
 def _sampling_params(request: Request) -> Any:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import yaml
+
+from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.redaction import redacted, redacted_data
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.section import Section
 
@@ -12,7 +16,7 @@ from ray_pipeline.report.section import Section
 class Configuration:
     """The section."""
 
-    #: ``config.yaml`` as it is; empty when there is none.
+    #: ``config.yaml`` without secrets; empty when there is none.
     config: str
     #: Prompt files with their paths.
     prompts: list[tuple[str, str]]
@@ -25,13 +29,25 @@ def read(reader: ReportReader) -> Configuration:
     storage = reader.storage
     exports = sorted(storage.list("exports", recursive=True))
     return Configuration(
-        config=reader.config_text,
+        config=_shown(reader),
         prompts=[
             (path, (storage.read_bytes(path) or b"").decode(errors="replace"))
             for path in sorted(storage.list("prompts", recursive=True))
         ],
         exports=[path.removeprefix("exports/") for path in exports],
     )
+
+
+def _shown(reader: ReportReader) -> str:
+    """The text of ``config.yaml`` without secrets."""
+    try:
+        config = redacted_data(reader.config)
+    except RunError:  # not YAML
+        return redacted(reader.config_text)
+    if config == reader.config:
+        return reader.config_text
+    text: str = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return text
 
 
 SECTION = Section("configuration", "Configuration", "configuration.html.j2", read)

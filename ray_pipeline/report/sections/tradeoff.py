@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 from typing import Any
 
 import orjson
@@ -29,7 +30,7 @@ from ray_pipeline.report.section import Section
 STAGE, ANALYSIS = "analyse", "experiment/analysis.json"
 _TITLES = {
     "epochs": "Each subset with its own number of epochs",
-    "tokens": "One budget of tokens for all",
+    "tokens": "One budget of tokens and updates for all",
 }
 _COLOURS = 6
 #: The axis of the learning curves reaches this multiple of the lowest perplexity: the beginnings
@@ -71,9 +72,16 @@ class ControlLine:
 
     name: str
     rows: str
+    #: Of the subset and of its control, one below the other.
+    updates: list[str]
+    tokens: list[str]
+    schedules: list[str]
     difference: Value
     ratio: Value
-    verdict: str
+    #: With Holm's correction over the table.
+    p_value: str
+    draws: str
+    verdict: Value
     worth: str
 
 
@@ -102,6 +110,8 @@ class ModeSection:
     is_configured: bool
     lines: list[SubsetLine]
     controls: list[ControlLine]
+    #: Whether an earlier version made the analysis, which compared what is not equal.
+    is_unchecked: bool
     scaling: list[str]
 
 
@@ -151,6 +161,7 @@ def _mode(name: str, mode: Mapping[str, Any]) -> ModeSection:
         is_configured=mode["target"]["from"] == "configuration",
         lines=[_line(subset) for subset in subsets],
         controls=[_control(control) for control in mode["controls"]],
+        is_unchecked=any("effort" not in control for control in mode["controls"]),
         scaling=[_law(which, law) for which, law in mode["scaling"].items()],
     )
 
@@ -210,15 +221,44 @@ def _control(control: Mapping[str, Any]) -> ControlLine:
         "hurts": "quality hurts",
         "undecided": "no significant difference",
         "unknown": "unknown",
+        "not compared": "not compared",
     }
+    sides = [side for side in (control.get("effort"), *control.get("control_effort", [])) if side]
+    reasons = control.get("why") or ", ".join(control.get("differs", []))
     return ControlLine(
+        updates=_distinct(side["updates"] for side in sides),
+        tokens=_distinct(side["tokens_seen"] for side in sides),
+        schedules=_distinct(map(_schedule, sides)),
         name=plain(control["subset"]),
         rows=count(control["rows"]),
         difference=_signed(control["difference"]),
         ratio=_value(control["perplexity_ratio"]),
-        verdict=verdicts.get(control["verdict"], plain(control["verdict"])),
+        p_value=_probability(finite(control.get("p_adjusted"))),
+        draws=count(control.get("draws", 1)),
+        verdict=Value(
+            verdicts.get(control["verdict"], plain(control["verdict"])), plain(reasons or "")
+        ),
         worth=_worth(control["worth_random_rows"]),
     )
+
+
+def _probability(p: float | None) -> str:
+    if p is None:
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    """The texts without repetition: one where all sides are equal."""
+    return list(dict.fromkeys(plain(text) for text in texts))
+
+
+def _schedule(side: Mapping[str, Any]) -> str:
+    """The learning-rate schedule of a side, in words; records of before lack all but its peak."""
+    peak = f"peak {side['learning_rate']:g}"
+    if side["schedule"] is None:
+        return f"{peak}, warm-up not recorded"
+    return f"{peak}, warm-up {count(side['warmup_steps'])}, {side['schedule']}"
 
 
 def _signed(estimate: Mapping[str, Any] | None) -> Value:
@@ -262,16 +302,17 @@ def _sizes(subsets: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 def _by_size(subsets: Sequence[Mapping[str, Any]], control: bool) -> tuple[list[Point], list[Span]]:
     """Mean perplexities by rows, and their intervals where there are any."""
-    points: list[Point] = []
+    means: dict[float, list[float]] = {}
     spans: list[Span] = []
     for subset in subsets:
         rows, perplexity = float(subset["rows"]), subset["perplexity"]
         mean, low, high = (finite(perplexity[key]) for key in ("mean", "low", "high"))
         if subset["control"] is control and rows > 0 and mean is not None:
-            points.append((rows, mean))
+            means.setdefault(rows, []).append(mean)
             if low is not None and high is not None:
                 spans.append((rows, low, high))
-    return points, spans
+    # Several draws of one size are one point, at the perplexity of their mean loss.
+    return [(rows, geometric_mean(of_size)) for rows, of_size in means.items()], spans
 
 
 def _curves(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 from pydantic import Field
 
@@ -15,12 +19,16 @@ from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate.experiment.analysis import Question, analyse
 from ray_pipeline.evaluate.experiment.cells import Cell, read_cells
+from ray_pipeline.evaluate.experiment.orderings import LENGTH, RowScores, rank_correlation
 from ray_pipeline.evaluate.statistics import perplexity_of
 from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
+from ray_pipeline.rundir.layout import SPLIT, SUBSETS
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, StageConfig, Workplace
+from ray_pipeline.stages.subsets.select import SelectSubsets
 from ray_pipeline.stages.training.tokenise import Tokenise
 
+Floats = npt.NDArray[np.float64]
 #: One row per cell, one row per subset, and all results; relative to the run directory.
 RESULTS, SUMMARY = "experiment/results.csv", "experiment/summary.csv"
 ANALYSIS = "experiment/analysis.json"
@@ -32,7 +40,7 @@ class AnalyseTradeoff(ArtifactStage):
     """Writes the tables, the analysis and the figures of an experiment from its records."""
 
     name = "analyse"
-    version = 2
+    version = 3
     uses_seed = True
 
     class Config(StageConfig):
@@ -73,6 +81,21 @@ class AnalyseTradeoff(ArtifactStage):
     config: Config
 
     @property
+    def _orderings(self) -> list[str]:
+        """The orderings that are compared; empty in most experiments."""
+        select = self.find_stage(SelectSubsets)
+        return [] if select is None else list(select.config.orderings)
+
+    @property
+    def reads(self) -> Mapping[str, pa.DataType]:
+        """The scores and lengths of the rows, where orderings are compared."""
+        if not self._orderings:
+            return {}
+        scores = dict.fromkeys(_scores(self._orderings), pa.float64())
+        lists = {"input_ids": pa.list_(pa.int32()), "subsets": pa.list_(pa.string())}
+        return {**scores, **lists, "split": pa.string()}
+
+    @property
     def makes(self) -> Sequence[str]:
         """The tables, the analysis and the figures."""
         from ray_pipeline.evaluate.experiment.figures import FIGURES
@@ -94,7 +117,8 @@ class AnalyseTradeoff(ArtifactStage):
             seed=self.settings.seed,
         )
         try:
-            analysis = analyse(cells, question)
+            scores = row_scores(rows, self._orderings) if self._orderings else None
+            analysis = analyse(cells, question, scores)
         except ValueError as error:
             where = storage.uri("experiment/cells")
             raise RunError(
@@ -107,10 +131,67 @@ class AnalyseTradeoff(ArtifactStage):
         for mode, found in analysis["modes"].items():
             for sentence in found["recommendation"]:
                 place.say(f"  {mode}: {sentence}")
+        for sentence in (analysis.get("orderings") or {}).get("sentences", []):
+            place.say(f"  orderings: {sentence}")
         return _figures(analysis)
 
     def _vocabulary(self) -> int:
         return vocabulary_size(load_tokenizer(self.stage_of(Tokenise).tokenizer))
+
+
+def _scores(orderings: Sequence[str]) -> list[str]:
+    """The columns of scores that orderings are by, the quality first; without the length."""
+    columns = [ordering.removeprefix("-") for ordering in orderings]
+    return [name for name in dict.fromkeys(["quality", *columns]) if name != LENGTH]
+
+
+def row_scores(rows: StoredRows, orderings: Sequence[str]) -> RowScores:
+    """Means of scores and lengths over every subset, and their correlations over all rows.
+
+    Of the rows to train on, the driver holds one number for each score and one for the length.
+    """
+    scores = _scores(orderings)
+    values: dict[str, list[Floats]] = {name: [] for name in (*scores, LENGTH)}
+    sums: dict[str, dict[str, Floats]] = {}
+    for table in rows.tables([*scores, "input_ids", SPLIT, SUBSETS]):
+        train = table.filter(pc.equal(table[SPLIT], "train"))
+        length = pc.list_value_length(train["input_ids"]).cast(pa.float64())
+        numbers = {name: train[name].cast(pa.float64()).to_numpy() for name in scores}
+        numbers[LENGTH] = length.to_numpy()
+        for name, column in numbers.items():
+            values[name].append(column)
+        _add_to_subsets(sums, train[SUBSETS].combine_chunks(), numbers)
+    whole = {name: np.concatenate(parts) for name, parts in values.items()}
+    return RowScores(
+        rows=len(whole[LENGTH]),
+        with_length={name: _correlation(whole[name], whole[LENGTH]) for name in scores},
+        means={
+            subset: {
+                name: float(total / number) if number else math.nan
+                for name, (total, number) in of_subset.items()
+            }
+            for subset, of_subset in sums.items()
+        },
+    )
+
+
+def _add_to_subsets(
+    sums: dict[str, dict[str, Floats]], subsets: pa.Array, numbers: Mapping[str, Floats]
+) -> None:
+    """Add sums and counts of the finite numbers of each subset's rows."""
+    parents = pc.list_parent_indices(subsets)
+    names = pc.list_flatten(subsets)
+    for subset in pc.unique(names).to_pylist():
+        members = parents.filter(pc.equal(names, subset)).to_numpy()
+        own = sums.setdefault(subset, {name: np.zeros(2) for name in numbers})
+        for name, column in numbers.items():
+            known = column[members][np.isfinite(column[members])]
+            own[name] += (known.sum(), len(known))
+
+
+def _correlation(score: Floats, length: Floats) -> float | None:
+    known = np.isfinite(score)
+    return rank_correlation(score[known].tolist(), length[known].tolist())
 
 
 def _write_results(storage: Storage, cells: Sequence[Cell]) -> None:

@@ -10,9 +10,9 @@ from pydantic import Field, field_validator
 from ray_pipeline.core.config import Execution, Section
 from ray_pipeline.core.shares import StepsOrShare
 from ray_pipeline.evaluate.experiment.cells import Mode
-from ray_pipeline.rundir.layout import CONTROL
+from ray_pipeline.rundir.layout import is_ordering, subset_and_draw
 from ray_pipeline.stages.training.trial_workers import TrialWorkersConfig
-from ray_pipeline.train.batches import BatchConfig
+from ray_pipeline.train.batches import BatchConfig, Budget
 from ray_pipeline.train.job import WorkersConfig
 from ray_pipeline.train.loop import UpdateConfig
 from ray_pipeline.train.scratch import ScratchConfig
@@ -43,6 +43,10 @@ _ORIGINAL = {
 }
 
 
+#: Number of rows and tokens of each subset and control, by name.
+Parts = Mapping[str, tuple[int, int]]
+
+
 class CellLoopConfig(UpdateConfig):
     """How each step changes the weights, in every cell. Defaults follow the original experiment."""
 
@@ -63,7 +67,8 @@ class CellBatchConfig(BatchConfig):
         32,
         ge=1,
         description="rows per weight update; the default is the original experiment's batch "
-        "size of 8 times 4 accumulation steps",
+        "size of 8 times 4 accumulation steps. In the mode `tokens`: this number times the mean "
+        "tokens of the smallest subset's rows is the tokens per weight update of every training",
     )
 
 
@@ -78,7 +83,8 @@ class TrainSubsetsConfig(TrialWorkersConfig):
         ["epochs", "tokens"],
         min_length=1,
         description="how long to train; epochs: each subset for its own number of epochs; "
-        "tokens: every subset on the same number of tokens",
+        "tokens: every subset on the same number of tokens, in the same number of weight updates, "
+        "with the same learning-rate schedule",
     )
     seeds: list[int] = Field(
         [1, 2, 3], min_length=1, description="random seeds; every subset is trained once with each"
@@ -90,7 +96,9 @@ class TrainSubsetsConfig(TrialWorkersConfig):
         "the one in `settings`",
     )
     settings: dict[str, SubsetSettings] = Field(
-        {}, description="epochs and learning rate of each subset, by its name"
+        {},
+        description="epochs and learning rate of each subset, by its name; in the mode `tokens` "
+        "the settings of the smallest subset hold for all",
     )
     budget_tokens: int | None = Field(
         None,
@@ -111,7 +119,9 @@ class TrainSubsetsConfig(TrialWorkersConfig):
         description="numbers of rows and tokens per weight update and per micro-batch",
     )
     keep_models: Literal["first_seed", "all", "none"] = Field(
-        "first_seed", description="which trained models are kept in the run directory"
+        "first_seed",
+        description="which trained models are kept in the run directory; first_seed: of every "
+        "subset and its first random control",
     )
     workers: Annotated[WorkersConfig, Execution] = Field(
         WorkersConfig(),
@@ -159,20 +169,46 @@ class TrainSubsetsConfig(TrialWorkersConfig):
             evaluate_every=given.evaluate_every,
         )
 
-    def rates_of(self, subset: str, rows: int) -> list[float]:
-        """The learning rates that a subset is trained with."""
-        rate = self.settings_of(subset, rows).learning_rate
-        assert rate is not None
-        return self.learning_rates or [rate]
-
-    def budget(self, parts: Mapping[str, tuple[int, int]]) -> int:
-        """Tokens of a cell of the mode ``tokens``.
+    def settings_in(self, mode: str, subset: str, parts: Parts) -> SubsetSettings:
+        """A subset's settings in a mode: in ``tokens``, those of the smallest subset.
 
         Args:
-            parts: number of rows and tokens of each subset and control, by name.
+            mode: ``epochs`` or ``tokens``.
+            subset: its name, not that of a control.
+            parts: sizes of all subsets.
         """
-        if self.budget_tokens is not None:
-            return self.budget_tokens
-        own = {name: part for name, part in parts.items() if not name.endswith(CONTROL)}
-        name, (rows, tokens) = min(own.items(), key=lambda item: (item[1], item[0]))
-        return (self.settings_of(name, rows).epochs or 1) * tokens
+        name = _smallest(parts) if mode == "tokens" else subset
+        return self.settings_of(name, parts[name][0])
+
+    def modes_of(self, name: str) -> list[Mode]:
+        """The modes in which a subset, control or ordering is trained on."""
+        return ["tokens"] if is_ordering(name) else list(self.modes)
+
+    def rates(self, settings: SubsetSettings) -> list[float]:
+        """The learning rates that a subset with these settings is trained with."""
+        assert settings.learning_rate is not None
+        return self.learning_rates or [settings.learning_rate]
+
+    def budget(self, parts: Parts, longest: int = 0) -> Budget:
+        """Tokens and steps of every training of the mode ``tokens``.
+
+        Args:
+            parts: sizes of all subsets.
+            longest: tokens of the longest row in any of them.
+        """
+        name = _smallest(parts)
+        rows, tokens = parts[name]
+        whole = self.budget_tokens or (self.settings_of(name, rows).epochs or 1) * tokens
+        batches = self.batches
+        step_tokens = batches.step_tokens or (batches.step_rows or 1) * tokens / max(1, rows)
+        return Budget.of(whole, max(1.0, step_tokens), longest)
+
+
+def _smallest(parts: Parts) -> str:
+    """The subset with the fewest rows, controls aside."""
+    own = {
+        name: part
+        for name, part in parts.items()
+        if not subset_and_draw(name)[1] and not is_ordering(name)
+    }
+    return min(own, key=lambda name: (own[name], name))

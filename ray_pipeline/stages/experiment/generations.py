@@ -14,6 +14,7 @@ import pyarrow.csv as pacsv
 from pydantic import Field
 
 from ray_pipeline.core.config import Execution
+from ray_pipeline.core.spreadsheets import without_formulas
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate.experiment import completions as metrics
 from ray_pipeline.evaluate.experiment.cells import Cell, groups, read_cells
@@ -120,7 +121,9 @@ class SubsetGenerations(ArtifactStage):
         measured = {cell.name: self._measured(cell, prompts, place) for cell in cells}
         lines = [line for found, _ in measured.values() for line in found]
         with place.storage.writer(RESULTS) as file:
-            pacsv.write_csv(pa.Table.from_pylist(lines, _SCHEMA), file)
+            table = pa.Table.from_pylist(lines, _SCHEMA)
+            is_safe = self.settings.for_spreadsheets
+            pacsv.write_csv(without_formulas(table) if is_safe else table, file)
         return {
             "prompts": len(prompts.row_ids),
             "samples": self.config.samples,

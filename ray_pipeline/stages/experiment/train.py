@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import orjson
@@ -14,17 +15,17 @@ from ray_pipeline.core.resources import Resources
 from ray_pipeline.evaluate.experiment.cells import CellPlan
 from ray_pipeline.models.text import TextConfig
 from ray_pipeline.models.tokenizer import load_tokenizer, vocabulary_size
-from ray_pipeline.rundir.layout import CELLS, CONTROL, INDEX
+from ray_pipeline.rundir.layout import CELLS, INDEX, is_ordering, subset_and_draw
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import ArtifactStage, Workplace
-from ray_pipeline.stages.experiment.config import TrainSubsetsConfig
+from ray_pipeline.stages.experiment.config import Parts, SubsetSettings, TrainSubsetsConfig
 from ray_pipeline.stages.experiment.cost import TrainingCost, subset_rows
 from ray_pipeline.stages.subsets.config import SelectSubsetsConfig
 from ray_pipeline.stages.subsets.select import SelectSubsets
 from ray_pipeline.stages.training.missing_rows import require_rows
 from ray_pipeline.stages.training.split import SplitStage
 from ray_pipeline.stages.training.tokenise import Tokenise
-from ray_pipeline.train.batches import BatchConfig
+from ray_pipeline.train.batches import BatchConfig, Budget
 from ray_pipeline.train.census import Census, PartOfRows, take_census
 from ray_pipeline.train.job import ModelSource, Pace, TrainingJob
 from ray_pipeline.train.loop import LoopConfig
@@ -40,6 +41,8 @@ class TrainSubsets(ArtifactStage):
     """
 
     name = "train-subsets"
+    #: 2: in the mode ``tokens`` a step is a number of tokens. Until then it was a number of rows.
+    version = 2
     needs_stages = (SelectSubsets, Tokenise)
     reads = {
         "input_ids": pa.list_(pa.int32()),
@@ -68,10 +71,10 @@ class TrainSubsets(ArtifactStage):
 
     @property
     def names(self) -> list[str]:
-        """Names of all subsets and controls, each control after its subset."""
-        if not self._selection.controls:
-            return self.subsets
-        return [name for one in self.subsets for name in (one, one + CONTROL)]
+        """Names of all subsets and controls, the controls after their subset, and of orderings."""
+        every = self._selection.names()
+        own = [name for subset in self.subsets for name, of, _ in every if of == subset]
+        return own + [name for name in self._selection.trained_names() if is_ordering(name)]
 
     def check(self) -> None:
         """Check the model's size, the batches, the held-out rows and the names in settings."""
@@ -88,10 +91,16 @@ class TrainSubsets(ArtifactStage):
                 f"{longest} tokens: raise it, or lower {where}"
             )
         for name in sorted(config.settings.keys() - set(self.subsets)):
-            mend = ": a control has its subset's" if name.endswith(CONTROL) else ""
+            mend = ": a control has its subset's" if subset_and_draw(name)[1] else ""
             raise UserError(
                 f"settings.{name}: there is no such subset{mend}. Subsets: "
                 f"{', '.join(self.subsets)}"
+            )
+        if self._selection.orderings and "tokens" not in config.modes:
+            where = f"stages.{self.stage_of(SelectSubsets).name}.orderings"
+            raise UserError(
+                f"{where}: orderings are compared in the mode tokens, with equally many updates: "
+                "add tokens to modes, or set orderings to []"
             )
         split = self.find_stage(SplitStage)
         for side in ("validation", "test"):
@@ -112,12 +121,17 @@ class TrainSubsets(ArtifactStage):
         mean = _mean_tokens(rows)
         if not sizes or not mean:
             return None
+        smallest = self._selection.smallest
         parts = {
             name: (sizes[of], round(sizes[of] * mean))
             for name in self.names
-            if (of := name.removesuffix(CONTROL)) in sizes
+            for of in [smallest if is_ordering(name) else subset_and_draw(name)[0]]
+            if of in sizes
         }
-        return str(self._cost(parts))
+        steps = f"; mode tokens: {self.config.budget(parts).steps:,} updates in each training"
+        orderings = {name: part for name, part in parts.items() if is_ordering(name)}
+        price = f"; of these for orderings {self._cost(orderings, parts)}" if orderings else ""
+        return f"{self._cost(parts)}{steps if 'tokens' in self.config.modes else ''}{price}"
 
     def make(self, rows: StoredRows, place: Workplace) -> dict[str, Any]:
         """Train all cells without a stored record."""
@@ -133,6 +147,12 @@ class TrainSubsets(ArtifactStage):
         cells = self.cells(census, rows, place)
         forget_others(place.storage, cells)
         place.say(f"  {self._cost(census.sizes)}")
+        if "tokens" in self.config.modes:
+            budget = self.config.budget(census.sizes, census.longest)
+            place.say(
+                f"  mode tokens: {budget.steps:,} updates of {budget.tokens / budget.steps:,.0f} "
+                "tokens for every training"
+            )
         self._train(cells, place)
         records = [_record(cell) for cell in cells]
         index = [{name: record[name] for name in _INDEXED} for record in records]
@@ -145,36 +165,36 @@ class TrainSubsets(ArtifactStage):
 
     def cells(self, census: Census, rows: StoredRows, place: Workplace) -> list[CellTraining]:
         """All trainings of the experiment."""
-        budget = self.config.budget(census.sizes)
-        plans = [
-            CellPlan(name, mode, seed, rate, part.rows, part.tokens)
-            for name, part in census.subsets.items()
-            for mode in self.config.modes
-            for rate in self.config.rates_of(name.removesuffix(CONTROL), part.rows)
-            for seed in self.config.seeds
-        ]
-        return [
-            CellTraining(
-                plan,
-                job=self._job(plan, budget, rows, place),
-                tokens_to_see=self._length(plan, budget)[1],
-                identity=self._identity(census, census.subsets[plan.subset]),
-            )
-            for plan in plans
-        ]
+        config, sizes = self.config, census.sizes
+        budget = config.budget(sizes, census.longest)
+        trainings = []
+        for name, part in census.subsets.items():
+            for mode in config.modes_of(name):
+                settings = config.settings_in(mode, subset_and_draw(name)[0], sizes)
+                length = budget if mode == "tokens" else None
+                epochs = settings.epochs or 1
+                for rate, seed in product(config.rates(settings), config.seeds):
+                    plan = CellPlan(name, mode, seed, rate, part.rows, part.tokens)
+                    trainings.append(
+                        CellTraining(
+                            plan,
+                            job=self._job(plan, settings, length, rows, place),
+                            tokens_to_see=length.tokens if length else epochs * part.tokens,
+                            identity=self._identity(census, part),
+                        )
+                    )
+        return trainings
 
-    def _length(self, plan: CellPlan, budget: int) -> tuple[int, int]:
-        """Epochs of a cell's training (the last may be partial), and the tokens it processes."""
-        if plan.mode == "tokens":
-            return -(-budget // plan.tokens), budget
-        epochs = self.config.settings_of(plan.of, plan.rows).epochs or 1
-        return epochs, epochs * plan.tokens
-
-    def _job(self, plan: CellPlan, budget: int, rows: StoredRows, place: Workplace) -> TrainingJob:
-        """The training of a cell."""
-        config = self.config
-        epochs, to_see = self._length(plan, budget)
-        evaluate_every = config.settings_of(plan.of, plan.rows).evaluate_every
+    def _job(
+        self,
+        plan: CellPlan,
+        settings: SubsetSettings,
+        budget: Budget | None,
+        rows: StoredRows,
+        place: Workplace,
+    ) -> TrainingJob:
+        """The training of a cell; ``budget``: its length in place of the settings' epochs."""
+        config, evaluate_every = self.config, settings.evaluate_every
         return TrainingJob(
             rows=rows,
             storage=place.storage,
@@ -189,7 +209,7 @@ class TrainSubsets(ArtifactStage):
             loop=LoopConfig(
                 **config.loop.model_dump(),
                 learning_rate=plan.learning_rate,
-                epochs=epochs,
+                epochs=1 if budget else settings.epochs or 1,
                 evaluate_every=evaluate_every,
                 patience=None,
                 seed=plan.seed,
@@ -197,8 +217,7 @@ class TrainSubsets(ArtifactStage):
             batches=BatchConfig(**config.batches.model_dump()),
             subset=plan.subset,
             pace=Pace(
-                # A whole number of epochs is the same training as in the mode ``epochs``.
-                budget_tokens=to_see if to_see % plan.tokens else None,
+                budget=budget,
                 evaluations=None if evaluate_every else config.evaluations,
                 warmup_share=1 / 3,
             ),
@@ -208,7 +227,10 @@ class TrainSubsets(ArtifactStage):
 
     def _keeps_model(self, plan: CellPlan) -> bool:
         if self.config.keep_models == "first_seed":
-            return bool(plan.seed == self.config.seeds[0])
+            # What further draws of random rows write says nothing more: they are for the losses.
+            is_further_draw = subset_and_draw(plan.subset)[1] > 1
+            is_extra = is_further_draw or is_ordering(plan.subset)
+            return bool(plan.seed == self.config.seeds[0]) and not is_extra
         return bool(self.config.keep_models == "all")
 
     @property
@@ -220,7 +242,7 @@ class TrainSubsets(ArtifactStage):
         """Identity of everything that cells depend on besides their own configuration."""
         rows = [part.digest, census.validation.digest, census.test.digest]
         tokenizer = self.stage_of(Tokenise).revision("model")
-        return [self.version, *rows, tokenizer, self.text.identity()]
+        return [_CELL_VERSION, *rows, tokenizer, self.text.identity()]
 
     def _check_rows(self, census: Census) -> None:
         for name, part in census.subsets.items():
@@ -239,17 +261,17 @@ class TrainSubsets(ArtifactStage):
             return
         run_grid(cells, config.trial_workers(self.name), place.say)
 
-    def _cost(self, parts: Mapping[str, tuple[int, int]]) -> TrainingCost:
+    def _cost(self, some: Parts, every: Parts | None = None) -> TrainingCost:
+        """The cost of the trainings on some of all subsets; None: on all of them."""
+        parts = every or some
         config, total, number = self.config, 0, 0
         budget = config.budget(parts)
-        for name, (rows, tokens) in parts.items():
-            of = name.removesuffix(CONTROL)
-            times = len(config.seeds) * len(config.rates_of(of, rows))
-            whole = (config.settings_of(of, rows).epochs or 1) * tokens
-            seen = [whole if mode == "epochs" else budget for mode in config.modes]
-            if name == of:  # where both modes are the same training, it is trained once
-                seen = list(set(seen))
-            total, number = total + times * sum(seen), number + times * len(seen)
+        for name, (_, tokens) in some.items():
+            for mode in config.modes_of(name):
+                settings = config.settings_in(mode, subset_and_draw(name)[0], parts)
+                seen = budget.tokens if mode == "tokens" else (settings.epochs or 1) * tokens
+                times = len(config.seeds) * len(config.rates(settings))
+                total, number = total + times * seen, number + times
         return TrainingCost(
             number, config.model.parameters(self._vocabulary), total, config.flops_per_second
         )
@@ -259,6 +281,9 @@ class TrainSubsets(ArtifactStage):
         return vocabulary_size(load_tokenizer(self._tokenizer))
 
 
+#: Of a cell's identity. Records of the mode ``epochs`` that were trained before version 2 of the
+#: stage are still valid; those of ``tokens`` differ by their budget, which now has steps.
+_CELL_VERSION = 1
 _INDEXED = (
     "cell", "subset", "control", "mode", "seed", "learning_rate", "steps", "tokens_seen",
     "seconds", "validation_loss", "test_loss", "model", "diverged", "trained_as", "digest",

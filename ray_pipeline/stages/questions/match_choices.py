@@ -13,6 +13,7 @@ from pydantic import Field
 from ray_pipeline.core.config import Execution
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import drop, set_column
+from ray_pipeline.models.hub import at_commit
 from ray_pipeline.stage import ModelStage, ModelStageConfig
 from ray_pipeline.stages.questions import choices
 
@@ -180,7 +181,8 @@ class MatchChoices(ModelStage):
             from sentence_transformers import SentenceTransformer
 
             device = "cuda" if self.config.num_gpus else "cpu"
-            self._embedder = SentenceTransformer(self.settings.embedder, device=device)
+            name, commit = at_commit(self.settings.embedder)
+            self._embedder = SentenceTransformer(name, device=device, **commit)
         vectors = self._embedder.encode(
             texts,  # sentence-transformers sorts by length itself
             batch_size=self.config.batch_size,

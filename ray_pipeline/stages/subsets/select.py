@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.tables import REF, Tables
-from ray_pipeline.rundir.layout import CONTROL
+from ray_pipeline.rundir.layout import ordering_name, subset_and_draw
 from ray_pipeline.stage import DecideStage
-from ray_pipeline.stages.subsets.config import SelectSubsetsConfig
+from ray_pipeline.stages.subsets.config import LENGTH, SelectSubsetsConfig
 from ray_pipeline.stages.subsets.order import (
     RANGE,
     by_rank,
@@ -71,10 +71,13 @@ class SelectSubsets(DecideStage):
 
     @property
     def reads(self) -> Mapping[str, pa.DataType]:
-        """The score, the texts that break its ties, and the column of the quota."""
+        """The score, the texts that break its ties, and the columns of quota and orderings."""
         of_quota = [] if self.config.quota is None else [self.config.quota.column]
         texts = dict.fromkeys((*of_quota, *TEXTS, "split"), pa.string())
-        return {**texts, "quality": pa.float64()}
+        columns = {ordering.removeprefix("-") for ordering in self.config.orderings}
+        tokens = {"input_ids": pa.list_(pa.int32())} if LENGTH in columns else {}
+        scores = dict.fromkeys(sorted(columns - {LENGTH}), pa.float64())
+        return {**texts, **scores, **tokens, "quality": pa.float64()}
 
     def keys(self, rows: pa.Table) -> pa.Table:
         """For training rows: two keys for their order, one for controls, and their source."""
@@ -91,6 +94,8 @@ class SelectSubsets(DecideStage):
             "lot": mixed(content ^ seed),
             "row_id": rows["row_id"],
         }
+        for number, ordering in enumerate(self.config.orderings):
+            table[f"order{number}"] = _ordering_key(rows, ordering)
         if self.config.quota is not None:
             sources = rows[self.config.quota.column].cast(pa.string()).to_pylist()
             # Rows without a source are one source.
@@ -107,10 +112,31 @@ class SelectSubsets(DecideStage):
         if self.config.controls:
             rows = rows.saved()
             sizes = _sizes(rows, len(self.config.subsets)).map_with(limits, _with_wanted).saved()
-            rows = ranked(rows, ["lot", "row_id"], "lot_rank")
-            rows = self._taken(rows, "lot_rank", sizes, "drawn")
-        names = list(self.config.subsets)
-        return rows.map(partial(_decisions, names))
+            for draw in range(1, self.config.most_draws + 1):
+                if draw > 1:
+                    rows = rows.map(partial(_with_lot, self.settings.seed, draw))
+                rows = ranked(rows, ["lot", "row_id"], "lot_rank")
+                rows = self._taken(rows, "lot_rank", sizes, f"drawn{draw}")
+                rows = rows.map(partial(_without, "lot_rank")).saved()
+            for number in range(len(self.config.orderings)):
+                rows = ranked(rows, [f"order{number}", "tie", "row_id"], "order_rank")
+                rows = self._taken(rows, "order_rank", sizes, f"ordered{number}")
+                rows = rows.map(partial(_without, "order_rank")).saved()
+        return rows.map(partial(_decisions, self._bits_of_names()))
+
+    def _bits_of_names(self) -> list[tuple[str, str, int]]:
+        """Of each subset and control: its name, and the column and the bit of its rows."""
+        places = {name: place for place, name in enumerate(self.config.subsets)}
+        chosen = [
+            (name, f"drawn{draw}" if draw else "chosen", places[of])
+            for name, of, _ in self.config.names()
+            for draw in [subset_and_draw(name)[1]]
+        ]
+        smallest = places[self.config.smallest]
+        return chosen + [
+            (ordering_name(ordering), f"ordered{number}", smallest)
+            for number, ordering in enumerate(self.config.orderings)
+        ]
 
     def _limits(self, rows: Tables, pool: int) -> Tables:
         """The rows that each subset requests, and the rows that the pool has for it."""
@@ -145,6 +171,29 @@ class SelectSubsets(DecideStage):
         bounds = bounded if rank == "quality_rank" else []
         chains = [filled, [number for number in bounded if number not in bounds]]
         return counted.map_with(limits, partial(_under_quota, rank, name, chains, bounds))
+
+
+def _with_lot(seed: int, draw: int, rows: pa.Table) -> pa.Table:
+    """The rows with the key of another draw, which depends on the seed, its number and the text."""
+    of_draw = mixed(mixed(np.array([seed % 2**64], np.uint64)) + np.uint64(draw))
+    lot = mixed(rows["tie"].to_numpy() ^ of_draw)
+    return rows.set_column(rows.schema.get_field_index("lot"), "lot", pa.array(lot))
+
+
+def _ordering_key(rows: pa.Table, ordering: str) -> Bits:
+    """A key that is ascending from the first row of an ordering to the last.
+
+    Rows without a value, or with one that is not a number, come last.
+    """
+    column = ordering.removeprefix("-")
+    values = pc.list_value_length(rows["input_ids"]) if column == LENGTH else rows[column]
+    numbers = values.cast(pa.float64()).to_numpy()
+    numbers = -numbers if ordering.startswith("-") else numbers
+    return descending(np.where(np.isnan(numbers), -np.inf, numbers))
+
+
+def _without(column: str, rows: pa.Table) -> pa.Table:
+    return rows.drop_columns([column])
 
 
 def _thresholds(least: list[int], ranks: dict[int, int], rows: pa.Table) -> pa.Table:
@@ -272,14 +321,13 @@ def _with_wanted(sizes: pa.Table, limits: pa.Table) -> pa.Table:
     return sizes.append_column("wanted", wanted)
 
 
-def _decisions(names: Sequence[str], rows: pa.Table) -> pa.Table:
-    bits = rows["chosen"].to_numpy()
-    all_names = list(names)
-    if "drawn" in rows.column_names:
-        bits = bits | rows["drawn"].to_numpy() << np.uint64(len(names))
-        all_names += [name + CONTROL for name in names]
+def _decisions(places: Sequence[tuple[str, str, int]], rows: pa.Table) -> pa.Table:
+    """The names of each row's subsets; ``places``: of a name, its column and its bit in that."""
+    bits = _joined(
+        [rows[column].to_numpy() >> np.uint64(bit) & np.uint64(1) != 0 for _, column, bit in places]
+    ).to_numpy()
     found, which = np.unique(bits, return_inverse=True)
-    lists = [[n for i, n in enumerate(all_names) if int(b) >> i & 1] for b in found]
+    lists = [[n for i, (n, _, _) in enumerate(places) if int(b) >> i & 1] for b in found]
     nothing = pa.nulls(rows.num_rows, pa.string())
     return pa.table(
         {

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from ray_pipeline.core.config import Execution
 from ray_pipeline.core.errors import UserError
+from ray_pipeline.core.spreadsheets import without_formulas
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate import text as text_metrics
 from ray_pipeline.evaluate.comparisons import Difference, Measured, PairedTest
@@ -128,7 +129,8 @@ class Evaluate(ArtifactStage):
         measured = {
             subject.name: self._figures(subject, test, place) for subject in self._subjects()
         }
-        _write(place.storage, test, {name: one.answers for name, one in measured.items()})
+        answers = {name: one.answers for name, one in measured.items()}
+        _write(place.storage, test, answers, self.settings.for_spreadsheets)
         models = {name: _summary(one, test) for name, one in measured.items()}
         for name, figures in models.items():
             place.say(_progress_line(name, figures))
@@ -247,7 +249,12 @@ def _perplexity(
     return {"perplexity": text_metrics.perplexity(nats, tokens), "answer_tokens": tokens}
 
 
-def _write(storage: Storage, test: MeasuredRows, answers: Mapping[str, list[str]]) -> None:
+def _write(
+    storage: Storage,
+    test: MeasuredRows,
+    answers: Mapping[str, list[str]],
+    for_spreadsheets: bool,
+) -> None:
     """Write one line per row, with each model's answer and its scores."""
     asked = (test.originals, test.versions)
     references = [text for rows in asked for text in rows.references]
@@ -261,8 +268,9 @@ def _write(storage: Storage, test: MeasuredRows, answers: Mapping[str, list[str]
         columns[f"{model}_answer"] = texts
         for metric, values in text_metrics.scores(texts, references).items():
             columns[f"{model}_{metric}"] = values
+    table = pa.table(columns)
     with storage.writer(RESULTS) as file:
-        pacsv.write_csv(pa.table(columns), file)
+        pacsv.write_csv(without_formulas(table) if for_spreadsheets else table, file)
 
 
 def _progress_line(name: str, figures: Mapping[str, Any]) -> str:

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_pipeline.core.tables import REF, Tables
-from ray_pipeline.rundir.layout import CONTROL
 from ray_pipeline.stage import DecideStage, Stage, StageConfig
 from ray_pipeline.stages.subsets.select import SelectSubsets
 from ray_pipeline.stages.text.keys import run_starts
@@ -80,9 +79,7 @@ class MeasureLeak(DecideStage):
         select = self.find_stage(SelectSubsets)
         if select is None:
             return (TRAIN,)
-        names = tuple(select.config.subsets)
-        controls = [name + CONTROL for name in names] if select.config.controls else []
-        return (TRAIN, *names, *controls)
+        return (TRAIN, *select.config.trained_names())
 
     def keys(self, rows: pa.Table) -> pa.Table:
         """The keys of twins of the rows to train and to test on, and their sets as bits."""

@@ -283,3 +283,68 @@ def test_the_scaling_law_of_the_records_is_found() -> None:
         fitted = found[name]
         assert (fitted["e"], fitted["b"], fitted["beta"]) == pytest.approx(truth, rel=1e-3)
     assert TOKENS_A_ROW * 1_000 == 1e5
+
+
+def with_draws(spread: float, lead: float = 0.2, draws: int = 3) -> list[dict[str, Any]]:
+    """Records of a subset that is better than the mean of random draws, which differ."""
+    made = [record("few", seed, 3.0 - lead + 0.001 * seed, 1_000) for seed in (1, 2, 3)]
+    for draw in range(1, draws + 1):
+        name = "few-random" if draw == 1 else f"few-random-{draw}"
+        luck = spread * (draw - (draws + 1) / 2)
+        for seed in (1, 2, 3):
+            one = record("few", seed, 3.0 + luck + 0.002 * (seed == 2), 1_000, control=True)
+            made.append(one | {"subset": name, "cell": f"{name}.{seed}"})
+    return made
+
+
+def test_several_draws_carry_the_choice_of_rows_into_the_verdict() -> None:
+    """Three draws that differ by more than the lead: one alone would have called it certain."""
+    (one,) = analysed(with_draws(0.2))["controls"]
+    assert (one["control"], one["draws"], one["verdict"]) == ("few-random", 3, "undecided")
+    assert one["covers"] == ["seeds", "choice of random rows"]
+    assert one["difference"]["mean"] == pytest.approx(-0.1987, abs=1e-3)
+    (alone,) = analysed(with_draws(0.0, draws=1))["controls"]
+    assert alone["verdict"] == "helps" and alone["covers"] == ["seeds"]
+    assert analysed(with_draws(0.02))["controls"][0]["verdict"] == "helps"
+
+
+def test_the_sentences_say_which_chances_an_interval_carries() -> None:
+    said = " ".join(analysed(with_draws(0.02))["recommendation"])
+    assert "3 random draws; p 0.0" in said
+    assert "which random rows are drawn. They do not carry that of which rows are tested" in said
+    found = analysed(with_draws(0.02) + records())
+    said = " ".join(found["recommendation"])
+    assert "dropout) and the chance of which random rows are drawn at 1,000 rows. They" in said
+    assert "rows are drawn at 10,000, 100,000 and 1,000,000 rows, where there is one draw" in said
+    assert "Holm's correction for 4 comparisons" in said
+    assert "not that of which rows are in a subset and which are tested on" in said
+
+
+def test_a_verdict_needs_a_p_that_outlives_holms_correction() -> None:
+    """Of six sizes one has p = .02: alone it helps, among six it is what chance finds."""
+    lucky = {"s0": [-0.05, -0.09, -0.07]}
+    lucky |= {f"s{n}": [-0.3, 0.1, 0.25] for n in range(1, 6)}
+    made = [
+        record(name, seed, 3.0 + (0 if control else lead[seed - 1]), 10**place * 10, control)
+        for place, (name, lead) in enumerate(lucky.items())
+        for seed in (1, 2, 3)
+        for control in (False, True)
+    ]
+    found = analysed(made)["controls"][0]
+    assert found["p_value"] == pytest.approx(0.0265, abs=1e-3)
+    assert found["p_adjusted"] == pytest.approx(6 * found["p_value"])
+    assert found["difference"]["high"] < 0 and found["verdict"] == "undecided"
+    (alone,) = analysed([one for one in made if one["of"] == "s0"])["controls"]
+    assert alone["verdict"] == "helps" and alone["p_adjusted"] == alone["p_value"]
+
+
+def test_draws_of_one_size_are_one_size_of_the_scaling_law() -> None:
+    """They differ in tokens, and would else count as sizes that show the law's bend."""
+    more = [
+        one
+        | {"subset": f"{one['subset']}-2", "cell": f"{one['cell']}-2", "tokens": one["tokens"] + 9}
+        for one in records()
+        if one["control"]
+    ]
+    law = analysed(records() + more)["scaling"]["controls"]
+    assert law["sizes"] == 3 and any("3 parameters and 3 sizes" in r for r in law["remarks"])

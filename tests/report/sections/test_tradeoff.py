@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from support.html_page import page
 from support.made_cells import record, records
@@ -56,7 +57,7 @@ def test_a_difference_around_nothing_keeps_its_lower_end(tmp_path: Path) -> None
     ]
     (mode,) = found(made_tradeoff_run(str(tmp_path), made)).modes
     (line,) = mode.controls
-    assert line.verdict == "no significant difference"
+    assert line.verdict.text == "no significant difference"
     low, _, high = line.difference.interval.split()
     assert float(low) < 0 < float(high)
 
@@ -90,3 +91,41 @@ def test_without_an_analysis_there_is_no_section(tmp_path: Path) -> None:
         run.storage.write_bytes("experiment/analysis.json", raw)
         assert read(ReportReader(run.storage.root)) is None
         assert "Quality against quantity" not in page(run).text
+
+
+def test_updates_tokens_and_schedule_are_beside_every_comparison(tmp_path: Path) -> None:
+    schedule = {"schedule": "linear", "warmup_steps": 3}
+    made = [
+        record(
+            "few", seed, 3.0 + seed / 100 + control, 100, control, "tokens", steps=steps, **schedule
+        )
+        for seed in (1, 2, 3)
+        for control, steps in ((False, 33), (True, 52))
+    ]
+    run = made_tradeoff_run(str(tmp_path / "unequal"), made)
+    (mode,) = found(run).modes
+    (line,) = mode.controls
+    assert (line.updates, line.tokens) == (["33", "52"], ["5,000,000"])
+    assert line.schedules == ["peak 0.0002, warm-up 3, linear"]
+    assert (line.verdict.text, line.verdict.interval) == ("not compared", "33 against 52 updates")
+    shown = page(run).text
+    assert "not compared with them: 33 against 52 updates" in shown
+    for one in made:
+        one["steps"] = 33
+    (mode,) = found(made_tradeoff_run(str(tmp_path / "equal"), made)).modes
+    assert mode.controls[0].updates == ["33"] and not mode.is_unchecked
+    assert mode.controls[0].verdict.text == "quality helps"
+
+
+def test_an_analysis_of_an_earlier_version_is_shown_with_a_warning(tmp_path: Path) -> None:
+    run = made_tradeoff_run(str(tmp_path))
+    analysis = orjson.loads(run.storage.read_bytes("experiment/analysis.json") or b"")
+    for mode in analysis["modes"].values():
+        for one in mode["controls"]:
+            for name in ("effort", "control_effort", "differs", "why", "draws", "p_value"):
+                one.pop(name, None)
+        for one in mode["subsets"]:
+            one.pop("effort", None)
+    run.storage.write_bytes("experiment/analysis.json", orjson.dumps(analysis))
+    assert found(run).modes[0].is_unchecked
+    assert "An earlier version made this analysis" in page(run).text

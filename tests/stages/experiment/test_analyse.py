@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pytest
 from support.made_cells import VOCABULARY, record, records
+from support.stored_parts import put_part
 
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
@@ -21,6 +23,7 @@ from ray_pipeline.stages.experiment.analyse import (
     RESULTS,
     SUMMARY,
     AnalyseTradeoff,
+    row_scores,
 )
 
 CONFIG = AnalyseTradeoff.Config(vocabulary=VOCABULARY, bootstrap=5, dpi=40)
@@ -152,3 +155,27 @@ def test_a_configured_resolution_is_part_of_its_identity() -> None:
 
     assert identity() == identity(dpi=300) != identity(dpi=72)
     assert identity() != identity(better_by=0.2)
+
+
+def test_means_of_subsets_and_correlations_of_rows_are_those_of_the_parts(tmp_path: Path) -> None:
+    """Rows in two parts; a score that is missing, or no number, is left out of its mean."""
+    table = pa.table(
+        {
+            "quality": [0.1, 0.2, 0.3, 0.4, 9.0],
+            "ifd": pa.array([1.0, None, float("nan"), 4.0, 9.0]),
+            "input_ids": pa.array([[1] * n for n in (1, 2, 4, 3, 99)], pa.list_(pa.int32())),
+            "split": ["train"] * 4 + ["test"],
+            "subsets": [["few"], ["few", "ordered-by-ifd"], [], ["ordered-by-ifd"], None],
+            "status": ["kept"] * 5,
+        }
+    )
+    put_part(tmp_path / "one.parquet", table.slice(0, 2))
+    put_part(tmp_path / "two.parquet", table.slice(2))
+    rows = StoredRows(Storage(str(tmp_path)), ("one.parquet", "two.parquet"), "d")
+    found = row_scores(rows, ["ifd", "-length"])
+    assert found.rows == 4 and set(found.means) == {"few", "ordered-by-ifd"}
+    assert found.means["few"] == pytest.approx({"quality": 0.15, "ifd": 1.0, "length": 1.5})
+    assert found.means["ordered-by-ifd"] == pytest.approx(
+        {"quality": 0.3, "ifd": 4.0, "length": 2.5}
+    )
+    assert found.with_length == {"quality": pytest.approx(0.8), "ifd": None}

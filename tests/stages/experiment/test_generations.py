@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from support.made_cells import cells, record, records
+from support.stored_parts import put_part
 from support.tiny_models import tiny_model, word_tokenizer
 
 from ray_pipeline.core.errors import UserError
@@ -68,8 +68,7 @@ def stored_rows(storage: Storage, split: str = "test") -> StoredRows:
         "split": [split, "train"] * 6,
     }
     table = with_envelope(pa.table(rows), [f"row-{n:02d}" for n in range(12)])
-    with storage.writer("part.parquet") as file:
-        pq.write_table(table, file)
+    put_part(storage.local_path("part.parquet"), table)
     return StoredRows(storage, ("part.parquet",), "digest")
 
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ray_pipeline.core.tables import REF
 from ray_pipeline.engine import stored_tables
 from ray_pipeline.stage import Settings
 from ray_pipeline.stages.subsets import order as global_order
+from ray_pipeline.stages.subsets import select
 from ray_pipeline.stages.subsets.order import descending, in_ranges
 from ray_pipeline.stages.subsets.select import SelectSubsets
 
@@ -63,21 +65,29 @@ def by_a_full_sort(
 ) -> tuple[dict[str, int], dict[str, list[str]]]:
     """What the documentation says, on lists: the rank of each row, and the ids of each subset."""
     refs = rows.append_column(REF, pa.array(range(rows.num_rows), pa.int64()))
-    hashes = {row["ref"]: row for row in one.keys(refs).to_pylist()}
+    keys = one.keys(refs)
+    hashes = {row["ref"]: row for row in keys.to_pylist()}
+    for draw in range(2, one.config.most_draws + 1):
+        for row in select._with_lot(one.settings.seed, draw, keys).to_pylist():
+            hashes[row["ref"]][f"lot{draw}"] = row["lot"]
     pool = [
         {**row, **hashes[ref]}
         for ref, row in enumerate(rows.to_pylist())
         if row["split"] == "train"
     ]
     best = sorted(pool, key=lambda row: (-row["quality"], row["tie"], row["row_id"]))
-    drawn = sorted(pool, key=lambda row: (row["lot"], row["row_id"]))
+    draws = {
+        draw: sorted(pool, key=lambda row, lot=lot: (row[lot], row["row_id"]))
+        for draw in range(1, one.config.most_draws + 1)
+        for lot in ["lot" if draw == 1 else f"lot{draw}"]
+    }
     rank = {row["row_id"]: place for place, row in enumerate(best)}
     asked = {name: wanted(subset, best) for name, subset in one.config.subsets.items()}
     bounded = [n for n, subset in one.config.subsets.items() if subset.is_threshold]
     held: dict[str, list[str]] = {}
     for chain in ([n for n in asked if n not in bounded], bounded):
         before: list[str] = []
-        drawn_before: list[str] = []
+        drawn_before: dict[int, list[str]] = {draw: [] for draw in draws}
         for name in sorted(chain, key=lambda n: asked[n]):
             size = asked[name]
             able = eligible(one, best, size)
@@ -86,9 +96,11 @@ def by_a_full_sort(
             else:
                 before = filled(before, able, size)
             held[name] = before
-            drawn_before = filled(drawn_before, eligible(one, drawn, size), len(before))
-            if one.config.controls:
-                held[f"{name}-random"] = drawn_before
+            for draw, drawn in draws.items():
+                able = eligible(one, drawn, size)
+                drawn_before[draw] = filled(drawn_before[draw], able, len(before))
+                if draw <= one.config.draws_of(name):
+                    held[f"{name}-random{'' if draw == 1 else f'-{draw}'}"] = drawn_before[draw]
     return rank, held
 
 
@@ -162,6 +174,7 @@ SUBSETS = st.fixed_dictionaries(
     SUBSETS,
     st.sampled_from([None, 0.1, 0.34, 0.5, 1.0]),
     st.booleans(),
+    st.integers(1, 3),
     st.integers(1, 5),
 )
 def test_as_by_a_full_sort(
@@ -170,11 +183,75 @@ def test_as_by_a_full_sort(
     subsets: dict[str, Any],
     share: float | None,
     controls: bool,
+    draws: int,
     units: int,
 ) -> None:
     quota = None if share is None else {"column": "source", "max_share": share}
-    one = stage(subsets, quota=quota, controls=controls)
+    one = stage(subsets, quota=quota, controls=controls, draws=draws)
     check(one, rows_of(made), tmp_path_factory.mktemp("t"), units)
+
+
+def test_several_draws_are_different_rows_and_the_first_is_that_of_one_draw(
+    tmp_path: Path,
+) -> None:
+    rows = rows_of([(i % 5 / 5, f"text {i}", "s", "train") for i in range(60)])
+    subsets = {"half": {"share": 0.5}, "ten": {"share": 0.15}}
+    held = check(stage(subsets, draws=3), rows, tmp_path / "3", units=3)
+    alone = check(stage(subsets), rows, tmp_path / "1", units=1)
+    assert set(held) - set(alone) == {"ten-random-2", "ten-random-3"}  # of the smallest alone
+    assert {name: held[name] for name in alone} == alone
+    draws = [set(held[name]) for name in ("ten-random", "ten-random-2", "ten-random-3")]
+    assert [len(draw) for draw in draws] == [9, 9, 9]
+    # By chance 1.35 of 9 rows are common to two draws of 60.
+    assert all(len(one & other) <= 4 for one, other in combinations(draws, 2))
+    more = stage({**subsets, "half": {"share": 0.5, "draws": 2}}, draws=3).config
+    assert [name for name, _, _ in more.names()] == [
+        "half", "ten", "half-random", "ten-random", "half-random-2", "ten-random-2", "ten-random-3"
+    ]  # fmt: skip
+
+
+def test_orderings_take_as_many_rows_as_the_smallest_subset_by_any_column(tmp_path: Path) -> None:
+    rows = rows_of([(i % 5 / 5, f"text {i}", "s", "train") for i in range(40)])
+    clarity = [None if i == 3 else math.nan if i == 4 else float((i * 7) % 40) for i in range(40)]
+    lengths = [(i * 11) % 40 + 1 for i in range(40)]
+    rows = rows.append_column("clarity", pa.array(clarity, pa.float64()))
+    rows = rows.append_column("input_ids", pa.array([[1] * n for n in lengths]))
+    config = {"orderings": ["clarity", "-clarity", "length", "-length"]}
+    subsets = {"half": {"rows": 20}, "few": {"rows": 6}}
+    one = stage(subsets, **config)
+    assert set(one.reads) >= {"clarity", "input_ids"}
+    assert not set(stage(subsets).reads) & {"clarity", "input_ids"}
+    held = decisions(one, rows, tmp_path / "1", units=3)
+    place = {row_id: i for i, row_id in enumerate(rows["row_id"].to_pylist())}
+
+    def of(name: str) -> set[int]:
+        return {place[i] for i, row in held.items() if name in row["subsets"]}
+
+    # The two rows without a number are last in both directions.
+    ranked = sorted((i for i in range(40) if i not in (3, 4)), key=lambda i: -clarity[i])  # type: ignore[operator]
+    assert of("ordered-by-clarity") == set(ranked[:6])
+    assert of("ordered-by-lowest-clarity") == set(ranked[-6:])
+    longest = sorted(range(40), key=lambda i: -lengths[i])
+    assert of("ordered-by-length") == set(longest[:6])
+    assert of("ordered-by-lowest-length") == set(longest[-6:])
+    plain = decisions(stage(subsets), rows, tmp_path / "2")
+    for row_id, row in plain.items():
+        assert [n for n in held[row_id]["subsets"] if not n.startswith("ordered")] == row["subsets"]
+
+
+def test_which_subset_is_the_smallest_and_old_fingerprints() -> None:
+    def draws(**subsets: Any) -> dict[str, int]:
+        config = SelectSubsets.Config.model_validate({"subsets": subsets, "draws": 3})
+        return {name: config.draws_of(name) for name in subsets}
+
+    assert draws(a={"rows": 9}, b={"rows": 3}) == {"a": 1, "b": 3}
+    assert draws(a={"min_score": 0.1}, b={"min_score": 0.9}) == {"a": 1, "b": 3}
+    assert draws(a={"quantile": 0.9}, b={"quantile": 0.1}) == {"a": 3, "b": 1}
+    assert draws(a={"rows": 9}, b={"share": 0.1}) == {"a": 3, "b": 1}
+    identity = str(SelectSubsets.Config().identity())
+    assert "draws" not in identity and "orderings" not in identity
+    assert SelectSubsets.Config(draws=2).identity()["draws"] == 2
+    assert SelectSubsets(draws=3).bound().config.draws_of("ultra_high_10k") == 3
 
 
 @pytest.mark.parametrize("texts", [1, 1_000])
@@ -293,6 +370,16 @@ def test_a_score_that_is_no_number_is_refused(tmp_path: Path) -> None:
         ({"subsets": {"con": {"rows": 1}}}, "a device on Windows"),
         ({"subsets": {"Top": {"rows": 1}, "top": {"rows": 2}}}, "one folder on some systems"),
         ({"subsets": {"a-random": {"rows": 1}}}, "names that end in -random"),
+        ({"subsets": {"a-random-2": {"rows": 1}}}, "names that end in -random"),
+        ({"subsets": {"a": {"rows": 1, "draws": 0}}}, "greater than or equal to 1"),
+        (
+            {"subsets": {"a": {"rows": 1}}, "draws": 63},
+            "at most 63 subsets, controls and orderings, found 64",
+        ),
+        ({"subsets": {"ordered-by-x": {"rows": 1}}}, "names that begin with ordered-by-"),
+        ({"orderings": ["length"], "controls": False}, "set controls to true"),
+        ({"orderings": ["length", "length"]}, "twice"),
+        ({"orderings": ["--length"]}, "'-' and its name"),
         ({"subsets": {}}, "1 to 32 subsets"),
         ({"quota": {"max_share": 0}}, "greater than 0"),
     ],

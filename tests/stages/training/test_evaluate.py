@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+from support.stored_parts import put_part
 from support.tiny_models import qa_table, tiny_model, word_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -102,8 +102,7 @@ def stored_rows(
     paths = []
     for first in range(0, number, 10):
         paths.append(f"part-{first:03d}.parquet")
-        with storage.writer(paths[-1]) as file:
-            pq.write_table(rows.slice(first, 10), file)
+        put_part(storage.local_path(paths[-1]), rows.slice(first, 10))
     return StoredRows(storage, tuple(paths), "digest")
 
 
