@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from ray_pipeline.cli import diff, generate, look, models, preview, run
+from ray_pipeline.cli import diff, generate, look, models, preview, run, verify
 from ray_pipeline.cli.run import Address, RunDir, Sets, Until
 from ray_pipeline.cli.terminal import errors_explained
 
@@ -36,12 +37,16 @@ app.add_typer(run.app)
 app.add_typer(look.app)
 app.add_typer(preview.app)
 app.add_typer(diff.app)
+app.add_typer(verify.app)
 app.add_typer(generate.app)
 app.add_typer(models.app, name="models")
 
 
 def main() -> None:
     """Entry point of the command."""
+    # Read when Ray is imported. A thread of Ray Data that outlives the end of an interrupted run
+    # would start another cluster, which this process then leaves behind.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     app()
 
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_pipeline.cli.terminal import EXIT_CODES, RunDirectory, err, native_output_hidden, out
+from ray_pipeline.cli.terminal import (
+    EXIT_CODES,
+    RunDirectory,
+    err,
+    hung_up,
+    native_output_hidden,
+    out,
+)
 from ray_pipeline.core.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -121,8 +128,10 @@ def _execute(job: Job, until: str | None = None, retry: bool = False) -> None:
     from ray_pipeline.engine.ray_environment import interruptible
     from ray_pipeline.pipeline import run_job
 
-    interruptible()
+    interruptible(hung_up)
     storage = Storage(job.config.run_dir)
+    with contextlib.suppress(OSError):  # the run itself reports what is wrong with its directory
+        storage.make_private()
     log = storage.local_path("logs/native.log") if storage.is_local else None
     with native_output_hidden(log), ProgressDisplay(out) as display:
         try:

@@ -62,6 +62,9 @@ def without_login(uri: str) -> str:
     return uri
 
 
+#: Which of the two are terminals; that cannot be asked any more once the terminal is closed.
+_TERMINALS = [console for console in (out, err) if os.isatty(console.file.fileno())]
+
 RunDirectory = Annotated[
     str,
     typer.Argument(
@@ -110,6 +113,17 @@ def _check_current_folder() -> None:
 def _fail(error: Exception, code: int) -> None:
     err.print(f"error: {error}", markup=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+def hung_up() -> None:
+    """Write nothing more to a terminal that was closed: each attempt would be an error."""
+    for console in _TERMINALS:
+        with contextlib.suppress(OSError, ValueError):
+            descriptor = console.file.fileno()
+            if not os.isatty(descriptor):
+                nothing = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nothing, descriptor)
+                os.close(nothing)
 
 
 def _reader_has_left(console: Console) -> bool:

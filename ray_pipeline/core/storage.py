@@ -96,6 +96,18 @@ class Storage:
         """The path on this machine's file system; only where `is_local`."""
         return Path(self._full(path))
 
+    def make_private(self, path: str = "") -> None:
+        """Make a local folder that no other user can enter; one that exists is left as it is.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self.is_local:
+            folder = self.local_path(path)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+
     def uri(self, path: str = "") -> str:
         """The full path or URI of a file; without a path, that of the root."""
         return f"{self.root.rstrip('/')}/{path}" if path else self.root

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import orjson
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.hashing import fingerprint
-from ray_pipeline.core.storage import Storage
+from ray_pipeline.core.storage import Storage, StoredFile
 from ray_pipeline.engine.segments import Segment
+from ray_pipeline.rundir.checksums import Damaged, DamagedFile, checked_json, json_with_checksum
 from ray_pipeline.rundir.layout import METRICS_FILE, part_path, work_folder
+from ray_pipeline.rundir.manifest import (
+    differences,
+    files_at,
+    record_files,
+    recorded_files,
+)
 from ray_pipeline.rundir.stored_rows import StoredRows
-from ray_pipeline.rundir.unreadable import read_json
+from ray_pipeline.rundir.unreadable import tell
 from ray_pipeline.stage import ArtifactStage, Workplace
 
 
@@ -51,9 +57,13 @@ class Artifact:
         return files_are_there and self.stage.name in self._metrics()
 
     def _metrics(self) -> dict[str, object]:
-        """The content of ``metrics.json``; where it cannot be read, no figures are there."""
-        metrics = read_json(self.storage, METRICS_FILE)
-        return metrics if isinstance(metrics, dict) else {}
+        """The content of ``metrics.json``; where it is damaged, no figures are there."""
+        raw = self.storage.read_bytes(METRICS_FILE)
+        try:
+            return {} if raw is None else checked_json(raw)
+        except Damaged as error:
+            tell(self.storage, METRICS_FILE, error)
+            return {}
 
     def make(
         self,
@@ -94,16 +104,41 @@ class Artifact:
         rows = StoredRows(self.storage, paths, input_digest)
         say(f"making {self.stage.name}")
         place = Workplace(self.storage, folder, say)
+        before = {file.path: file for file in self._files()}
         figures = self.stage.make(rows, place)
         self._record(figures)
+        self._record_files(before)
         outcome = self.stage.outcome(place)
         digest = identity if outcome is None else fingerprint([identity, outcome])
         if self.stage.sources is not None:
             self.storage.write_bytes(made, f"{identity} {digest}".encode())
         return digest
 
+    def damages(self) -> list[str]:
+        """Files of the artifact that are not what was written, each with what is wrong.
+
+        Raises:
+            DamagedFile: the list of files is damaged.
+        """
+        recorded = recorded_files(self.storage)
+        mine = {path: file for path, file in recorded.items() if file.stage == self.stage.name}
+        return [f"{path} {how}" for path, how in differences(self.storage, mine)]
+
+    def _files(self) -> Iterator[StoredFile]:
+        """The files in the folders of those that the stage makes; other stages' among them."""
+        folders = {path.rpartition("/")[0] or path for path in self.stage.makes}
+        for folder in sorted(folders):
+            yield from files_at(self.storage, folder)
+
+    def _record_files(self, before: Mapping[str, StoredFile]) -> None:
+        """Record what the files are that the stage has written, now or in an earlier attempt."""
+        with contextlib.suppress(DamagedFile):
+            known = recorded_files(self.storage)
+            files = {file.path: file for file in self._files()}
+            mine = (f for p, f in files.items() if before.get(p) != f or p not in known)
+            record_files(self.storage, mine, self.stage.name)
+
     def _record(self, figures: dict[str, object]) -> None:
         """Add the figures to ``metrics.json``, which holds those of the other stages."""
         metrics = self._metrics() | {self.stage.name: figures}
-        options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
-        self.storage.write_bytes(METRICS_FILE, orjson.dumps(metrics, option=options))
+        self.storage.write_bytes(METRICS_FILE, json_with_checksum(metrics))

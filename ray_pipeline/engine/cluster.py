@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import ray.cloudpickle
 import ray.data
+from ray._private import ray_constants
 
 from ray_pipeline.core.errors import UserError, cause_in_words
 from ray_pipeline.core.resources import Resources
@@ -23,9 +24,13 @@ from ray_pipeline.engine.ray_environment import (
     check_workers_folder,
     cluster_address,
     ended_by_interrupt,
+    hang_up_blocked,
+    sigterm_kept,
 )
+from ray_pipeline.engine.ray_sessions import mark_session, remove_left_sessions, remove_session
 from ray_pipeline.engine.segments import Segment, executions, task_resources
 from ray_pipeline.llm.config import LlmConfig
+from ray_pipeline.models.vllm_sockets import remove_left_sockets
 from ray_pipeline.stage import AskStage, DecideStage, MapStage
 
 
@@ -56,29 +61,66 @@ def joined(
             return
         cluster = cluster_address(address)
         check_workers_folder()
-        with ended_by_interrupt(interrupted):
-            _start() if cluster is None else _join(cluster, say)
+        folder = None
+        with ended_by_interrupt(interrupted), sigterm_kept():
+            if cluster is None:
+                folder = _start()
+            else:
+                _join(cluster, say)
         _configure_data()
         try:
             yield
+        except Exception:
+            folder = None  # Ray's own logs may say why
+            raise
         finally:
             # Ends a cluster that was started here; one that was joined keeps running.
             ray.shutdown()
+            remove_left_sockets()
+            if folder is not None:
+                remove_session(folder)
 
 
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
-def _start() -> None:
-    """Start Ray on this machine, as a cluster that ends with this process."""
+def _start() -> Path:
+    """Start Ray on this machine, as a cluster that ends with this process; returns its folder."""
     check_machine()
+    remove_left_sessions()
     # Ray starts its workers with a low priority, so that a desktop stays responsive. Here they are
     # the machine's main work: a local engine must not wait for Ray's agents.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    token = Path.home() / ".ray" / "auth_token"
+    has_token = token.exists()
     try:
-        ray.init(address="local", include_dashboard=False, **_QUIET)
+        with hang_up_blocked(), _on_loopback():
+            context: Any = ray.init(address="local", include_dashboard=False, **_QUIET)
     except Exception as error:
         raise UserError(f"Ray did not start on this machine: {cause_in_words(error)}") from error
+    if not has_token:
+        with contextlib.suppress(OSError):
+            token.chmod(0o600)  # Ray has made it for this cluster, and lets every user read it
+    folder = Path(context.address_info["session_dir"])
+    mark_session(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a cluster that the block starts listen on 127.0.0.1 only: whoever joins it runs code.
+
+    Ray's ports are on all interfaces where its node has an address of the network. It does without
+    on macOS and Windows, by a constant; an environment variable sets it when Ray is imported, too
+    early to know whether a cluster is started or joined, and `ray.init` has no argument for it:
+    it replaces 127.0.0.1 by the address of the network.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _join(cluster: ClusterAddress, say: Callable[[str], None]) -> None:

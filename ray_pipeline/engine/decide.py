@@ -30,6 +30,8 @@ from ray_pipeline.engine.segments import checked, in_order, works_on
 from ray_pipeline.engine.stored_tables import StepExecutor, StoredTables, Task, Written
 from ray_pipeline.engine.unit import FromSegment, SegmentJob, UnitState
 from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.checksums import DamagedFile, with_checksums
+from ray_pipeline.rundir.decisions import are_decided, mark_decided, stored_decisions
 from ray_pipeline.rundir.layout import DONE, decisions_folder, decisions_path
 from ray_pipeline.rundir.lock import working
 from ray_pipeline.rundir.parts import PartInfo
@@ -73,7 +75,7 @@ def decide(
     )
     folder = decisions_folder(job.segment.folder)
     marker = f"{folder}/{DONE}"
-    if job.storage.read_bytes(marker) == identity.encode():
+    if are_decided(job.storage, job.segment.folder, identity, say):
         return
     # The number: keys that an older version made half of would not be equal to ours.
     work_folder = f"{folder}/work-2-{identity[:16]}"
@@ -94,7 +96,7 @@ def decide(
         decisions.map(partial(_canonical, stage)).by_chunk().map(write).saved()
     except Exception as error:
         raise _explained(stage, error) from error
-    job.storage.write_bytes(marker, identity.encode())
+    mark_decided(job.storage, job.segment.folder, identity)
     job.storage.delete_folder(work_folder)
 
 
@@ -186,7 +188,7 @@ def _write_decisions(job: SegmentJob, unit_ids: Sequence[str], decisions: pa.Tab
         sink = pa.BufferOutputStream()
         pq.write_table(decisions.slice(start, end - start), sink)
         path = decisions_path(job.segment.folder, unit_ids[ordinal])
-        job.storage.write_bytes(path, sink.getvalue())
+        job.storage.write_bytes(path, with_checksums(sink.getvalue()))
     return pa.table({REF: pa.array(ordinals)})
 
 
@@ -229,18 +231,15 @@ def _stored_decisions(state: UnitState) -> pa.Table:
     """The decisions on a unit's rows.
 
     Raises:
-        RunError: they cannot be read; they do not count as made any more.
+        DamagedFile: they are not what was written; they do not count as made any more.
     """
+    folder, storage = state.job.segment.folder, state.job.storage
+    path = decisions_path(folder, state.unit.unit_id)
     try:
-        return pq.read_table(pa.BufferReader(state.decisions))
-    except (OSError, pa.ArrowInvalid) as error:
-        folder = state.job.segment.folder
-        storage, path = state.job.storage, decisions_path(folder, state.unit.unit_id)
+        return stored_decisions(storage, path, state.decisions)
+    except DamagedFile:
         storage.delete(f"{decisions_folder(folder)}/{DONE}")
-        raise RunError(
-            f"{storage.uri(path)}: the decisions cannot be read ({error}). Run again: they are "
-            "made again"
-        ) from error
+        raise
 
 
 def run_tasks(

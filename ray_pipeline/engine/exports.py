@@ -32,7 +32,9 @@ from ray_pipeline.core.rows import kept
 from ray_pipeline.core.spreadsheets import without_formulas
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.segments import Segment
+from ray_pipeline.rundir.checksums import DamagedFile
 from ray_pipeline.rundir.layout import EXPORTS, LOG_FILE, part_path
+from ray_pipeline.rundir.manifest import differences, files_at, record_files, recorded_files
 from ray_pipeline.rundir.parts import read_rows
 from ray_pipeline.stage import ArtifactStage, Stage
 
@@ -50,11 +52,13 @@ class Exports:
         for_spreadsheets: whether formulas in CSV files are written as text.
         failed: why a file could not be written, by its path in the run directory.
         notes: what its reader should know about a file, by its path.
+        rows_digests: digest of the rows of complete segments, by the segment's folder.
     """
 
     for_spreadsheets: bool = False
     failed: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    rows_digests: dict[str, str] = field(default_factory=dict)
 
     @property
     def failure(self) -> str | None:
@@ -68,8 +72,15 @@ class Exports:
             "written then, and no request is repeated"
         )
 
-    def write(self, storage: Storage, kind: str, path: str, tables: Iterable[pa.Table]) -> None:
-        """Write a file, or remember why it could not be written."""
+    def write(
+        self,
+        storage: Storage,
+        kind: str,
+        path: str,
+        tables: Iterable[pa.Table],
+        folder: str = "",
+    ) -> None:
+        """Write a file with rows of a segment's folder, or remember why it could not be written."""
         not_finite: Counter[str] = Counter()
         self.failed.pop(path, None)
         self.notes.pop(path, None)
@@ -77,6 +88,8 @@ class Exports:
             if kind == "csv" and self.for_spreadsheets:
                 tables = (without_formulas(_flat(table, not_finite)) for table in tables)
             _WRITERS[kind](storage, path, tables, not_finite)
+            digest = self.rows_digests.get(folder, "")
+            record_files(storage, files_at(storage, path), rows_digest=digest)
         except (RunError, UserError) as error:
             self._fail(storage, kind, path, str(error))
         except Exception as error:  # of any kind: pyarrow and datasets raise their own
@@ -85,6 +98,14 @@ class Exports:
         if not_finite and path not in self.failed:
             listed = ", ".join(f"{number} in {name!r}" for name, number in not_finite.items())
             self.notes[path] = f"JSON has no NaN and no infinity, so they are null: {listed}"
+
+    def compare(self, storage: Storage, path: str) -> None:
+        """Note it if a file that was written before is not what was written."""
+        with contextlib.suppress(DamagedFile):  # the list of files is damaged: `verify` says so
+            recorded = recorded_files(storage)
+            mine = {path: recorded[path]} if path in recorded else {}
+            for _, how in differences(storage, mine):
+                self.notes[path] = f"it {how}. Delete it and run again: it is written again"
 
     def _fail(self, storage: Storage, kind: str, path: str, why: str) -> None:
         self.failed[path] = why
@@ -115,10 +136,12 @@ def export_stages(
         for name, choose in stage.exports().items():
             path = f"{EXPORTS}/{name}"
             if missing_only and storage.is_file(path):
+                # It may be what the user has made of it: it is not written over.
+                exports.compare(storage, path)
                 continue
             rows = _rows(storage, segment, unit_ids, choose)
             tables = (_without(table, stage.internal) for table in rows)
-            exports.write(storage, Path(name).suffix[1:], path, tables)
+            exports.write(storage, Path(name).suffix[1:], path, tables, segment.folder)
 
 
 def export_dataset(
@@ -143,7 +166,8 @@ def export_dataset(
     """
     for kind in formats:
         tables = (_without(t, without) for t in _rows(storage, segment, unit_ids, kept))
-        exports.write(storage, kind, f"{EXPORTS}/{name}{_SUFFIX[kind]}", tables)
+        path = f"{EXPORTS}/{name}{_SUFFIX[kind]}"
+        exports.write(storage, kind, path, tables, segment.folder)
 
 
 def check_formats(

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.shadowing import explanation, shadowing_file
@@ -216,7 +217,7 @@ def ended_by_interrupt(interrupted: Callable[[], None]) -> Iterator[None]:
     def watch() -> None:
         # The numbers of signals, and nothing once this block has ended.
         while numbers := reader.recv(16):
-            if signal.SIGINT in numbers or signal.SIGTERM in numbers:
+            if {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} & set(numbers):
                 break
         if numbers and not left.wait(_INTERRUPT_SECONDS):
             with contextlib.suppress(Exception):
@@ -235,7 +236,48 @@ def ended_by_interrupt(interrupted: Callable[[], None]) -> Iterator[None]:
         reader.close()
 
 
-def interruptible() -> None:
-    """Make SIGTERM (``ray job stop``) end a run as cleanly as Ctrl-C does."""
-    if threading.current_thread() is threading.main_thread() and sys.platform != "win32":
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+def interruptible(hung_up: Callable[[], None] = lambda: None) -> None:
+    """Make SIGTERM (``ray job stop``) and SIGHUP (a closed terminal) end a run as Ctrl-C does.
+
+    Args:
+        hung_up: called first on SIGHUP: what is written to the terminal may be an error by now.
+    """
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
+        return
+
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        hung_up()
+        # It comes twice, to the terminal's session and to its processes: the second would end the
+        # wait for the requests in flight.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` sets it
+        signal.signal(signal.SIGHUP, hang_up)
+
+
+@contextlib.contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Put back the handler of SIGTERM that was there: `ray.init` replaces it by its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and before is signal.default_int_handler:  # that of `interruptible`
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def hang_up_blocked() -> Iterator[None]:
+    """Keep SIGHUP from the processes that the block starts: a closed terminal sends it to all.
+
+    The run stops first, and needs its cluster for that; then it ends these processes itself. In
+    this process, a signal that comes meanwhile is handled when the block ends.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

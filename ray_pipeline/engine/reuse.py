@@ -29,6 +29,7 @@ class RunState:
             so they change when it becomes complete.
         complete: the complete segments, with their ``done.json``.
         input_digest: identity of the rows that the next segment reads.
+        rows_digest: identity of all rows that the last complete segment with rows left.
         damages: what is wrong with the parts of complete segments, by the segment's folder and the
             unit. These units have to be made again before anything reads them.
         notes: what the user should know of the files that were found, a sentence each.
@@ -37,7 +38,7 @@ class RunState:
     def __init__(self, segments: Sequence[Segment], unit_ids: Sequence[str]) -> None:
         self.segments = list(segments)
         self.complete: list[tuple[Segment, Done]] = []
-        self.input_digest = set_digest(unit_ids)
+        self.input_digest = self.rows_digest = set_digest(unit_ids)
         self.damages: dict[str, dict[str, FileDamage]] = {}
         self.notes: list[str] = []
 
@@ -51,7 +52,9 @@ class RunState:
         segment = self.remaining[0]
         self.complete.append((segment, done))
         self.input_digest = done.digest
-        if not segment.has_rows:
+        if segment.has_rows:
+            self.rows_digest = done.digest
+        else:
             position = len(self.complete)
             downstream = [later.after(done.digest) for later in self.segments[position:]]
             self.segments[position:] = downstream
@@ -101,6 +104,9 @@ def run_state(storage: Storage, prepared: Prepared, retry: bool = False) -> RunS
             break
         if done is None:
             break
+        if not segment.has_rows and (damages := _damages_of(storage, segment)):
+            state.notes += [*damages, f"what {segment.name} makes is made again"]
+            break
         if retry and any(a.failed for a in done.accounts if a.name != SOURCE):
             break
         if segment.has_rows:
@@ -133,6 +139,29 @@ def completed(storage: Storage, segment: Segment, input_digest: str) -> Done | N
     if not segment.has_rows and not Artifact(storage, segment).is_there():
         return None
     return done
+
+
+def still_made(storage: Storage, segment: Segment, state: RunState) -> Done | None:
+    """The ``done.json`` of the next segment, which makes files, if these are of the same rows.
+
+    None also where a file is damaged. The input's digest does not tell: that of a stage before it
+    which is limited to some sources stays when rows of others change.
+    """
+    try:
+        done = completed(storage, segment, state.input_digest)
+    except DamagedFile:
+        return None
+    if done is None or done.rows_digest != state.rows_digest:
+        return None
+    return None if _damages_of(storage, segment) else done
+
+
+def _damages_of(storage: Storage, segment: Segment) -> list[str]:
+    """What is wrong with the files of a segment that makes files."""
+    try:
+        return Artifact(storage, segment).damages()
+    except DamagedFile:
+        return []  # `verify` says so: the files are believed as those of an earlier version are
 
 
 def _inspected(

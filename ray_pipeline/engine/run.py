@@ -33,7 +33,7 @@ from ray_pipeline.engine.exports import export_dataset, export_stages
 from ray_pipeline.engine.log_file import run_log
 from ray_pipeline.engine.prepare import Prepared, prepare
 from ray_pipeline.engine.progress import Discreet, Display, Tally
-from ray_pipeline.engine.reuse import RunState, completed, run_state
+from ray_pipeline.engine.reuse import RunState, run_state, still_made
 from ray_pipeline.engine.run_ledger import RunLedger, committed_infos
 from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
 from ray_pipeline.engine.stalls import StallWatch
@@ -41,7 +41,6 @@ from ray_pipeline.engine.streaming import Execution
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.engine.waits import PauseNews
 from ray_pipeline.rundir.account import StageAccount, total
-from ray_pipeline.rundir.checksums import DamagedFile
 from ray_pipeline.rundir.environment import environment
 from ray_pipeline.rundir.journal_lines import Damage, damages_in_words
 from ray_pipeline.rundir.layout import (
@@ -49,12 +48,11 @@ from ray_pipeline.rundir.layout import (
     ENVIRONMENT_FILE,
     LOG_FILE,
     PROMPTS,
-    part_path,
-    rows_folder,
 )
 from ray_pipeline.rundir.ledger import Done, Ledger
 from ray_pipeline.rundir.lock import held, run_lock
-from ray_pipeline.rundir.parts import PartInfo, existing_infos
+from ray_pipeline.rundir.manifest import write_recorded
+from ray_pipeline.rundir.parts import PartInfo, existing_infos, sweep_parts
 from ray_pipeline.rundir.pinned import MODELS_KEY
 from ray_pipeline.rundir.responses import recorded_units
 from ray_pipeline.rundir.units import write_units
@@ -115,11 +113,12 @@ def run(job: Job, display: Display, *, until: str | None = None, retry: bool = F
 def _describe(storage: Storage, prepared: Prepared) -> None:
     """Write the inputs of the run: its configuration, prompts, environment and units."""
     config = prepared.config.model_dump(mode="json", by_alias=True)
-    storage.write_bytes(CONFIG_FILE, yaml.safe_dump(config, sort_keys=False).encode())
+    files = {CONFIG_FILE: yaml.safe_dump(config, sort_keys=False).encode()}
     about = environment(prepared.config.seed) | {MODELS_KEY: prepared.identities}
-    storage.write_bytes(ENVIRONMENT_FILE, orjson.dumps(about, option=orjson.OPT_INDENT_2))
+    files[ENVIRONMENT_FILE] = orjson.dumps(about, option=orjson.OPT_INDENT_2)
     for prompt in prepared.prompts.values():
-        storage.write_bytes(f"{PROMPTS}/{prompt.name}.yaml", prompt.to_yaml().encode())
+        files[f"{PROMPTS}/{prompt.name}.yaml"] = prompt.to_yaml().encode()
+    write_recorded(storage, files)
     write_units(storage, prepared.survey.units)
 
 
@@ -240,6 +239,7 @@ class _Runner:
     def _reuse(self, segment: Segment, done: Done) -> None:
         """Take a complete segment as it is, and write those of its files that are not there."""
         self._state.add(done)
+        self._exports.rows_digests[segment.folder] = done.digest
         self._ledger.add(segment, done, reused=True)
         if segment.has_rows:
             # One that could not be written before.
@@ -345,12 +345,11 @@ class _Runner:
 
     def _make(self, segment: Segment) -> None:
         """Make the artifact of a segment, from the rows that the segment before it kept."""
-        with contextlib.suppress(DamagedFile):  # it was told when the run began
-            made = completed(self._storage, segment, self._state.input_digest)
-            if made is not None:
-                # A segment before it had to run again, and kept the same rows.
-                self._reuse(segment, made)
-                return
+        made = still_made(self._storage, segment, self._state)
+        if made is not None:
+            # A segment before it had to run again, and kept the same rows.
+            self._reuse(segment, made)
+            return
         self._ledger.begin(segment)
         artifact = Artifact(self._storage, segment)
         account = StageAccount.untouched(segment.name, self._ledger.of_run.entries[-1].account)
@@ -363,9 +362,9 @@ class _Runner:
                 self._state.upstream_of(segment).folder, unit_ids, rows_digest, self._display.say
             )
         account.seconds = time.monotonic() - began
-        done = Done(
-            segment.fingerprint, self._state.input_digest, digest, len(self._units), [account]
-        )
+        state, units = self._state, len(self._units)
+        done = Done(segment.fingerprint, state.input_digest, digest, units, [account])
+        done = replace(done, rows_digest=state.rows_digest)
         self._complete(segment, done, reused=False)
 
     def _rows_of(self, segment: Segment, stage: Stage) -> tuple[list[str], str]:
@@ -463,7 +462,8 @@ class _Runner:
             units=len(digests),
             accounts=total(segment.account_names, [i.accounts for i in infos if i is not None]),
         )
-        self._sweep(segment)
+        sweep_parts(self._storage, segment.folder, self._unit_ids)
+        self._exports.rows_digests[segment.folder] = done.digest
         with self._ledger.of_run.timed("exports"):
             export_stages(self._storage, segment, self._unit_ids, self._exports)
         self._closed = {segment.folder: [info for info in infos if info is not None]}
@@ -487,13 +487,6 @@ class _Runner:
         if upstream.folder in self._closed:
             return self._closed[upstream.folder]
         return existing_infos(self._storage, upstream.folder, self._unit_ids)
-
-    def _sweep(self, segment: Segment) -> None:
-        """Delete parts of units that the source no longer has."""
-        wanted = {part_path(segment.folder, unit_id) for unit_id in self._unit_ids}
-        for path in list(self._storage.list(rows_folder(segment.folder))):
-            if path not in wanted:
-                self._storage.delete(path)
 
 
 class _Stopped(Exception):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ray_pipeline.core.errors import RunError, UserError
+from ray_pipeline.core.errors import LockLost, RunError, UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine.exports import Exports
 from ray_pipeline.engine.prepare import Prepared
@@ -139,6 +139,8 @@ class RunLedger:
             names = {entry.account.name for entry in ledger.entries}
             ledger.other = other_requests(self._storage, names, self._unit_ids)
             self._save()
+        except LockLost:
+            raise  # that is why, and the ledger is another run's
         except RunError as error:
             # Why the run stopped matters more than that the ledger cannot be written.
             why = f"{message} (and the ledger does not say so: {error})" if message else error

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from ray_pipeline.models.hub import at_commit
+from ray_pipeline.models.vllm_sockets import sockets_folder
 
 #: Seconds that vLLM's processes get to end by themselves.
 SHUTDOWN_SECONDS = 30.0
@@ -67,3 +68,5 @@ def quiet() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    if "VLLM_RPC_BASE_PATH" not in os.environ and (folder := sockets_folder()) is not None:
+        os.environ["VLLM_RPC_BASE_PATH"] = str(folder)

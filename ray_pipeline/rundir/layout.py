@@ -8,6 +8,8 @@ import re
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 LEDGER_FILE = "ledger.json"
+#: What exported files, models and other files were when they were written: `rundir.manifest`.
+FILES_FILE = "files.json"
 METRICS_FILE = "metrics.json"
 #: The units of the source, as Parquet.
 UNITS_FILE = "units.parquet"

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-import orjson
-
 from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.redaction import redacted_data
 from ray_pipeline.core.storage import Storage
@@ -115,7 +113,7 @@ class Ledger:
             data["damages"] = redacted_data(self.damages)
         if self.other is not None:
             data["other_requests"] = asdict(self.other)
-        storage.write_bytes(LEDGER_FILE, orjson.dumps(data, option=orjson.OPT_INDENT_2))
+        storage.write_bytes(LEDGER_FILE, json_with_checksum(data))
 
     def check(self) -> None:
         """Check that no row is missing between or within stages.
@@ -156,6 +154,9 @@ class Done:
     accounts: list[StageAccount]
     #: What each stage's fingerprint was made of, by its name; empty in runs of earlier versions.
     identities: dict[str, Any] = field(default_factory=dict)
+    #: Of a segment that makes files: digest of all rows before it, whichever of them it reads;
+    #: empty in runs of earlier versions.
+    rows_digest: str = ""
 
     def save(self, storage: Storage, folder: str) -> None:
         """Write ``done.json``. Everything else of the segment must be on storage before."""
@@ -166,6 +167,7 @@ class Done:
             "units": self.units,
             "accounts": [account.to_json() for account in self.accounts],
             "identities": redacted_data(self.identities),
+            "rows_digest": self.rows_digest,
         }
         storage.write_bytes(f"{folder}/{DONE}", json_with_checksum(data))
 
@@ -205,10 +207,12 @@ def parse_ledger(raw: bytes, where: str) -> Ledger:
         UserError: it is not the ledger of a run.
     """
     try:
-        data = orjson.loads(raw)
+        data = checked_json(raw)
         entries = [_entry(stage) for stage in data["stages"]]
         status: Status = data["status"]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except Damaged as error:
+        raise UserError(f"{where} is damaged: {error}. Run again: it is written again") from None
+    except (KeyError, TypeError) as error:
         raise UserError(f"{where}: not a ledger of a run: {error!r}") from None
     if status not in get_args(Status):
         raise UserError(f"{where}: unknown status {status!r}")

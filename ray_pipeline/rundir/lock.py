@@ -19,7 +19,7 @@ import orjson
 
 from ray_pipeline.core.errors import RunError, Stopping, UserError
 from ray_pipeline.core.storage import Storage
-from ray_pipeline.rundir.layout import RUN_LOCK, WORKERS_LOCK
+from ray_pipeline.rundir.layout import RESPONSES, RUN_LOCK, WORKERS_LOCK
 from ray_pipeline.rundir.remote_lock import Held, owner, refusal, remote_lock
 
 #: Local file systems: seconds that a run waits for workers of an earlier one.
@@ -72,7 +72,8 @@ def _usable(storage: Storage) -> Iterator[None]:
 def _lock_file(storage: Storage) -> IO[bytes]:
     path = storage.local_path(RUN_LOCK)
     with _usable(storage):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        storage.make_private()
+        storage.make_private(RESPONSES)
         # Without a buffer: what a full disk refuses must not be written again by closing.
         return path.open("a+b", buffering=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import re
 import shutil
@@ -14,7 +15,9 @@ from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.file_names import is_folder
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models import packaged as models
+from ray_pipeline.rundir.checksums import DamagedFile
 from ray_pipeline.rundir.layout import MODELS
+from ray_pipeline.rundir.manifest import differences, recorded_files
 from ray_pipeline.rundir.reader import RunReader
 
 #: ``RUN:student`` and ``RUN/models/student``, a run being a path or a URI.
@@ -81,10 +84,20 @@ def get_model(storage: Storage, name: str) -> str:
 
     Raises:
         RunError: the run has no such model.
+        DamagedFile: a file of the model is not what was written.
     """
     folder = model_folder(name)
     if not storage.exists(f"{folder}/config.json"):
         raise RunError(f"{storage.uri(folder)}: the run has no such model")
+    files = {}
+    with contextlib.suppress(DamagedFile):  # of the list itself: `verify` says so
+        recorded = recorded_files(storage).items()
+        files = {path: file for path, file in recorded if path.startswith(f"{folder}/")}
+    for path, how in differences(storage, files):
+        raise DamagedFile(
+            f"{storage.uri(path)} {how}. Run again: the stage that makes the model makes it again",
+            how,
+        )
     return str(storage.local_path(folder)) if storage.is_local else _downloaded(storage, folder)
 
 

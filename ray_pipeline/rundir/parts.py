@@ -23,7 +23,7 @@ from ray_pipeline.core.rows import kept
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.account import StageAccount
 from ray_pipeline.rundir.checksums import CheckedFile, Damaged, DamagedFile, with_checksums
-from ray_pipeline.rundir.layout import part_of, part_path
+from ray_pipeline.rundir.layout import part_of, part_path, rows_folder
 
 _FOOTER_KEY = b"ray_pipeline"
 #: How a part that is not there is made again, and one that is not what was written.
@@ -315,6 +315,14 @@ def existing_infos(storage: Storage, folder: str, unit_ids: Sequence[str]) -> li
     with ThreadPoolExecutor(16) as threads:
         paths = [part_path(folder, unit_id) for unit_id in unit_ids]
         return list(threads.map(lambda path: existing_part(storage, path).info, paths))
+
+
+def sweep_parts(storage: Storage, folder: str, unit_ids: Sequence[str]) -> None:
+    """Delete the parts of a segment that are of units which the source no longer has."""
+    wanted = {part_path(folder, unit_id) for unit_id in unit_ids}
+    for path in list(storage.list(rows_folder(folder))):
+        if path not in wanted:
+            storage.delete(path)
 
 
 def read_rows(storage: Storage, path: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -27,7 +27,7 @@ from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.rows import ENVELOPE_COLUMNS
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.thinking import split_thinking
-from ray_pipeline.rundir.checksums import DamagedFile
+from ray_pipeline.rundir.checksums import Damaged, DamagedFile, checked_json
 from ray_pipeline.rundir.layout import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
@@ -165,12 +165,15 @@ class RunReader:
 
         It may still hold stages of an earlier run in the same directory: see `made_by`.
         """
+        raw = self.storage.read_bytes(METRICS_FILE)
         try:
-            loaded = orjson.loads(self.storage.read_bytes(METRICS_FILE) or b"{}")
-        except orjson.JSONDecodeError as error:
-            where = self.storage.uri(METRICS_FILE)
-            raise UserError(f"{where}: not JSON: {error}") from None
-        return loaded if isinstance(loaded, dict) else {"": loaded}
+            return {} if raw is None else checked_json(raw)
+        except Damaged as error:
+            raise DamagedFile(
+                f"{self.storage.uri(METRICS_FILE)} is damaged: {error}. Run again: the stages that "
+                "train or evaluate make it again",
+                str(error),
+            ) from None
 
     def made_by(self, stage: str) -> dict[str, Any] | None:
         """Figures of an artifact stage of this run; None if the stage has made no artifact."""

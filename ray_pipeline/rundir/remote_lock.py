@@ -17,13 +17,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from ray_pipeline.core.conditional import GuardedObject, PlainObject, Seen, guarded_object
 from ray_pipeline.core.errors import LockLost, RunError, UserError
+from ray_pipeline.core.processes import has_ended, process_identity
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.layout import RUN_LOCK
 
@@ -43,7 +43,7 @@ def owner() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "process": _process(os.getpid()),
+        "process": process_identity(os.getpid()),
     }
 
 
@@ -134,7 +134,7 @@ class _Lock:
 
     def _is_abandoned(self, seen: Seen) -> bool:
         """Whether the owner of a lock has ended, or has not renewed it for long enough."""
-        if _has_ended(_parsed(seen).get("process")):
+        if has_ended(_parsed(seen).get("process")):
             return True
         if seen.age is not None:
             return seen.age > ABANDONED_SECONDS
@@ -250,35 +250,3 @@ def _parsed(seen: Seen) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return holder if isinstance(holder, dict) else {}
-
-
-def _process(pid: int) -> str | None:
-    """Which process an id is: of which boot of which kernel, in which container, since when.
-
-    None where the system does not tell. Host name and number alone would be the same in two
-    containers.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino
-        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
-    return f"{boot} {namespace} {pid} {ticks}"
-
-
-def _has_ended(process: object) -> bool:
-    """Whether a process of this kernel and container has ended; False where that is not known."""
-    parts = str(process).split()
-    mine = (_process(os.getpid()) or "").split()
-    if len(parts) != 4 or parts[:2] != mine[:2] or not parts[2].isdigit():
-        return False
-    pid = int(parts[2])
-    try:
-        os.kill(pid, 0)
-        is_zombie = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except ProcessLookupError:
-        return True
-    except OSError:  # of another user
-        return False
-    return is_zombie or _process(pid) not in (process, None)

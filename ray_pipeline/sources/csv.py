@@ -25,9 +25,8 @@ from ray_pipeline.sources.text import (
     TextFacts,
     TextFormat,
     TextScan,
-    is_cut,
-    read_line,
-    skip_line,
+    line_reader,
+    skip_rest,
     too_long,
 )
 
@@ -174,7 +173,7 @@ class _Lines:
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
         self._file = file
-        self._readline = read_line(file)
+        self._readline, self._longest = line_reader(file)
         self._encoding = encoding
         #: Lines to read again, because a stray quote made a record swallow them.
         self._reread: deque[bytes] = deque()
@@ -194,8 +193,9 @@ class _Lines:
     def feed(self) -> Iterator[str]:
         """Decoded lines, line ends included; bytes that cannot be decoded are escaped."""
         readline, reread, taken, encoding = self._readline, self._reread, self.taken, self._encoding
+        longest = self._longest
         while line := (reread.popleft() if reread else readline()):
-            if is_cut(line) and (rest := skip_line(self._file)):
+            if len(line) == longest and (rest := skip_rest(line, self._file)):
                 line = _Cut(line, len(line) + rest)
             if not taken:
                 self.length = 0

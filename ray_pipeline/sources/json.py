@@ -29,9 +29,8 @@ from ray_pipeline.sources.text import (
     TextFormat,
     TextScan,
     beginning,
-    is_cut,
-    read_line,
-    skip_line,
+    line_reader,
+    skip_rest,
     too_long,
 )
 from ray_pipeline.sources.written import (
@@ -96,9 +95,10 @@ class JsonLines(TextFormat):
         """The records, without blank lines; ``cells`` is the line's object, empty if malformed."""
         loads = orjson.loads
         is_utf8 = layout == "utf-8"
-        for line in iter(read_line(stream), b""):
+        read, longest = line_reader(stream)
+        for line in iter(read, b""):
             record = None
-            if is_cut(line) and (rest := skip_line(stream)):
+            if len(line) == longest and (rest := skip_rest(line, stream)):
                 yield _long_record(start, line, rest)
                 start += len(line) + rest
                 continue
@@ -163,8 +163,9 @@ def _records_as_written(
     stream: BinaryIO, encoding: str, start: int, names: Collection[str]
 ) -> Iterator[Record]:
     is_utf8 = encoding == "utf-8"
-    for line in iter(read_line(stream), b""):
-        if is_cut(line) and (rest := skip_line(stream)):
+    read, longest = line_reader(stream)
+    for line in iter(read, b""):
+        if len(line) == longest and (rest := skip_rest(line, stream)):
             yield _long_record(start, line, rest)
             start += len(line) + rest
             continue
@@ -237,8 +238,9 @@ class _ColumnsSeen:
         """
         shapes, kinds, floats = self._shapes, self._kinds, self._floats
         is_utf8 = encoding == "utf-8"
-        for number, line in enumerate(iter(read_line(stream), b""), 1):
-            if is_cut(line) and (rest := skip_line(stream)):
+        read, longest = line_reader(stream)
+        for number, line in enumerate(iter(read, b""), 1):
+            if len(line) == longest and (rest := skip_rest(line, stream)):
                 long = _long_record(start, line, rest)
                 self.first_fault = self.first_fault or long.fault
                 yield long

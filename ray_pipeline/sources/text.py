@@ -273,23 +273,21 @@ def _has_plain_lines(encoding: str) -> bool:
     return "a,\n".encode(encoding) == b"a,\n"
 
 
-def read_line(stream: BinaryIO) -> Callable[[], bytes]:
-    """A function that reads the next line, or the first `LONGEST_LINE` bytes of a longer one."""
-    return partial(stream.readline, LONGEST_LINE)
+def line_reader(stream: BinaryIO) -> tuple[Callable[[], bytes], int]:
+    """A function that reads the next line, or the beginning of a longer one; and its size then."""
+    return partial(stream.readline, LONGEST_LINE), LONGEST_LINE
 
 
-def is_cut(line: bytes) -> bool:
-    """Whether a line of `read_line` may be the beginning of a longer one."""
-    return len(line) == LONGEST_LINE and not line.endswith(b"\n")
+def skip_rest(line: bytes, stream: BinaryIO) -> int:
+    """Read on to the end of a line, holding little of it; returns the number of bytes.
 
-
-def skip_line(stream: BinaryIO) -> int:
-    """Read to the end of a line, holding little of it; returns the number of bytes."""
+    Args:
+        line: its beginning, from `line_reader`; may be all of it.
+        stream: is after that.
+    """
     skipped = 0
-    while piece := stream.readline(_CHUNK):
-        skipped += len(piece)
-        if piece.endswith(b"\n"):
-            break
+    while not line.endswith(b"\n") and (line := stream.readline(_CHUNK)):
+        skipped += len(line)
     return skipped
 
 

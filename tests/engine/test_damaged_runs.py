@@ -58,6 +58,9 @@ def test_damage_is_named_and_made_good_from_what_was_paid_for(
     stranger.write_bytes(b"")
     mark = toy.run_dir / "stages/03-whisper/done.json"
 
+    looked = command("verify", toy.run_dir)
+    assert looked.code == 1, looked.text
+    assert len(looked.out.splitlines()) == 6  # five damages, and their number
     # The server is gone: whoever asked for anything would fail.
     planned = command("plan", toy.config_file)
     assert planned.code == 0, planned.text
@@ -77,6 +80,8 @@ def test_damage_is_named_and_made_good_from_what_was_paid_for(
     assert after.keys() == before.keys()
     assert digests(after) == digests(before)
     assert toy.stage("ask")["llm"]["cost_usd"] == cost
+    looked = command("verify", toy.run_dir)
+    assert looked.code == 0, looked.text
     shown = command("status", toy.run_dir)
     assert f"{torn.name} is damaged" in shown.out.replace("\n", "")
 

@@ -298,3 +298,41 @@ def test_sources_of_a_stage_are_a_list_of_names(sources: Any) -> None:
 
     with pytest.raises(TypeError, match="sources: expected a list of names, found"):
         CleanText("text", sources=sources)
+
+
+def test_damaged_files_of_stages_are_made_again_and_no_others(
+    command: Command, tmp_path: Path
+) -> None:
+    with MockServer() as server:
+        toy = two_sources(tmp_path, server.base_url)
+        done = command("run", toy.config_file)
+        assert done.code == 0, done.text
+    run = toy.run_dir
+    before = {path: (run / path).read_bytes() for path in ("index.json", "compared.json")}
+    assert json.loads(before["index.json"])["made"] == 1
+    looked = command("verify", run)
+    assert looked.code == 0, looked.text
+
+    # A file of one stage, the mark of another, and decisions that are needed again with it. The
+    # server is gone: nothing is asked.
+    (run / "compared.json").write_bytes(before["compared.json"].replace(b"corpus", b"carpus", 1))
+    (folder,) = run.glob("stages/*-first")
+    (folder / "done.json").write_bytes(b"")
+    decisions = sorted((folder / "decisions").glob("*.parquet"))
+    decisions[0].write_bytes(decisions[1].read_bytes())
+    decisions[1].unlink()
+    looked = command("verify", run)
+    assert looked.code == 1
+    for name in ("compared.json is damaged", "done.json is damaged", decisions[1].name):
+        assert name in looked.out, looked.out
+
+    done = command("run", toy.config_file)
+    assert done.code == 0, done.text
+    told = done.out.replace("\n", "")
+    assert "done.json is damaged: it is empty" in told
+    assert f"{decisions[0].name} is damaged: it is not what was written. The stage dec" in told
+    assert f"{decisions[1].name} is missing. The stage decides again" in told
+    after = {path: (run / path).read_bytes() for path in before}
+    assert after == before  # the index was not made again: its number would be another
+    looked = command("verify", run)
+    assert looked.code == 0, looked.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,15 @@ from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.engine import reuse
-from ray_pipeline.engine.reuse import RunState, run_state
+from ray_pipeline.engine.artifacts import Artifact
+from ray_pipeline.engine.reuse import RunState, run_state, still_made
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.account import StageAccount
+from ray_pipeline.rundir.checksums import DamagedFile
 from ray_pipeline.rundir.layout import part_path
 from ray_pipeline.rundir.ledger import Done
+from ray_pipeline.rundir.manifest import recorded_files
+from ray_pipeline.rundir.models import get_model
 from ray_pipeline.rundir.parts import write_part
 from ray_pipeline.rundir.units import Unit
 from ray_pipeline.stage import ArtifactStage, MapStage
@@ -39,7 +44,9 @@ class Makes(ArtifactStage):
     makes = ("models/made/config.json",)
 
     def make(self, rows: Any, place: Any) -> dict[str, Any]:
-        raise NotImplementedError
+        place.storage.write_bytes("models/made/config.json", b"{}")
+        place.storage.write_bytes("models/made/weights", b"1234")
+        return {"loss": 0.5}
 
 
 def segments() -> list[Segment]:
@@ -55,6 +62,7 @@ def storage(tmp_path: Path) -> Storage:
     """A run directory in which every segment is complete."""
     storage = Storage(str(tmp_path))
     storage.write_bytes("models/made/config.json", b"{}")
+    storage.write_bytes("metrics.json", b'{"makes": {"loss": 0.5}}')
     state = RunState(segments(), UNITS)
     digests: dict[str, str] = {}
     while state.remaining:
@@ -220,6 +228,46 @@ def test_parts_that_are_whole_and_not_those_of_the_stage_are_looked_at_again(
     assert done is not None
     change(storage, 1, accounts=[StageAccount("stage-1", rows_in=3, kept=3)])
     assert "done.json counts other rows than its parts do" in found(storage).news()[0]
+
+
+def test_files_that_a_stage_made_are_compared_with_what_it_wrote(storage: Storage) -> None:
+    segment = segments()[2]
+    artifact = Artifact(storage, segment)
+    storage.write_bytes("models/other/weights", b"of another stage")
+    artifact.make(segments()[1].folder, UNITS, "digest", lambda text: None)
+    done = Done.load(storage, segment.folder)
+    assert done is not None
+    assert complete(storage) == [1, 2, 3, 4]
+    state = RunState(segments(), UNITS)
+    for _, its_done in found(storage).complete[:2]:
+        state.add(its_done)
+    assert still_made(storage, segment, state) is None  # of an earlier version
+    change(storage, 3, rows_digest=state.rows_digest)
+    assert still_made(storage, segment, state) == replace(done, rows_digest=state.rows_digest)
+    change(storage, 3, rows_digest="of other rows")
+    assert still_made(storage, segment, state) is None
+    change(storage, 3, rows_digest=state.rows_digest)
+    recorded = recorded_files(storage)
+    mine = {path for path, file in recorded.items() if file.stage == segment.stages[0].name}
+    assert mine == {"models/made/config.json", "models/made/weights"}
+    damages = {b"1235": "is damaged: it has another checksum", b"123": "is damaged: it has 3 bytes"}
+    for data, how in damages.items():
+        storage.write_bytes("models/made/weights", data)
+        looked = found(storage)
+        assert [segment.index for segment, _ in looked.complete] == [1, 2]
+        assert looked.news()[0].startswith(f"models/made/weights {how}")
+        assert looked.news()[1] == f"what {segment.name} makes is made again"
+        assert still_made(storage, segment, state) is None
+        with pytest.raises(DamagedFile, match=r"made/weights is damaged: .*Run again: the stage"):
+            get_model(storage, "made")
+    storage.delete("models/made/weights")
+    assert found(storage).news()[0] == "models/made/weights is missing"
+    artifact.make(segments()[1].folder, UNITS, "digest", lambda text: None)
+    assert complete(storage) == [1, 2, 3, 4]
+    assert get_model(storage, "made") == str(storage.local_path("models/made"))
+    # A list that is damaged itself counts as that of an earlier version, which has none.
+    storage.write_bytes("files.json", b"")
+    assert complete(storage) == [1, 2, 3, 4]
 
 
 def test_a_file_of_no_unit_is_told_and_a_torn_mark_of_a_stage_counts_as_none(

@@ -212,21 +212,15 @@ def test_save_every_stage_commits_each_stage(command: Command, tmp_path: Path) -
     assert toy.parts("02-whisper").num_rows == toy.stage("shout")["kept"]
 
 
-def test_a_part_that_was_deleted_is_named_and_can_be_made_again(
-    command: Command, tmp_path: Path
-) -> None:
+def test_a_part_that_was_deleted_is_named_and_made_again(command: Command, tmp_path: Path) -> None:
     toy = make_toy(tmp_path, [f"text {i}" for i in range(30)], save_every_stage=True)
     assert command("run", toy.config_file, "--until", "shout").code == 0
-    folder = toy.run_dir / "stages/01-shout"
-    part = min(folder.glob("rows/part-*.parquet"))
+    part = min(toy.run_dir.glob("stages/01-shout/rows/part-*.parquet"))
     part.unlink()
     done = command("run", toy.config_file)
-    assert done.code == 1, done.text
-    told = " ".join(done.err.split())
-    assert f"{folder}: unit {part.stem.removeprefix('part-')} is missing" in told
-    assert "delete that folder and run again" in told and "Traceback" not in done.text
-    shutil.rmtree(folder)
-    assert command("run", toy.config_file).code == 0
+    assert done.code == 0, done.text
+    assert f"stages/01-shout/rows/{part.name} is missing" in done.out.replace("\n", "")
+    assert part.exists()
     assert toy.stage("whisper")["kept"] == 30
 
 

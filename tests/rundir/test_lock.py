@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.command import REPOSITORY
+from support.command import REPOSITORY, InProcess
+from support.toy_run import make_toy
 
 from ray_pipeline.core.errors import RunError, Stopping, UserError
 from ray_pipeline.core.storage import Storage
@@ -115,3 +116,23 @@ def test_a_paused_run_keeps_its_local_directory_and_a_dead_one_does_not(storage:
         process.communicate()
     with run_lock(storage):
         pass
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_a_run_directory_is_the_users_own(tmp_path: Path) -> None:
+    run_of(Storage(str(tmp_path / "runs" / "new")))
+    assert mode(tmp_path / "runs/new") == mode(tmp_path / "runs/new/responses") == 0o700
+    assert mode(tmp_path / "runs") & 0o055  # what is not the run's is made as usual
+    (tmp_path / "shared").mkdir(mode=0o755)
+    run_of(Storage(str(tmp_path / "shared")))
+    assert mode(tmp_path / "shared") == 0o755  # whoever made it decides
+    assert mode(tmp_path / "shared/responses") == 0o700
+
+
+def test_a_run_directory_is_the_users_own_from_the_first_file_on(tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, ["a"], source={"path": str(tmp_path / "nothing.csv")})
+    assert InProcess(tmp_path)("run", toy.config_file).code == 2
+    assert mode(toy.run_dir) == 0o700

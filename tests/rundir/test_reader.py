@@ -15,7 +15,7 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.rows import created_row_id
 from ray_pipeline.report import write_report
 from ray_pipeline.rundir.account import LlmUsage, StageAccount
-from ray_pipeline.rundir.checksums import DamagedFile
+from ray_pipeline.rundir.checksums import DamagedFile, json_with_checksum
 from ray_pipeline.rundir.diff import diff
 from ray_pipeline.rundir.layout import part_path
 from ray_pipeline.rundir.parts import DamagedPart, read_rows, write_part
@@ -23,6 +23,7 @@ from ray_pipeline.rundir.reader import RunReader
 from ray_pipeline.rundir.responses import Journal, NoAnswer, Response
 from ray_pipeline.rundir.rows import Rows
 from ray_pipeline.rundir.trace import trace
+from ray_pipeline.rundir.verify import Verification
 
 
 @pytest.fixture
@@ -109,6 +110,20 @@ def test_a_finished_stage_says_which_of_its_parts_is_not_what_was_written(run: M
             write_report(run.storage)
         assert two in (run.storage.read_bytes("report.html") or b"").decode()
         assert Rows(reader, "tidy").to_arrow().num_rows == len(TEXTS)  # what is whole is read
+
+
+def test_a_ledger_and_metrics_that_are_damaged_are_told(run: MadeRun) -> None:
+    whole = json_with_checksum({"ask": {"score": 0.71}})
+    run.storage.write_bytes("metrics.json", whole)
+    assert RunReader(run.storage.root).metrics == {"ask": {"score": 0.71}}
+    run.storage.write_bytes("metrics.json", whole.replace(b"0.71", b"0.91"))
+    with pytest.raises(DamagedFile, match=r"metrics\.json is damaged: it has another checksum"):
+        _ = RunReader(run.storage.root).metrics
+    text = run.storage.read_bytes("ledger.json") or b""
+    for damage in (b"", text[:-5], text.replace(b'"kept": 5', b'"kept": 7')):
+        run.storage.write_bytes("ledger.json", damage)
+        with pytest.raises(UserError, match=r"ledger\.json is damaged: .*Run again"):
+            RunReader(run.storage.root)
 
 
 def test_units_and_the_marks_of_stages_that_are_damaged_are_told(run: MadeRun) -> None:
@@ -231,6 +246,7 @@ def test_what_a_killed_driver_left_unfinished_is_counted_from_storage(tmp_path: 
 def test_ledgers_of_earlier_versions_are_finished(tmp_path: Path) -> None:
     run = made_run(str(tmp_path))
     ledger = orjson.loads(run.storage.read_bytes("ledger.json") or b"")
+    del ledger["checksum"]
     for stage in ledger["stages"]:
         assert "finished" not in stage
         if stage["llm"]:
@@ -269,5 +285,10 @@ def test_object_storage_is_read_the_same_way(bucket: str) -> None:
     assert "succeeded" in shown(views.status(reader))
     assert write_report(run.storage) == f"{bucket}/made/report.html"
     assert b"tidy:spam" in (run.storage.read_bytes("report.html") or b"")
+    verification = Verification(run.storage)
+    assert list(verification.findings()) == [] and verification.files >= 13
+    one, two = (part_path(FOLDERS["augment"], unit.unit_id) for unit in run.units)
+    copy(run, one, two)
+    assert [f.path for f in Verification(run.storage).findings()] == [two]
     with pytest.raises(UserError, match="did you mean 'made'"):
         RunReader(f"{bucket}/mad")

@@ -15,6 +15,7 @@ from support.s3_conditions import conditions_ignored, make_older
 from ray_pipeline.core import conditional
 from ray_pipeline.core.conditional import PlainObject, S3Object, guarded_object
 from ray_pipeline.core.errors import LockLost, RunError, UserError
+from ray_pipeline.core.processes import process_identity
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir import remote_lock as module
 from ray_pipeline.rundir.lock import held, run_lock
@@ -187,7 +188,7 @@ def test_a_process_of_the_same_name_in_another_container_is_another(storage: Sto
 
 def test_the_lock_of_a_process_that_has_ended_here_is_taken_over_at_once(storage: Storage) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    left = {**module.owner(), "id": "left", "process": module._process(process.pid)}
+    left = {**module.owner(), "id": "left", "process": process_identity(process.pid)}
     storage.write_bytes("run.lock", orjson.dumps(left))
     with pytest.raises(UserError):
         lock_of(storage)

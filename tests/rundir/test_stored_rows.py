@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.parts import write_part
 from ray_pipeline.rundir.stored_rows import StoredRows
 
 SPLITS = ["test", "test", "test", "train", "train", "test"]
@@ -19,8 +19,8 @@ def stored(folder: Path, versions: list[str | None] | None) -> StoredRows:
     data = pa.table({"split": SPLITS, "number": range(6)})
     if versions is not None:
         data = data.append_column("version", pa.array(versions, pa.string()))
-    with storage.writer("part.parquet") as file:
-        pq.write_table(with_envelope(data, [f"row{i}" for i in range(6)]), file)
+    rows = with_envelope(data, [f"row{i}" for i in range(6)])
+    write_part(storage, "part.parquet", rows, fingerprint="f", input_digest="i", accounts=[])
     return StoredRows(storage, ("part.parquet",), "digest")
 
 

@@ -10,6 +10,7 @@ augment           makes a second row of every row
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from ray_pipeline.core.hashing import set_digest
 from ray_pipeline.core.rows import (
     created_row_id,
     drop,
@@ -79,6 +81,9 @@ class MadeRun:
         self._committed: dict[str, list[list[StageAccount]]] = {
             stages[-1]: [] for stages in segments
         }
+        #: Digests of the units' rows: after the last segment, and after each stage.
+        self._digests: dict[str, str] = {}
+        self._rows: defaultdict[str, set[str]] = defaultdict(set)
         self.write_config(config)
         self.storage.write_bytes("environment.json", orjson.dumps(ENVIRONMENT))
 
@@ -115,14 +120,16 @@ class MadeRun:
         for account in accounts:
             account.set_source(unit.source)
         self._committed[stage].append(list(accounts))
-        write_part(
+        info = write_part(
             self.storage,
             part_path(self.folder(stage), unit.unit_id),
             rows,
             fingerprint=f"print-{stage}",
-            input_digest="input",
+            input_digest=self._digests.get(unit.unit_id, unit.unit_id),
             accounts=list(accounts),
         )
+        self._digests[unit.unit_id] = info.digest
+        self._rows[stage].add(f"{unit.unit_id}:{info.digest}")
 
     def finish(self) -> MadeRun:
         """Write the units and the account; segments without a part are left out of it."""
@@ -152,6 +159,7 @@ class MadeRun:
         account = StageAccount(stage, rows_in=rows, kept=rows, counts=dict(counts), seconds=2.0)
         self._enter(account)
         self._write_done(stage, [account])
+        self.storage.write_bytes(f"{self.folder(stage)}/identity", b"of the rows")
         if figures is not None:
             self.metrics[stage] = figures
             self.write_metrics()
@@ -168,7 +176,8 @@ class MadeRun:
         self.ledger.entries.append(LedgerEntry(index, f"print-{account.name}", account))
 
     def _write_done(self, stage: str, accounts: Sequence[StageAccount]) -> None:
-        done = Done(f"print-{stage}", "input", "digest", len(self.units), list(accounts))
+        digest = set_digest(self._rows[stage])
+        done = Done(f"print-{stage}", "input", digest, len(self.units), list(accounts))
         done.save(self.storage, self.folder(stage))
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from support.tiny_models import WORDS, tiny_model, token_table, word_tokenizer
 
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig
+from ray_pipeline.rundir.parts import write_part
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.train.batches import BatchConfig
 from ray_pipeline.train.job import ModelSource, TrainingJob
@@ -29,7 +29,7 @@ def tiny_job(folder: Path, validation: int = 8, **loop: Any) -> TrainingJob:
     split = ["train"] * 32 + ["validation"] * validation
     table = table.append_column("split", pa.array(split))
     table = table.append_column("status", pa.array(["kept"] * table.num_rows))
-    pq.write_table(table, folder / "part.parquet")
+    write_part(storage, "part.parquet", table, fingerprint="f", input_digest="i", accounts=[])
     return TrainingJob(
         rows=StoredRows(storage, ("part.parquet",), "digest"),
         storage=storage,

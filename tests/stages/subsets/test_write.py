@@ -15,6 +15,7 @@ import pytest
 from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.rows import set_column, with_envelope
 from ray_pipeline.core.storage import Storage
+from ray_pipeline.rundir.parts import write_part
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.stage import Settings, Workplace
 from ray_pipeline.stages.subsets import files as subset_files
@@ -47,10 +48,9 @@ def stored(storage: Storage, number: int, held: int = 150, aside: int = 20) -> S
     rows = set_column(rows, "status", pa.array(status))
     paths = []
     for start in range(0, max(1, rows.num_rows), 60):
-        sink = pa.BufferOutputStream()
-        pq.write_table(rows.slice(start, 60), sink)
         paths.append(f"stages/01-x/rows/part-{start}.parquet")
-        storage.write_bytes(paths[-1], sink.getvalue())
+        some = rows.slice(start, 60)
+        write_part(storage, paths[-1], some, fingerprint="f", input_digest="i", accounts=[])
     return StoredRows(storage, tuple(paths), "digest")
 
 
