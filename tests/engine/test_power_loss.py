@@ -11,6 +11,7 @@ November 2026), ``POWER_STATES=done.json`` those of a file.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -102,6 +103,16 @@ def result(run_dir: Path) -> dict[str, Any]:
         else:
             found[name] = "there"
     return found
+
+
+def comparable(state: State, now: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    """A result as it is compared: a list of checksums that was torn lacks reused stages' files."""
+    name = "files.json"
+    if state.record.other == name and state.how not in ("whole", "unsynced gone"):
+        listed, all_files = (json.loads(found[name])["files"] for found in (now, expected))
+        if listed.items() <= all_files.items():
+            return now | {name: expected[name]}
+    return now
 
 
 def stable(paths: Iterable[str]) -> set[str]:
@@ -210,7 +221,9 @@ def replay(command: Command, folder: Path, wanted: str) -> None:
                 wrong.append(f"{state}: {done.text}")
             elif paid != requests - len(stored):
                 wrong.append(f"{state}: {paid} requests, {len(stored)} of {requests} were stored")
-            elif (now := result(toy.run_dir)) != expected or rows(toy) != expected_rows:
+            elif (now := comparable(state, result(toy.run_dir), expected)) != expected or (
+                rows(toy) != expected_rows
+            ):
                 differ = [p for p in now.keys() | expected if now.get(p) != expected.get(p)]
                 wrong.append(f"{state}: differs in {differ}")
     print(len(records), "records,", len(found), "states,", dict(kinds))
