@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from ray_pipeline.llm.prompt import Prompt
     from ray_pipeline.rundir.stored_rows import StoredRows
 
-#: A stage class, or a base class of stages.
-_Kind = TypeVar("_Kind")
+_Kind = TypeVar("_Kind")  # a stage class, or a base class of stages
 
 #: A row as an `AskStage` sees it: its data columns by name.
 Row = dict[str, Any]

@@ -152,14 +152,19 @@ _LOGIN_OF_PROXY = re.compile(r"^(?:[a-z0-9]+://)?([^/@]*)@", re.IGNORECASE)
 
 
 def _known() -> frozenset[str]:
-    return frozenset(_remembered).union(_secrets_of(tuple(os.environ.items())))
+    # As Python stores it: reading all of it through `os.environ` takes 100 µs, this takes 2.
+    stored = getattr(os.environ, "_data", os.environ)
+    return _of_process(tuple(stored.items()), frozenset(_remembered))
 
 
 @lru_cache(maxsize=4)
-def _secrets_of(environment: tuple[tuple[str, str], ...]) -> frozenset[str]:
-    """The values of the environment that their names call secret."""
-    found: set[str] = set()
-    for name, value in environment:
+def _of_process(
+    environment: tuple[tuple[Any, Any], ...], remembered: frozenset[str]
+) -> frozenset[str]:
+    """The remembered values, and those of the environment that their names call secret."""
+    found = set(remembered)
+    for variable in environment:
+        name, value = map(os.fsdecode, variable)
         if _OF_ENVIRONMENT.search(name) and len(value) >= 8 and not value.startswith(("/", "~/")):
             found.add(value)
         elif _PROXY.match(name) and (login := _LOGIN_OF_PROXY.match(value)):

@@ -75,10 +75,11 @@ def decide(
     )
     folder = decisions_folder(job.segment.folder)
     marker = f"{folder}/{DONE}"
-    if are_decided(job.storage, job.segment.folder, identity, say):
-        return
     # The number: keys that an older version made half of would not be equal to ours.
     work_folder = f"{folder}/work-2-{identity[:16]}"
+    if are_decided(job.storage, job.segment.folder, identity, say):
+        job.storage.delete_folder(work_folder)  # left by an attempt that ended just before
+        return
     # The marker goes first: decisions of an earlier run, or half of these, must not look complete.
     job.storage.delete(marker)
     if not job.storage.exists(work_folder):
