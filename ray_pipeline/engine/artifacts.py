@@ -11,7 +11,7 @@ from ray_pipeline.core.hashing import fingerprint
 from ray_pipeline.core.storage import Storage, StoredFile
 from ray_pipeline.engine.segments import Segment
 from ray_pipeline.rundir.checksums import Damaged, DamagedFile, checked_json, json_with_checksum
-from ray_pipeline.rundir.layout import METRICS_FILE, part_path, work_folder
+from ray_pipeline.rundir.layout import EXPORTS, METRICS_FILE, part_path, work_folder
 from ray_pipeline.rundir.manifest import (
     differences,
     files_at,
@@ -134,9 +134,17 @@ class Artifact:
         """Record what the files are that the stage has written, now or in an earlier attempt."""
         with contextlib.suppress(DamagedFile):
             known = recorded_files(self.storage)
-            files = {file.path: file for file in self._files()}
-            mine = (f for p, f in files.items() if before.get(p) != f or p not in known)
+            mine = (
+                file
+                for file in self._files()
+                if before.get(file.path) != file
+                or (file.path not in known and self._is_own(file.path))
+            )
             record_files(self.storage, mine, self.stage.name)
+
+    def _is_own(self, path: str) -> bool:
+        """Whether no other stage writes this file. The folder of exports is everybody's."""
+        return path in self.stage.makes or not path.startswith(f"{EXPORTS}/")
 
     def _record(self, figures: dict[str, object]) -> None:
         """Add the figures to ``metrics.json``, which holds those of the other stages."""

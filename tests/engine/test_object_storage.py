@@ -328,7 +328,7 @@ def test_an_experiment_leaves_everything_in_the_bucket(
     assert done.code == 0, done.text
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket="bucket", Prefix="experiment/")
     there = {item["Key"].removeprefix("experiment/") for page in pages for item in page["Contents"]}
-    assert len([path for path in there if path.startswith("experiment/cells/")]) == 2
+    assert len([path for path in there if path.startswith("experiment/cells/")]) == 3
     assert {
         "report.html",
         "experiment/results.csv",

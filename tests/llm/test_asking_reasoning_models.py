@@ -187,7 +187,10 @@ def test_answers_stored_before_options_were_in_the_key_are_reused(tmp_path: Path
     (record,) = records(tmp_path)
     fields = {"key", "row_id", "model", "at", "text", "finish_reason", "prompt_tokens"}
     as_written = {name: record[name] for name in fields | {"completion_tokens"}}
-    (tmp_path / path).write_text(json.dumps(as_written) + "\n")
+    (tmp_path / path).unlink()
+    # That version named its files after the clock, and its lines had no checksums.
+    of_then = (tmp_path / path).with_name("01764500000000000000-0a1b2c3d.jsonl")
+    of_then.write_text(json.dumps(as_written) + "\n")
     engine = Scripted(Response("never asked", "stop", 10, 3))
     assert ask(unit(tmp_path, engine, config)).text == "Paris."
     assert engine.requests == []

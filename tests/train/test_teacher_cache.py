@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from support.stored_parts import put_part
 from support.tiny_models import VOCABULARY, tiny_model, token_table, word_tokenizer
 from support.tiny_study import tiny_job
 from transformers import AutoTokenizer
@@ -158,7 +159,7 @@ def test_a_training_refuses_the_cache_of_another_tokenizer(tmp_path) -> None:
             if name != "row_id":
                 added = added.append_column(name, made[name])
         teachers = pa.array([info.to_json()] * table.num_rows)
-        pq.write_table(added.append_column("teacher", teachers), path)
+        put_part(path, added.append_column("teacher", teachers))
         train(replace(job, folder=info.tokenizer), World(), "cpu", lambda _: None)
 
     trained_with(fits)

@@ -344,7 +344,7 @@ def test_a_cell_that_fits_no_node_is_refused(ray_cluster, tmp_path) -> None:
 def test_what_no_cell_could_work_with_ends_the_experiment(ray_cluster, tmp_path) -> None:
     (cell, *_) = cells_of(tmp_path)
     (tmp_path / "two.parquet").unlink()
-    with pytest.raises(RunError, match="unit two is missing"):
+    with pytest.raises(RunError, match=r"two\.parquet is missing: run again"):
         grid.run_grid([cell], TrialWorkers(), print)
 
 
