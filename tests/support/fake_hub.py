@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+from support.loopback import LoopbackServer
 
-class FakeHub:
+
+class FakeHub(LoopbackServer):
     """Serves repositories with commits and branches.
 
     Attributes:
@@ -45,21 +46,12 @@ class FakeHub:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-
-    def __enter__(self) -> FakeHub:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
     @property
     def endpoint(self) -> str:
         """For ``HF_ENDPOINT``."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://{self.host}"
 
     def push(self, repo: str, folder: Path, *branches: str) -> str:
         """Add a commit, to the branch main and to others; returns its id."""

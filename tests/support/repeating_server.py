@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
+from support.loopback import LoopbackServer
 from support.scripted_server import completion
 
 
-class RepeatingServer:
+class RepeatingServer(LoopbackServer):
     """Repeats a request in an answer, or in an error where the text names its status.
 
     ``error-400`` in the last message's text makes it a refusal, and so on; ``not-json`` an answer
@@ -44,21 +44,7 @@ class RepeatingServer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-
-    def __enter__(self) -> RepeatingServer:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def host(self) -> str:
-        """Host and port."""
-        return f"127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler)
 
 
 def _reply(text: str, seen: str) -> tuple[int, bytes]:

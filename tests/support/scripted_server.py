@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from support.loopback import LoopbackServer
 
 CASES = Path(__file__).parents[1] / "cases" / "replies.json"
 
@@ -61,7 +62,7 @@ def cases() -> dict[str, tuple[Scripted, str]]:
     return found
 
 
-class ScriptedServer:
+class ScriptedServer(LoopbackServer):
     """Serves what ``reply`` returns for the text of a request's last message.
 
     Args:
@@ -103,20 +104,11 @@ class ScriptedServer:
                 pass
 
         class Server(ThreadingHTTPServer):
-            daemon_threads = True
             request_queue_size = 512
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-
-    def __enter__(self) -> ScriptedServer:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler, Server)
 
     @property
     def base_url(self) -> str:
         """For ``llms.NAME.base_url``."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return f"http://{self.host}/v1"
