@@ -64,7 +64,7 @@ COMPARED = {
     r"stages\.train-subsets\.gradient_checkpointing": "tests/train/test_scratch.py::"
     "test_gradient_checkpointing_changes_no_gradient",
     r"stages\..*\.workers": "tests/train/test_ranks.py::test_two_ranks_train_what_one_trains",
-    r"stages\.evaluate\.batch_(rows|tokens)": GREEDY,
+    r"stages\.evaluate(-pairs)?\.batch_(rows|tokens)": GREEDY,
     r"stages\.score-ifd\.batch_tokens": "tests/stages/scoring/test_ifd.py::"
     "test_batches_and_padding_change_nothing",
     r"stages\.teacher-log-probs\.batch_tokens": "tests/train/test_teacher_cache.py::"

@@ -182,9 +182,7 @@ def _scores(confusion: npt.NDArray[Any], place: int) -> tuple[float, float, floa
     return float(precision), float(recall), float(f1), rows
 
 
-def vote_calibration(
-    shares: Sequence[float], is_right: Sequence[bool]
-) -> dict[str, Any]:
+def vote_calibration(shares: Sequence[float], is_right: Sequence[bool]) -> dict[str, Any]:
     """Whether a vote's share says how often it is right: the Brier score, and each share's rate.
 
     Args:

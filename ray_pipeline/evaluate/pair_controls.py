@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def _texts(pairs: Pairs) -> list[tuple[str, str]]:
 def _pair_features(premise: str, hypothesis: str) -> npt.NDArray[np.float64]:
     one, other = (_WORD.findall(text.casefold()) for text in (premise, hypothesis))
     negated = [any(w in _NEGATION or w.endswith("n't") for w in each) for each in (one, other)]
-    pairs = [set(zip(each, each[1:], strict=False)) for each in (one, other)]
+    pairs = [set(pairwise(each)) for each in (one, other)]
     return np.array(
         [
             _share(set(one), set(other)),

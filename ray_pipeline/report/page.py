@@ -46,6 +46,7 @@ ORDER = [
     "search",
     "training",
     "evaluation",
+    "nli_evaluation",
     "differences",
     "samples",
     "tradeoff",

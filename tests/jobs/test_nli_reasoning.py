@@ -56,7 +56,7 @@ def test_every_pair_is_thought_about_reflected_or_failed_with_its_history(
     command: Command, tmp_path: Path
 ) -> None:
     with MockServer(answer="label", labels=",".join(LABELS), p500=0.02) as server:
-        path = configured(tmp_path, server, 120)
+        path = configured(tmp_path, server, 90)
         done = command("run", path)
         assert done.code == 0, done.text
         stats = server.stats()
@@ -68,7 +68,7 @@ def test_every_pair_is_thought_about_reflected_or_failed_with_its_history(
     thoughts = [
         row for name in ("train", "dev", "test") for row in read(tmp_path, f"{name}_thoughts.json")
     ]
-    assert len(thoughts) == 120
+    assert len(thoughts) == 90
     wrong = {row["row_id"] for row in thoughts if row["predicted_label"] != row["true_label"]}
     test_ids = {row["row_id"] for row in read(tmp_path, "test_thoughts.json")}
     reflected = [
@@ -105,6 +105,11 @@ def test_every_pair_is_thought_about_reflected_or_failed_with_its_history(
     assert {row["row_id"] for row in written["test"]} == test_ids - wrong
     summary = read(tmp_path, "ft_summary.json")["splits"]["train"]
     assert summary["rows"] == len(written["train"]) == sum(summary["by_label"].values())
+    # Of all held-out pairs, not of those that came through.
+    figures = json.loads((tmp_path / "run/metrics.json").read_text())["evaluate-pairs"]["splits"]
+    test = figures["test"]["thoughts"]["models"]["thoughts"]
+    assert test["rows"] == figures["test"]["rows"] == len(test_ids)
+    assert test["accuracy"]["value"] == 1 - len(wrong & test_ids) / len(test_ids)
     with (tmp_path / "run/exports/suspected_labels.csv").open() as file:
         suspected = list(csv.DictReader(file))
     assert all(
@@ -115,4 +120,4 @@ def test_every_pair_is_thought_about_reflected_or_failed_with_its_history(
 def test_the_shipped_configurations_are_those_of_the_job() -> None:
     for name in ("demo", "local", "cluster"):
         job = load_job(REPOSITORY / "configs" / "nli_reasoning" / f"{name}.yaml")
-        assert [stage.name for stage in job.stages][-1] == "fine-tuning-set"
+        assert [stage.name for stage in job.stages][-1] == "evaluate-pairs"

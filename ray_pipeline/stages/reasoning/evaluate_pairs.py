@@ -163,14 +163,10 @@ class EvaluatePairs(ArtifactStage):
         place.say(f"  asking {subject.name}")
         stage = subject.stage
         folder = (
-            get_model(place.storage, stage.model_name)
-            if subject.is_tuned
-            else stage.model("model")
+            get_model(place.storage, stage.model_name) if subject.is_tuned else stage.model("model")
         )
         ask = self._likeliest if stage.kind == "labels" else self._written
-        made = {
-            split: ask(folder, subject, table) for split, table in held_out.items()
-        }
+        made = {split: ask(folder, subject, table) for split, table in held_out.items()}
         place.storage.write_bytes(path, orjson.dumps(made))
         return made
 
@@ -285,7 +281,8 @@ class EvaluatePairs(ArtifactStage):
         return {
             "rows": len(rows),
             "models": {
-                name: rows.figures(each).to_json() for name, each in {THINKER: said, **others}.items()
+                name: rows.figures(each).to_json()
+                for name, each in {THINKER: said, **others}.items()
             },
             "comparisons": [
                 {"model": THINKER, "than": name, **rows.compare(said, each)}

@@ -41,7 +41,7 @@ Kind = Literal["labels", "reasoning"]
 
 
 class TunePairs(ArtifactStage):
-    """Fine-tunes a model on the training pairs: ``models/tuned-labels``, ``models/tuned-reasoning``.
+    """Fine-tunes a model on the pairs: ``models/tuned-labels``, ``models/tuned-reasoning``.
 
     On labels it learns from every training pair, on reasonings from those that have one
     (`ChooseReasoning`). The loss is over the answer and its end. The label's share of these tokens
@@ -74,8 +74,10 @@ class TunePairs(ArtifactStage):
             "their own where there is none",
         )
         max_tokens: int = Field(
-            512, ge=8, description="tokens of a pair and its answer, at most; longer ones are left "
-            "out and counted"
+            512,
+            ge=8,
+            description="tokens of a pair and its answer, at most; longer ones are left "
+            "out and counted",
         )
         rows: int | None = Field(
             None,
@@ -213,9 +215,9 @@ class TunePairs(ArtifactStage):
             "label_share_of_loss": of_labels / max(1, answer_tokens),
             "pairs_too_long": made.num_rows - (pc.sum(kept).as_py() or 0),
         }
-        table = pa.table(
-            {**{name: made[name] for name in TOKENS[1:]}, SPLIT: pairs[SPLIT]}
-        ).filter(kept)
+        table = pa.table({**{name: made[name] for name in TOKENS[1:]}, SPLIT: pairs[SPLIT]}).filter(
+            kept
+        )
         part = with_envelope(table, made.filter(kept)["row_id"].to_pylist())
         path = f"{place.folder}/rows/part-tokens.parquet"
         info = write_part(
@@ -248,9 +250,7 @@ class TunePairs(ArtifactStage):
     def _chosen(self, row_ids: list[str]) -> list[int]:
         """Places of the rows to train on, in their order."""
         seed = str(self.settings.seed)
-        drawn = sorted(
-            range(len(row_ids)), key=lambda at: text_hash(["tune", seed, row_ids[at]])
-        )
+        drawn = sorted(range(len(row_ids)), key=lambda at: text_hash(["tune", seed, row_ids[at]]))
         return sorted(drawn[: self.config.rows])
 
 
