@@ -120,7 +120,8 @@ class CheckCandidates(AfterMeasuring, MapStage):
         if answer is not None or answer_error is not None:
             text = tidy_answer(answer or "")
             made.append(self._checked("answer", prompt, text, _code_of(answer_error)))
-            if self.config.trim and answer_error is None:
+            is_own = " ".join(text.split()) != " ".join(prompt.split())
+            if self.config.trim and answer_error is None and is_own:
                 trimmed = trim(text, self.patterns)
                 if trimmed != text:
                     made.append(self._checked("answer_trimmed", prompt, trimmed))
