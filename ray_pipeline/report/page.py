@@ -46,6 +46,7 @@ ORDER = [
     "search",
     "training",
     "evaluation",
+    "retrievers",
     "differences",
     "samples",
     "tradeoff",
