@@ -309,6 +309,7 @@ class AskingLoop:
         self, stage: AskStage, rows: pa.Table, asker: UnitAsker
     ) -> tuple[pa.Table, StageAccount]:
         self._askers.add(asker)
+        asker.cannot_store = self._stop_run
         try:
             return await ask_unit(stage, rows, asker, self._stop_run)
         finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -88,6 +89,9 @@ class UnitAsker:
         self._rejected_before = frozenset(journal.rejected)
         self._answers: dict[str, asyncio.Future[Response]] = {}
         self._stopping = False
+        #: Called at once with the error when something cannot be stored. Whoever waits for the
+        #: row's task learns of it some turns of the event loop later, and would send until then.
+        self.cannot_store: Callable[[RunError], None] = lambda _: None
         #: Number of the unit's rows that are not done.
         self.rows_waiting = 0
         self.usage = LlmUsage()
@@ -191,7 +195,8 @@ class UnitAsker:
             apart = self._apart(response)
             if not response.reasoning_tokens:
                 response.reasoning_tokens = _thinking_share(apart)
-            self._journal.append(key, row_id, request.model, response)
+            with self._stopping_if_it_fails():
+                self._journal.append(key, row_id, request.model, response)
         self.usage.requests += 1
         self.usage.retries += response.attempts - 1
         self._count_tokens(response)
@@ -206,7 +211,8 @@ class UnitAsker:
         self.usage.retries += ended.attempts - 1
         self.usage.lost_tokens += ended.lost_tokens
         self.usage.lost_usd += ended.lost_usd
-        self._journal.append_no_answer(key, row_id, request.model, ended)
+        with self._stopping_if_it_fails():
+            self._journal.append_no_answer(key, row_id, request.model, ended)
 
     def _count_tokens(self, response: Response) -> None:
         self.usage.prompt_tokens += response.prompt_tokens
@@ -221,7 +227,17 @@ class UnitAsker:
 
     def reject(self, key: str) -> None:
         """Record in the journal that the answer was unusable."""
-        self._journal.reject(key)
+        with self._stopping_if_it_fails():
+            self._journal.reject(key)
+
+    @contextlib.contextmanager
+    def _stopping_if_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except RunError as error:
+            self.stop()
+            self.cannot_store(error)
+            raise
 
 
 class RowAsker:

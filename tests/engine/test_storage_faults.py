@@ -19,7 +19,9 @@ from support.toy_run import Toy, make_toy
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.responses import recorded
 
-ROWS, UNIT_ROWS, CONCURRENCY = 24, 4, 4
+ROWS, UNIT_ROWS, CONCURRENCY = 48, 4, 4
+#: At most; the tests run on two CPUs.
+WORKERS = 2
 #: Files that a run can do without.
 DISPENSABLE = ("logs/",)
 #: What a message says that counts the answers which could not be stored.
@@ -133,8 +135,9 @@ def test_each_file_of_a_run_directory_may_be_refused(command: Command, tmp_path:
     )
     assert all(kind.startswith(DISPENSABLE) for kind in obstacles.standing)
     assert {"config.yaml", "units.parquet", "responses/ask", "exports/dataset.jsonl"} < set(refused)
-    # Only journals can lose answers: those that were in flight when the first one was refused.
-    assert 0 < lost <= 2 * CONCURRENCY
+    # Only journals can lose answers. A worker stops when the first one is refused: by then all in
+    # flight may have arrived, and as many requests may have been sent in their slots.
+    assert 0 < lost <= 2 * CONCURRENCY * WORKERS
     assert stats["completed"] == 2 * ROWS + lost
     assert rows_of(wild) == rows_of(calm)
     assert wild.ledger()["status"] == "succeeded"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_pipeline.core.errors import RunError, Stopping
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.llm.asker import RequestTemplate, UnitAsker, judge, parse
 from ray_pipeline.llm.asking import Answer, AnswerError
@@ -169,3 +170,25 @@ def test_labels_and_json() -> None:
         parse('{"n": "three"}', numbers)
     with pytest.raises(ValueError, match="not JSON"):
         parse("three", numbers)
+
+
+def test_no_request_is_sent_after_one_whose_answer_cannot_be_stored(tmp_path: Path) -> None:
+    """Whoever waits for its row's task learns of the error some turns of the event loop later."""
+    engine = Scripted(lambda _: "hello")
+    unit = asker(tmp_path, engine)
+    failed: list[str] = []
+    unit.cannot_store = lambda error: failed.append(str(error))
+
+    async def ask_two() -> list[object]:
+        first = asyncio.ensure_future(unit.for_row("a")(PROMPT, what="one"))
+        while not failed:
+            await asyncio.sleep(0)
+        # In the turn in which the write failed: the first row's task has not ended.
+        assert not first.done()
+        second = unit.for_row("b")(PROMPT, what="two")
+        return await asyncio.gather(first, second, return_exceptions=True)
+
+    (tmp_path / "responses").write_text("in the way")
+    ends = asyncio.run(asyncio.wait_for(ask_two(), 10))
+    assert [type(end) for end in ends] == [RunError, Stopping]
+    assert len(engine.requests) == len(failed) == 1
