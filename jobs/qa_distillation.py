@@ -25,7 +25,7 @@ from ray_pipeline.stages.questions.typos import Typos
 from ray_pipeline.stages.training.distil import Distil, TrainAlone
 from ray_pipeline.stages.training.evaluate import Evaluate
 from ray_pipeline.stages.training.leak import MeasureLeak
-from ray_pipeline.stages.training.search import Search
+from ray_pipeline.stages.training.search import Search, SearchAlone
 from ray_pipeline.stages.training.split_groups import SplitGroups
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
@@ -80,6 +80,7 @@ PIPELINE = Pipeline(
         TeacherLogProbs(),  # stores its log-probabilities at answer tokens
         Search(),  # looks for better parameters of Distil; off by default
         Distil(),  # trains a student with some of the teacher's layers
+        SearchAlone(),  # looks for the best learning rate of the control, with as many trials
         TrainAlone(),  # the same student without the teacher, as a control
         Evaluate(),  # measures all models on the held-out rows
     ],
