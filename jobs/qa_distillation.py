@@ -68,7 +68,8 @@ PIPELINE = Pipeline(
         Augment("general"),
         Typos(),
         ParaphraseSimilarity(),  # measures how close each version is to its source
-        AcceptParaphrases(),  # drops unusable versions
+        # Drops unusable versions, and those that do not ask the same in the same words and more.
+        AcceptParaphrases(same_question=True, max_lost_words=0),
         SplitGroups(  # rows for training, validation and test; versions and twins on one side
             *PAIR, equal=("question",), equal_if_long=("answer",)
         ),

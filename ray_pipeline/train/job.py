@@ -318,9 +318,10 @@ class Training:
         if world.rank != 0:
             return
         self._curve.save()
+        figures = _figures(loop) | {"training_loss": self._curve.last_epoch()}
         if job.name is not None:
             put_model(job.storage, job.name, model, self._tokenizer, job.text)
-        job.storage.write_bytes(job.result, orjson.dumps(_figures(loop) | tested))
+        job.storage.write_bytes(job.result, orjson.dumps(figures | tested))
         # Each has three times the model's size, and nothing resumes from them any more.
         job.storage.delete_folder(checkpoints_folder(job))
 

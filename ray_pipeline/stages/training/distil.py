@@ -108,7 +108,9 @@ class Distil(StudentStage):
             0.7,
             gt=0,
             description="temperature T of the teacher's and the student's distribution in the "
-            "distillation loss",
+            "distillation loss. With a cached teacher whose k is below the vocabulary, a T other "
+            "than 1 is another loss than with an online one: all tokens that are not stored are "
+            "tempered as one. The further T is from 1, the more they differ",
         )
         teacher: Literal["cached", "online"] = Field(
             "cached",
