@@ -15,10 +15,14 @@ from ray_pipeline.rundir.layout import ORIGINAL
 from ray_pipeline.stage import MapStage, Row, StageConfig
 from ray_pipeline.stages.text.answers import contains_text, is_chatter, is_refusal
 from ray_pipeline.stages.text.meaning import (
+    adds_too_much,
     asked_for,
     asks_the_same,
+    changed_articles,
+    is_garbled,
     lost_words,
     new_names,
+    new_words,
     repeated_words,
     same_negation,
 )
@@ -37,7 +41,9 @@ class AcceptParaphrases(MapStage):
     ``paraphrase:copy``, ``paraphrase:not_a_question``, ``paraphrase:too_short``,
     ``paraphrase:too_long``, ``paraphrase:gives_answer``, ``paraphrase:numbers``,
     ``paraphrase:negation``, ``paraphrase:names`` (it adds one), ``paraphrase:other_question`` (who
-    for what), ``paraphrase:repeats_words``, ``paraphrase:loses_words``, ``paraphrase:meaning``, and
+    for what), ``paraphrase:garbled`` (a second question word, "do" with "are"),
+    ``paraphrase:repeats_words``, ``paraphrase:articles`` (the for a), ``paraphrase:adds_words``
+    (more than half as many), ``paraphrase:loses_words``, ``paraphrase:meaning``, and
     ``paraphrase:repeats_version`` (an earlier accepted version of the same row is the same).
     Versions with typing errors are only checked for an exact ``copy`` and for ``meaning``.
 
@@ -88,8 +94,8 @@ class AcceptParaphrases(MapStage):
         same_question: Annotated[bool, AddedWith(False)] = Field(
             False,
             description="require that a question asks for the same kind of thing as its source "
-            "(who, where, how many, why ...) and repeats no word, and that no text adds a name or "
-            "a negation, or loses a negation; for English",
+            "(who, where, how many, why ...), repeats no word, keeps the articles and adds few "
+            "words, and that no text adds a name or a negation, or loses a negation; for English",
         )
         max_lost_words: Annotated[int | None, AddedWith(None)] = Field(
             None,
@@ -169,8 +175,14 @@ class AcceptParaphrases(MapStage):
             if not asks_the_same(question, source):
                 asked = [asked_for(text) for text in (question, source)]
                 return f"other_question: asks for {asked[0]}, not for {asked[1]}"
+            if is_garbled(question, source):
+                return "garbled"
             if words := repeated_words(question, source):
                 return f"repeats_words: {', '.join(words)}"
+            if words := changed_articles(question, source):
+                return f"articles: the {', the '.join(words)}"
+            if adds_too_much(question, source):
+                return f"adds_words: {', '.join(new_words(question, source))}"
         most, lost = self.config.max_lost_words, lost_words(question, source)
         if most is not None and len(lost) > most:
             return f"loses_words: {', '.join(lost)}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import cache, lru_cache
+from itertools import pairwise
 from typing import Any
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -20,6 +21,8 @@ def _words(*lines: str) -> frozenset[str]:
     return frozenset(word for line in lines for word in line.split())
 
 
+#: Words for having a name, which replace each other.
+_CALLED = _words("name names named call calls called term terms termed known")
 #: Words without content of their own. Prepositions of time and place that change what is asked
 #: (before, between, under, without), quantifiers (all, only, most) and negations are content.
 _EMPTY = _words(
@@ -28,7 +31,7 @@ _EMPTY = _words(
     "could will would shall should may might must and or but if so than then also just i you he",
     "she we they me him her us them my your his our their one ones who whom whose what which when",
     "where why how what's who's where's how's when's that's there's please tell know say give let",
-    "name called call named known term used use consider considered given kind type sort",
+    "used use consider considered given kind type sort you're so well",
     "many much actually exactly really typically generally usually currently specific particular",
     "question answer true false yes no",
 )
@@ -45,8 +48,8 @@ _PEOPLE = _words(
     "hero detective architect astronaut general politician minister chancellor novelist playwright",
 )
 _PLACES = _words(
-    "place country city town state continent location region area nation county province island",
-    "river lake sea ocean mountain building museum stadium planet village street capital",
+    "place country city town state continent location region area county province island",
+    "building museum stadium village street",
 )
 _TIMES = _words("year date day month time decade century era period season hour age")
 _AMOUNTS = _words(
@@ -68,13 +71,17 @@ _CLASSES = (
     (_PEOPLE, "person"),
 )
 _NOUNS = frozenset[str]().union(*(members for members, _ in _CLASSES))
-_PERSON = re.compile(r"(?:[^aeiou]er|or|ist|ian|man)$")
+_PERSON = re.compile(r"(?:ist|ian|man|wright|eer)$")
 
 _TRUTH = re.compile(r"^\W*(?:(?:is it|it is)\s+)?(?:true or false|yes or no)\b", re.IGNORECASE)
 _AUXILIARIES = _words(
     "is are was were do does did can could will would has have had should may might must am isn't",
     "aren't wasn't weren't doesn't don't didn't can't",
 )
+
+
+_WHICH = frozenset(["what", "which"])
+_INSIDE = (["in"], ["on"], ["at"], ["from"], ["near"])
 
 
 def asked_for(question: str) -> str | None:
@@ -88,8 +95,10 @@ def asked_for(question: str) -> str | None:
     if words and words[0] in _AUXILIARIES and words[1:2] != ["you"]:
         return "truth"
     for place, word in enumerate(words):
-        following = words[place + 1 :]
-        if (kind := _kind(word.removesuffix("'s"), following)) is not None:
+        kind = _kind(word.removesuffix("'s"), words[place + 1 :])
+        if kind == "place" and word in _WHICH and words[place - 1 : place] not in _INSIDE:
+            return "thing"  # "which city hosted ..." is not where something is
+        if kind is not None:
             return kind
     return "truth" if words and words[0] in _AUXILIARIES else None
 
@@ -121,18 +130,22 @@ def _noun_kind(following: list[str]) -> str:
 
 
 def _may_be_noun(word: str) -> bool:
+    if word in _CALLED:  # "what is the name of the explorer" asks for the explorer
+        return False
     return word in _NOUNS or (word not in _EMPTY and word not in _NUMBERS and word.isalpha())
 
 
 def asks_the_same(question: str, source: str) -> bool:
-    """Whether two questions may ask for the same kind of thing.
+    """Whether a question may ask for the same kind of thing as its source.
 
-    They may where one of them cannot be told. "Which" with a noun that is none of ours fits
-    "which city" and "which author", but neither "where" nor "who".
+    It may where that of the source cannot be told. A question without a question word does not: it
+    is a fragment, such as "The capital of France?". "Which" with a noun that is none of ours fits
+    "which author" and "in which city", but neither "who" nor "where".
     """
-    kinds = {asked_for(question), asked_for(source)}
-    if None in kinds or len(kinds) == 1:
+    mine, theirs = asked_for(question), asked_for(source)
+    if mine == theirs or theirs is None or (theirs == "truth" and mine is None):
         return True
+    kinds = {mine, theirs}
     return kinds in _COMPATIBLE and not any(map(_is_bare, (question, source)))
 
 
@@ -143,6 +156,33 @@ def _is_bare(question: str) -> bool:
     """Whether a question asks without a noun: by who or where."""
     words = [word.lower() for word in _WORD.findall(question)]
     return not {"what", "which", "what's"} & set(words)
+
+
+def _question_words(text: str) -> int:
+    """How often a text asks: the why of "the reason why" and the who of "the man who" do not."""
+    text = _RELATIVE.sub(" ", text)
+    return sum(word.lower().removesuffix("'s") in _ASKING for word in _WORD.findall(text))
+
+
+_RELATIVE = re.compile(
+    r"\b(?:reason why|place where|(?!in|on|at|by|of|to|is|and)[a-z]+ who)\b", re.I
+)
+
+
+_ASKING = _words("who whom whose what which where when why how")
+#: "What do rings are on the planet": an auxiliary, and then a verb that takes none.
+_GARBLED = re.compile(r"\b(?:do|does|did)\b[^,;:?]*\b(?:is|are|was|were)\b", re.IGNORECASE)
+
+_NEXT_SENTENCE = re.compile(r"[.!?]\s+\w")
+
+
+def is_garbled(question: str, source: str) -> bool:
+    """Whether a question has more question words or sentences than its source, or do with are."""
+    if _question_words(question) > max(1, _question_words(source)):
+        return True
+    if len(_NEXT_SENTENCE.findall(question)) > len(_NEXT_SENTENCE.findall(source)):
+        return True
+    return bool(_GARBLED.search(question)) and not _GARBLED.search(source)
 
 
 def content(text: str) -> Counter[str]:
@@ -158,6 +198,51 @@ def lost_words(text: str, source: str) -> list[str]:
     """Stems of content words that the source has and the text lacks."""
     mine = content(text)
     return sorted(stem for stem in content(source) if stem not in mine)
+
+
+def new_words(text: str, source: str) -> list[str]:
+    """Stems of content words that the text adds, without the noun that it asks for by "which"."""
+    words = [word.lower() for word in _WORD.findall(text)]
+    asked = {
+        _stem(noun)
+        for place, word in enumerate(words)
+        if word in _WHICH
+        for noun in words[place + 1 : place + 2]
+    }
+    theirs = content(source)
+    return sorted(stem for stem in content(text) if stem not in theirs and stem not in asked)
+
+
+def adds_too_much(text: str, source: str) -> bool:
+    """Whether a text adds more content words than half of those that the source has."""
+    return len(new_words(text, source)) > content(source).total() // 2
+
+
+def changed_articles(text: str, source: str) -> list[str]:
+    """Words that the text makes definite: "a gas" to "the gas", "legs" to "the leg"."""
+    theirs = _with_articles(source)
+    return sorted(
+        {
+            word
+            for stem, (article, word) in _with_articles(text).items()
+            if article == "the" and stem in theirs and _is_made_definite(word, theirs[stem])
+        }
+    )
+
+
+def _is_made_definite(word: str, before: tuple[str, str]) -> bool:
+    article, old = before
+    return article in ("a", "an") or (article == "" and old == f"{word}s")
+
+
+def _with_articles(text: str) -> dict[str, tuple[str, str]]:
+    """The first occurrence of each content word by its stem: its article, or "", and the word."""
+    words = ["", *(word.lower() for word in _WORD.findall(text))]
+    found: dict[str, tuple[str, str]] = {}
+    for before, word in pairwise(words):
+        if word not in _EMPTY:
+            found.setdefault(_stem(word), (before if before in ("a", "an", "the") else "", word))
+    return found
 
 
 def repeated_words(text: str, source: str) -> list[str]:
@@ -202,6 +287,8 @@ def _negations(text: str) -> int:
 
 @lru_cache(maxsize=65536)
 def _stem(word: str) -> str:
+    if word in _CALLED:
+        return "call"
     found: str = _stemmer().stem(word.removesuffix("'s"))
     return found
 
