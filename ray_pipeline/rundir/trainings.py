@@ -45,6 +45,10 @@ class Curve:
         self._resumed = True
         self._saved = time.monotonic()
 
+    def begins_at(self, step: int) -> bool:
+        """Whether the first line is of a step: 0 is what was measured before the first step."""
+        return bool(self._figures) and self._figures[0].get("step") == step
+
     def add(self, figures: dict[str, Any]) -> None:
         """Add the figures of a step, whose number is under ``step``."""
         if self._resumed:

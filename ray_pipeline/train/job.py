@@ -32,13 +32,14 @@ from ray_pipeline.train.adapters import AdapterConfig, quantisation, with_adapte
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, Budget, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.forward import OnlineTeacher
-from ray_pipeline.train.held_out import answer_nats
+from ray_pipeline.train.held_out import answer_nats, evaluating
 from ray_pipeline.train.loop import Diverged, Loop, LoopConfig, Teacher, World
 from ray_pipeline.train.losses import Objective, shared_vocabulary
 from ray_pipeline.train.replica import Replica, Sharded, Whole
 from ray_pipeline.train.scratch import ScratchConfig
 from ray_pipeline.train.store import put_model
 from ray_pipeline.train.student import (
+    ModelKind,
     StudentConfig,
     load,
     logit_count,
@@ -103,6 +104,7 @@ class ModelSource:
         scratch: an architecture with random weights; only the tokenizer of the base is used.
         gradient_checkpointing: recompute activations in the backward pass: less memory for about a
             third more work, and the same gradients.
+        kind: what the model does with a row; the other ways to make one are for causal models.
     """
 
     base: str
@@ -112,6 +114,7 @@ class ModelSource:
     adapter: AdapterConfig | None = None
     scratch: ScratchConfig | None = None
     gradient_checkpointing: bool = False
+    kind: ModelKind = "causal"
 
     def folder(self, storage: Storage) -> str:
         """The base on this machine: a folder or hub id that transformers can load."""
@@ -132,7 +135,7 @@ class ModelSource:
         if self.scratch is not None:
             tokenizer = load_tokenizer(folder)
             return self.scratch.build(tokenizer, vocabulary_size(tokenizer), seed)
-        model = load(folder, quantization=quantisation(self.adapter))
+        model = load(folder, quantization=quantisation(self.adapter), kind=self.kind, seed=seed)
         if self.student is None:
             return model
         tokenizer = load_tokenizer(folder)
@@ -207,13 +210,15 @@ class TrainingJob:
         objective: the loss.
         teacher: what gives the KL term its distributions.
         teacher_name: the teacher's name in the run.
-        text: format of the prompts, kept with the model.
+        text: format of the prompts, kept with the model; None: it has none.
         subset: train on the training rows of this subset alone (see `SUBSETS`); validation and
             test rows are everybody's.
         left_out: training rows that are left out; None: none.
         pace: what of the loop's configuration depends on the rows.
         keep: the weights with the lowest validation loss, or the last ones.
         test: measure these weights on the test rows.
+        measure: gives further figures of the model and its tokenizer for the curve, at each
+            evaluation and before the first step (``step`` 0). It is called on one rank.
     """
 
     rows: StoredRows
@@ -221,7 +226,7 @@ class TrainingJob:
     folder: str
     model: ModelSource
     name: str | None
-    text: TextConfig
+    text: TextConfig | None
     objective: Objective = field(default_factory=Objective)
     loop: LoopConfig = field(default_factory=LoopConfig)
     batches: BatchConfig = field(default_factory=BatchConfig)
@@ -232,6 +237,7 @@ class TrainingJob:
     pace: Pace = field(default_factory=Pace)
     keep: Literal["best", "last"] = "best"
     test: bool = False
+    measure: Callable[[Any, Any], dict[str, Any]] | None = None
 
     @property
     def curve(self) -> str:
@@ -296,6 +302,7 @@ class Training:
             Diverged: a loss or a gradient is not finite. The curve until then is on storage.
         """
         try:
+            self._measure_before()
             yield from self.loop.evaluations()
         except Diverged:
             if self._world.rank == 0:
@@ -303,8 +310,24 @@ class Training:
             raise
         self._end()
 
+    def _measure_before(self) -> None:
+        """The baseline: validation loss and further figures of the model that is not trained yet.
+
+        It is not a candidate for the best weights.
+        """
+        loop, world, validation = self.loop, self._world, self.loop.validation
+        if self._job.measure is None or validation is None or self._curve.begins_at(0):
+            return
+        batches = validation.in_order(world.rank, world.size, fill=loop.replica.in_step)
+        precision = loop.config.precision
+        nats, tokens = answer_nats(loop.replica, batches, self._device, precision, world.sum)
+        self._record({"step": 0, "validation_loss": nats / max(tokens, 1), "best": False})
+
     def _record(self, figures: dict[str, Any]) -> None:
         if self._world.rank == 0:
+            if self._job.measure is not None and "validation_loss" in figures:
+                with evaluating(self.loop.model):
+                    figures = figures | self._job.measure(self.loop.model, self._tokenizer)
             self._curve.add(figures)
         self._report(figures)
 
