@@ -12,6 +12,7 @@ from ray_pipeline.stages.compression.compress import CompressPrompts, MakeVarian
 from ray_pipeline.stages.compression.corpora import WriteCorpora
 from ray_pipeline.stages.compression.curate import Curate
 from ray_pipeline.stages.compression.measure import MeasurePrompts
+from ray_pipeline.stages.compression.score import ScoreCandidates
 from ray_pipeline.stages.compression.summarise import SummariseCompression
 from ray_pipeline.stages.training.split_groups import SplitGroups
 
@@ -23,6 +24,7 @@ PIPELINE = Pipeline(
         CompressPrompts(),  # the primary pass: a model writes a shorter prompt
         MakeVariants(),  # the variant pass: two variants and a shorter prompt; off by default
         CheckCandidates(),  # what is wrong with the answers, and with deletions by rule
+        ScoreCandidates(),  # how likely a model finds each candidate; off by default
         ChooseCompression(),  # takes one candidate, or none
         SummariseCompression(),  # ratios, faults and the yield of each origin
         Curate(),  # drops prompts without a usable compression
