@@ -43,6 +43,7 @@ ORDER = [
     "scorers",
     "subsets",
     "changes",
+    "compression",
     "search",
     "training",
     "evaluation",
