@@ -58,6 +58,19 @@ class Curve:
         if time.monotonic() - self._saved > _SAVE_SECONDS:
             self.save()
 
+    def last_epoch(self) -> float | None:
+        """The mean cross-entropy of the last epoch's steps, over answer tokens, in nats.
+
+        None if no step was collected. The weights change during an epoch, so it is above the loss
+        of the last weights.
+        """
+        steps = [line for line in self._figures if "cross_entropy" in line]
+        last = [line for line in steps if line["epoch"] == steps[-1]["epoch"]]
+        tokens = sum(line["answer_tokens"] for line in last)
+        if not tokens:
+            return None
+        return float(sum(x["cross_entropy"] * x["answer_tokens"] for x in last) / tokens)
+
     def save(self) -> None:
         """Write all that was collected."""
         lines = b"".join(orjson.dumps(line) + b"\n" for line in self._figures)

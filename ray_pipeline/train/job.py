@@ -11,7 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+import xxhash
 from pydantic import Field, model_validator
 
 from ray_pipeline.core.config import Section
@@ -20,7 +23,7 @@ from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig
 from ray_pipeline.models.tokenizer import load_tokenizer, tokenizer_hash, vocabulary_size
-from ray_pipeline.rundir.layout import CACHE, SPLIT, SUBSETS, TOKENS
+from ray_pipeline.rundir.layout import CACHE, SPLIT, SPLIT_GROUP, SUBSETS, TOKENS
 from ray_pipeline.rundir.models import get_model
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.rundir.trainings import Curve
@@ -182,6 +185,19 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Training rows that a training leaves out: those of questions that are sampled by hash.
+
+    Attributes:
+        share: of the questions, 0 to 1.
+        seed: of the sample.
+    """
+
+    share: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class TrainingJob:
     """A training of one model.
 
@@ -197,6 +213,7 @@ class TrainingJob:
         text: format of the prompts, kept with the model; None: it has none.
         subset: train on the training rows of this subset alone (see `SUBSETS`); validation and
             test rows are everybody's.
+        left_out: training rows that are left out; None: none.
         pace: what of the loop's configuration depends on the rows.
         keep: the weights with the lowest validation loss, or the last ones.
         test: measure these weights on the test rows.
@@ -216,6 +233,7 @@ class TrainingJob:
     teacher: Literal["cached", "online"] | None = None
     teacher_name: str = "teacher"
     subset: str | None = None
+    left_out: LeftOut | None = None
     pace: Pace = field(default_factory=Pace)
     keep: Literal["best", "last"] = "best"
     test: bool = False
@@ -323,9 +341,10 @@ class Training:
         if world.rank != 0:
             return
         self._curve.save()
+        figures = _figures(loop) | {"training_loss": self._curve.last_epoch()}
         if job.name is not None:
             put_model(job.storage, job.name, model, self._tokenizer, job.text)
-        job.storage.write_bytes(job.result, orjson.dumps(_figures(loop) | tested))
+        job.storage.write_bytes(job.result, orjson.dumps(figures | tested))
         # Each has three times the model's size, and nothing resumes from them any more.
         job.storage.delete_folder(checkpoints_folder(job))
 
@@ -377,7 +396,7 @@ class Bench:
     @classmethod
     def load(cls, job: TrainingJob, device: str, sharded: bool = False) -> Bench:
         """A job's rows, model and teacher."""
-        rows = token_rows(job.rows, "train", job.subset)
+        rows = token_rows(job.rows, "train", job.subset, job.left_out)
         model = job.model.build(job.storage, job.loop.seed)
         teacher = None if job.objective.beta == 0 else _teacher(job, rows, model, device)
         plan = BatchPlan(rows, job.batches, job.loop.seed, job.pace.budget)
@@ -412,14 +431,21 @@ def make_loop(
     )
 
 
-def token_rows(rows: StoredRows, split: str, subset: str | None = None) -> TokenRows:
-    """The tokens of a split, or of a subset's rows in it.
+def token_rows(
+    rows: StoredRows, split: str, subset: str | None = None, left_out: LeftOut | None = None
+) -> TokenRows:
+    """The tokens of a split, or of a subset's rows in it, without those that are left out.
 
     Raises:
         UserError: it has no rows.
     """
     part = {} if subset is None else {SUBSETS: subset}
-    table = rows.mapped(TOKENS, part, **{SPLIT: split})
+    if left_out is None:
+        table = rows.mapped(TOKENS, part, **{SPLIT: split})
+    else:
+        named = [name for name in ("parent_id", SPLIT_GROUP) if name in rows.columns]
+        table = rows.mapped([*TOKENS, *named], part, **{SPLIT: split})
+        table = table.filter(_stays(table, left_out)).select(TOKENS)
     if not table.num_rows:
         of = "" if subset is None else f" of subset '{subset}'"
         raise UserError(
@@ -427,6 +453,19 @@ def token_rows(rows: StoredRows, split: str, subset: str | None = None) -> Token
             "dropped, and what the split counted"
         )
     return TokenRows(table)
+
+
+def _stays(table: pa.Table, left_out: LeftOut) -> pa.Array:
+    """Which rows are not left out. Rows of one question, and its paraphrases, go together."""
+    names = table["row_id"]
+    for name in ("parent_id", SPLIT_GROUP):
+        if name in table.column_names:
+            names = pc.coalesce(table[name], names)
+    edge = left_out.share * 2**64
+    return pa.array(
+        xxhash.xxh3_64_intdigest(f"left-out:{left_out.seed}:{name}".encode()) >= edge
+        for name in names.to_pylist()
+    )
 
 
 def _validation(job: TrainingJob) -> BatchPlan | None:

@@ -30,7 +30,12 @@ def test_prompts_become_corpora_and_a_changed_check_asks_nothing_again(
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "leave_out.yaml").write_text(PROMPT)
     lines = (REPOSITORY / "samples" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()[:60]
-    bad = ["", "😀", "[[mock:empty]] Tell me about the weather", "Please [[mock:filter]] do the task"]
+    bad = [
+        "",
+        "😀",
+        "[[mock:empty]] Tell me about the weather",
+        "Please [[mock:filter]] do the task",
+    ]
     lines += [json.dumps({"prompt": text, "response": ""}) for text in bad]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
     with MockServer(mode="echo") as server:

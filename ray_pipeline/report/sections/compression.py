@@ -120,9 +120,9 @@ def _corpora(summary: Mapping[str, Any]) -> list[Line]:
         ("this run: all prompts, the others as they are", "lengths_with_unchanged"),
     ):
         if isinstance(found := summary.get(key), dict):
-            cells = [count(found.get("rows")), count(found.get("before")), count(found["after"])]
+            cells = [_count(found.get("rows")), _count(found.get("before")), _count(found["after"])]
             ratios = [_ratio(found.get(of)) for of in ("total_ratio", "mean_ratio", "p90_ratio")]
-            violations = count(found.get("violations"))
+            violations = _count(found.get("violations"))
             lines.append(Line(name, [Cell(text) for text in (*cells, *ratios, violations)]))
     seed = [
         Line(
@@ -177,8 +177,7 @@ def _epochs(training: Mapping[str, Any]) -> list[Line]:
     seed = [
         Line(
             f"original experiment: {name}",
-            [Cell(_ratio(value)) for value in values[:-1]]
-            + [Cell(_share(values[-1])), Cell(NONE)],
+            [Cell(_ratio(value)) for value in values[:-1]] + [Cell(_share(values[-1])), Cell(NONE)],
             False,
         )
         for name, *values in _SEED_EPOCHS
@@ -196,8 +195,8 @@ def _trained(training: Mapping[str, Any]) -> str:
     }
     form = forms.get(str(training.get("form")), str(training.get("form")))
     return plain(
-        f"{training.get('base')}, {form}, on {count(training.get('rows'))} prompts; at most "
-        f"{count(training.get('max_new_tokens'))} tokens are written, as in the longest label"
+        f"{training.get('base')}, {form}, on {_count(training.get('rows'))} prompts; at most "
+        f"{_count(training.get('max_new_tokens'))} tokens are written, as in the longest label"
     )
 
 
@@ -331,14 +330,14 @@ def _measured(evaluation: Mapping[str, Any]) -> str:
     reasons = [f"{count(number)} {name}" for name, number in left_out.items() if number] \
         if isinstance(left_out, dict) else []  # fmt: skip
     words = (
-        f"{count(evaluation.get('rows'))} test prompts of {count(evaluation.get('families'))} "
+        f"{_count(evaluation.get('rows'))} test prompts of {_count(evaluation.get('families'))} "
         f"families; left out: {', '.join(reasons) or 'none'}. Judge: {evaluation.get('judge')}."
     )
     ceiling = _interval(evaluation.get("ceiling"))
     if ceiling.text != NONE:
         words += (
-            f" Answers to {count(evaluation.get('answers_compared'))} prompts, of at most "
-            f"{count(evaluation.get('agreement_tokens'))} tokens; the same prompt asked twice "
+            f" Answers to {_count(evaluation.get('answers_compared'))} prompts, of at most "
+            f"{_count(evaluation.get('agreement_tokens'))} tokens; the same prompt asked twice "
             f"agrees to {ceiling.text}" + (f" ({ceiling.interval})" if ceiling.interval else "")
             + "."
         )  # fmt: skip
@@ -373,6 +372,11 @@ def _uses(number: Any) -> str:
 def _ratio(value: Any) -> str:
     number = finite(value)
     return NONE if number is None else f"{number:.4f}"
+
+
+def _count(value: Any) -> str:
+    number = finite(value)
+    return NONE if number is None else count(number)
 
 
 def _share(value: Any) -> str:

@@ -119,8 +119,8 @@ class EvaluateCompressions(AfterMeasuring, ArtifactStage):
         batch_tokens: Annotated[int, Execution] = Field(
             4096, ge=1, description="tokens per forward pass, padding included"
         )
-        batch_rows: Annotated[int, Execution] = Field(
-            32, ge=1, description="rows answered per batch"
+        batch_rows: int = Field(
+            32, ge=1, description="rows answered per batch; sampled answers depend on it"
         )
         gpu: Annotated[bool | None, Execution] = Field(
             None, description="run the model on a GPU; null: if this machine has one"
@@ -211,7 +211,7 @@ class EvaluateCompressions(AfterMeasuring, ArtifactStage):
                 left_out["beyond `rows`"] = left_out.get("beyond `rows`", 0) + 1
         if not chosen:
             raise UserError(f"no test row can be measured: {left_out}")
-        scores = [row.get("word_surprise") for row in chosen]
+        scores = [row["word_surprise"] for row in chosen if row.get("word_surprise") is not None]
         return MeasuredPrompts(
             [row["row_id"] for row in chosen],
             [row["prompt"] for row in chosen],
@@ -221,7 +221,7 @@ class EvaluateCompressions(AfterMeasuring, ArtifactStage):
                 for row in chosen
             ],
             [row.get("split_group") or row["parent_id"] or row["row_id"] for row in chosen],
-            None if any(one is None for one in scores) else scores,
+            scores if len(scores) == len(chosen) else None,
             left_out,
         )
 

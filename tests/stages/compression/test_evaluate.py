@@ -23,10 +23,15 @@ from ray_pipeline.stages.compression.evaluate import RESULTS, EvaluateCompressio
 from ray_pipeline.stages.compression.measure import MeasurePrompts
 from ray_pipeline.train.student import save
 
-PROMPTS = ["what is the capital of a", "what is the answer of b", "the question is of c d",
-           "what is d", "based on the passage what is e", "is the answer a b c of the capital"]  # fmt: skip
-SHORT = ["what is capital of a", "what is answer of b", "question is of c d", "what is d",
-         "what is e", "is answer a b c of capital"]  # fmt: skip
+PROMPTS = [
+    "what is the capital of a",
+    "what is the answer of b",
+    "the question is of c d",
+    "what is d",
+    "based on the passage what is e",
+    "is the answer a b c of the capital",
+]
+SHORT = [prompt.replace("the ", "") for prompt in PROMPTS]
 
 
 @pytest.fixture(scope="module")

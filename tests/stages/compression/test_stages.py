@@ -236,7 +236,9 @@ def test_the_summary_counts_by_origin_and_says_a_low_yield_first() -> None:
             }
         )
     lines = summary.lines()
-    assert lines[0].startswith("only 5 % of the candidates of answer are usable: empty 0, longer 19")
+    assert lines[0].startswith(
+        "only 5 % of the candidates of answer are usable: empty 0, longer 19"
+    )
     figures = summary.figures()
     assert (figures["prompts"], figures["accepted"]) == (20, 19)
     assert figures["lengths"]["total_ratio"] == pytest.approx(0.8)
