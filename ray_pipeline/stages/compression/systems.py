@@ -137,13 +137,15 @@ def cited_passage(prompt: str) -> bool:
 
 
 _WITHOUT_PASSAGE = 400
+_THING = r"(?:passage|paragraph|text|context|article|excerpt|document|snippet)s?"
 _PASSAGE = re.compile(
-    r"\b(?:this|the|that|above|below|following|given|provided|reference|these|a given|a reference)"
-    r"\s+(?:\w+\s+){0,2}(?:passage|paragraph|text|context|article|excerpt|document|snippet|summary"
-    r"|information|story|description)s?\b"
-    r"|\b(?:passage|text|paragraph|context|information)\s+(?:above|below|provided|given)\b"
-    r"|\b(?:from|in|based on|according to|using)\s+(?:the\s+)?(?:text|passage|paragraph|context"
-    r"|article)\b",
+    r"\b(?:this|these|above|below|following|given|provided|reference|input|attached)\s+"
+    rf"(?:\w+\s+){{0,2}}{_THING}\b"
+    rf"|\bthe\s+{_THING}\b(?!\s+(?:of|editor|message|file|about)\b)"
+    rf"|\b{_THING}\s+(?:above|below|provided|given|about)\b"
+    r"|\b(?:information|summary|description|story|details)\s+(?:above|below|provided|given)\b"
+    r"|\b(?:given|following|provided|above)\s+(?:information|summary|description|story)\b"
+    rf"|\b(?:from|based on|according to|using)\s+(?:a|an|the)\s+{_THING}\b",
     re.IGNORECASE,
 )
 
