@@ -38,7 +38,7 @@ def test_prompts_become_corpora_and_a_changed_check_asks_nothing_again(
     ]
     lines += [json.dumps({"prompt": text, "response": ""}) for text in bad]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    with MockServer(mode="echo") as server:
+    with MockServer(answer="echo") as server:
         llm = {"engine": "openai", "model": "mock", "base_url": server.base_url, "reasks": 0}
         config: dict[str, Any] = {
             "name": "prompt-compression",
@@ -59,7 +59,7 @@ def test_prompts_become_corpora_and_a_changed_check_asks_nothing_again(
         path.write_text(yaml.safe_dump(config))
         done = command("run", path)
         assert done.code == 0, done.text
-        asked = server.stats()["requests"]
+        asked = server.stats()["completed"]
         exports = tmp_path / "run" / "exports"
         made = rows_of(exports / "dolly-prompt-compression.csv")
         assert 20 < len(made) < 60
@@ -78,7 +78,7 @@ def test_prompts_become_corpora_and_a_changed_check_asks_nothing_again(
         path.write_text(yaml.safe_dump(config))
         again = command("run", path)
         assert again.code == 0, again.text
-        assert server.stats()["requests"] == asked
+        assert server.stats()["completed"] == asked
         assert len(rows_of(exports / "dolly-prompt-compression.csv")) > len(made)
 
 
