@@ -102,7 +102,7 @@ def test_a_compressor_is_measured_before_and_after_and_kept(tmp_path: Path, form
 
 
 def test_words_go_in_the_order_of_their_probability_at_a_rate(tmp_path: Path) -> None:
-    figures, _ = trained("keep_or_drop", tmp_path)
+    trained("keep_or_drop", tmp_path)
     folder = str(tmp_path / "run" / "models" / "compressor")
     compress, count = load_compressor(folder), token_counter(str(tmp_path / "base"))
     (same,) = compress.at_lengths(PROMPTS[:1], [9], count)
