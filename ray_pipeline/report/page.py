@@ -44,6 +44,7 @@ ORDER = [
     "scorers",
     "subsets",
     "changes",
+    "compression",
     "search",
     "training",
     "evaluation",
