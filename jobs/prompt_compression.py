@@ -11,8 +11,12 @@ from ray_pipeline.stages.compression.candidates import CheckCandidates, ChooseCo
 from ray_pipeline.stages.compression.compress import CompressPrompts, MakeVariants
 from ray_pipeline.stages.compression.corpora import WriteCorpora
 from ray_pipeline.stages.compression.curate import Curate
+from ray_pipeline.stages.compression.evaluate import EvaluateCompressions
 from ray_pipeline.stages.compression.measure import MeasurePrompts
+from ray_pipeline.stages.compression.score import ScoreCandidates
 from ray_pipeline.stages.compression.summarise import SummariseCompression
+from ray_pipeline.stages.compression.train import TrainCompressor
+from ray_pipeline.stages.compression.training_rows import TokeniseCompressions
 from ray_pipeline.stages.training.split_groups import SplitGroups
 
 PIPELINE = Pipeline(
@@ -23,6 +27,7 @@ PIPELINE = Pipeline(
         CompressPrompts(),  # the primary pass: a model writes a shorter prompt
         MakeVariants(),  # the variant pass: two variants and a shorter prompt; off by default
         CheckCandidates(),  # what is wrong with the answers, and with deletions by rule
+        ScoreCandidates(),  # how likely a model finds each candidate; off by default
         ChooseCompression(),  # takes one candidate, or none
         SummariseCompression(),  # ratios, faults and the yield of each origin
         Curate(),  # drops prompts without a usable compression
@@ -32,6 +37,9 @@ PIPELINE = Pipeline(
         ScoreWords(),  # how surprising a small model finds each word
         MatchBaselines(),  # the same prompts, made as short by simpler means
         WriteCorpora(),  # all prompts, at most 128 tokens, at most 64, with their splits
+        TokeniseCompressions(),  # for the model that learns to compress; off by default
+        TrainCompressor(),  # an encoder-decoder, a causal model, or one that keeps or drops words
+        EvaluateCompressions(),  # what shorter prompts cost a model; off by default
     ],
 )
 
