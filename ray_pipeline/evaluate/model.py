@@ -77,11 +77,7 @@ def measure(
     """
     answers, speed = timed(generator, questions, decoding, batch_rows)
     model = generator.model
-    longest = int(tokens.lengths.max())
-    size = BatchConfig(batch_tokens=max(longest, batch_tokens), batch_rows=batch_rows)
-    batches = BatchPlan(tokens, size).in_order()
-    losses = answer_losses(AnswerModel(model), tokens, batches)
-    nats = np.where(tokens.answer_tokens > 0, losses * tokens.answer_tokens, 0.0)
+    nats = nats_of_rows(model, tokens, batch_rows, batch_tokens)
     figures = {
         "parameters": parameter_count(model),
         **speed.to_json(),
@@ -89,6 +85,16 @@ def measure(
         "ended": sum(answer.ended for answer in answers) / len(answers),
     }
     return ModelFigures([answer.text for answer in answers], nats.tolist(), figures)
+
+
+def nats_of_rows(
+    model: Any, tokens: TokenRows, batch_rows: int, batch_tokens: int
+) -> npt.NDArray[np.float64]:
+    """Cross-entropy of each row's answer, summed over its tokens; arguments as of `measure`."""
+    longest = int(tokens.lengths.max())
+    size = BatchConfig(batch_tokens=max(longest, batch_tokens), batch_rows=batch_rows)
+    losses = answer_losses(AnswerModel(model), tokens, BatchPlan(tokens, size).in_order())
+    return np.where(tokens.answer_tokens > 0, losses * tokens.answer_tokens, 0.0)
 
 
 def size_on_disk(folder: str | Path) -> dict[str, Any]:
