@@ -47,6 +47,7 @@ ORDER = [
     "training",
     "evaluation",
     "retrievers",
+    "retriever_tuning",
     "differences",
     "samples",
     "tradeoff",
