@@ -183,6 +183,7 @@ class TuneRetriever(ArtifactStage):
         if not numbers:
             raise UserError("no query is left to train on: see stages.split-families.held_out")
         mined = orjson.loads(run.read_bytes(MINED) or b"{}")
+        contexts = {row_id: place for place, row_id in enumerate(golden.context_ids)}
         generator = np.random.default_rng([self.settings.seed, seed])
         pairs: list[tuple[int, int]] = []
         grades: dict[int, dict[int, float]] = {}
@@ -198,7 +199,7 @@ class TuneRetriever(ArtifactStage):
             pairs=np.array(pairs, np.int64),
             grades=grades,
             hard={
-                place: mined.get(str(number), [])[:most]
+                place: [contexts[c] for c in mined.get(golden.queries[number].row_id, [])[:most]]
                 for place, number in enumerate(numbers)
                 if most
             },
