@@ -2,9 +2,9 @@
 
     python benchmarks/embed_stage.py [--texts 2048] [--vectors 50000] [--rounds 3]
 
-Both sides embed the same texts in turn, in the same process, on the same threads. The stage gets them
-as the engine passes them: units of 512 rows as Arrow tables. The bare side gets all at once, which
-sorts by length over all texts. The search goes through memory-mapped vectors; a million is
+Both sides embed the same texts in turn, in the same process, on the same threads. The stage gets
+them as the engine passes them: units of 512 rows as Arrow tables. The bare side gets all at once,
+which sorts by length over all texts. The search goes through memory-mapped vectors; a million is
 extrapolated from the time per vector, and marked so.
 """
 
@@ -34,7 +34,22 @@ UNIT = 512
 def texts_of(number: int) -> list[str]:
     """Different texts of 5 to 60 words, made of a fixed vocabulary."""
     generator = np.random.default_rng(1)
-    words = "the a ship dragon night letter king robot storm village old lost never finds".split()
+    words = [
+        "the",
+        "a",
+        "ship",
+        "dragon",
+        "night",
+        "letter",
+        "king",
+        "robot",
+        "storm",
+        "village",
+        "old",
+        "lost",
+        "never",
+        "finds",
+    ]
     return [
         f"{n} " + " ".join(generator.choice(words, generator.integers(5, 60)))
         for n in range(number)
