@@ -154,6 +154,8 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_training(base: str, tmp_pa
 def test_two_workers_of_ray_train_give_the_model_of_one(
     ray_cluster: str, base: str, tmp_path: Path
 ) -> None:
+    from sentence_transformers import SentenceTransformer
+
     alone, both = tmp_path / "alone", tmp_path / "both"
     for folder, number in ((alone, 1), (both, 2)):
         one = job(base, folder)
@@ -162,5 +164,11 @@ def test_two_workers_of_ray_train_give_the_model_of_one(
         assert result["pairs_seen"] == 2 * len(pairs().pairs)
         # Nothing is trained again.
         assert run_retriever_training(one, workers, lambda line: None) == result
-    for name, value in weights(alone).items():
-        torch.testing.assert_close(weights(both)[name], value, rtol=1e-2, atol=2e-3)
+    # Not the weights: the gradient of a bias of keys is zero but for rounding, and AdamW scales it up.
+    vectors = [
+        SentenceTransformer(str(folder / "models/retriever-1"), device="cpu").encode(
+            list(pairs().contexts), normalize_embeddings=True
+        )
+        for folder in (alone, both)
+    ]
+    assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.999
