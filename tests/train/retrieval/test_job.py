@@ -164,7 +164,7 @@ def test_two_workers_of_ray_train_give_the_model_of_one(
         assert result["pairs_seen"] == 2 * len(pairs().pairs)
         # Nothing is trained again.
         assert run_retriever_training(one, workers, lambda line: None) == result
-    # Not the weights: the gradient of a bias of keys is zero but for rounding, and AdamW scales it up.
+    # Not the weights: the gradient of a bias of keys is only rounding, and AdamW scales it up.
     vectors = [
         SentenceTransformer(str(folder / "models/retriever-1"), device="cpu").encode(
             list(pairs().contexts), normalize_embeddings=True
