@@ -79,6 +79,18 @@ class Snapshot:
     stop: Stop | None = None
 
 
+@dataclass(frozen=True)
+class Begun:
+    """The coordinator's reply to a worker that begins a unit."""
+
+    #: Number of the attempt at the unit, from 1.
+    attempt: int
+    #: Stop instead.
+    stop: bool
+    #: Run the rows one at a time, with at most this number of seconds each; None: all at once.
+    row_seconds: float | None
+
+
 class Coordinator:
     """See the module's description. Runs as a Ray actor, see `start_coordinator`."""
 
@@ -101,17 +113,23 @@ class Coordinator:
         self._llms = llms
         self._models = models
         self._attempts: Counter[tuple[int, str]] = Counter()
+        self._taken_apart: dict[tuple[int, str], float] = {}
         self._pools: dict[str, asyncio.Future[list[Any]]] = {}
         self._snapshot = Snapshot()
         self._in_work: dict[tuple[int, str], tuple[float, WorkerProcess]] = {}
         self._rows: dict[tuple[str, int], tuple[float, int]] = {}
         self._stop: Stop | None = None
 
-    async def begin(self, segment: int, unit_id: str, process: WorkerProcess) -> tuple[int, bool]:
-        """Count an attempt at a unit. Returns its number (from 1) and whether to stop instead."""
+    async def begin(self, segment: int, unit_id: str, process: WorkerProcess) -> Begun:
+        """Count an attempt at a unit. Returns how to run it."""
         self._attempts[segment, unit_id] += 1
         self._in_work[segment, unit_id] = time.monotonic(), process
-        return self._attempts[segment, unit_id], self._stop is not None
+        row_seconds = self._taken_apart.get((segment, unit_id))
+        return Begun(self._attempts[segment, unit_id], self._stop is not None, row_seconds)
+
+    async def take_apart(self, segment: int, unit_id: str, row_seconds: float) -> None:
+        """Have the rows of a unit run one at a time from its next attempt on."""
+        self._taken_apart[segment, unit_id] = row_seconds
 
     async def moved(self, segment: int, unit_id: str, process: WorkerProcess) -> None:
         """Record that another process works on a unit than the one that began it."""
@@ -212,7 +230,9 @@ class CoordinatorHandle(Protocol):
     """The typed handle of the coordinator's actor. See `Coordinator` for the methods."""
 
     @property
-    def begin(self) -> Remote[[int, str, WorkerProcess], tuple[int, bool]]: ...
+    def begin(self) -> Remote[[int, str, WorkerProcess], Begun]: ...
+    @property
+    def take_apart(self) -> Remote[[int, str, float], None]: ...
     @property
     def moved(self) -> Remote[[int, str, WorkerProcess], None]: ...
     @property

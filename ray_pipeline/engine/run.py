@@ -38,6 +38,7 @@ from ray_pipeline.engine.run_ledger import RunLedger, committed_infos
 from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
 from ray_pipeline.engine.stalls import StallWatch
 from ray_pipeline.engine.streaming import Execution
+from ray_pipeline.engine.stuck import StuckUnits
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.engine.waits import PauseNews
 from ray_pipeline.rundir.account import StageAccount, total
@@ -226,8 +227,7 @@ class _Runner:
             try:
                 self._repair(waiting, found.damages)
                 for group in executions(self._state.remaining):
-                    # Not `group` itself: an artifact that was completed since changed the
-                    # fingerprints of the segments after it.
+                    # Not `group`: an artifact completed since changes later fingerprints.
                     self._execute(self._state.remaining[: len(group)])
             finally:
                 end_coordinator(self._coordinator)
@@ -377,6 +377,7 @@ class _Runner:
         saved = time.monotonic()
         ended = False
         stalls = StallWatch.of(self._prepared.config, self._display.say)
+        stuck = StuckUnits.of(self._prepared.config, self._coordinator, self._display.say)
         pauses = PauseNews(self._display.say, self._prepared.config.llms)
         while not ended:
             ended = execution.wait(_POLL)
@@ -393,6 +394,7 @@ class _Runner:
                 raise _Stopped(news.stop)
             self._check_failures(tally)
             self._give_back_models(tally, jobs)
+            stuck.check(tally, news)
             stalls.check(tally, news)
             if time.monotonic() - saved > _SAVE:
                 self._ledger.save_live(tally)
