@@ -25,7 +25,7 @@ from ray_pipeline.stages.questions.typos import Typos
 from ray_pipeline.stages.training.distil import Distil, TrainAlone
 from ray_pipeline.stages.training.evaluate import Evaluate
 from ray_pipeline.stages.training.leak import MeasureLeak
-from ray_pipeline.stages.training.search import Search
+from ray_pipeline.stages.training.search import Search, SearchAlone
 from ray_pipeline.stages.training.split_groups import SplitGroups
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
@@ -68,7 +68,8 @@ PIPELINE = Pipeline(
         Augment("general"),
         Typos(),
         ParaphraseSimilarity(),  # measures how close each version is to its source
-        AcceptParaphrases(),  # drops unusable versions
+        # Drops unusable versions, and those that do not ask the same in the same words and more.
+        AcceptParaphrases(same_question=True, max_lost_words=0),
         SplitGroups(  # rows for training, validation and test; versions and twins on one side
             *PAIR, equal=("question",), equal_if_long=("answer",)
         ),
@@ -80,6 +81,7 @@ PIPELINE = Pipeline(
         TeacherLogProbs(),  # stores its log-probabilities at answer tokens
         Search(),  # looks for better parameters of Distil; off by default
         Distil(),  # trains a student with some of the teacher's layers
+        SearchAlone(),  # looks for the best learning rate of the control, with as many trials
         TrainAlone(),  # the same student without the teacher, as a control
         Evaluate(),  # measures all models on the held-out rows
     ],

@@ -27,7 +27,12 @@ from ray_pipeline.models.packaged import resolve
 from ray_pipeline.pipeline import load_job
 from ray_pipeline.train.student import save
 
-CONFIGS = ("qa_distillation/demo", "quality_tradeoff/demo", "answer_questions/local")
+CONFIGS = (
+    "qa_distillation/demo",
+    "quality_tradeoff/demo",
+    "nli_reasoning/demo",
+    "answer_questions/local",
+)
 
 HERE = "tests/test_execution_marks.py"
 API = f"{HERE}::test_limits_and_patience_of_an_api_change_no_row"

@@ -1,4 +1,4 @@
-"""Exports rows as CSV, JSONL, Parquet and Hugging Face data sets, under ``exports/``.
+"""Exports rows as CSV, JSON, JSONL, Parquet and Hugging Face data sets, under ``exports/``.
 
 A file that cannot be written does not keep the others from being written: each is tried, and what
 went wrong is reported at the end. Rows stay in the run, so that a later run can write it.
@@ -351,6 +351,21 @@ def _write_jsonl(
             file.write(b"".join(orjson.dumps(row, option=options) for row in rows))
 
 
+def _write_json(
+    storage: Storage, path: str, tables: Iterable[pa.Table], not_finite: Counter[str]
+) -> None:
+    """Write one array with an object for each row."""
+    with storage.writer(path) as file:
+        before = b"["
+        for table in tables:
+            names = table.column_names
+            columns = [_as_json(table, name, not_finite) for name in names]
+            for row in zip(*columns, strict=True):
+                file.write(before + b"\n" + orjson.dumps(dict(zip(names, row, strict=True))))
+                before = b","
+        file.write(b"[]\n" if before == b"[" else b"\n]\n")
+
+
 def _write_parquet(
     storage: Storage, path: str, tables: Iterable[pa.Table], not_finite: Counter[str]
 ) -> None:
@@ -390,6 +405,7 @@ def _write_hf(
 
 _WRITERS: dict[str, Callable[[Storage, str, Iterable[pa.Table], Counter[str]], None]] = {
     "csv": _write_csv,
+    "json": _write_json,
     "jsonl": _write_jsonl,
     "parquet": _write_parquet,
     "hf": _write_hf,

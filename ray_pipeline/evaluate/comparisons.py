@@ -4,7 +4,8 @@ Questions are resampled with replacement, and both models are measured on each r
 Statistical Significance Tests for Machine Translation Evaluation). Rows that ask the same are
 resampled together, as one question: taken for several, they would make the interval too narrow.
 
-An interval covers the choice of test questions. It says nothing about other seeds of a training.
+An interval covers the choice of test questions. It says nothing about other seeds of a training:
+that is what `ratio_over_seeds` measures, where models were trained several times.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ray_pipeline.evaluate.statistics import CONFIDENCE
+from ray_pipeline.evaluate.statistics import CONFIDENCE, estimate, perplexity_of
 from ray_pipeline.evaluate.text import scores
 
 #: Number of resamples: the ends of an interval then vary by some hundredths of its width.
@@ -68,6 +69,33 @@ class Measured:
 
     answers: Sequence[str]
     nats: Sequence[float]
+
+
+def ratio_over_seeds(
+    ours: Sequence[Floats], others: Sequence[Floats], tokens: Sequence[int]
+) -> dict[str, Any]:
+    """The ratio of two models' perplexities over several trainings of each, as plain data.
+
+    Args:
+        ours: nats of each row's answer, of every training.
+        others: the same of the other model; trainings in one place have one seed.
+        tokens: answer tokens of the rows.
+
+    Returns:
+        ``ratios``, one for each seed; ``perplexities``, a pair for each; and the geometric ``mean``
+        of the ratios with ``low`` and ``high``, Student's t interval of its logarithm over seeds.
+    """
+    total = float(np.sum(tokens))
+    sums = [[float(np.sum(nats)) / total for nats in side] for side in (ours, others)]
+    logs = [mine - other for mine, other in zip(*sums, strict=True)]
+    found = estimate(logs).mapped(perplexity_of)
+    return {
+        "ratios": [perplexity_of(log) for log in logs],
+        "perplexities": [[perplexity_of(a), perplexity_of(b)] for a, b in zip(*sums, strict=True)],
+        "mean": found.mean,
+        "low": found.low,
+        "high": found.high,
+    }
 
 
 class PairedTest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,7 @@ def measure(
     """
     answers, speed = timed(generator, questions, decoding, batch_rows)
     model = generator.model
-    longest = int(tokens.lengths.max())
-    size = BatchConfig(batch_tokens=max(longest, batch_tokens), batch_rows=batch_rows)
-    batches = BatchPlan(tokens, size).in_order()
-    losses = answer_losses(AnswerModel(model), tokens, batches)
-    nats = np.where(tokens.answer_tokens > 0, losses * tokens.answer_tokens, 0.0)
+    nats = nats_of_rows(model, tokens, batch_rows, batch_tokens)
     figures = {
         "parameters": parameter_count(model),
         **speed.to_json(),
@@ -89,6 +85,16 @@ def measure(
         "ended": sum(answer.ended for answer in answers) / len(answers),
     }
     return ModelFigures([answer.text for answer in answers], nats.tolist(), figures)
+
+
+def nats_of_rows(
+    model: Any, tokens: TokenRows, batch_rows: int, batch_tokens: int
+) -> npt.NDArray[np.float64]:
+    """Cross-entropy of each row's answer, summed over its tokens; arguments as of `measure`."""
+    longest = int(tokens.lengths.max())
+    size = BatchConfig(batch_tokens=max(longest, batch_tokens), batch_rows=batch_rows)
+    losses = answer_losses(AnswerModel(model), tokens, BatchPlan(tokens, size).in_order())
+    return np.where(tokens.answer_tokens > 0, losses * tokens.answer_tokens, 0.0)
 
 
 def size_on_disk(folder: str | Path) -> dict[str, Any]:
@@ -114,14 +120,29 @@ def answer_losses(
         batches: all of them, in micro-batches of any order (`BatchPlan.in_order`).
     """
     sums = np.zeros(len(rows))
-    device = model.model.device
-    for batch in batches:
-        answers = model(batch.to(device))
-        counts = rows.answer_tokens[batch.rows]
-        owner = np.repeat(np.arange(len(batch.rows)), counts)
-        sums[batch.rows] = np.bincount(owner, _losses(answers), minlength=len(batch.rows))
+    for number, losses in answer_token_losses(model, rows, batches):
+        sums[number] = losses.sum()
     with np.errstate(invalid="ignore"):
         return sums / rows.answer_tokens
+
+
+@torch.no_grad()
+def answer_token_losses(
+    model: AnswerModel, rows: TokenRows, batches: Iterable[Batch]
+) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+    """Yield each row's number and the cross-entropy of its answer tokens, in nats.
+
+    Args:
+        model: in evaluation mode.
+        rows: the rows.
+        batches: all of them, in micro-batches of any order, which is that of what is yielded.
+    """
+    device = model.model.device
+    for batch in batches:
+        losses = _losses(model(batch.to(device)))
+        ends = np.cumsum(rows.answer_tokens[batch.rows])
+        for number, of_row in zip(batch.rows, np.split(losses, ends[:-1]), strict=True):
+            yield int(number), of_row
 
 
 def _losses(answers: Answers) -> npt.NDArray[np.float64]:

@@ -131,9 +131,14 @@ def _four_digits(value: float) -> str:
     return f"{value:.4f}"
 
 
+def _perplexity(value: float) -> str:
+    """Above a million no figure says more than that the model guesses worse than at random."""
+    return figure(value) if value < 1e6 else "over a million"
+
+
 #: What the answers of a model are worth, in the order of tables.
 QUALITY = (
-    Metric("perplexity", "perplexity", False, in_status=True),
+    Metric("perplexity", "perplexity", False, _perplexity, in_status=True),
     Metric("bleu", "BLEU", True, lambda value: f"{value:.2f}"),
     Metric("sentence_bleu", "sentence BLEU", True, _four_digits, sentence_bleu),
     Metric("rouge_l", "ROUGE-L", True, _four_digits, rouge_l, in_status=True),

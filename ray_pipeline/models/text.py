@@ -158,6 +158,23 @@ class Tokeniser:
         # Some tokenizers end every text with the end-of-text token: remove it from prompts.
         return [each[:-1] if not self.chat and each and each[-1] == eos else each for each in ids]
 
+    def following(self, answer: str) -> str:
+        """The text of an answer after its prompt, for `pairs`, without its end; it is quoted."""
+        quoted = self._control.quote(answer)
+        return quoted if self.chat else self.config.answer.format(answer=quoted)
+
+    def pairs(self, prompts: list[str], rests: list[str]) -> list[tuple[list[int], list[int]]]:
+        """Tokens of prompts (`prompt`), and of the texts that follow them (`following`)."""
+        firsts = self.prompt_ids(prompts)
+        wholes = self.prompt_ids([p + rest for p, rest in zip(prompts, rests, strict=True)])
+        made = []
+        for text, first, whole in zip(rests, firsts, wholes, strict=True):
+            rest = whole[len(first) :]
+            if whole[: len(first)] != first:  # a token spans the border
+                rest = self._control.encode([text], add_special_tokens=False)[0]
+            made.append((first, rest))
+        return made
+
     def ends(self) -> frozenset[int]:
         """Tokens after which an answer is complete: the end of text, and the end in training.
 
@@ -205,15 +222,8 @@ class Tokeniser:
     def _encode(self, texts: list[_Text]) -> list[tuple[Any, ...]]:
         if not texts:
             return []
-        prompts = self.prompt_ids([text.prompt for text in texts])
-        wholes = self.prompt_ids([text.prompt + text.rest for text in texts])
-        encoded = []
-        for text, prompt, whole in zip(texts, prompts, wholes, strict=True):
-            rest = whole[len(prompt) :]
-            if whole[: len(prompt)] != prompt:  # a token spans the border
-                rest = self._control.encode([text.rest], add_special_tokens=False)[0]
-            encoded.append(self._fitted(prompt, self._ended(rest)))
-        return encoded
+        pairs = self.pairs([text.prompt for text in texts], [text.rest for text in texts])
+        return [self._fitted(prompt, self._ended(rest)) for prompt, rest in pairs]
 
     def _ended(self, answer: list[int]) -> list[int]:
         """The answer with its end token, and without the text that a template puts after it."""

@@ -74,3 +74,44 @@ def _read(entry: Any) -> ModelDifference | None:
     model, than, metric = map(str, names)
     low, high = finite(entry.get("low")), finite(entry.get("high"))
     return ModelDifference(model, than, metric, value, low, high, int(questions))
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """How both students' perplexities compare over several trainings of each."""
+
+    #: Distilled over alone, of each seed.
+    ratios: list[float]
+    mean: float
+    low: float
+    high: float
+    #: Share of the questions that each training after the first left out.
+    left_out: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes that both are equal."""
+        return not self.low <= 1 <= self.high
+
+    @property
+    def text(self) -> str:
+        """The ratios, their mean and its interval as a person reads them."""
+        each = ", ".join(_text(RATIO, ratio) for ratio in self.ratios)
+        ends = f"{_text(RATIO, self.low)} to {_text(RATIO, self.high)}"
+        return f"{each}; mean {_text(RATIO, self.mean)}, 95 % interval {ends}"
+
+
+def read_seeds(figures: Mapping[str, Any]) -> OverSeeds | None:
+    """The comparison over seeds of an evaluation; None where each model was trained once.
+
+    Args:
+        figures: of the stage, in ``metrics.json``.
+    """
+    stored = figures.get("seeds")
+    if not isinstance(stored, Mapping) or not isinstance(stored.get("ratios"), list):
+        return None
+    ratios = [ratio for ratio in map(finite, stored["ratios"]) if ratio is not None]
+    mean, low, high = (finite(stored.get(key)) for key in ("mean", "low", "high"))
+    if mean is None or low is None or high is None or len(ratios) != len(stored["ratios"]):
+        return None
+    return OverSeeds(ratios, mean, low, high, finite(stored.get("left_out")) or 0.0)

@@ -119,6 +119,8 @@ CACHE = ("row_id", "tokens_hash", "teacher_ids", "teacher_log_probs", "teacher_t
 
 #: The column with the split of a row: train, validation or test.
 SPLIT = "split"
+#: The column that names the group of rows that ask nearly the same; null for a row without twins.
+SPLIT_GROUP = "split_group"
 
 #: The column with the list of subsets that a row is in.
 SUBSETS = "subsets"

@@ -45,6 +45,10 @@ class Curve:
         self._resumed = True
         self._saved = time.monotonic()
 
+    def begins_at(self, step: int) -> bool:
+        """Whether the first line is of a step: 0 is what was measured before the first step."""
+        return bool(self._figures) and self._figures[0].get("step") == step
+
     def add(self, figures: dict[str, Any]) -> None:
         """Add the figures of a step, whose number is under ``step``."""
         if self._resumed:
@@ -53,6 +57,19 @@ class Curve:
         self._figures.append(figures)
         if time.monotonic() - self._saved > _SAVE_SECONDS:
             self.save()
+
+    def last_epoch(self) -> float | None:
+        """The mean cross-entropy of the last epoch's steps, over answer tokens, in nats.
+
+        None if no step was collected. The weights change during an epoch, so it is above the loss
+        of the last weights.
+        """
+        steps = [line for line in self._figures if "cross_entropy" in line]
+        last = [line for line in steps if line["epoch"] == steps[-1]["epoch"]]
+        tokens = sum(line["answer_tokens"] for line in last)
+        if not tokens:
+            return None
+        return float(sum(x["cross_entropy"] * x["answer_tokens"] for x in last) / tokens)
 
     def save(self) -> None:
         """Write all that was collected."""

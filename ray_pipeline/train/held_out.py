@@ -38,7 +38,7 @@ def answer_nats(
     """
     device = torch.device(device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
-    with _evaluating(answers.model):
+    with evaluating(answers.model):
         for batch in batches:
             batch = batch.to(device)
             with autocast(precision, device):
@@ -50,7 +50,8 @@ def answer_nats(
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
+    """Put a model into evaluation mode for a block."""
     training = model.training
     model.eval()
     try:

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+import xxhash
 from pydantic import Field, model_validator
 
 from ray_pipeline.core.config import Section
@@ -20,7 +23,7 @@ from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig
 from ray_pipeline.models.tokenizer import load_tokenizer, tokenizer_hash, vocabulary_size
-from ray_pipeline.rundir.layout import CACHE, SPLIT, SUBSETS, TOKENS
+from ray_pipeline.rundir.layout import CACHE, SPLIT, SPLIT_GROUP, SUBSETS, TOKENS
 from ray_pipeline.rundir.models import get_model
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.rundir.trainings import Curve
@@ -29,13 +32,14 @@ from ray_pipeline.train.adapters import AdapterConfig, quantisation, with_adapte
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, Budget, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.forward import OnlineTeacher
-from ray_pipeline.train.held_out import answer_nats
+from ray_pipeline.train.held_out import answer_nats, evaluating
 from ray_pipeline.train.loop import Diverged, Loop, LoopConfig, Teacher, World
 from ray_pipeline.train.losses import Objective, shared_vocabulary
 from ray_pipeline.train.replica import Replica, Sharded, Whole
 from ray_pipeline.train.scratch import ScratchConfig
 from ray_pipeline.train.store import put_model
 from ray_pipeline.train.student import (
+    ModelKind,
     StudentConfig,
     load,
     logit_count,
@@ -100,6 +104,7 @@ class ModelSource:
         scratch: an architecture with random weights; only the tokenizer of the base is used.
         gradient_checkpointing: recompute activations in the backward pass: less memory for about a
             third more work, and the same gradients.
+        kind: what the model does with a row; the other ways to make one are for causal models.
     """
 
     base: str
@@ -109,6 +114,7 @@ class ModelSource:
     adapter: AdapterConfig | None = None
     scratch: ScratchConfig | None = None
     gradient_checkpointing: bool = False
+    kind: ModelKind = "causal"
 
     def folder(self, storage: Storage) -> str:
         """The base on this machine: a folder or hub id that transformers can load."""
@@ -129,7 +135,7 @@ class ModelSource:
         if self.scratch is not None:
             tokenizer = load_tokenizer(folder)
             return self.scratch.build(tokenizer, vocabulary_size(tokenizer), seed)
-        model = load(folder, quantization=quantisation(self.adapter))
+        model = load(folder, quantization=quantisation(self.adapter), kind=self.kind, seed=seed)
         if self.student is None:
             return model
         tokenizer = load_tokenizer(folder)
@@ -179,6 +185,19 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Training rows that a training leaves out: those of questions that are sampled by hash.
+
+    Attributes:
+        share: of the questions, 0 to 1.
+        seed: of the sample.
+    """
+
+    share: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class TrainingJob:
     """A training of one model.
 
@@ -191,12 +210,15 @@ class TrainingJob:
         objective: the loss.
         teacher: what gives the KL term its distributions.
         teacher_name: the teacher's name in the run.
-        text: format of the prompts, kept with the model.
+        text: format of the prompts, kept with the model; None: it has none.
         subset: train on the training rows of this subset alone (see `SUBSETS`); validation and
             test rows are everybody's.
+        left_out: training rows that are left out; None: none.
         pace: what of the loop's configuration depends on the rows.
         keep: the weights with the lowest validation loss, or the last ones.
         test: measure these weights on the test rows.
+        measure: gives further figures of the model and its tokenizer for the curve, at each
+            evaluation and before the first step (``step`` 0). It is called on one rank.
     """
 
     rows: StoredRows
@@ -204,16 +226,18 @@ class TrainingJob:
     folder: str
     model: ModelSource
     name: str | None
-    text: TextConfig
+    text: TextConfig | None
     objective: Objective = field(default_factory=Objective)
     loop: LoopConfig = field(default_factory=LoopConfig)
     batches: BatchConfig = field(default_factory=BatchConfig)
     teacher: Literal["cached", "online"] | None = None
     teacher_name: str = "teacher"
     subset: str | None = None
+    left_out: LeftOut | None = None
     pace: Pace = field(default_factory=Pace)
     keep: Literal["best", "last"] = "best"
     test: bool = False
+    measure: Callable[[Any, Any], dict[str, Any]] | None = None
 
     @property
     def curve(self) -> str:
@@ -278,6 +302,7 @@ class Training:
             Diverged: a loss or a gradient is not finite. The curve until then is on storage.
         """
         try:
+            self._measure_before()
             yield from self.loop.evaluations()
         except Diverged:
             if self._world.rank == 0:
@@ -285,8 +310,24 @@ class Training:
             raise
         self._end()
 
+    def _measure_before(self) -> None:
+        """The baseline: validation loss and further figures of the model that is not trained yet.
+
+        It is not a candidate for the best weights.
+        """
+        loop, world, validation = self.loop, self._world, self.loop.validation
+        if self._job.measure is None or validation is None or self._curve.begins_at(0):
+            return
+        batches = validation.in_order(world.rank, world.size, fill=loop.replica.in_step)
+        precision = loop.config.precision
+        nats, tokens = answer_nats(loop.replica, batches, self._device, precision, world.sum)
+        self._record({"step": 0, "validation_loss": nats / max(tokens, 1), "best": False})
+
     def _record(self, figures: dict[str, Any]) -> None:
         if self._world.rank == 0:
+            if self._job.measure is not None and "validation_loss" in figures:
+                with evaluating(self.loop.model):
+                    figures = figures | self._job.measure(self.loop.model, self._tokenizer)
             self._curve.add(figures)
         self._report(figures)
 
@@ -300,9 +341,10 @@ class Training:
         if world.rank != 0:
             return
         self._curve.save()
+        figures = _figures(loop) | {"training_loss": self._curve.last_epoch()}
         if job.name is not None:
             put_model(job.storage, job.name, model, self._tokenizer, job.text)
-        job.storage.write_bytes(job.result, orjson.dumps(_figures(loop) | tested))
+        job.storage.write_bytes(job.result, orjson.dumps(figures | tested))
         # Each has three times the model's size, and nothing resumes from them any more.
         job.storage.delete_folder(checkpoints_folder(job))
 
@@ -354,7 +396,7 @@ class Bench:
     @classmethod
     def load(cls, job: TrainingJob, device: str, sharded: bool = False) -> Bench:
         """A job's rows, model and teacher."""
-        rows = token_rows(job.rows, "train", job.subset)
+        rows = token_rows(job.rows, "train", job.subset, job.left_out)
         model = job.model.build(job.storage, job.loop.seed)
         teacher = None if job.objective.beta == 0 else _teacher(job, rows, model, device)
         plan = BatchPlan(rows, job.batches, job.loop.seed, job.pace.budget)
@@ -389,14 +431,21 @@ def make_loop(
     )
 
 
-def token_rows(rows: StoredRows, split: str, subset: str | None = None) -> TokenRows:
-    """The tokens of a split, or of a subset's rows in it.
+def token_rows(
+    rows: StoredRows, split: str, subset: str | None = None, left_out: LeftOut | None = None
+) -> TokenRows:
+    """The tokens of a split, or of a subset's rows in it, without those that are left out.
 
     Raises:
         UserError: it has no rows.
     """
     part = {} if subset is None else {SUBSETS: subset}
-    table = rows.mapped(TOKENS, part, **{SPLIT: split})
+    if left_out is None:
+        table = rows.mapped(TOKENS, part, **{SPLIT: split})
+    else:
+        named = [name for name in ("parent_id", SPLIT_GROUP) if name in rows.columns]
+        table = rows.mapped([*TOKENS, *named], part, **{SPLIT: split})
+        table = table.filter(_stays(table, left_out)).select(TOKENS)
     if not table.num_rows:
         of = "" if subset is None else f" of subset '{subset}'"
         raise UserError(
@@ -404,6 +453,19 @@ def token_rows(rows: StoredRows, split: str, subset: str | None = None) -> Token
             "dropped, and what the split counted"
         )
     return TokenRows(table)
+
+
+def _stays(table: pa.Table, left_out: LeftOut) -> pa.Array:
+    """Which rows are not left out. Rows of one question, and its paraphrases, go together."""
+    names = table["row_id"]
+    for name in ("parent_id", SPLIT_GROUP):
+        if name in table.column_names:
+            names = pc.coalesce(table[name], names)
+    edge = left_out.share * 2**64
+    return pa.array(
+        xxhash.xxh3_64_intdigest(f"left-out:{left_out.seed}:{name}".encode()) >= edge
+        for name in names.to_pylist()
+    )
 
 
 def _validation(job: TrainingJob) -> BatchPlan | None:

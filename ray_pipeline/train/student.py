@@ -13,7 +13,7 @@ import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -24,6 +24,14 @@ from ray_pipeline.core.durable_files import make_folder, replace_folder
 from ray_pipeline.core.errors import RunError, UserError, first_line, in_one_line
 from ray_pipeline.models.hub import at_commit
 from ray_pipeline.models.tokenizer import check_vocabulary, vocabulary_size
+
+#: What a model does with a row: see `train.forward`.
+ModelKind = Literal["causal", "seq2seq", "token_labels"]
+_LOADERS: dict[ModelKind, str] = {
+    "causal": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "token_labels": "AutoModelForTokenClassification",
+}
 
 
 class StudentConfig(Section):
@@ -80,24 +88,36 @@ def make_student(
     return student
 
 
-def load(name: str, dtype: torch.dtype = torch.float32, quantization: Any = None) -> Any:
-    """A causal language model from a folder or a hub id, in the precision that training needs.
+def load(
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    quantization: Any = None,
+    kind: ModelKind = "causal",
+    seed: int = 0,
+) -> Any:
+    """A model from a folder or a hub id, in the precision that training needs.
 
     Args:
         name: folder or hub id.
         dtype: of the weights.
         quantization: transformers' configuration of frozen weights in fewer bits; None: none.
+        kind: a causal language model, an encoder-decoder, or a classifier of tokens by two labels.
+        seed: of weights that the folder lacks, such as the head of a new classifier.
 
     Raises:
         UserError: it cannot be loaded.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    loader: Any = getattr(transformers, _LOADERS[kind])
+    options = {"num_labels": 2} if kind == "token_labels" else {}
     try:
         repo, commit = at_commit(name)
-        return AutoModelForCausalLM.from_pretrained(
-            repo, dtype=dtype, quantization_config=quantization, **commit
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return loader.from_pretrained(
+                repo, dtype=dtype, quantization_config=quantization, **options, **commit
+            )
     except (OSError, ValueError) as error:
         reason = first_line(error)
         raise UserError(f"model '{name}' cannot be loaded: {reason}") from error

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ray_pipeline.core.errors import RunError, UserError
@@ -18,6 +19,9 @@ from ray_pipeline.models.device import Precision
 from ray_pipeline.models.hub import at_commit
 from ray_pipeline.train.batches import Batch, TokenRows
 from ray_pipeline.train.teacher_cache import CacheInfo, cache_of
+
+#: Relative error of a float32 log-probability's probability, near 1.
+_ERROR = 1.2e-7
 
 
 class VllmCacheWriter:
@@ -75,8 +79,29 @@ class VllmCacheWriter:
         answers = np.flatnonzero(mask[1:]) + 1
         best = np.array(flat.start_indices)[answers, None] + 1 + np.arange(self.info.k)
         ids, log_probs = np.array(flat.token_ids)[best], np.array(flat.logprobs)[best]
-        tail = np.maximum(0.0, 1 - np.exp(log_probs).sum(1))
+        tail = tail_of(log_probs, self.info.vocabulary)
         return ids, log_probs.astype(np.float16), tail.astype(np.float32)
+
+
+def tail_of(log_probs: npt.NDArray[np.float64], vocabulary: int) -> npt.NDArray[np.float64]:
+    """The probability of the tokens that vLLM does not return; float64 [answers].
+
+    It can only be what is missing to 1, and vLLM's float32 log-probabilities leave an error of
+    some 1e-7 a token in that: a tail of 1e-9 would come out a hundred times too large, or negative.
+    Each token of the tail is at most as likely as the last one that is returned, which bounds it.
+    Below the error it is an upper bound; `losses.top_k`, which has all logits, is exact.
+
+    Args:
+        log_probs: of the k most likely tokens, the most likely first, [answers, k].
+        vocabulary: tokens of the softmax.
+    """
+    probabilities = np.exp(log_probs)
+    others = vocabulary - log_probs.shape[1]
+    missing = np.maximum(0.0, 1 - probabilities.sum(1))
+    error = _ERROR * log_probs.shape[1] ** 0.5
+    missing = np.where(missing < error, error, missing) if others else np.zeros_like(missing)
+    bounded: npt.NDArray[np.float64] = np.minimum(missing, others * probabilities[:, -1])
+    return bounded
 
 
 def _check_same_vocabulary(folder: str, info: CacheInfo) -> None:

@@ -18,7 +18,7 @@ from ray_pipeline.rundir.unreadable import read_json, read_json_lines
 from ray_pipeline.train.loop import LoopConfig
 from ray_pipeline.train.losses import Objective
 
-#: The best parameters, in the run directory.
+#: The best parameters of the distillation, in the run directory.
 BEST = "search/best.json"
 #: What trials report after each evaluation: their lowest validation loss so far.
 LOSS = "validation_loss"
@@ -87,6 +87,12 @@ class Space(Section):
             if getattr(self, name).low == 0:
                 raise ValueError(f"{name}: low must be above 0")
         return self
+
+    @property
+    def searched(self) -> list[str]:
+        """Names of the parameters that vary."""
+        ranges = {name: getattr(self, name) for name in type(self).model_fields}
+        return [name for name, limits in ranges.items() if limits.low < limits.high]
 
     def outside(self, parameters: Parameters) -> list[str]:
         """Names of the parameters that lie outside their ranges."""
@@ -195,25 +201,25 @@ class Trials:
         self._storage.write_bytes(self._path, b"".join(line + b"\n" for line in lines))
 
 
-def put_best(storage: Storage, parameters: Parameters) -> None:
-    """Write the best parameters of the run's search.
+def put_best(storage: Storage, parameters: Parameters, path: str = BEST) -> None:
+    """Write the best parameters of a search of the run.
 
     Raises:
         RunError: they could not be written.
     """
-    storage.write_bytes(BEST, orjson.dumps(parameters.model_dump(), option=orjson.OPT_INDENT_2))
+    storage.write_bytes(path, orjson.dumps(parameters.model_dump(), option=orjson.OPT_INDENT_2))
 
 
-def get_best(storage: Storage) -> Parameters:
-    """The best parameters of the run's search.
+def get_best(storage: Storage, path: str = BEST) -> Parameters:
+    """The best parameters of a search of the run.
 
     Raises:
         RunError: there are none, or they cannot be read.
     """
-    best = read_json(storage, BEST)
+    best = read_json(storage, path)
     if not isinstance(best, dict):
         raise RunError(
-            f"{storage.uri(BEST)}: the run's search left no parameters that can be read. Delete "
+            f"{storage.uri(path)}: the run's search left no parameters that can be read. Delete "
             "the file, and run again: finished trials are not repeated"
         )
     return Parameters(**best)

@@ -77,9 +77,10 @@ def test_runs_of_every_kind_have_the_sections_of_their_kind(tmp_path: Path) -> N
     assert shown(made_qa_run(f"{folder}/b", 60)) == qa
     subsets = {"write-subsets": {"subsets": {"high": {"rows": 5}}}}
     assert shown(made_scored_run(f"{folder}/c", metrics=subsets)) == {"scorers", "subsets"}
-    trained = {"lengths", "search", "training", "evaluation", "samples"}
+    trained = {"lengths", "search", "training", "evaluation", "samples", "published"}
     assert shown(made_trained_run(f"{folder}/d")) == trained
-    assert shown(made_tradeoff_run(f"{folder}/e")) == {"lengths", "tradeoff", "completions"}
+    experiment = {"lengths", "tradeoff", "worth", "completions", "published"}
+    assert shown(made_tradeoff_run(f"{folder}/e")) == experiment
 
 
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:

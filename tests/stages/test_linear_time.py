@@ -19,7 +19,7 @@ from ray_pipeline.stages.cleaning.clean_text import TextCleaner
 LENGTH = 30_000
 #: CPU seconds; a linear function needs some fiftieth of it.
 LIMIT = 0.5
-FAMILIES = ("cleaning", "questions", "text", "outliers", "duplicates")
+FAMILIES = ("cleaning", "compression", "questions", "text", "outliers", "duplicates")
 
 #: What backtracking stumbles over: white space, letters, separators, entities, marks, and the words
 #: that our patterns look for.

@@ -73,6 +73,7 @@ def metrics(steps: int) -> dict[str, Any]:
     """``metrics.json`` of the whole run."""
     trained = {
         "stopped": "epochs",
+        "training_loss": 2.125,
         "steps": steps,
         "epochs": 3,
         "best_step": steps,

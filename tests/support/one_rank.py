@@ -2,8 +2,8 @@
 
 ``python one_rank.py RANK SIZE FOLDER HOLD STEPS OPTIMIZER``
 
-HOLD is whole or sharded; STEPS how many to take, 0 for all. Writes its figures and final weights
-into the folder, and checkpoints.
+HOLD is whole or sharded, or the kind of another model (t5, bart, labels); STEPS how many to take, 0
+for all. Writes its figures and final weights into the folder, and checkpoints.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.tiny_models import VOCABULARY, tiny_model, token_table
+from support.tiny_models import (
+    VOCABULARY,
+    label_table,
+    tiny_labeller,
+    tiny_model,
+    tiny_seq2seq,
+    token_table,
+)
 
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, TokenRows
@@ -34,15 +41,21 @@ def train(
     steps: int = 0,
     folder: Path | None = None,
     optimizer: Any = "adamw",
+    batch_tokens: int = 60,
 ) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """Rows and steps such that the last step has one row: fewer than ranks."""
-    model = tiny_model("llama", seed=1)
+    is_causal = hold in ("whole", "sharded")
+    rows = label_table if hold == "labels" else token_table
+    if hold == "labels":
+        model = tiny_labeller(seed=1)
+    else:
+        model = tiny_model("llama", seed=1) if is_causal else tiny_seq2seq(hold, seed=1)
     figures: list[dict] = []
     replica = Sharded(model, "cpu") if hold == "sharded" else Whole(model)
     Loop(
         replica,
-        BatchPlan(TokenRows(token_table(17)), BatchConfig(step_rows=8, batch_tokens=60)),
-        Objective(0.4664, 0.2081, 2.0),
+        BatchPlan(TokenRows(rows(17)), BatchConfig(step_rows=8, batch_tokens=batch_tokens)),
+        Objective(0.4664, 0.2081, 2.0) if is_causal else Objective(),
         LoopConfig(
             optimizer=optimizer,
             learning_rate=1e-2,
@@ -52,8 +65,8 @@ def train(
             schedule="constant",
             max_steps=steps or None,
         ),
-        teacher=OnlineTeacher(tiny_model("llama", seed=2), VOCABULARY),
-        validation=BatchPlan(TokenRows(token_table(5, seed=5)), BatchConfig(batch_tokens=60)),
+        teacher=OnlineTeacher(tiny_model("llama", seed=2), VOCABULARY) if is_causal else None,
+        validation=BatchPlan(TokenRows(rows(5, seed=5)), BatchConfig(batch_tokens=60)),
         world=world,
         checkpoints=Checkpoints(Storage(str(folder)), "checkpoints") if folder else None,
         report=figures.append,

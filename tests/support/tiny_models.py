@@ -78,6 +78,63 @@ def tiny_model(
     return model.double()
 
 
+def tiny_seq2seq(kind: str = "t5", vocabulary: int = VOCABULARY, seed: int = 0) -> Any:
+    """A randomly initialised encoder-decoder of two layers, in float64, without dropout."""
+    from transformers import (
+        BartConfig,
+        BartForConditionalGeneration,
+        T5Config,
+        T5ForConditionalGeneration,
+    )
+
+    torch.manual_seed(seed)
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "vocab_size": vocabulary}
+    if kind == "t5":
+        config = T5Config(
+            d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0,
+            decoder_start_token_id=0, **ids,
+        )  # fmt: skip
+        return T5ForConditionalGeneration(config).double()
+    config = BartConfig(
+        d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, dropout=0,
+        attention_dropout=0, activation_dropout=0, max_position_embeddings=64, bos_token_id=2,
+        decoder_start_token_id=1, forced_eos_token_id=None, init_std=0.3, **ids,
+    )  # fmt: skip
+    return BartForConditionalGeneration(config).double()
+
+
+def tiny_labeller(vocabulary: int = VOCABULARY, seed: int = 0) -> Any:
+    """A randomly initialised BERT that gives each token one of two labels, in float64."""
+    from transformers import BertConfig, BertForTokenClassification
+
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64, hidden_dropout_prob=0,
+        attention_probs_dropout_prob=0, num_labels=2, initializer_range=0.3,
+    )  # fmt: skip
+    return BertForTokenClassification(config).double()
+
+
+def label_table(rows: int, seed: int = 0) -> pa.Table:
+    """Rows of random tokens, the first and last apart, each with a label after them: 0 or 1."""
+    random = np.random.default_rng(seed)
+    ids, masks = [], []
+    for _ in range(rows):
+        words = int(random.integers(1, 9))
+        tokens = random.integers(2, VOCABULARY, words + 2).tolist()
+        ids.append(tokens + random.integers(0, 2, words).tolist())
+        masks.append([False] * (words + 2) + [True] * words)
+    return pa.table(
+        {
+            "row_id": [f"row-{number}" for number in range(rows)],
+            "input_ids": pa.array(ids, pa.list_(pa.int32())),
+            "answer_mask": pa.array(masks, pa.list_(pa.bool_())),
+        }
+    )
+
+
 def token_table(
     rows: int, seed: int = 0, longest: int = 20, vocabulary: int = VOCABULARY
 ) -> pa.Table:

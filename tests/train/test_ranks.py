@@ -61,6 +61,18 @@ def test_two_ranks_train_what_one_trains(tmp_path, hold: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["t5", "bart", "labels"])
+def test_two_ranks_train_a_seq2seq_model_or_labels_as_one_does(tmp_path, kind: str) -> None:
+    of_ranks, (first, second) = on_two_ranks(tmp_path, kind)
+    alone, weights = train(World(), kind)
+    for figures in of_ranks:
+        assert_same_figures(alone, figures)
+    for name, value in weights.items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], value, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_one_rank_goes_on_where_two_with_parts_of_the_model_stopped(tmp_path, optimizer) -> None:
     on_two_ranks(tmp_path, "sharded", 3, optimizer)

@@ -25,8 +25,8 @@ from ray_pipeline.core.errors import RunError, UserError
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.stage import Settings, Stage
-from ray_pipeline.stages.training.distil import Distil
-from ray_pipeline.stages.training.search import Search
+from ray_pipeline.stages.training.distil import Distil, TrainAlone
+from ray_pipeline.stages.training.search import Search, SearchAlone
 from ray_pipeline.stages.training.split import Split
 from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.train.loop import LoopConfig
@@ -220,6 +220,55 @@ def test_distillation_takes_what_the_search_found(tmp_path) -> None:
     assert parameters(searched) == found
     assert found.objective == Objective(0.9, 0.2081, 0.7)
     assert found.loop(LoopConfig(epochs=9)) == LoopConfig(epochs=9, learning_rate=1e-3)
+
+
+def alone(**changed: Any) -> SearchAlone:
+    stages = [
+        Search().bound({"trials": 4, "loop": {"max_steps": 9}}),
+        Distil().bound({"seeds": 3}),
+        SearchAlone().bound(),
+        TrainAlone().bound(changed),
+    ]
+    return SearchAlone().bound({}, Settings(stages=stages))
+
+
+def test_the_control_gets_the_trials_of_the_distillation() -> None:
+    control = alone()
+    control.check()
+    assert control.effort is control.effort and control.effort.trials == 4
+    assert control.space.searched == ["learning_rate"]
+    assert control.first == Parameters(
+        alpha=1, beta=0, temperature=1, learning_rate=LoopConfig().learning_rate
+    )
+    assert alone(learning_rate=3e-4).first.learning_rate == 3e-4
+    assert alone(learning_rate=3e-4).identity() != control.identity()
+    with pytest.raises(UserError, match=r"stages\.train-alone\.learning_rate is 1, outside"):
+        alone(learning_rate=1).check()
+    off = SearchAlone().bound({}, Settings(stages=[Search().bound(), TrainAlone().bound()]))
+    off.check()
+    assert (
+        off.makes == () and off.resources() is None and off.identity() == {"config": {"trials": 0}}
+    )
+
+
+def test_the_control_takes_what_its_own_search_found(tmp_path) -> None:
+    run, control = Storage(str(tmp_path)), alone()
+    put_best(run, SEEDS.model_copy(update={"learning_rate": 1e-3}))
+    trained = TrainAlone().bound({}, control.settings)
+    with pytest.raises(RunError, match="left no parameters"):
+        trained.chosen_parameters(run)
+    put_best(
+        run, control.first.model_copy(update={"learning_rate": 7e-4}), "search-alone/best.json"
+    )
+    assert trained.chosen_parameters(run).learning_rate == 7e-4
+    # Without a search of its own it takes what is configured, not what suits the distillation.
+    others = [one for one in control.settings.stages if one.name != "search-alone"]
+    lone = TrainAlone().bound({}, Settings(stages=others))
+    assert lone.chosen_parameters(run) == control.first
+
+
+def test_more_seeds_repeat_no_trial() -> None:
+    assert stage(seeds=3).identity() == stage().identity()
 
 
 def test_the_old_name_of_the_stall_timeout_is_read() -> None:
@@ -449,6 +498,8 @@ def test_a_run_searches_is_killed_goes_on_and_distils_with_the_best(
     curve = (run / "stages/06-distil/work/curve.jsonl").read_text().splitlines()
     assert json.loads(curve[0])["learning_rate"] == found.learning_rate
 
+    check_control(run, found)
+
     again = yaml.safe_load((run / "search/best.yaml").read_text())
     assert again["stages"]["search"]["trials"] == 0
     assert again["stages"]["distil"]["alpha"] == found.alpha
@@ -457,6 +508,28 @@ def test_a_run_searches_is_killed_goes_on_and_distils_with_the_best(
     assert planned.code == 0, planned.text
     actions = dict(line.split()[:2] for line in planned.out.splitlines()[1:8])
     assert actions["teacher-log-probs"] == "reused" and actions["distil"] == "run"
+
+
+def check_control(run: Path, distilled: Parameters) -> None:
+    """The student alone was tuned with as many trials, and is trained with what they found."""
+    lines = (run / "search-alone/trials.jsonl").read_bytes().splitlines()
+    trials = [orjson.loads(line) for line in lines]
+    assert len(trials) == len({one["number"] for one in trials}) == 8
+    rates = {one["parameters"].pop("learning_rate") for one in trials}
+    assert len(rates) == 8 and min(rates) >= 1e-6 and max(rates) <= 1e-1
+    assert all(one["parameters"] == {"alpha": 1, "beta": 0, "temperature": 1} for one in trials)
+    found = get_best(Storage(str(run)), "search-alone/best.json")
+    curve = (run / "stages/08-train-alone/work/curve.jsonl").read_text().splitlines()
+    assert json.loads(curve[0])["learning_rate"] == found.learning_rate
+    assert "learning_rate" in (run / "search-alone/trials.csv").read_text().splitlines()[0]
+    figures = json.loads((run / "metrics.json").read_text())["search-alone"]
+    assert figures["best_parameters"] == {"learning_rate": found.learning_rate}
+    assert min(one["loss"] for one in trials if one["loss"] is not None) == figures["best_loss"]
+
+    both = yaml.safe_load((run / "search-alone/best.yaml").read_text())["stages"]
+    assert both["search"]["trials"] == 0
+    assert both["distil"]["loop"]["learning_rate"] == distilled.learning_rate
+    assert both["train-alone"]["learning_rate"] == found.learning_rate
 
 
 def test_a_trial_that_fits_no_node_is_refused(command: Command, config: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ray_pipeline.evaluate.text import QUALITY
-from ray_pipeline.report.model_differences import ModelDifference, read_differences
+from ray_pipeline.report.model_differences import ModelDifference, read_differences, read_seeds
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.section import Section
 from ray_pipeline.report.sections.evaluation import STAGE, label
@@ -31,11 +31,14 @@ class Differences:
     #: Independent questions that were answered, and those of the perplexity.
     questions: int
     test_questions: int
+    #: Trainings of each student.
+    seeds: int
 
 
 def read(reader: ReportReader) -> Differences | None:
     """Read the differences of a run's models; None where none were measured."""
-    found = read_differences(reader.made_by(STAGE) or {})
+    figures = reader.made_by(STAGE) or {}
+    found, seeds = read_differences(figures), read_seeds(figures)
     if not found:
         return None
     metrics = [metric for metric in QUALITY if any(one.metric == metric.key for one in found)]
@@ -51,6 +54,7 @@ def read(reader: ReportReader) -> Differences | None:
         comparisons,
         max(numbers.values(), default=0),
         of_tokens,
+        1 if seeds is None else len(seeds.ratios),
     )
 
 

@@ -9,7 +9,12 @@ from typing import Any
 from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.text import NONE, plain
 from ray_pipeline.evaluate.text import COST, QUALITY, Metric
-from ray_pipeline.report.model_differences import ModelDifference, read_differences
+from ray_pipeline.report.model_differences import (
+    ModelDifference,
+    OverSeeds,
+    read_differences,
+    read_seeds,
+)
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.section import Section
 
@@ -60,6 +65,10 @@ class Evaluation:
     cost: list[Metric]
     #: What distilling gained, in a sentence; None unless both students were evaluated.
     verdict: str | None
+    #: The same over several trainings of both; None where each was trained once.
+    seeds: str | None
+    #: How far the distilled student is from its teacher; None unless both were evaluated.
+    usable: str | None
     #: sacrebleu's, without which BLEU means little; empty where models have different ones.
     signature: str
 
@@ -90,6 +99,8 @@ def read(reader: ReportReader) -> Evaluation | None:
         quality=quality,
         cost=cost,
         verdict=verdict(models.get(DISTILLED), models.get(ALONE), gains),
+        seeds=over_seeds(read_seeds(figures)),
+        usable=usable(models.get("teacher"), models.get(DISTILLED)),
         signature=_signature(models),
     )
 
@@ -197,6 +208,44 @@ def _sentence(verbs: Mapping[str, list[str]]) -> str | None:
         return f"Distilled and trained alone, the student measures the same: {equal}."
     parts = [f"{verb} {_listed(metrics)}" for verb, metrics in said.items()]
     return f"Over the same student trained alone, distilling {_listed(parts)}."
+
+
+def over_seeds(seeds: OverSeeds | None) -> str | None:
+    """What distilling gained over several trainings, in a sentence."""
+    if seeds is None:
+        return None
+    number = len(seeds.ratios)
+    better = sum(ratio < 1 for ratio in seeds.ratios)
+    rows = f", all but the first without {seeds.left_out:.0%} of the questions" * bool(
+        seeds.left_out
+    )
+    clear = "" if seeds.is_clear else " The interval includes no difference."
+    return (
+        f"Over {number} trainings of each student with other seeds{rows}, the distilled one has "
+        f"the lower perplexity in {better}. Its perplexity relative to the one alone: "
+        f"{seeds.text} over trainings.{clear}"
+    )
+
+
+#: Times the teacher's perplexity up to which a student is called usable.
+_USABLE = 3.0
+
+
+def usable(teacher: Mapping[str, Any] | None, student: Mapping[str, Any] | None) -> str | None:
+    """How far the student's perplexity is from its teacher's, and what follows, in a sentence."""
+    whole, mine = (finite((figures or {}).get("perplexity")) for figures in (teacher, student))
+    if not whole or mine is None:
+        return None
+    times = mine / whole
+    factor = f"{times:.2f} ×" if times < 1000 else "over 1,000 ×"
+    text = f"The distilled student's perplexity is {factor} its teacher's"
+    if times <= _USABLE:
+        return f"{text}."
+    return (
+        f"{text}: too far for its answers to be of use. It keeps too little of the teacher for the "
+        "rows and steps that it was given; keep more layers, or train it longer. What distilling "
+        "gains here need not hold for a student that is."
+    )
 
 
 def _listed(parts: Sequence[str]) -> str:

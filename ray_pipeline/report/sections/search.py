@@ -18,6 +18,8 @@ from ray_pipeline.report.section import Section
 
 #: The stage, named as in the ledger; `stages.training.search` writes its figures.
 STAGE = "search"
+#: The stage that does the same for the student that is trained alone.
+CONTROL = "search-alone"
 #: What the history says of a trial besides its parameters.
 _FACTS = ("trial", "status", "loss", "lowest")
 #: Trials that are listed, the best ones; characters of a parameter's value.
@@ -69,6 +71,8 @@ class Search:
     parameters: list[str]
     #: The best trials, the best one first.
     ranked: list[TrialLine]
+    #: How the student trained alone was tuned.
+    control: str | None
 
 
 def read(reader: ReportReader) -> Search | None:
@@ -90,7 +94,26 @@ def read(reader: ReportReader) -> Search | None:
         sentence=_sentence(figures["best_loss"], figures["best_parameters"], configured),
         parameters=(names := _parameters(trials)),
         ranked=_ranked(with_loss, names),
+        control=_control(reader, len(trials)),
     )
+
+
+def _control(reader: ReportReader, trials: int) -> str | None:
+    """How the control was tuned, in a sentence; None in a job without one."""
+    if reader.made_by("train-alone") is None:
+        return None
+    figures = reader.made_by(CONTROL) or {}
+    if not figures.get("history"):
+        return (
+            "The student that is trained alone had no search of its own, so the comparison with it "
+            "favours distillation."
+        )
+    number = len(figures["history"])
+    same = "as many trials" if number == trials else f"{number:,} trials"
+    found = _sentence(
+        figures["best_loss"], figures["best_parameters"], finite(figures["configured_loss"])
+    )
+    return f"The student that is trained alone got {same} for its learning rate. {found}"
 
 
 def _trials(history: Sequence[Mapping[str, Any]]) -> list[Trial]:

@@ -28,7 +28,8 @@ from ray_pipeline.report.section import Section
 
 #: The stage, named as in the ledger, and the file that it leaves.
 STAGE, ANALYSIS = "analyse", "experiment/analysis.json"
-_TITLES = {
+#: What each mode of training is called.
+TITLES = {
     "epochs": "Each subset with its own number of epochs",
     "tokens": "One budget of tokens and updates for all",
 }
@@ -125,8 +126,8 @@ class Tradeoff:
     excluded: int
 
 
-def read(reader: ReportReader) -> Tradeoff | None:
-    """Read the analysis of a run; None where there is none."""
+def read_analysis(reader: ReportReader) -> dict[str, Any] | None:
+    """The analysis of an experiment with its ``modes``; None where there is none to be read."""
     if reader.made_by(STAGE) is None:
         return None
     try:
@@ -134,10 +135,16 @@ def read(reader: ReportReader) -> Tradeoff | None:
     except orjson.JSONDecodeError:
         return None  # deleted or truncated: the stage writes it again
     modes = analysis.get("modes") if isinstance(analysis, dict) else None
-    if not isinstance(modes, dict) or not modes:
+    return analysis if isinstance(modes, dict) and modes else None
+
+
+def read(reader: ReportReader) -> Tradeoff | None:
+    """Read the analysis of a run; None where there is none."""
+    analysis = read_analysis(reader)
+    if analysis is None:
         return None
     return Tradeoff(
-        modes=[_mode(name, mode) for name, mode in modes.items()],
+        modes=[_mode(name, mode) for name, mode in analysis["modes"].items()],
         confidence=f"{100 * analysis['confidence']:g} %",
         vocabulary=count(analysis["vocabulary"]),
         excluded=len(analysis["excluded"]),
@@ -150,7 +157,7 @@ def _mode(name: str, mode: Mapping[str, Any]) -> ModeSection:
     target = finite(mode["target"]["perplexity"])
     curves, is_cut = _curves(subsets, kinds, target)
     return ModeSection(
-        title=_TITLES.get(name, plain(name)),
+        title=TITLES.get(name, plain(name)),
         recommendation=[plain(sentence) for sentence in mode["recommendation"]],
         notes=[plain(note) for note in mode["notes"]],
         sizes=_sizes(subsets),

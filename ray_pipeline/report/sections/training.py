@@ -111,7 +111,8 @@ def read(reader: ReportReader) -> Trainings | None:
 def _figures(training: Training) -> dict[str, Any]:
     """Numbers of the table's columns, None for what was not reported, and how it ended."""
     names = ("rows", "tokens", "answer_tokens", "real_token_share", "steps", "epochs", "best_step")
-    figures = {name: finite(training.figures.get(name)) for name in (*names, "validation_loss")}
+    losses = ("training_loss", "validation_loss")
+    figures = {name: finite(training.figures.get(name)) for name in (*names, *losses)}
     return {**figures, "stopped": str(training.figures.get("stopped") or "")}
 
 

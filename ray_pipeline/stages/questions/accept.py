@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from ray_pipeline.core.config import AddedWith
 from ray_pipeline.core.rows import drop, kept
 from ray_pipeline.rundir.layout import ORIGINAL
 from ray_pipeline.stage import MapStage, Row, StageConfig
 from ray_pipeline.stages.text.answers import contains_text, is_chatter, is_refusal
+from ray_pipeline.stages.text.meaning import (
+    adds_too_much,
+    asked_for,
+    asks_the_same,
+    changed_articles,
+    is_garbled,
+    lost_words,
+    new_names,
+    new_words,
+    repeated_words,
+    same_negation,
+)
 from ray_pipeline.stages.text.paraphrases import asks, bare, same_numbers, same_words
 
 TYPOS = "typos"
@@ -27,9 +40,12 @@ class AcceptParaphrases(MapStage):
     ``paraphrase:refusal``, ``paraphrase:chatter`` (text that addresses the user),
     ``paraphrase:copy``, ``paraphrase:not_a_question``, ``paraphrase:too_short``,
     ``paraphrase:too_long``, ``paraphrase:gives_answer``, ``paraphrase:numbers``,
-    ``paraphrase:meaning``, and ``paraphrase:repeats_version`` (an earlier accepted version of the
-    same row is the same). Versions with typing errors are only checked for an exact ``copy`` and
-    for ``meaning``.
+    ``paraphrase:negation``, ``paraphrase:names`` (it adds one), ``paraphrase:other_question`` (who
+    for what), ``paraphrase:garbled`` (a second question word, "do" with "are"),
+    ``paraphrase:repeats_words``, ``paraphrase:articles`` (the for a), ``paraphrase:adds_words``
+    (more than half as many), ``paraphrase:loses_words``, ``paraphrase:meaning``, and
+    ``paraphrase:repeats_version`` (an earlier accepted version of the same row is the same).
+    Versions with typing errors are only checked for an exact ``copy`` and for ``meaning``.
 
     Counts, for each version: ``VERSION accepted`` and ``VERSION CODE``.
     """
@@ -75,6 +91,18 @@ class AcceptParaphrases(MapStage):
             True,
             description="require that a paraphrase contains exactly the numbers of its source",
         )
+        same_question: Annotated[bool, AddedWith(False)] = Field(
+            False,
+            description="require that a question asks for the same kind of thing as its source "
+            "(who, where, how many, why ...), repeats no word, keeps the articles and adds few "
+            "words, and that no text adds a name or a negation, or loses a negation; for English",
+        )
+        max_lost_words: Annotated[int | None, AddedWith(None)] = Field(
+            None,
+            ge=0,
+            description="maximum number of content words of a question, compared by their stems, "
+            "that its paraphrase may lack; a synonym counts as a lost word; null: no limit",
+        )
 
     config: Config
 
@@ -114,6 +142,7 @@ class AcceptParaphrases(MapStage):
             or _wrong_kind(row)
             or self._wrong_length(row)
             or self._wrong_facts(row)
+            or self._wrong_words(row)
             or self._meaning(row, self.config.min_similarity)
         )
 
@@ -132,6 +161,31 @@ class AcceptParaphrases(MapStage):
         for kind, new, old in _changed(row):
             if self.config.same_numbers and not same_numbers(new, old):
                 return f"numbers: {kind}"
+        return None
+
+    def _wrong_words(self, row: Row) -> str | None:
+        """What a comparison of the words finds, which embeddings overlook."""
+        question, source = row["question"], row["source_question"]
+        if self.config.same_question:
+            for kind, new, old in _changed(row):
+                if not same_negation(new, old):
+                    return f"negation: {kind}"
+                if names := new_names(new, old):
+                    return f"names: {kind} adds {', '.join(names)}"
+            if not asks_the_same(question, source):
+                asked = [asked_for(text) for text in (question, source)]
+                return f"other_question: asks for {asked[0]}, not for {asked[1]}"
+            if is_garbled(question, source):
+                return "garbled"
+            if words := repeated_words(question, source):
+                return f"repeats_words: {', '.join(words)}"
+            if words := changed_articles(question, source):
+                return f"articles: the {', the '.join(words)}"
+            if adds_too_much(question, source):
+                return f"adds_words: {', '.join(new_words(question, source))}"
+        most, lost = self.config.max_lost_words, lost_words(question, source)
+        if most is not None and len(lost) > most:
+            return f"loses_words: {', '.join(lost)}"
         return None
 
     def _meaning(self, row: Row, least: float) -> str | None:

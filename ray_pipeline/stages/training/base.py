@@ -69,6 +69,10 @@ class TrainingStage(ArtifactStage):
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
         """The training job that `make` runs."""
 
+    def repeats(self, job: TrainingJob) -> Sequence[TrainingJob]:
+        """Further trainings of the same model with other seeds; none by default."""
+        return ()
+
     def resources(self) -> Resources | None:
         """Resources of Ray Train's workers; None if the training runs in the run's own process."""
         config = self.training.workers
@@ -81,7 +85,13 @@ class TrainingStage(ArtifactStage):
 
         require_rows(self, rows, train="to train on")
         self._warn_of_evaluation(rows, place)
-        return run_training(self.job(rows, place), self.training.workers, place.say)
+        job = self.job(rows, place)
+        figures = run_training(job, self.training.workers, place.say)
+        repeats = self.repeats(job)
+        for number, repeat in enumerate(repeats, 2):
+            place.say(f"  training {number} of {len(repeats) + 1}, with another seed")
+            run_training(repeat, self.training.workers, place.say)
+        return figures
 
     def _warn_of_evaluation(self, rows: StoredRows, place: Workplace) -> None:
         """Say before an expensive training that nothing is kept aside to evaluate its model on."""

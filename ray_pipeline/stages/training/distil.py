@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ray_pipeline.core.config import AddedWith
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.stored_rows import StoredRows
@@ -15,7 +18,7 @@ from ray_pipeline.stages.training.base import TrainingConfig, TrainingStage, sam
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.stages.training.tokenise import Tokenise
-from ray_pipeline.train.job import ModelSource, TrainingJob
+from ray_pipeline.train.job import LeftOut, ModelSource, TrainingJob
 from ray_pipeline.train.student import StudentConfig
 from ray_pipeline.tune.trials import Parameters
 
@@ -35,11 +38,61 @@ class ParameterSearch:
         raise NotImplementedError
 
 
-class Distil(TrainingStage):
+class ControlSearch:
+    """The same for `TrainAlone`: a stage that searches for its learning rate."""
+
+    def best_parameters(self, run: Storage) -> Parameters | None:
+        """The best parameters, of which `TrainAlone` uses the learning rate; None as there."""
+        raise NotImplementedError
+
+
+class StudentStage(TrainingStage):
+    """Base of the trainings of the student: with several seeds, if the configuration says so.
+
+    The seed of a training decides the order of its rows, dropout, new weights, and which questions
+    a training after the first leaves out.
+    """
+
+    #: The name of the first training's model in the run.
+    model_name: str
+
+    @property
+    @abstractmethod
+    def training(self) -> Distil.Config:
+        """The training configuration of `Distil`."""
+
+    @property
+    def model_names(self) -> list[str]:
+        """The names of all trainings' models in the run, those of the same seed in one place."""
+        others = range(2, self.training.seeds + 1)
+        return [self.model_name, *(f"{self.model_name}-seed-{number}" for number in others)]
+
+    @property
+    def makes(self) -> Sequence[str]:
+        """The models."""
+        return tuple(f"models/{name}/config.json" for name in self.model_names)
+
+    def repeats(self, job: TrainingJob) -> Sequence[TrainingJob]:
+        """Further trainings with other seeds, on other samples of the questions."""
+        return [_repeat(job, name, seed, self.training.leave_out)
+                for seed, name in enumerate(self.model_names[1:], job.loop.seed + 1)]  # fmt: skip
+
+
+def _repeat(job: TrainingJob, name: str, seed: int, share: float) -> TrainingJob:
+    return replace(
+        job,
+        name=name,
+        folder=f"{job.folder}/{name}",
+        loop=job.loop.model_copy(update={"seed": seed}),
+        left_out=LeftOut(share, seed) if share else None,
+    )
+
+
+class Distil(StudentStage):
     """Trains a student on α·CE + β·T²·KL(teacher ‖ student) of answers: ``models/student``."""
 
     name = "distil"
-    makes = ("models/student/config.json",)
+    model_name = "student"
 
     class Config(TrainingConfig):
         """Configuration of `Distil`. α, β and T follow the original experiment."""
@@ -55,12 +108,29 @@ class Distil(TrainingStage):
             0.7,
             gt=0,
             description="temperature T of the teacher's and the student's distribution in the "
-            "distillation loss",
+            "distillation loss. With a cached teacher whose k is below the vocabulary, a T other "
+            "than 1 is another loss than with an online one: all tokens that are not stored are "
+            "tempered as one. The further T is from 1, the more they differ",
         )
         teacher: Literal["cached", "online"] = Field(
             "cached",
             description="cached: use the stored log-probabilities of teacher-log-probs; online: "
             "run the teacher during training",
+        )
+        seeds: Annotated[int, AddedWith(1)] = Field(
+            1,
+            ge=1,
+            description="number of trainings of each student, distilled and alone, with different "
+            "seeds; `evaluate` compares both students seed by seed. The models of the first "
+            "are `student` and `student-alone`",
+        )
+        leave_out: Annotated[float, AddedWith(0.2)] = Field(
+            0.2,
+            ge=0,
+            lt=1,
+            description="share of the training questions that each training after the first "
+            "leaves out, sampled by its seed, so that the choice of rows varies, too; both "
+            "students of a seed leave out the same",
         )
 
         @property
@@ -74,6 +144,11 @@ class Distil(TrainingStage):
             )
 
     config: Config
+
+    @property
+    def training(self) -> Distil.Config:
+        """Its configuration."""
+        return self.config
 
     @property
     def needs_stages(self) -> tuple[type[Stage], ...]:
@@ -127,7 +202,7 @@ class Distil(TrainingStage):
             storage=place.storage,
             folder=place.folder,
             model=self.source,
-            name="student",
+            name=self.model_name,
             text=self.text,
             objective=parameters.objective,
             loop=self.seeded(parameters.loop(self.config.loop)),
@@ -136,17 +211,24 @@ class Distil(TrainingStage):
         )
 
 
-class TrainAlone(TrainingStage):
+class TrainAlone(StudentStage):
     """Trains the student of `Distil` on the same rows without a teacher:
     ``models/student-alone``.
 
-    It is the control: the gain of distillation is the difference between the two students.
-    Everything except the loss is that of `Distil`, including a learning rate that a search chose.
+    It is the control: the gain of distillation is the difference between the two students. Rows,
+    steps and seeds are those of `Distil`; the learning rate is its own, so that neither student is
+    tuned better than the other. `ControlSearch` looks for one with the trials of `Distil`'s search.
     """
 
     name = "train-alone"
-    makes = ("models/student-alone/config.json",)
-    Config = StageConfig
+    model_name = "student-alone"
+
+    class Config(StageConfig):
+        learning_rate: float | None = Field(
+            None, gt=0, description="peak learning rate; null: that of distil.loop"
+        )
+
+    config: Config
 
     @property
     def needs_stages(self) -> tuple[type[Stage], ...]:
@@ -158,16 +240,35 @@ class TrainAlone(TrainingStage):
         """The training configuration of `Distil`."""
         return self.stage_of(Distil).config
 
+    @property
+    def parameters(self) -> Parameters:
+        """The configured parameters: cross-entropy alone, and the learning rate."""
+        rate = self.config.learning_rate or self.training.loop.learning_rate
+        return Parameters(alpha=1.0, beta=0.0, temperature=1.0, learning_rate=rate)
+
+    def chosen_parameters(self, run: Storage) -> Parameters:
+        """The best parameters of its own search; as configured if it has not searched.
+
+        Raises:
+            RunError: the search has run, but its result is missing.
+        """
+        search = self.find_stage(ControlSearch)
+        found = None if search is None else search.best_parameters(run)
+        return found or self.parameters
+
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
         """The training of the student with cross-entropy on answers."""
+        return self.job_with(self.chosen_parameters(place.storage), rows, place)
+
+    def job_with(self, parameters: Parameters, rows: StoredRows, place: Workplace) -> TrainingJob:
+        """The training of the student with the given learning rate."""
         distil, config = self.stage_of(Distil), self.training
-        parameters = distil.chosen_parameters(place.storage)
         return TrainingJob(
             rows=rows,
             storage=place.storage,
             folder=place.folder,
             model=distil.source,
-            name="student-alone",
+            name=self.model_name,
             text=self.text,
             loop=self.seeded(parameters.loop(config.loop)),
             batches=config.batches,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -19,9 +19,9 @@ from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.spreadsheets import without_formulas
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.evaluate import text as text_metrics
-from ray_pipeline.evaluate.comparisons import Difference, Measured, PairedTest
+from ray_pipeline.evaluate.comparisons import Difference, Measured, PairedTest, ratio_over_seeds
 from ray_pipeline.evaluate.generation import TextGenerator
-from ray_pipeline.evaluate.model import ModelFigures, measure, size_on_disk
+from ray_pipeline.evaluate.model import ModelFigures, measure, nats_of_rows, size_on_disk
 from ray_pipeline.models.decoding import Decoding, trained_format
 from ray_pipeline.models.device import check_gpu, device
 from ray_pipeline.models.tokenizer import load_tokenizer
@@ -138,6 +138,7 @@ class Evaluate(ArtifactStage):
         return {
             "models": models,
             "differences": [one.to_json() for one in self._differences(measured, test)],
+            **self._over_seeds(measured, test, place),
             "rows": len(test.originals),
             "questions": test.originals.number_of_questions,
             "version_rows": len(test.versions),
@@ -176,6 +177,38 @@ class Evaluate(ArtifactStage):
         }
         return paired.differences(measured, COMPARED)
 
+    def _over_seeds(
+        self, models: Mapping[str, ModelFigures], test: MeasuredRows, place: Workplace
+    ) -> dict[str, Any]:
+        """Both students of every seed, if they were trained several times."""
+        distil, alone = self.find_stage(Distil), self.find_stage(TrainAlone)
+        if distil is None or alone is None or distil.config.seeds == 1:
+            return {}
+        originals = test.are_originals
+        ours, others = (
+            [
+                np.array((models.get(name) or self._nats(name, test, place)).nats)[originals]
+                for name in stage.model_names
+            ]
+            for stage in (distil, alone)
+        )
+        tokens = test.tokens.answer_tokens[originals].tolist()
+        left_out = distil.config.leave_out
+        return {"seeds": ratio_over_seeds(ours, others, tokens) | {"left_out": left_out}}
+
+    def _nats(self, name: str, test: MeasuredRows, place: Workplace) -> ModelFigures:
+        """The cross-entropy of a model of another seed, which answers no questions."""
+
+        def measured() -> ModelFigures:
+            place.say(f"  measuring {name}")
+            source, config = ModelSource(name, of_run=True), self.config
+            model = source.build(place.storage, 0).eval()
+            model = model.to(device(config.gpu), getattr(torch, config.dtype))
+            nats = nats_of_rows(model, test.tokens, config.batch_rows, config.batch_tokens)
+            return ModelFigures([], nats.tolist(), {})
+
+        return _stored(f"{place.folder}/{name}.json", place.storage, measured)
+
     def _subjects(self) -> Iterator[_Subject]:
         if self.find_stage(TrainTeacher) is not None:
             yield _Subject("teacher", ModelSource("teacher", of_run=True))
@@ -187,16 +220,12 @@ class Evaluate(ArtifactStage):
 
     def _figures(self, subject: _Subject, test: MeasuredRows, place: Workplace) -> ModelFigures:
         """The metrics of a model, measured now or by an earlier attempt."""
-        path = f"{place.folder}/{subject.name}.json"
-        if (raw := place.storage.read_bytes(path)) is not None:
-            try:
-                return ModelFigures.from_json(raw)
-            except (ValueError, KeyError, TypeError) as error:
-                tell(place.storage, path, error)
-        place.say(f"  asking {subject.name}")
-        figures = self._measured(subject, test, place.storage)
-        place.storage.write_bytes(path, figures.to_json())
-        return figures
+
+        def measured() -> ModelFigures:
+            place.say(f"  asking {subject.name}")
+            return self._measured(subject, test, place.storage)
+
+        return _stored(f"{place.folder}/{subject.name}.json", place.storage, measured)
 
     def _measured(self, subject: _Subject, test: MeasuredRows, storage: Storage) -> ModelFigures:
         folder = subject.source.folder(storage)
@@ -223,6 +252,18 @@ class Evaluate(ArtifactStage):
         """The seed with which `Distil` initialises its student, to get the same initial weights."""
         distil = self.find_stage(Distil)
         return 0 if distil is None else self.settings.seed + distil.config.loop.seed
+
+
+def _stored(path: str, storage: Storage, measured: Callable[[], ModelFigures]) -> ModelFigures:
+    """The figures in a file; measured and written if there are none that can be read."""
+    if (raw := storage.read_bytes(path)) is not None:
+        try:
+            return ModelFigures.from_json(raw)
+        except (ValueError, KeyError, TypeError) as error:
+            tell(storage, path, error)
+    figures = measured()
+    storage.write_bytes(path, figures.to_json())
+    return figures
 
 
 def _summary(model: ModelFigures, test: MeasuredRows) -> dict[str, Any]:

@@ -17,12 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from ray_pipeline.rundir.layout import ORIGINAL, SPLIT, TOKENS, VERSION
+from ray_pipeline.rundir.layout import ORIGINAL, SPLIT, SPLIT_GROUP, TOKENS, VERSION
 from ray_pipeline.rundir.stored_rows import StoredRows, is_original
 from ray_pipeline.train.batches import TokenRows
-
-#: The column of `SplitGroups` that names the group of a row with twins.
-_GROUP = "split_group"
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class MeasuredRows:
         version_limit: int,
         seed: int,
     ) -> None:
-        here = [name for name in (VERSION, _GROUP) if name in rows.columns]
+        here = [name for name in (VERSION, SPLIT_GROUP) if name in rows.columns]
         columns = dict.fromkeys([*TOKENS, "parent_id", question, answer, *here])
         self._table = rows.mapped(list(columns), **{SPLIT: "test"})
         self._text = question, answer
@@ -95,8 +92,8 @@ class MeasuredRows:
     def groups(self) -> npt.NDArray[np.object_]:
         """Names of the independent questions of all rows; strings [rows]."""
         names = self._table["row_id"]
-        if _GROUP in self._table.column_names:
-            names = pc.coalesce(self._table[_GROUP], names)
+        if SPLIT_GROUP in self._table.column_names:
+            names = pc.coalesce(self._table[SPLIT_GROUP], names)
         found: npt.NDArray[np.object_] = names.to_numpy(zero_copy_only=False)
         return found
 

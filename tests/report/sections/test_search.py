@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from support.made_run import MadeRun
 from support.made_trained_run import HISTORY, made_trained_run, metrics
 
 from ray_pipeline.report.reading import ReportReader
-from ray_pipeline.report.sections.search import Search, read
+from ray_pipeline.report.sections.search import Search, _control, read
 from ray_pipeline.stages.training.search import _figures
 from ray_pipeline.tune.trials import Parameters, TrialRecord
 
@@ -100,7 +101,9 @@ def test_reads_what_the_search_writes(tmp_path: Path) -> None:
         TrialRecord(0, "finished", drawn[0], ((10, 2.5), (20, 2.4)), 3.0),
         TrialRecord(1, "diverged", drawn[1], (), 1.0),
     ]
-    run = made_trained_run(str(tmp_path), change={"search": _figures(records, records[0])})
+    run = made_trained_run(
+        str(tmp_path), change={"search": _figures(records, records[0], list(drawn[0].model_dump()))}
+    )
     section = found(run)
     assert (section.complete, section.pruned, section.failed) == (1, 0, 1)
     assert section.has_configured and section.parameters == list(drawn[0].model_dump())
@@ -133,3 +136,24 @@ def test_hostile_parameters_stay_texts(tmp_path: Path) -> None:
     shown = page(with_search(tmp_path, history=history, best_parameters={hostile: hostile}))
     assert "script" not in shown.names and "\x1b" not in shown.text
     assert shown.text.count("<script>alert(1)</script>") == 5
+
+
+def test_it_says_how_the_control_was_tuned(tmp_path: Path) -> None:
+    untuned = page(made_trained_run(str(tmp_path / "untuned"))).text
+    assert "had no search of its own, so the comparison with it favours distillation" in untuned
+
+
+def test_the_controls_search_is_told() -> None:
+    found = {
+        "history": [trial(n, 3.0 - n / 10) for n in range(5)],
+        "best_loss": 2.6,
+        "best_parameters": {"learning_rate": 1e-4},
+        "configured_loss": 3.0,
+    }
+    made: dict[str, Any] = {"train-alone": {"steps": 1}, "search-alone": found}
+    told = _control(SimpleNamespace(made_by=made.get), 5)
+    assert told is not None and told.startswith(
+        "The student that is trained alone got as many trials for its learning rate. The lowest"
+    )
+    assert "got 5 trials" in str(_control(SimpleNamespace(made_by=made.get), 6))
+    assert _control(SimpleNamespace(made_by={}.get), 5) is None

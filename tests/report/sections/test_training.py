@@ -52,7 +52,7 @@ def test_the_figures_are_those_of_the_metrics(run: MadeRun) -> None:
     for stage, figures in finished.items():
         assert figures == metrics(60)[stage]
     text = page(run).words
-    assert "train-alone 1,590 106,840 5,580 77.8 % 60 3 2.500 60 epochs" in text
+    assert "train-alone 1,590 106,840 5,580 77.8 % 60 3 2.125 2.500 60 epochs" in text
     assert "gave 7 rows to train on, 1 to validate, 2 to test" in text
 
 

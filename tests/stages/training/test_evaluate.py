@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,33 @@ def test_perplexity_is_of_the_answer_tokens_of_all_test_rows(run: Run) -> None:
     low = run.make(CONFIG.model_copy(update={"dtype": "bfloat16"}))["models"]["teacher"]
     assert low["perplexity"] == pytest.approx(figures["perplexity"], rel=0.05)
     assert low["perplexity"] != figures["perplexity"]
+
+
+def test_students_of_several_seeds_are_compared_seed_by_seed(run: Run) -> None:
+    for number, name in enumerate(["student-seed-2", "student-alone-seed-2"], 7):
+        put_model(run.storage, name, tiny_model("gpt2", seed=number, layers=1), word_tokenizer(),
+                  TextConfig(), torch.float32)  # fmt: skip
+    assert "seeds" not in run.make()
+    several = Distil().bound({"student": StudentConfig(layers=[1]), "seeds": 2})
+    stages = [several if stage.name == "distil" else stage for stage in run.settings.stages]
+    figures = run.make(stages=stages)
+    seeds = figures["seeds"]
+    models = figures["models"]
+    first = [models[name]["perplexity"] for name in ("student", "student-alone")]
+    assert seeds["perplexities"][0] == pytest.approx(first)
+    as_first = [Path(run.storage.local_path(f"models/{name}")) for name in
+                ("student-seed-2", "student-alone-seed-2")]  # fmt: skip
+    for folder, stand_in in zip(as_first, ("student", "student-alone"), strict=True):
+        shutil.rmtree(run.storage.local_path(f"models/{stand_in}"))
+        shutil.copytree(folder, run.storage.local_path(f"models/{stand_in}"))
+    run.storage.delete_folder("stages")
+    models = run.make()["models"]
+    second = [models[name]["perplexity"] for name in ("student", "student-alone")]
+    assert seeds["perplexities"][1] == pytest.approx(second)
+    ratios = [first[0] / first[1], second[0] / second[1]]
+    assert seeds["ratios"] == pytest.approx(ratios)
+    assert seeds["mean"] == pytest.approx(math.sqrt(ratios[0] * ratios[1]))
+    assert seeds["low"] < min(ratios) and max(ratios) < seeds["high"]
 
 
 def test_sizes_are_counted(run: Run) -> None:

@@ -1,0 +1,1 @@
+"""Stages that shorten prompts, check the results, and write them as corpora."""
