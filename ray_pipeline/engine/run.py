@@ -38,7 +38,7 @@ from ray_pipeline.engine.run_ledger import RunLedger, committed_infos
 from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
 from ray_pipeline.engine.stalls import StallWatch
 from ray_pipeline.engine.streaming import Execution
-from ray_pipeline.engine.stuck import StuckUnits
+from ray_pipeline.engine.stuck import StuckUnits, row_seconds
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.engine.waits import PauseNews
 from ray_pipeline.rundir.account import StageAccount, total
@@ -290,6 +290,7 @@ class _Runner:
             unit_rows=max((unit.rows for unit in self._units), default=1),
             retry=self._retry,
             run_id=self._run_id,
+            row_seconds=row_seconds(prepared.config.stuck_after_seconds),
         )
 
     def _execute(self, segments: list[Segment], only: Collection[str] | None = None) -> None:
@@ -374,8 +375,7 @@ class _Runner:
         return list(digests), set_digest(f"{unit}:{digest}" for unit, digest in digests.items())
 
     def _watch(self, execution: Execution, tally: Tally, jobs: list[SegmentJob]) -> None:
-        saved = time.monotonic()
-        ended = False
+        saved, ended = time.monotonic(), False
         stalls = StallWatch.of(self._prepared.config, self._display.say)
         stuck = StuckUnits.of(self._prepared.config, self._coordinator, self._display.say)
         pauses = PauseNews(self._display.say, self._prepared.config.llms)
@@ -412,7 +412,6 @@ class _Runner:
 
     def _give_back_models(self, tally: Tally, jobs: list[SegmentJob]) -> None:
         """End the local models that no unfinished segment needs."""
-        ask_jobs = [job for job in jobs if job.segment.kind is AskStage]
         needed = {
             stage.config.llm
             for segment in self._state.segments
@@ -421,7 +420,8 @@ class _Runner:
             and not (segment.index in tally.segments and tally.segments[segment.index].finished)
             and all(entry.account.name != stage.name for entry in self._ledger.of_run.entries)
         }
-        for name in {job.segment.stages[-1].config.llm for job in ask_jobs} - needed:
+        asked = [job.segment.stages[-1] for job in jobs if job.segment.kind is AskStage]
+        for name in {stage.config.llm for stage in asked} - needed:
             self._coordinator.release.remote(name)
 
     def _stop_workers(self, execution: Execution, error: BaseException) -> None:

@@ -28,6 +28,11 @@ _TIMES_THE_SLOWEST = 10
 _SHARE_OF_A_ROW = 0.1
 
 
+def row_seconds(stuck_after_seconds: float | None) -> float | None:
+    """Seconds that a row may take that runs alone; None: any time."""
+    return None if stuck_after_seconds is None else _SHARE_OF_A_ROW * stuck_after_seconds
+
+
 @dataclass
 class StuckUnits:
     """Follows the units that workers have begun.
@@ -35,16 +40,16 @@ class StuckUnits:
     Args:
         seconds: that a unit may take; None: any time.
         take_apart: orders that the rows of a unit run one at a time at its next attempt; takes the
-            segment's index, the unit's id, and the seconds that a row may take.
+            segment's index and the unit's id.
         kill: ends a worker's process, wherever it is.
         say: takes a line.
     """
 
     seconds: float | None
-    take_apart: Callable[[int, str, float], None]
+    take_apart: Callable[[int, str], None]
     kill: Callable[[WorkerProcess], None]
     say: Callable[[str], None]
-    #: Those that were taken apart, by segment and unit id: they take their time.
+    #: Those that were taken apart, by segment and unit id.
     _taken_apart: set[tuple[int, str]] = field(default_factory=set)
 
     @classmethod
@@ -74,14 +79,15 @@ class StuckUnits:
                 f"{duration(unit.seconds)} in {unit.process} (stuck_after_seconds): that process "
                 "is ended, and the unit's rows run one at a time, to find the row that stops it"
             )
-            self.take_apart(unit.segment, unit.unit_id, _SHARE_OF_A_ROW * self.seconds)
+            self.take_apart(unit.segment, unit.unit_id)
             self.kill(unit.process)
 
     def _is_stuck(self, tally: Tally, unit: UnitInWork) -> bool:
         segment = tally.segments.get(unit.segment)
         if segment is None or segment.segment.kind not in (MapStage, ModelStage):
             return False
-        # A worker that loads its model has no unit yet.
-        if not unit.unit_id or unit.unit_id in segment.done or self.seconds is None:
+        # A worker that loads its model has no unit yet; rows that run alone are watched there.
+        if not unit.unit_id or unit.is_isolated or unit.unit_id in segment.done:
             return False
+        assert self.seconds is not None
         return unit.seconds > max(self.seconds, _TIMES_THE_SLOWEST * segment.slowest_seconds)

@@ -7,7 +7,6 @@ there, so that nothing depends on how Ray splits, orders or repeats blocks.
 from __future__ import annotations
 
 import socket
-from functools import partial
 
 import pyarrow as pa
 import ray
@@ -17,7 +16,7 @@ from ray_pipeline.engine import worker_processes
 from ray_pipeline.engine.asking import AskingLoop
 from ray_pipeline.engine.coordinator import CoordinatorHandle
 from ray_pipeline.engine.decide import apply_decisions
-from ray_pipeline.engine.isolation import run_isolated, run_one_at_a_time
+from ray_pipeline.engine.isolation import run_isolated
 from ray_pipeline.engine.segments import run_maps
 from ray_pipeline.engine.unit import SegmentJob, UnitState, Work, reusable, run_unit
 from ray_pipeline.rundir.account import StageAccount
@@ -144,10 +143,8 @@ class _UnitLoop:
             kind = self._job.segment.kind
             if state.job.segment.kind is not kind:
                 work = _run_maps  # the stage is off for these rows
-            elif begun.row_seconds is not None:
-                work = partial(self._one_at_a_time, begun.row_seconds)
             # Decisions are applied by Arrow code alone, which no row can crash.
-            elif begun.attempt > MAX_DEATHS and kind is not DecideStage:
+            elif kind is not DecideStage and (begun.is_taken_apart or begun.attempt > MAX_DEATHS):
                 work = self._in_isolation
             receipt = run_unit(state, work)
         self._coordinator.finished.remote(segment, receipt)
@@ -156,8 +153,3 @@ class _UnitLoop:
         self, state: UnitState, rows: pa.Table, start: str | None
     ) -> tuple[pa.Table, list[StageAccount]]:
         return run_isolated(state.job, self._coordinator, state.unit, rows, start)
-
-    def _one_at_a_time(
-        self, row_seconds: float, state: UnitState, rows: pa.Table, start: str | None
-    ) -> tuple[pa.Table, list[StageAccount]]:
-        return run_one_at_a_time(state.job, self._coordinator, state.unit, rows, start, row_seconds)
