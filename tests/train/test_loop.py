@@ -312,7 +312,8 @@ def test_a_step_is_no_longer_than_the_clipped_gradient(clip_norm: float | None) 
         optimizer="sgd", weight_decay=0.0, max_steps=1, clip_norm=clip_norm, validation=False
     )
     squares = (
-        float((value.detach() - start[name]).square().sum()) for name, value in loop.model.named_parameters()
+        float((value.detach() - start[name]).square().sum())
+        for name, value in loop.model.named_parameters()
     )
     length = math.sqrt(math.fsum(squares)) / figures["learning_rate"]
     expected = figures["gradient_norm"] if clip_norm is None else clip_norm
