@@ -62,6 +62,21 @@ class Embedder:
         vectors = _unit_length(self._encode(list(unique)))
         return vectors[[unique[text] for text in texts]]
 
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        """The number of texts that are longer than the model reads: their ends are not embedded."""
+        if not texts:
+            return 0
+        model = self._loaded()
+        limit = model.max_seq_length
+        if limit is None:
+            return 0
+        # A token has one character at least: most texts need not be counted.
+        long = [text for text in texts if len(text) > limit - 2]
+        if not long:
+            return 0
+        ids = model.tokenizer(long, truncation=False, verbose=False)["input_ids"]
+        return sum(len(tokens) > limit for tokens in ids)
+
     def _encode(self, texts: list[str]) -> npt.NDArray[Any]:
         model = self._loaded()
         with self._precision():

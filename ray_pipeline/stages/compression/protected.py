@@ -229,11 +229,17 @@ def constraints_of(text: str) -> list[str]:
     return [match[0] for match in _CONSTRAINT.finditer(text)]
 
 
-def literals_of(text: str) -> list[str]:
-    """What must stay letter by letter: code, markup, JSON, URLs, quotations, without repeats."""
-    kinds = ("code", "markup", "url", "quote")
-    found = {text[s.start : s.end].strip(): None for s in spans_of(text) if s.kind in kinds}
-    return list(found)
+def literals_of(text: str, patterns: Sequence[re.Pattern[str]] = ()) -> list[str]:
+    """What must stay letter by letter: code, markup, JSON, URLs, quotations, without repeats.
+
+    Args:
+        text: the text.
+        patterns: of the user, whose matches must stay, too.
+    """
+    kinds = ("code", "markup", "url", "quote", "pattern")
+    spans = spans_of(text, patterns)
+    found = {text[s.start : s.end].strip(): None for s in spans if s.kind in kinds}
+    return [literal for literal in found if literal]
 
 
 def _single_words(words: Sequence[Word]) -> Iterator[Span]:

@@ -1,0 +1,1 @@
+"""Prompt retrieval: a golden set, what retrievers score on it, and a fine-tuned embedding model."""
