@@ -31,6 +31,7 @@ CONFIGS = (
     "qa_distillation/demo",
     "quality_tradeoff/demo",
     "nli_reasoning/demo",
+    "prompt_compression/demo",
     "answer_questions/local",
 )
 
@@ -64,9 +65,15 @@ COMPARED = {
     r"stages\.train-subsets\.gradient_checkpointing": "tests/train/test_scratch.py::"
     "test_gradient_checkpointing_changes_no_gradient",
     r"stages\..*\.workers": "tests/train/test_ranks.py::test_two_ranks_train_what_one_trains",
-    r"stages\.evaluate\.batch_(rows|tokens)": GREEDY,
+    r"stages\.evaluate(-pairs)?\.batch_(rows|tokens)": GREEDY,
+    r"stages\.(evaluate-compressions|score-words)\.batch_tokens": "tests/evaluate/"
+    "test_log_probs.py::test_answers_equal_a_plain_forward_pass_for_any_size_of_batch",
+    r"stages\.tokenise-compressions\.batch_rows": "tests/stages/compression/"
+    "test_training_rows.py::test_the_same_rows_are_made_in_batches_of_any_size",
     r"stages\.score-ifd\.batch_tokens": "tests/stages/scoring/test_ifd.py::"
     "test_batches_and_padding_change_nothing",
+    r"stages\.score-(words|candidates)\.batch_tokens": "tests/evaluate/test_log_probs.py::"
+    "test_answers_equal_a_plain_forward_pass_for_any_size_of_batch",
     r"stages\.teacher-log-probs\.batch_tokens": "tests/train/test_teacher_cache.py::"
     "test_it_does_not_depend_on_batches_or_the_order_of_rows",
     r"stages\..*\.batch_size": EMBEDDING,

@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from pydantic import Field
+
+from ray_pipeline.core.config import Section
 from ray_pipeline.stages.compression import protected
 from ray_pipeline.stages.compression.deletion import CountTokens
 from ray_pipeline.stages.compression.rules import ORDERS
@@ -52,17 +54,24 @@ _COMMON = {
 _COMMON_WORDS = {language: frozenset(words.split()) for language, words in _COMMON.items()}
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits of what a compression may change.
+class Limits(Section):
+    """Limits of what a compression may change."""
 
-    Attributes:
-        min_kept: least share of the prompt's content words that must be in it.
-        max_new: largest share of its content words that the prompt does not have.
-    """
+    min_kept: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="least share of a prompt's content words that its compression must have",
+    )
+    max_new: float = Field(
+        0.34,
+        ge=0,
+        le=1,
+        description="largest share of a compression's content words that its prompt does not have",
+    )
 
-    min_kept: float = 0.5
-    max_new: float = 0.34
+
+_DEFAULT = Limits()
 
 
 def tidy_answer(text: str) -> str:
@@ -82,7 +91,13 @@ def tidy_answer(text: str) -> str:
 
 
 def fault(
-    prompt: str, text: str, count: CountTokens, limits: Limits = Limits(), *, by_model: bool = True
+    prompt: str,
+    text: str,
+    count: CountTokens,
+    limits: Limits = _DEFAULT,
+    patterns: Sequence[re.Pattern[str]] = (),
+    *,
+    by_model: bool = True,
 ) -> str | None:
     """What is wrong with ``text`` as a shorter form of ``prompt``; None if nothing is.
 
@@ -91,6 +106,7 @@ def fault(
         text: what is to replace it.
         count: tokens of a text.
         limits: how much may change.
+        patterns: of the user, whose matches must stay letter by letter.
         by_model: whether a model wrote it: then refusals, explanations and answers are looked for.
             A deletion of words cannot be one.
     """
@@ -105,7 +121,27 @@ def fault(
         return f"longer: {after} tokens, the prompt has {before}"
     if after == before:
         return f"no_shorter: {after} tokens, as many as the prompt"
-    return _language(prompt, text) or _lost(prompt, text, limits)
+    return (
+        _language(prompt, text)
+        or _lost_facts(prompt, text, patterns)
+        or _answered(prompt, text, limits)
+        or _lost_task(prompt, text)
+        or _lost_content(prompt, text, limits)
+    )
+
+
+def paraphrase_fault(prompt: str, text: str) -> str | None:
+    """What is wrong with ``text`` as the same prompt in other words, of any length."""
+    if not text.strip():
+        return "empty"
+    if " ".join(text.casefold().split()) == " ".join(prompt.casefold().split()):
+        return "unchanged"
+    return (
+        _talk(prompt, text)
+        or _language(prompt, text)
+        or _lost_facts(prompt, text)
+        or _lost_task(prompt, text)
+    )
 
 
 def _talk(prompt: str, text: str) -> str | None:
@@ -155,7 +191,8 @@ def _script(text: str) -> str | None:
     return max(counts, key=lambda name: (counts[name], name)) if counts else None
 
 
-def _lost(prompt: str, text: str, limits: Limits) -> str | None:
+def _lost_facts(prompt: str, text: str, patterns: Sequence[re.Pattern[str]] = ()) -> str | None:
+    """A number, a negation, a name, a literal or a constraint that only one of them has."""
     numbers, kept = protected.numbers_of(prompt), protected.numbers_of(text)
     if numbers - kept:
         return f"number: {_listed(numbers - kept)} is missing"
@@ -168,12 +205,12 @@ def _lost(prompt: str, text: str, limits: Limits) -> str | None:
     missing = {name for name in protected.names_of(prompt) if not _has(own, name)}
     if missing:
         return f"entity: {_listed(missing)} is missing"
-    for literal in protected.literals_of(prompt):
+    for literal in protected.literals_of(prompt, patterns):
         if literal not in text:
             return f"literal: {literal[:60]!r} is missing"
     if (lost := _lost_constraint(prompt, text)) is not None:
         return f"constraint: {lost!r} is missing"
-    return _answered(prompt, text, limits) or _lost_task(prompt, text, limits)
+    return None
 
 
 def _has(words: set[str], name: str) -> bool:
@@ -206,7 +243,7 @@ def _stem(word: str) -> str:
     return word.removesuffix("s") if len(word) > 3 else word
 
 
-def _lost_task(prompt: str, text: str, limits: Limits) -> str | None:
+def _lost_task(prompt: str, text: str) -> str | None:
     """The question word, or any sign that something is asked, that only the prompt has."""
     after = {word.lower for word in words_of(text)}
     is_asking = asks(prompt)
@@ -218,7 +255,7 @@ def _lost_task(prompt: str, text: str, limits: Limits) -> str | None:
         return f"task: {leading!r} is missing"
     if "how many" in prompt.lower() and not {"many", "number", "count"} & after:
         return "task: 'how many' is missing"
-    return _lost_content(prompt, text, limits)
+    return None
 
 
 def _answered(prompt: str, text: str, limits: Limits) -> str | None:

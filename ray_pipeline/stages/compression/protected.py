@@ -130,6 +130,8 @@ _PATTERNS: list[tuple[Kind, re.Pattern[str]]] = [
 ]
 #: Characters of words that are not plain language.
 _SYMBOLS = re.compile(r"[{}\[\]()<>=|\\/#*_~`$^%@&+\"“”«»„]")
+#: What at the start of a line is markup in Markdown.
+_MARKER = re.compile(r"[-+*>|]|#{1,6}|\d{1,9}[.)]|[-=*_]{3,}|[`~]{3,}.*|>.*|\|.*")
 _BRACKETS = {"{": "}", "[": "]"}
 _CONNECTORS = word_set(
     "of the de van von der la le du and & for",
@@ -187,7 +189,18 @@ def protected_words(
         or _SYMBOLS.search(text, word.start, word.end)
         or not any(map(str.isalpha, word.core))
         or word.lower in _LIMITS
-    }
+    } | _before_markers(words)
+
+
+def _before_markers(words: Sequence[Word]) -> set[int]:
+    """First words of lines with a later word that would make the line a list or a heading."""
+    found, first = set(), 0
+    for place, word in enumerate(words):
+        if word.starts_line:
+            first = place
+        elif _MARKER.fullmatch(word.text):
+            found.add(first)
+    return found
 
 
 def is_negation(word: str) -> bool:
@@ -229,11 +242,17 @@ def constraints_of(text: str) -> list[str]:
     return [match[0] for match in _CONSTRAINT.finditer(text)]
 
 
-def literals_of(text: str) -> list[str]:
-    """What must stay letter by letter: code, markup, JSON, URLs, quotations, without repeats."""
-    kinds = ("code", "markup", "url", "quote")
-    found = {text[s.start : s.end].strip(): None for s in spans_of(text) if s.kind in kinds}
-    return list(found)
+def literals_of(text: str, patterns: Sequence[re.Pattern[str]] = ()) -> list[str]:
+    """What must stay letter by letter: code, markup, JSON, URLs, quotations, without repeats.
+
+    Args:
+        text: the text.
+        patterns: of the user, whose matches must stay, too.
+    """
+    kinds = ("code", "markup", "url", "quote", "pattern")
+    spans = spans_of(text, patterns)
+    found = {text[s.start : s.end].strip(): None for s in spans if s.kind in kinds}
+    return [literal for literal in found if literal]
 
 
 def _single_words(words: Sequence[Word]) -> Iterator[Span]:
