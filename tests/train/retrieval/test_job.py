@@ -11,6 +11,8 @@ import pytest
 import torch
 from support.tiny_retriever import job, pairs, tiny_retriever, weights
 
+from ray_pipeline.train.job import WorkersConfig
+from ray_pipeline.train.launch import run_retriever_training
 from ray_pipeline.train.loop import World
 from ray_pipeline.train.retrieval.job import Tuning, _load, train_retriever
 
@@ -147,3 +149,26 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_training(base: str, tmp_pa
         torch.testing.assert_close(weights(shorter)[name], value)
     card = (tmp_path / "models/retriever-1/README.md").read_text()
     assert "best_epoch: 1" in card
+
+
+def test_two_workers_of_ray_train_give_the_model_of_one(
+    ray_cluster: str, base: str, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    for folder, number in ((alone, 1), (both, 2)):
+        one = job(base, folder)
+        workers = WorkersConfig(number=number, cpus=0.5)
+        result = run_retriever_training(one, workers, lambda line: None)
+        assert result["pairs_seen"] == 2 * len(pairs().pairs)
+        # Nothing is trained again.
+        assert run_retriever_training(one, workers, lambda line: None) == result
+    # Not the weights: the gradient of a bias of keys is only rounding, and AdamW scales it up.
+    vectors = [
+        SentenceTransformer(str(folder / "models/retriever-1"), device="cpu").encode(
+            list(pairs().contexts), normalize_embeddings=True
+        )
+        for folder in (alone, both)
+    ]
+    assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.999
