@@ -13,6 +13,7 @@ from ray_pipeline.stages.compression.corpora import WriteCorpora
 from ray_pipeline.stages.compression.curate import Curate
 from ray_pipeline.stages.compression.evaluate import EvaluateCompressions
 from ray_pipeline.stages.compression.measure import MeasurePrompts
+from ray_pipeline.stages.compression.score import ScoreCandidates
 from ray_pipeline.stages.compression.summarise import SummariseCompression
 from ray_pipeline.stages.compression.train import TrainCompressor
 from ray_pipeline.stages.compression.training_rows import TokeniseCompressions
@@ -26,6 +27,7 @@ PIPELINE = Pipeline(
         CompressPrompts(),  # the primary pass: a model writes a shorter prompt
         MakeVariants(),  # the variant pass: two variants and a shorter prompt; off by default
         CheckCandidates(),  # what is wrong with the answers, and with deletions by rule
+        ScoreCandidates(),  # how likely a model finds each candidate; off by default
         ChooseCompression(),  # takes one candidate, or none
         SummariseCompression(),  # ratios, faults and the yield of each origin
         Curate(),  # drops prompts without a usable compression

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from ray_pipeline.core.errors import BudgetExhausted, RunError, UserError
     from ray_pipeline.pipeline import Pipeline
     from ray_pipeline.run import Run
+    from ray_pipeline.stages.compression.compressor import compress
 
 __version__ = "0.1.0"
 
-__all__ = ["BudgetExhausted", "Pipeline", "Run", "RunError", "UserError"]
+__all__ = ["BudgetExhausted", "Pipeline", "Run", "RunError", "UserError", "compress"]
 
 #: Where the names of this module are defined. They are imported when they are first used, so that
 #: `import ray_pipeline` does not wait for Ray.
@@ -27,6 +28,7 @@ _MODULES = {
     "Run": "ray_pipeline.run",
     "RunError": "ray_pipeline.core.errors",
     "UserError": "ray_pipeline.core.errors",
+    "compress": "ray_pipeline.stages.compression.compressor",
 }
 
 

@@ -72,7 +72,7 @@ COMPARED = {
     "test_training_rows.py::test_the_same_rows_are_made_in_batches_of_any_size",
     r"stages\.score-ifd\.batch_tokens": "tests/stages/scoring/test_ifd.py::"
     "test_batches_and_padding_change_nothing",
-    r"stages\.score-words\.batch_tokens": "tests/evaluate/test_log_probs.py::"
+    r"stages\.score-(words|candidates)\.batch_tokens": "tests/evaluate/test_log_probs.py::"
     "test_answers_equal_a_plain_forward_pass_for_any_size_of_batch",
     r"stages\.teacher-log-probs\.batch_tokens": "tests/train/test_teacher_cache.py::"
     "test_it_does_not_depend_on_batches_or_the_order_of_rows",

@@ -40,6 +40,7 @@ ORDER = [
     "versions",
     "leak",
     "lengths",
+    "compressed_prompts",
     "scorers",
     "subsets",
     "changes",

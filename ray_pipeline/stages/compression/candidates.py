@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -231,7 +232,7 @@ class ChooseCompression(MapStage):
         def rank(item: tuple[int, Mapping[str, Any]]) -> tuple[float, int, str]:
             place, candidate = item
             score = scores[place] if scores is not None else None
-            own = -score if score is not None else 0.0
+            own = math.inf if score is None else -score
             return own, self.config.prefer.index(candidate["origin"]), candidate["text"]
 
         _, best = min(allowed, key=rank)

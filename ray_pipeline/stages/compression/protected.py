@@ -130,6 +130,8 @@ _PATTERNS: list[tuple[Kind, re.Pattern[str]]] = [
 ]
 #: Characters of words that are not plain language.
 _SYMBOLS = re.compile(r"[{}\[\]()<>=|\\/#*_~`$^%@&+\"“”«»„]")
+#: What at the start of a line is markup in Markdown.
+_MARKER = re.compile(r"[-+*>|]|#{1,6}|\d{1,9}[.)]|[-=*_]{3,}|[`~]{3,}.*|>.*|\|.*")
 _BRACKETS = {"{": "}", "[": "]"}
 _CONNECTORS = word_set(
     "of the de van von der la le du and & for",
@@ -187,7 +189,18 @@ def protected_words(
         or _SYMBOLS.search(text, word.start, word.end)
         or not any(map(str.isalpha, word.core))
         or word.lower in _LIMITS
-    }
+    } | _before_markers(words)
+
+
+def _before_markers(words: Sequence[Word]) -> set[int]:
+    """First words of lines with a later word that would make the line a list or a heading."""
+    found, first = set(), 0
+    for place, word in enumerate(words):
+        if word.starts_line:
+            first = place
+        elif _MARKER.fullmatch(word.text):
+            found.add(first)
+    return found
 
 
 def is_negation(word: str) -> bool:

@@ -27,6 +27,7 @@ class Word:
         core: the word itself; empty where there is only punctuation.
         tail: punctuation after it.
         starts_sentence: whether it is the first word of a line or a sentence.
+        starts_line: whether it is the first word of a line.
     """
 
     start: int
@@ -35,6 +36,12 @@ class Word:
     core: str
     tail: str
     starts_sentence: bool
+    starts_line: bool
+
+    @property
+    def text(self) -> str:
+        """The word with its punctuation."""
+        return self.lead + self.core + self.tail
 
     @property
     def lower(self) -> str:
@@ -47,12 +54,12 @@ def words_of(text: str) -> list[Word]:
     found: list[Word] = []
     is_first, before = True, 0
     for match in _WORD.finditer(text):
-        if "\n" in text[before : match.start()]:
-            is_first = True
+        starts_line = not found or "\n" in text[before : match.start()]
+        is_first = is_first or starts_line
         # Runs of thousands of characters without white space are no words to be looked into.
         edges = _EDGES.match(match[0]) if len(match[0]) <= 200 else None
         lead, core, tail = edges.groups() if edges is not None else ("", match[0], "")
-        found.append(Word(match.start(), match.end(), lead, core, tail, is_first))
+        found.append(Word(match.start(), match.end(), lead, core, tail, is_first, starts_line))
         # A list's dash or number is followed by the start of a sentence.
         if core and not (is_first and core.isdigit()):
             is_first = bool(_ENDS.search(tail))
