@@ -35,10 +35,11 @@ def compress(
         ),
     ] = None,
     by: Annotated[
-        Literal["rules", "surprise"],
+        Literal["rules", "surprise", "trained"],
         typer.Option(
             help="rules: articles and filler, with a rate or target also stop words; surprise: the "
-            "words that a small language model predicts best"
+            "words that a small language model predicts best; trained: a model of a run, which "
+            "--model names"
         ),
     ] = "rules",
     rate: Annotated[
@@ -66,7 +67,11 @@ def compress(
         str, typer.Option(help="model whose tokenizer counts tokens: that of the model you pay for")
     ] = "gpt2-tokenizer",
     model: Annotated[
-        str, typer.Option(help="causal language model of --by surprise")
+        str,
+        typer.Option(
+            help="causal language model of --by surprise; with --by trained a run's model, such as "
+            "RUN:compressor"
+        ),
     ] = "smollm2-135m-instruct",
     whole: Annotated[
         bool, typer.Option("--whole", help="take the input as one prompt, whatever its name")

@@ -57,4 +57,4 @@ def test_a_compressor_is_trained_measured_and_reported(command: Command, tmp_pat
     assert all(one["violations"] == 0 for one in evaluation["systems"] if one["name"] == "trained")
     assert (tmp_path / "run" / "models" / "compressor" / "README.md").is_file()
     report = (tmp_path / "run" / "report.html").read_text()
-    assert "Shorter prompts" in report and "Quality over ratio" in report
+    assert "What shorter prompts cost" in report and "Quality over ratio" in report

@@ -11,11 +11,12 @@ from typing import Literal
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.models.packaged import resolve
+from ray_pipeline.stages.compression.checks import fault
 from ray_pipeline.stages.compression.deletion import Prompt
 from ray_pipeline.stages.compression.rules import Rule
 from ray_pipeline.stages.compression.tokens import TokenCounter, token_counter
 
-Method = Literal["rules", "surprise"]
+Method = Literal["rules", "surprise", "trained"]
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,16 @@ def compress(
         texts: the prompts; any text.
         method: ``rules`` deletes articles and filler; with a rate or target filler, then articles,
             then stop words, until it is reached. ``surprise`` deletes the words that a small causal
-            model finds least surprising; it needs a rate, a target or a threshold.
+            model finds least surprising; it needs a rate, a target or a threshold. ``trained`` is
+            a model that a run trained to compress; only one that keeps or drops words takes a rate
+            or a target. Where a check finds a fault in what it wrote, the prompt itself comes back.
         rate: share of the tokens that may be left.
         target_tokens: tokens that may be left.
         threshold: surprise in nats below which a word is left out.
         protect: regular expressions whose matches must stay, too.
         tokenizer: model whose tokenizer counts tokens: a name, a folder or a hub id.
-        model: causal language model of the method ``surprise``.
+        model: causal language model of the method ``surprise``; for ``trained`` a run's model,
+            such as ``RUN:compressor``, or its folder.
 
     Returns: one for each text, in order.
 
@@ -128,12 +132,14 @@ def compress(
     is_limited = rate is not None or target_tokens is not None
     if method == "surprise" and not is_limited and threshold is None:
         raise UserError("the method surprise needs a rate, target tokens or a threshold")
-    if method == "rules" and threshold is not None:
-        raise UserError("threshold: rules have none; give it with the method surprise")
+    if method != "surprise" and threshold is not None:
+        raise UserError(f"threshold: {method} has none; give it with the method surprise")
     count = token_counter(resolve(tokenizer))
     prompts = [Prompt(text, wanted.patterns) for text in texts]
     if method == "rules":
         made = [_by_rules(prompt, wanted, count) for prompt in prompts]
+    elif method == "trained":
+        made = _by_trained(prompts, wanted, count, model)
     else:
         made = _by_surprise(prompts, wanted, count, model)
     return [
@@ -183,6 +189,32 @@ def _by_surprise(
         elif wanted.threshold is not None:
             gone = [word for word in prompt.free if of_words[word] < wanted.threshold]
             made[place] = prompt.deleted(gone)
+    return made
+
+
+def _by_trained(
+    prompts: Sequence[Prompt], wanted: Wanted, count: TokenCounter, model: str
+) -> list[str]:
+    from ray_pipeline.rundir.models import find_model
+    from ray_pipeline.stages.compression.trained import load_compressor
+
+    made = [prompt.text for prompt in prompts]
+    places = [place for place, prompt in enumerate(prompts) if prompt.free]
+    if not places:
+        return made
+    compressor = load_compressor(find_model(model), patterns=wanted.patterns)
+    texts = [made[place] for place in places]
+    if wanted.rate is None and wanted.target_tokens is None:
+        writes = compressor.method.form != "keep_or_drop"
+        for place, found in zip(places, compressor(texts), strict=True):
+            prompt, text = made[place], found.text
+            is_wrong = fault(prompt, text, count, patterns=wanted.patterns, by_model=writes)
+            made[place] = prompt if found.is_cut or is_wrong is not None else text
+        return made
+    limits = [wanted.limit(count(text)) or 1 for text in texts]
+    short = compressor.at_lengths(texts, limits, count)
+    for place, text in zip(places, short, strict=True):
+        made[place] = text
     return made
 
 
