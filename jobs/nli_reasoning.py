@@ -7,12 +7,14 @@ Run it with ``ray-pipeline run configs/nli_reasoning/demo.yaml``, or on a cluste
 from ray_pipeline.pipeline import Pipeline
 from ray_pipeline.stages.reasoning.blind_check import BlindCheck
 from ray_pipeline.stages.reasoning.choose_reasoning import ChooseReasoning
+from ray_pipeline.stages.reasoning.evaluate_pairs import EvaluatePairs
 from ray_pipeline.stages.reasoning.fine_tuning_set import FineTuningSet
 from ray_pipeline.stages.reasoning.pair_text import PairText
 from ray_pipeline.stages.reasoning.reflect import Reflect
 from ray_pipeline.stages.reasoning.repeated_pairs import RepeatedPairs
 from ray_pipeline.stages.reasoning.split_pairs import GivenSplits, PairsInTwoSplits, SplitPairs
 from ray_pipeline.stages.reasoning.think import Think
+from ray_pipeline.stages.reasoning.tune_pairs import TunePairs
 from ray_pipeline.stages.reasoning.validate_pairs import ValidatePairs
 
 PIPELINE = Pipeline(
@@ -31,6 +33,9 @@ PIPELINE = Pipeline(
         ChooseReasoning(),  # thoughts, reflection, or none; lists suspected labels
         PairText("reasoning"),  # questions and answers of the fine-tuning
         FineTuningSet(),  # as JSONL with Mistral's tags, or any chat template
+        TunePairs("labels"),  # fine-tunes a model on labels alone; off by default
+        TunePairs("reasoning"),  # on reasonings and labels; off by default
+        EvaluatePairs(),  # accuracy and macro-F1 on every held-out pair, beside controls
     ],
 )
 

@@ -65,7 +65,7 @@ COMPARED = {
     r"stages\.train-subsets\.gradient_checkpointing": "tests/train/test_scratch.py::"
     "test_gradient_checkpointing_changes_no_gradient",
     r"stages\..*\.workers": "tests/train/test_ranks.py::test_two_ranks_train_what_one_trains",
-    r"stages\.evaluate\.batch_(rows|tokens)": GREEDY,
+    r"stages\.evaluate(-pairs)?\.batch_(rows|tokens)": GREEDY,
     r"stages\.(evaluate-compressions|score-words)\.batch_tokens": "tests/evaluate/"
     "test_log_probs.py::test_answers_equal_a_plain_forward_pass_for_any_size_of_batch",
     r"stages\.tokenise-compressions\.batch_rows": "tests/stages/compression/"

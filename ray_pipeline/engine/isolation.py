@@ -62,7 +62,7 @@ def _crashed(
     stage = next(stage for stage in stages if start in (None, stage.name))
     out = fail(row, pa.array([True]), CRASHED)
     out = checked(stage, row, out)
-    account = StageAccount.of(stage.name, 1, out)
+    account = StageAccount.of(stage.name, row, out)
     for later in stages[stages.index(stage) + 1 :]:
         schema = schema_after(later, out.schema)
         out = in_order([out, pa.Table.from_batches([], schema)], out["row_id"].combine_chunks())

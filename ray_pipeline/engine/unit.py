@@ -242,7 +242,7 @@ def _run_all(state: UnitState, work: Work) -> tuple[pa.Table, list[StageAccount]
     rows, accounts = work(state, kept(read), None)
     if not state.job.segment.reads_source:
         return rows, accounts
-    account = StageAccount.of(SOURCE, read.num_rows, read)
+    account = StageAccount.of(SOURCE, read, read)
     malformed = read.filter(pc.not_equal(read["status"], KEPT))
     return in_order([malformed, rows], read["row_id"].combine_chunks()), [account, *accounts]
 

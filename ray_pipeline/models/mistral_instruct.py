@@ -49,8 +49,8 @@ def pieces(user: str, answer: str, version: Version, system: str | None = None) 
         system: the system message; before v7 it stands before the user's, after two line breaks.
     """
     begin, end = Piece(BEGIN, True), Piece(END, True)
-    if version in ("v2", "v3", "v3-tekken"):
-        answer = answer.rstrip(" ")  # as mistral-common does in these versions
+    if version != "v1":
+        answer = answer.rstrip(" ")  # as mistral-common does from v2 on
     if system is not None and version != "v7":
         user, system = f"{system}\n\n{user}", None
     if version == "v1":

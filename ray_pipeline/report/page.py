@@ -48,6 +48,7 @@ ORDER = [
     "search",
     "training",
     "evaluation",
+    "nli_evaluation",
     "retrievers",
     "differences",
     "samples",

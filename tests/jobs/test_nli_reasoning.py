@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from support.command import REPOSITORY, Command
 from support.mock_openai import MockServer
@@ -56,7 +57,7 @@ def test_every_pair_is_thought_about_reflected_or_failed_with_its_history(
     command: Command, tmp_path: Path
 ) -> None:
     with MockServer(answer="label", labels=",".join(LABELS), p500=0.02) as server:
-        path = configured(tmp_path, server, 120)
+        path = configured(tmp_path, server, 90)
         done = command("run", path)
         assert done.code == 0, done.text
         stats = server.stats()
@@ -68,7 +69,7 @@ def test_every_pair_is_thought_about_reflected_or_failed_with_its_history(
     thoughts = [
         row for name in ("train", "dev", "test") for row in read(tmp_path, f"{name}_thoughts.json")
     ]
-    assert len(thoughts) == 120
+    assert len(thoughts) == 90
     wrong = {row["row_id"] for row in thoughts if row["predicted_label"] != row["true_label"]}
     test_ids = {row["row_id"] for row in read(tmp_path, "test_thoughts.json")}
     reflected = [
@@ -105,6 +106,12 @@ def test_every_pair_is_thought_about_reflected_or_failed_with_its_history(
     assert {row["row_id"] for row in written["test"]} == test_ids - wrong
     summary = read(tmp_path, "ft_summary.json")["splits"]["train"]
     assert summary["rows"] == len(written["train"]) == sum(summary["by_label"].values())
+    # Of all held-out pairs, not of those that came through.
+    figures = json.loads((tmp_path / "run/metrics.json").read_text())["evaluate-pairs"]["splits"]
+    test = figures["test"]["thoughts"]["models"]["thoughts"]
+    assert test["rows"] == figures["test"]["rows"] == len(test_ids)
+    right = len(test_ids - wrong) / len(test_ids)
+    assert test["accuracy"]["value"] == pytest.approx(right)
     with (tmp_path / "run/exports/suspected_labels.csv").open() as file:
         suspected = list(csv.DictReader(file))
     assert all(
@@ -115,4 +122,4 @@ def test_every_pair_is_thought_about_reflected_or_failed_with_its_history(
 def test_the_shipped_configurations_are_those_of_the_job() -> None:
     for name in ("demo", "local", "cluster"):
         job = load_job(REPOSITORY / "configs" / "nli_reasoning" / f"{name}.yaml")
-        assert [stage.name for stage in job.stages][-1] == "fine-tuning-set"
+        assert [stage.name for stage in job.stages][-1] == "evaluate-pairs"

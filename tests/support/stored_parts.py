@@ -11,6 +11,10 @@ from ray_pipeline.rundir.parts import write_part
 
 
 def put_part(path: Path, rows: pa.Table) -> None:
-    """Write rows, with their status, as the part of a unit that has the file's name."""
-    storage = Storage(str(path.parent))
-    write_part(storage, path.name, rows, fingerprint="f", input_digest="d", accounts=[])
+    """Write rows, with their status, as the part of a unit that has the file's name.
+
+    A part in a folder ``rows``, as in a run directory, is that of the unit in its name.
+    """
+    root = path.parents[2] if path.parent.name == "rows" else path.parent
+    name = path.relative_to(root).as_posix()
+    write_part(Storage(str(root)), name, rows, fingerprint="f", input_digest="d", accounts=[])
