@@ -21,8 +21,9 @@ def models(folder: Path) -> tuple[str, str]:
         single="<|user|> $A <eos>", special_tokens=[("<|user|>", 0), ("<eos>", 4)]
     )
     save(tiny_labeller(len(labels)).float(), labels, folder / "labeller")
-    longer = {"max_position_embeddings": 512}
-    save(tiny_model("llama", len(judge), **longer).float(), judge, folder / "judge")
+    model = tiny_model("llama", len(judge)).float()
+    model.config.max_position_embeddings = 512
+    save(model, judge, folder / "judge")
     return str(folder / "labeller"), str(folder / "judge")
 
 
@@ -37,7 +38,7 @@ def test_a_compressor_is_trained_measured_and_reported(command: Command, tmp_pat
             "choose-compression": {"prefer": ["stop_words", "articles", "filler"]},
             "split": {"validation": 0.2, "test": 0.3},
             "score-words": {"model": judge},
-            "tokenise-compressions": {"model": labeller},
+            "tokenise-compressions": {"model": labeller, "max_prompt_tokens": 60},
             "train-compressor": {"loop": {"epochs": 1}, "batches": {"step_rows": 8}},
             "evaluate-compressions": {
                 "model": judge, "rows": 6, "rates": [0.5], "draws": 2, "agreement_rows": 2,

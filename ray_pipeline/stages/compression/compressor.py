@@ -133,7 +133,8 @@ def compress(
     if method == "surprise" and not is_limited and threshold is None:
         raise UserError("the method surprise needs a rate, target tokens or a threshold")
     if method != "surprise" and threshold is not None:
-        raise UserError(f"threshold: {method} has none; give it with the method surprise")
+        have = "rules have" if method == "rules" else "a trained model has"
+        raise UserError(f"threshold: {have} none; give it with the method surprise")
     count = token_counter(resolve(tokenizer))
     prompts = [Prompt(text, wanted.patterns) for text in texts]
     if method == "rules":

@@ -114,7 +114,7 @@ def test_words_go_in_the_order_of_their_probability_at_a_rate(tmp_path: Path) ->
     assert (made.text, made.note) == (SHORT[9], None)
     (limited,) = shorten(PROMPTS[9:10], "trained", target_tokens=6, model=folder, tokenizer=payer)
     assert limited.text == SHORT[9]
-    with pytest.raises(UserError, match="threshold: trained has none"):
+    with pytest.raises(UserError, match="a trained model has none"):
         shorten(PROMPTS[:1], "trained", threshold=1, model=folder, tokenizer=payer)
     with pytest.raises(UserError, match="only a model that keeps or drops words takes a rate"):
         TrainedCompressor(compress.model, compress.tokenizer, Method("causal")).at_lengths(
