@@ -38,8 +38,7 @@ def compress(
         Literal["rules", "surprise", "trained"],
         typer.Option(
             help="rules: articles and filler, with a rate or target also stop words; surprise: the "
-            "words that a small language model predicts best; trained: a model of a run, which "
-            "--model names"
+            "words that a small language model predicts best; trained: what a model of a run writes"
         ),
     ] = "rules",
     rate: Annotated[
@@ -67,12 +66,12 @@ def compress(
         str, typer.Option(help="model whose tokenizer counts tokens: that of the model you pay for")
     ] = "gpt2-tokenizer",
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="causal language model of --by surprise; with --by trained a run's model, such as "
-            "RUN:compressor"
+            help="of --by trained: a folder, or RUN:NAME; of --by surprise: a causal language "
+            "model, by default smollm2-135m-instruct"
         ),
-    ] = "smollm2-135m-instruct",
+    ] = None,
     whole: Annotated[
         bool, typer.Option("--whole", help="take the input as one prompt, whatever its name")
     ] = False,

@@ -17,7 +17,6 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.rundir.trainings import read_curve
 from ray_pipeline.stage import Settings, Workplace
-from ray_pipeline.stages.compression.compressor import compress as shorten
 from ray_pipeline.stages.compression.measure import MeasurePrompts
 from ray_pipeline.stages.compression.tokens import token_counter
 from ray_pipeline.stages.compression.train import TrainCompressor
@@ -109,13 +108,6 @@ def test_words_go_in_the_order_of_their_probability_at_a_rate(tmp_path: Path) ->
     (same,) = compress.at_lengths(PROMPTS[:1], [9], count)
     (both,) = compress.at_lengths(PROMPTS[:1], [6], count)
     assert same == PROMPTS[0] and both == SHORT[0]
-    payer = str(tmp_path / "base")
-    (made,) = shorten(PROMPTS[9:10], "trained", model=folder, tokenizer=payer)
-    assert (made.text, made.note) == (SHORT[9], None)
-    (limited,) = shorten(PROMPTS[9:10], "trained", target_tokens=6, model=folder, tokenizer=payer)
-    assert limited.text == SHORT[9]
-    with pytest.raises(UserError, match="a trained model has none"):
-        shorten(PROMPTS[:1], "trained", threshold=1, model=folder, tokenizer=payer)
     with pytest.raises(UserError, match="only a model that keeps or drops words takes a rate"):
         TrainedCompressor(compress.model, compress.tokenizer, Method("causal")).at_lengths(
             ["a"], [1], count
