@@ -83,6 +83,8 @@ class SegmentJob:
     seed: int
     #: Rows of the largest unit.
     unit_rows: int
+    #: Seconds that a row may take that is run alone (`engine.isolation`); None: any time.
+    row_seconds: float | None = None
     #: Run failed rows of committed units again.
     retry: bool = False
     #: Id of the run, by which workers of an earlier one are told apart (`rundir.lock`).
