@@ -9,9 +9,11 @@ from ray_pipeline.pipeline import Pipeline
 from ray_pipeline.stages.cleaning.validate import Validate
 from ray_pipeline.stages.duplicates.exact import ExactDuplicates
 from ray_pipeline.stages.retrieval.baselines import MeasureRetrievers
+from ray_pipeline.stages.retrieval.compare import CompareRetrievers
 from ray_pipeline.stages.retrieval.embed import EmbedForRetrieval
 from ray_pipeline.stages.retrieval.split import SplitFamilies
 from ray_pipeline.stages.retrieval.tags import TagPrompts
+from ray_pipeline.stages.retrieval.tune import TuneRetriever
 from ray_pipeline.stages.retrieval.write_golden import WriteGolden
 
 CORPUS, QUERIES = ("corpus",), ("queries",)
@@ -34,6 +36,8 @@ PIPELINE = Pipeline(
         EmbedForRetrieval(),  # by each model that is compared, with tags and without
         WriteGolden(),  # who asks for what; hard negatives; a leak fails the run
         MeasureRetrievers(),  # words, tags, static and sentence embeddings, and their fusion
+        TuneRetriever(),  # fine-tunes the best embedding model, and a control on shuffled pairs
+        CompareRetrievers(),  # before and after, on the same held-out queries; what was forgotten
     ],
 )
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ray_pipeline.cli import compress, diff, generate, look, models, preview, run, verify
+from ray_pipeline.cli import (
+    compress,
+    diff,
+    generate,
+    look,
+    models,
+    preview,
+    run,
+    search,
+    verify,
+)
 from ray_pipeline.cli.run import Address, RunDir, Sets, Until
 from ray_pipeline.cli.terminal import errors_explained
 
@@ -40,6 +50,7 @@ app.add_typer(diff.app)
 app.add_typer(verify.app)
 app.add_typer(generate.app)
 app.add_typer(compress.app)
+app.add_typer(search.app)
 app.add_typer(models.app, name="models")
 
 

@@ -35,10 +35,10 @@ def compress(
         ),
     ] = None,
     by: Annotated[
-        Literal["rules", "surprise"],
+        Literal["rules", "surprise", "trained"],
         typer.Option(
             help="rules: articles and filler, with a rate or target also stop words; surprise: the "
-            "words that a small language model predicts best"
+            "words that a small language model predicts best; trained: what a model of a run writes"
         ),
     ] = "rules",
     rate: Annotated[
@@ -66,8 +66,12 @@ def compress(
         str, typer.Option(help="model whose tokenizer counts tokens: that of the model you pay for")
     ] = "gpt2-tokenizer",
     model: Annotated[
-        str, typer.Option(help="causal language model of --by surprise")
-    ] = "smollm2-135m-instruct",
+        str | None,
+        typer.Option(
+            help="of --by trained: a folder, or RUN:NAME; of --by surprise: a causal language "
+            "model, by default smollm2-135m-instruct"
+        ),
+    ] = None,
     whole: Annotated[
         bool, typer.Option("--whole", help="take the input as one prompt, whatever its name")
     ] = False,

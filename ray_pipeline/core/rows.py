@@ -90,6 +90,8 @@ def drop(rows: pa.Table, mask: pa.Array | pa.ChunkedArray, reason: str | pa.Arra
 
 #: The reason of a row whose processing killed the worker process.
 CRASHED = "crash:worker_died: the process died on this row"
+#: The reason of a row that its processing did not get done with (`engine.stuck`).
+STUCK = "stuck:no_end: it took longer than a row may take (stuck_after_seconds)"
 
 
 def error_reason(error: BaseException) -> str:

@@ -87,7 +87,7 @@ async def ask_unit(
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
     out = _assemble(stage, rows, before, verdicts)
-    account = StageAccount.of(stage.name, rows.num_rows, out)
+    account = StageAccount.of(stage.name, rows, out)
     account.seconds = time.perf_counter() - began
     account.llm = asker.usage
     kept = {

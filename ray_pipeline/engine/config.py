@@ -119,6 +119,14 @@ class RunConfig(Section):
         "it waits for nothing that it can name (a server's pause, a request within its time-out, "
         "an engine that starts) and none of its processes computes; null: never",
     )
+    stuck_after_seconds: float | None = Field(
+        1800.0,
+        gt=0,
+        description="a unit that one worker has worked on for longer than this in map stages or a "
+        "model stage, and for ten times as long as on the slowest unit so far, is stopped; its "
+        "rows run one at a time, and a row that takes longer than a tenth of this fails; null: "
+        "never",
+    )
     stages: Any = {}
 
     @model_validator(mode="after")

@@ -56,6 +56,8 @@ class UnitInWork:
     process: WorkerProcess
     #: Since the worker began.
     seconds: float
+    #: Whether its rows are run apart from each other, to find one that stops the unit.
+    is_isolated: bool = False
 
 
 @dataclass
@@ -77,6 +79,18 @@ class Snapshot:
     #: Units that workers have begun; those of a worker that has died stay until another begins.
     in_work: list[UnitInWork] = field(default_factory=list)
     stop: Stop | None = None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The coordinator's reply to a worker that begins a unit."""
+
+    #: Number of the attempt at the unit, from 1.
+    attempt: int
+    #: Stop instead.
+    stop: bool
+    #: A worker did not get done with it: run its rows one at a time.
+    is_taken_apart: bool
 
 
 class Coordinator:
@@ -101,21 +115,30 @@ class Coordinator:
         self._llms = llms
         self._models = models
         self._attempts: Counter[tuple[int, str]] = Counter()
+        self._taken_apart: set[tuple[int, str]] = set()
         self._pools: dict[str, asyncio.Future[list[Any]]] = {}
         self._snapshot = Snapshot()
         self._in_work: dict[tuple[int, str], tuple[float, WorkerProcess]] = {}
+        self._isolated: set[tuple[int, str]] = set()
         self._rows: dict[tuple[str, int], tuple[float, int]] = {}
         self._stop: Stop | None = None
 
-    async def begin(self, segment: int, unit_id: str, process: WorkerProcess) -> tuple[int, bool]:
-        """Count an attempt at a unit. Returns its number (from 1) and whether to stop instead."""
+    async def begin(self, segment: int, unit_id: str, process: WorkerProcess) -> Begun:
+        """Count an attempt at a unit. Returns how to run it."""
         self._attempts[segment, unit_id] += 1
-        self._in_work[segment, unit_id] = time.monotonic(), process
-        return self._attempts[segment, unit_id], self._stop is not None
+        key = (segment, unit_id)
+        self._in_work[key] = time.monotonic(), process
+        self._isolated.discard(key)
+        return Begun(self._attempts[key], self._stop is not None, key in self._taken_apart)
+
+    async def take_apart(self, segment: int, unit_id: str) -> None:
+        """Have the rows of a unit run one at a time from its next attempt on."""
+        self._taken_apart.add((segment, unit_id))
 
     async def moved(self, segment: int, unit_id: str, process: WorkerProcess) -> None:
-        """Record that another process works on a unit than the one that began it."""
+        """Record that a process of its own works on a unit, for the worker that began it."""
         self._in_work[segment, unit_id] = time.monotonic(), process
+        self._isolated.add((segment, unit_id))
 
     async def loads(self, segment: int, process: WorkerProcess, is_done: bool) -> None:
         """Record that a worker loads its model, or that it has done so."""
@@ -169,7 +192,11 @@ class Coordinator:
         news.keys = self._limits.uses()
         news.in_work = [
             UnitInWork(
-                segment, "" if unit_id.startswith("loading ") else unit_id, process, now - began
+                segment,
+                "" if unit_id.startswith("loading ") else unit_id,
+                process,
+                now - began,
+                (segment, unit_id) in self._isolated,
             )
             for (segment, unit_id), (began, process) in self._in_work.items()
         ]
@@ -212,7 +239,9 @@ class CoordinatorHandle(Protocol):
     """The typed handle of the coordinator's actor. See `Coordinator` for the methods."""
 
     @property
-    def begin(self) -> Remote[[int, str, WorkerProcess], tuple[int, bool]]: ...
+    def begin(self) -> Remote[[int, str, WorkerProcess], Begun]: ...
+    @property
+    def take_apart(self) -> Remote[[int, str], None]: ...
     @property
     def moved(self) -> Remote[[int, str, WorkerProcess], None]: ...
     @property

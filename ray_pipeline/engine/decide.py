@@ -221,7 +221,7 @@ def apply_decisions(state: UnitState, rows: pa.Table) -> tuple[pa.Table, list[St
         values = decisions[name].combine_chunks().take(at)
         out = set_column(out, name, pc.if_else(marked, values, rows[name]))
     out = checked(stage, rows, in_order([out], rows["row_id"].combine_chunks()))
-    account = StageAccount.of(stage.name, rows.num_rows, out)
+    account = StageAccount.of(stage.name, rows, out)
     counts: Counter[str] = Counter()
     stage.count(out, counts)
     account.counts = {name: number for name, number in sorted(counts.items()) if number}

@@ -30,6 +30,8 @@ class SegmentTally:
     open_units: dict[str, LlmUsage] = field(default_factory=dict)
     #: Rows that wait for an answer.
     rows_waiting: int = 0
+    #: Seconds of the slowest unit that this run made.
+    slowest_seconds: float = 0.0
     first_receipt: float | None = None
     last_receipt: float | None = None
 
@@ -106,6 +108,8 @@ class Tally:
                 if not receipt.reused:
                     tally.first_receipt = tally.first_receipt or now
                     tally.last_receipt = now
+                    seconds = sum(account.seconds for account in receipt.accounts)
+                    tally.slowest_seconds = max(tally.slowest_seconds, seconds)
         for index, tally in self.segments.items():
             tally.rows_waiting = 0 if tally.finished else news.rows_waiting[index]
             # The last report stays when its worker dies: what it says is on storage.

@@ -38,6 +38,7 @@ from ray_pipeline.engine.run_ledger import RunLedger, committed_infos
 from ray_pipeline.engine.segments import Segment, executions, stage_identity, works_on
 from ray_pipeline.engine.stalls import StallWatch
 from ray_pipeline.engine.streaming import Execution
+from ray_pipeline.engine.stuck import StuckUnits, row_seconds
 from ray_pipeline.engine.unit import FromSegment, FromSource, SegmentJob
 from ray_pipeline.engine.waits import PauseNews
 from ray_pipeline.rundir.account import StageAccount, total
@@ -226,8 +227,7 @@ class _Runner:
             try:
                 self._repair(waiting, found.damages)
                 for group in executions(self._state.remaining):
-                    # Not `group` itself: an artifact that was completed since changed the
-                    # fingerprints of the segments after it.
+                    # Not `group`: an artifact completed since changes later fingerprints.
                     self._execute(self._state.remaining[: len(group)])
             finally:
                 end_coordinator(self._coordinator)
@@ -290,6 +290,7 @@ class _Runner:
             unit_rows=max((unit.rows for unit in self._units), default=1),
             retry=self._retry,
             run_id=self._run_id,
+            row_seconds=row_seconds(prepared.config.stuck_after_seconds),
         )
 
     def _execute(self, segments: list[Segment], only: Collection[str] | None = None) -> None:
@@ -374,9 +375,9 @@ class _Runner:
         return list(digests), set_digest(f"{unit}:{digest}" for unit, digest in digests.items())
 
     def _watch(self, execution: Execution, tally: Tally, jobs: list[SegmentJob]) -> None:
-        saved = time.monotonic()
-        ended = False
+        saved, ended = time.monotonic(), False
         stalls = StallWatch.of(self._prepared.config, self._display.say)
+        stuck = StuckUnits.of(self._prepared.config, self._coordinator, self._display.say)
         pauses = PauseNews(self._display.say, self._prepared.config.llms)
         while not ended:
             ended = execution.wait(_POLL)
@@ -393,6 +394,7 @@ class _Runner:
                 raise _Stopped(news.stop)
             self._check_failures(tally)
             self._give_back_models(tally, jobs)
+            stuck.check(tally, news)
             stalls.check(tally, news)
             if time.monotonic() - saved > _SAVE:
                 self._ledger.save_live(tally)
@@ -410,7 +412,6 @@ class _Runner:
 
     def _give_back_models(self, tally: Tally, jobs: list[SegmentJob]) -> None:
         """End the local models that no unfinished segment needs."""
-        ask_jobs = [job for job in jobs if job.segment.kind is AskStage]
         needed = {
             stage.config.llm
             for segment in self._state.segments
@@ -419,7 +420,8 @@ class _Runner:
             and not (segment.index in tally.segments and tally.segments[segment.index].finished)
             and all(entry.account.name != stage.name for entry in self._ledger.of_run.entries)
         }
-        for name in {job.segment.stages[-1].config.llm for job in ask_jobs} - needed:
+        asked = [job.segment.stages[-1] for job in jobs if job.segment.kind is AskStage]
+        for name in {stage.config.llm for stage in asked} - needed:
             self._coordinator.release.remote(name)
 
     def _stop_workers(self, execution: Execution, error: BaseException) -> None:

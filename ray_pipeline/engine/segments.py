@@ -200,7 +200,7 @@ def run_maps(
         began = time.perf_counter()
         counts: Counter[str] = Counter()
         out = with_source_name(apply_map(stage, rows, counts), source)
-        account = StageAccount.of(stage.name, rows.num_rows, out)
+        account = StageAccount.of(stage.name, rows, out)
         account.counts = {name: number for name, number in sorted(counts.items()) if number}
         account.seconds = time.perf_counter() - began
         accounts.append(account)

@@ -83,6 +83,8 @@ class SegmentJob:
     seed: int
     #: Rows of the largest unit.
     unit_rows: int
+    #: Seconds that a row may take that is run alone (`engine.isolation`); None: any time.
+    row_seconds: float | None = None
     #: Run failed rows of committed units again.
     retry: bool = False
     #: Id of the run, by which workers of an earlier one are told apart (`rundir.lock`).
@@ -242,7 +244,7 @@ def _run_all(state: UnitState, work: Work) -> tuple[pa.Table, list[StageAccount]
     rows, accounts = work(state, kept(read), None)
     if not state.job.segment.reads_source:
         return rows, accounts
-    account = StageAccount.of(SOURCE, read.num_rows, read)
+    account = StageAccount.of(SOURCE, read, read)
     malformed = read.filter(pc.not_equal(read["status"], KEPT))
     return in_order([malformed, rows], read["row_id"].combine_chunks()), [account, *accounts]
 

@@ -134,10 +134,8 @@ class _UnitLoop:
 
     def _run_unit(self, unit: Unit, work: Work) -> None:
         segment = self._job.segment.index
-        attempt, stop = ray.get(
-            self._coordinator.begin.remote(segment, unit.unit_id, self._process)
-        )
-        if stop:
+        begun = ray.get(self._coordinator.begin.remote(segment, unit.unit_id, self._process))
+        if begun.stop:
             raise Stopping
         state = UnitState(self._job.for_source(unit.source), unit)
         receipt = reusable(state)
@@ -146,7 +144,7 @@ class _UnitLoop:
             if state.job.segment.kind is not kind:
                 work = _run_maps  # the stage is off for these rows
             # Decisions are applied by Arrow code alone, which no row can crash.
-            elif attempt > MAX_DEATHS and kind is not DecideStage:
+            elif kind is not DecideStage and (begun.is_taken_apart or begun.attempt > MAX_DEATHS):
                 work = self._in_isolation
             receipt = run_unit(state, work)
         self._coordinator.finished.remote(segment, receipt)

@@ -92,6 +92,23 @@ def probe(processes: Sequence[WorkerProcess], engines: Sequence[str]) -> list[Pr
     return states
 
 
+def kill(process: WorkerProcess) -> None:
+    """End a worker's process, on its node; nothing happens if it has ended.
+
+    Raises:
+        RayError: its node cannot be reached.
+    """
+    here = NodeAffinitySchedulingStrategy(process.node_id, soft=False)
+    ray.get(_kill.options(scheduling_strategy=here).remote(process.pid), timeout=_PROBE_SECONDS)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _kill(pid: int) -> None:
+    # Only a worker that has registered has such a file: another process may have its number by now.
+    if _stacks_file(pid) is not None:
+        os.kill(pid, signal.SIGKILL)
+
+
 @ray.remote(num_cpus=0, max_retries=0)
 def _probe_node(
     node: str, processes: list[WorkerProcess], engines: list[str]

@@ -32,16 +32,20 @@ def device(gpu: bool | None) -> str:
 
 
 #: The precision of forward passes. Weights and their updates stay in float32.
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "bfloat16_if_fast"]
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """A context in which forward passes compute in a precision.
 
-    ``auto`` is bfloat16 on GPUs that support it, and float32 on CPUs, where bfloat16 is 2 x faster
-    with AVX-512 BF16 or AMX and slower without (benchmarks/README.md).
+    ``auto`` is bfloat16 on GPUs that support it, and float32 on CPUs. ``bfloat16_if_fast`` is
+    bfloat16 on CPUs with AVX-512 BF16 or AMX too, which are twice as fast in it; others are many
+    times slower in it than in float32 (benchmarks/README.md).
     """
     low = precision == "bfloat16"
-    if precision == "auto":
+    if precision in ("auto", "bfloat16_if_fast"):
         low = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if precision == "bfloat16_if_fast" and device.type == "cpu":
+        can = torch.cpu.get_capabilities()
+        low = bool(can.get("avx512_bf16") or can.get("amx_bf16"))
     return torch.autocast(device.type, torch.bfloat16, enabled=low)

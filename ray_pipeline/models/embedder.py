@@ -49,6 +49,21 @@ class Embedder:
         """Number of dimensions of a vector. Loads the model."""
         return int(self._loaded().get_embedding_dimension())
 
+    @property
+    def token_limit(self) -> int | None:
+        """Tokens of a text that are read; None: any number. Loads the model."""
+        limit: int | None = self._loaded().max_seq_length
+        return limit
+
+    @property
+    def pooling(self) -> str:
+        """The model's modules after the transformer, with their settings. Loads the model."""
+        modules = list(self._loaded())[1:]
+        return "; ".join(
+            f"{type(module).__name__} {getattr(module, 'get_config_dict', dict)()}"
+            for module in modules
+        )
+
     def encode(self, texts: Sequence[str]) -> Vectors:
         """One unit vector per text, as float32 ``[len(texts), dimensions]``.
 
@@ -66,8 +81,7 @@ class Embedder:
         """The number of texts that are longer than the model reads: their ends are not embedded."""
         if not texts:
             return 0
-        model = self._loaded()
-        limit = model.max_seq_length
+        model, limit = self._loaded(), self.token_limit
         if limit is None:
             return 0
         # A token has one character at least: most texts need not be counted.

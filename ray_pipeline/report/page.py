@@ -50,6 +50,7 @@ ORDER = [
     "evaluation",
     "nli_evaluation",
     "retrievers",
+    "retriever_tuning",
     "differences",
     "samples",
     "tradeoff",

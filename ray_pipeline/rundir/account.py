@@ -52,21 +52,25 @@ class StageAccount:
     sources: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, rows_in: int, out: pa.Table) -> StageAccount:
+    def of(cls, name: str, came_in: pa.Table, out: pa.Table) -> StageAccount:
         """Count the rows that left a stage.
+
+        Created are those whose ids did not come in: counted, not the difference of two numbers, so
+        that a row that was lost, or left twice, breaks the balance.
 
         Args:
             name: the stage.
-            rows_in: number of rows that it read.
+            came_in: all rows that it read, with their ids.
             out: all rows that left it, with their envelope.
         """
+        old = pc.is_in(out["row_id"], came_in["row_id"].combine_chunks())
         status = Counter(out["status"].to_pylist())
         marked = out.filter(pc.not_equal(out["status"], KEPT))
         reasons = Counter(reason_code(reason or "?") for reason in marked["reason"].to_pylist())
         return cls(
             name=name,
-            rows_in=rows_in,
-            created=out.num_rows - rows_in,
+            rows_in=came_in.num_rows,
+            created=out.num_rows - (pc.sum(old).as_py() or 0),
             kept=status[KEPT],
             dropped=status[DROPPED],
             failed=status[FAILED],
@@ -117,7 +121,7 @@ class StageAccount:
 
     def subtract_failed(self, rows: pa.Table) -> None:
         """Take failed rows out of the account, because they are about to enter the stage again."""
-        retried = StageAccount.of(self.name, rows.num_rows, rows)
+        retried = StageAccount.of(self.name, rows, rows)
         self.rows_in -= retried.failed
         self.failed -= retried.failed
         self.reasons = dict(Counter(self.reasons) - Counter(retried.reasons))

@@ -38,12 +38,13 @@ def questions_of(prompts: Sequence[str], file: Path | None) -> list[str]:
     return [prompt.strip() for prompt in prompts]
 
 
-def read_questions(file: Path) -> list[str]:
-    """The questions in a file, in order.
+def read_questions(file: Path, column: str = COLUMN) -> list[str]:
+    """The questions in a file, in order; or other texts, such as a corpus.
 
     Args:
         file: ``.txt`` with one question per line, empty lines ignored, or any file that can be
-            the source of a run (``.csv``, ``.jsonl``, ``.parquet``, ...) with the column `COLUMN`.
+            the source of a run (``.csv``, ``.jsonl``, ``.parquet``, ...) with the column.
+        column: that holds them.
 
     Raises:
         UserError: there is no such file, it is not what its name says, it lacks the column, a row
@@ -52,14 +53,14 @@ def read_questions(file: Path) -> list[str]:
     if file.suffix.lower() == ".txt":
         questions = [line.strip() for line in _text_of(file).splitlines() if line.strip()]
     elif recognise(str(file)):
-        questions = list(_questions_in_rows(file))
+        questions = list(_questions_in_rows(file, column))
     else:
         raise UserError(
             f"{file}: questions come in .txt, one a line, or in one of the formats of sources "
             f"({known_extensions()}): name such a file"
         )
     if not questions:
-        raise UserError(f"{file}: there is no question in it: expected at least one")
+        raise UserError(f"{file}: there is no {column} in it: expected at least one")
     return questions
 
 
@@ -72,28 +73,31 @@ def _text_of(file: Path) -> str:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def _questions_in_rows(file: Path) -> Iterator[str]:
+def _questions_in_rows(file: Path, column: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as scratch:
         surveyed = survey(SourceConfig(path=str(file)), {}, None, scratch)
-        if COLUMN not in (names := surveyed.schema.names):
+        if column not in (names := surveyed.schema.names):
             raise UserError(
-                f"{file}: no column '{COLUMN}'{nearest(COLUMN, names)}. Rename the column that has "
+                f"{file}: no column '{column}'{nearest(column, names)}. Rename the column that has "
                 "the questions"
+                if column == COLUMN
+                else f"{file}: no column '{column}'{nearest(column, names)}"
             )
-        if COLUMN in surveyed.spec.as_json:
-            raise UserError(f"{file}: not every '{COLUMN}' is text: write questions in that column")
+        noun = "question" if column == COLUMN else "text"
+        if column in surveyed.spec.as_json:
+            raise UserError(f"{file}: not every '{column}' is text: write {noun}s in that column")
         for unit in surveyed.units:
-            rows = read_unit(unit, surveyed.spec).select([COLUMN, "reason"]).to_pylist()
+            rows = read_unit(unit, surveyed.spec).select([column, "reason"]).to_pylist()
             for number, row in enumerate(rows, start=unit.first_row + 1):
-                yield _question(row, f"{file}, row {number}")
+                yield _question(row, column, f"{file}, row {number}")
 
 
-def _question(row: dict[str, object], where: str) -> str:
+def _question(row: dict[str, object], column: str, where: str) -> str:
     if row["reason"]:
         # The code of a reason, as in "source:json: ...", adds nothing to the text after it.
         problem = str(row["reason"]).partition(": ")[2]
         raise UserError(f"{where}: cannot be read: {problem}. Fix the row, or take it out")
-    question = row[COLUMN]
+    question, noun = row[column], "question" if column == COLUMN else "text"
     if not isinstance(question, str) or not question.strip():
-        raise UserError(f"{where}: '{COLUMN}' is {question!r}: write a question, or take it out")
+        raise UserError(f"{where}: '{column}' is {question!r}: write a {noun}, or take it out")
     return question.strip()

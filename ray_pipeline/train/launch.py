@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from ray_pipeline.core.errors import RunError, UserError, cause_in_words
-from ray_pipeline.core.storage import filesystem
+from ray_pipeline.core.storage import Storage, filesystem
 from ray_pipeline.train.job import TrainingJob, WorkersConfig, train
 from ray_pipeline.train.loop import World
+from ray_pipeline.train.retrieval.job import RetrieverJob, train_retriever
 
 #: Seconds between two progress lines.
 _SAY_EVERY = 10.0
@@ -41,7 +42,28 @@ def run_training(
     if workers.in_process:
         train(job, World(), "cuda" if workers.uses_gpu else "cpu", ProgressLines(say))
     else:
-        _run_on_cluster(job, workers, say)
+        config = {"job": job, "gpu": workers.uses_gpu, "sharded": workers.sharded}
+        _run_on_cluster(_work, config, workers, job.storage, job.folder, say)
+    result = job.finished()
+    if result is None:
+        raise RunError("the training ended without a result")
+    return result
+
+
+def run_retriever_training(
+    job: RetrieverJob, workers: WorkersConfig, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Fine-tune an embedding model to the end, unless an earlier attempt has done so.
+
+    Arguments and errors are those of `run_training`.
+    """
+    if (result := job.finished()) is not None:
+        return result
+    if workers.in_process:
+        train_retriever(job, World(), "cuda" if workers.uses_gpu else "cpu", say)
+    else:
+        config = {"job": job, "gpu": workers.uses_gpu}
+        _run_on_cluster(_tune, config, workers, job.storage, job.folder, say)
     result = job.finished()
     if result is None:
         raise RunError("the training ended without a result")
@@ -73,7 +95,14 @@ class ProgressLines:
             self._last_said, self._tokens = time.monotonic(), 0
 
 
-def _run_on_cluster(job: TrainingJob, workers: WorkersConfig, say: Callable[[str], None]) -> None:
+def _run_on_cluster(
+    work: Callable[[dict[str, Any]], None],
+    config: dict[str, Any],
+    workers: WorkersConfig,
+    storage: Storage,
+    folder: str,
+    say: Callable[[str], None],
+) -> None:
     """Train on workers of Ray Train. If one is lost, a new group resumes from the checkpoint.
 
     Every attempt is a new experiment to Ray Train: the run directory holds what is finished.
@@ -83,12 +112,12 @@ def _run_on_cluster(job: TrainingJob, workers: WorkersConfig, say: Callable[[str
 
     number = f"{workers.number} worker" + "s" * (workers.number > 1)
     say(f"  starting {number}" + " with a GPU each" * workers.uses_gpu)
-    scratch = f"{job.folder}/ray-train"
-    where, path = filesystem(job.storage.uri(scratch))
+    scratch = f"{folder}/ray-train"
+    where, path = filesystem(storage.uri(scratch))
     resources = {"CPU": workers.cpus} | ({"GPU": 1.0} if workers.uses_gpu else {})
     trainer = TorchTrainer(
-        _work,
-        train_loop_config={"job": job, "gpu": workers.uses_gpu, "sharded": workers.sharded},
+        work,
+        train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if workers.uses_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers.number,
@@ -110,14 +139,24 @@ def _run_on_cluster(job: TrainingJob, workers: WorkersConfig, say: Callable[[str
     except TrainingFailedError as error:
         raise _explained(error) from error
     finally:
-        job.storage.delete_folder(scratch)
+        storage.delete_folder(scratch)
 
 
 def _work(config: dict[str, Any]) -> None:
     """A worker of Ray Train, which has set up the process group."""
-    world = World.of_process_group()
-    device = f"cuda:{torch.cuda.current_device()}" if config["gpu"] else "cpu"
+    world, device = _here(config)
     train(config["job"], world, device, lambda figures: None, config["sharded"])
+
+
+def _tune(config: dict[str, Any]) -> None:
+    """A worker that fine-tunes an embedding model."""
+    world, device = _here(config)
+    train_retriever(config["job"], world, device, lambda line: None)
+
+
+def _here(config: dict[str, Any]) -> tuple[World, str]:
+    device = f"cuda:{torch.cuda.current_device()}" if config["gpu"] else "cpu"
+    return World.of_process_group(), device
 
 
 def _explained(error: Any) -> RunError | UserError:

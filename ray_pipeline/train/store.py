@@ -6,11 +6,14 @@ import copy
 import json
 import shutil
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ray_pipeline.core.durable_files import make_folder, replace_folder
+from ray_pipeline.core.errors import RunError
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TEXT_FILE, TextConfig, Tokeniser
 from ray_pipeline.rundir.models import model_folder
@@ -69,3 +72,32 @@ def _upload(storage: Storage, name: str, folder: Path) -> None:
         relative = path.relative_to(folder).as_posix()
         with storage.writer(f"{model_folder(name)}/{relative}") as target, path.open("rb") as file:
             shutil.copyfileobj(file, target, 2**24)
+
+
+def put_sentence_model(storage: Storage, name: str, model: Any, card: str) -> None:
+    """Save a sentence-transformers model in a run, with its card; ``config.json`` comes last.
+
+    Args:
+        storage: the run directory.
+        name: of the model.
+        model: of sentence-transformers.
+        card: text of its ``README.md``.
+
+    Raises:
+        RunError: it could not be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="ray-pipeline-model-") as scratch:
+        if not storage.is_local:
+            target = Path(scratch, name)
+        else:
+            target = storage.local_path(model_folder(name))
+        try:
+            made = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+            make_folder(target.parent)
+            model.save_pretrained(str(made), create_model_card=False)
+            (made / "README.md").write_text(card)
+            replace_folder(made, target)
+        except OSError as error:
+            raise RunError(f"model could not be written to {target}: {error}") from error
+        if not storage.is_local:
+            _upload(storage, name, target)

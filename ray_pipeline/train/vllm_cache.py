@@ -125,7 +125,9 @@ def _started(folder: str, info: CacheInfo, precision: Precision, engine: dict[st
     arguments = engine_arguments(folder, max_num_seqs=64)
     # A cached prefix has no log-probabilities.
     arguments |= {"max_logprobs": info.k, "enable_prefix_caching": False}
-    arguments |= {"dtype": precision} | engine
+    # vLLM has no word for it: its own choice is as the model is saved.
+    dtype = "auto" if precision == "bfloat16_if_fast" else precision
+    arguments |= {"dtype": dtype} | engine
     try:
         return LLM(**arguments)
     except Exception as error:  # of any kind: vLLM looks at model, machine and settings

@@ -55,14 +55,14 @@ def mark(state: UnitState, rows: pa.Table, start: str | None) -> tuple[pa.Table,
     """Fails the row ``b`` unless it is tried again."""
     is_bad = pc.and_(pc.equal(rows["text"], "b"), start is None)
     out = fail(rows, is_bad, "toy:b: it is b", "mark")
-    return out, [StageAccount.of("mark", rows.num_rows, out)]
+    return out, [StageAccount.of("mark", rows, out)]
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> SegmentJob:
     storage = Storage(str(tmp_path))
     rows = with_envelope(pa.table({"text": ["a", "b", "c"]}), ["1", "2", "3"])
-    read = [StageAccount.of("read", 3, rows)]
+    read = [StageAccount.of("read", rows, rows)]
     write_part(storage, part_path(UPSTREAM, "u1"), rows,
                fingerprint="read", input_digest="u1", accounts=read)  # fmt: skip
     stage = Mark.__new__(Mark)  # it has nothing to configure

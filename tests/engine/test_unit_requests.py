@@ -90,7 +90,7 @@ class Server:
 
 def job_of(storage: Storage) -> SegmentJob:
     rows = with_envelope(pa.table({"text": TEXTS}), [str(i) for i in range(len(TEXTS))])
-    read = [StageAccount.of("read", len(TEXTS), rows)]
+    read = [StageAccount.of("read", rows, rows)]
     write_part(storage, part_path(UPSTREAM, "u1"), rows,
                fingerprint="read", input_digest="u1", accounts=read)  # fmt: skip
     stage = Say.__new__(Say)

@@ -52,6 +52,31 @@ def test_from_prompts_to_figures(calm: Path) -> None:
     assert "Retrievers" in page and "the leak check found nothing" in page
 
 
+def test_before_and_after_are_of_the_same_queries(calm: Path) -> None:
+    result = json.loads((calm / "retrieval/comparison.json").read_text())
+    assert list(result["models"]) == ["before", "retriever-1", "retriever-1-shuffled"]
+    before, after = (result["models"][name] for name in ("before", "retriever-1"))
+    assert before["text"]["queries"] == after["text"]["queries"]
+    baselines = json.loads((calm / "retrieval/baselines.json").read_text())
+    stored = baselines["views"]["text"]["retrievers"]["minilm"]["metrics"]["map"]["mean"]
+    assert before["text"]["metrics"]["map"]["mean"] == pytest.approx(stored, abs=1e-4)
+    # Four questions, of which one is there twice with the same answer.
+    assert result["unrelated"] == 4 and before["unrelated"]["mrr@10"]["number"] == 4
+    assert set(before["cut"]) == {"64"}
+    gain = after["text"]["gains"]["mrr@10"]
+    means = [one["text"]["metrics"]["mrr@10"]["mean"] for one in (before, after)]
+    assert gain["mean"] == pytest.approx(means[1] - means[0])
+    with (calm / "exports/query_differences.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == gain["queries"]
+    assert result["verdict"] in (calm / "exports/comparison.md").read_text()
+    assert "Fine-tuning" in (calm / "report.html").read_text()
+    card = (calm / "models/retriever-1/README.md").read_text()
+    assert (
+        "Limits" in card
+        and "do not use it" in (calm / "models/retriever-1-shuffled/README.md").read_text()
+    )
+
+
 def test_every_query_of_the_sample_is_on_the_side_of_its_wording() -> None:
     held_out = yaml.safe_load(DEMO.read_text())["stages"]["split-families"]["held_out"]
     queries = rows_of("writing_queries.jsonl")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 
 from ray_pipeline.core.errors import RunError
+from ray_pipeline.core.rows import with_envelope
 from ray_pipeline.rundir.account import StageAccount, total
 from ray_pipeline.rundir.ledger import Ledger, LedgerEntry
 
@@ -59,3 +61,21 @@ def test_without_names_the_ledger_is_as_it_was() -> None:
     assert StageAccount.from_json(plain.to_json()) == plain
     assert StageAccount.from_json(both().to_json()) == both()
     assert Ledger("run", entries=[LedgerEntry(0, "x", plain)]).by_source() == {}
+
+
+def rows_of(*ids: str) -> pa.Table:
+    return with_envelope(pa.table({"text": list(ids)}), ids)
+
+
+def test_created_rows_are_counted_so_that_a_lost_row_breaks_the_balance() -> None:
+    came_in = rows_of("1", "2", "3")
+    whole = StageAccount.of("augment", came_in, rows_of("1", "2", "3", "new"))
+    assert (whole.rows_in, whole.created, whole.kept) == (3, 1, 4) and whole.balances
+    lost = StageAccount.of("augment", came_in, rows_of("1", "3", "new"))
+    assert (lost.rows_in, lost.created, lost.kept) == (3, 1, 3) and not lost.balances
+    twice = StageAccount.of("augment", came_in, rows_of("1", "2", "3", "3"))
+    assert twice.created == 0 and not twice.balances
+    with pytest.raises(RunError):
+        Ledger("run", entries=[LedgerEntry(1, "x", lost)]).check()
+    none = StageAccount.of("augment", rows_of(), rows_of())
+    assert none.created == 0 and none.balances

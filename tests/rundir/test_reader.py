@@ -55,7 +55,7 @@ def test_finds_the_stages_that_share_a_folder(reader: RunReader) -> None:
 def leave(run: MadeRun, folder: str, unit_id: str) -> None:
     """A part of another version of a stage."""
     rows = read_rows(run.storage, part_path(FOLDERS["tidy"], run.units[0].unit_id))
-    account = StageAccount.of("augment", rows.num_rows, rows)
+    account = StageAccount.of("augment", rows, rows)
     path = part_path(folder, unit_id)
     write_part(run.storage, path, rows, fingerprint="old", input_digest="", accounts=[account])
 
@@ -168,7 +168,7 @@ def test_an_ambiguous_beginning_names_the_rows(tmp_path: Path) -> None:
     rows = read_rows(run.storage, part_path(folder, unit.unit_id))
     ids = ["abcdef01", "abcdef02"]
     twice = rows.take([0, 0]).drop_columns("row_id").append_column("row_id", [ids])
-    accounts = [StageAccount.of(name, 2, twice) for name in ("source", "tidy")]
+    accounts = [StageAccount.of(name, twice, twice) for name in ("source", "tidy")]
     path = part_path(folder, unit.unit_id)
     write_part(
         run.storage, path, twice, fingerprint="print-tidy", input_digest="", accounts=accounts

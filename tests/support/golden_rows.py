@@ -62,7 +62,7 @@ QUERIES = [
 ]
 _COLUMNS = (
     "source_name", "prompt", "context", "title", "query", "kind", "wants", "wording", "genre",
-    "theme", "split", "new",
+    "theme", "split", "new", "question", "answer",
 )  # fmt: skip
 
 

@@ -244,7 +244,7 @@ def _run(
         if row["status"] != KEPT:
             row["stage"] = stage
     table = pa.Table.from_pylist(rows, schema)
-    account = StageAccount.of(stage, len(came), table)
+    account = StageAccount.of(stage, pa.Table.from_pylist(came, schema), table)
     account.seconds = 0.002 * len(came)
     if stage.startswith(("augment-formal", "augment-casual", "judge")):
         asked = account.created or len(came)

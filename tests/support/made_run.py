@@ -223,8 +223,8 @@ def _tidy(run: MadeRun, unit: Unit, texts: Sequence[str]) -> pa.Table:
     read = with_envelope(pa.table({"text": pa.array(texts, pa.string())}), ids)
     rows = drop(read, pc.match_substring(read["text"], "spam"), "tidy:spam: it says so")
     rows = _left_at(rows, "tidy")
-    source = StageAccount.of("source", read.num_rows, read)
-    tidy = StageAccount.of("tidy", read.num_rows, rows)
+    source = StageAccount.of("source", read, read)
+    tidy = StageAccount.of("tidy", read, rows)
     tidy.counts, tidy.seconds = {"looked at": len(texts)}, 0.25
     run.commit(unit, rows, [source, tidy])
     return rows
@@ -247,7 +247,7 @@ def _ask(run: MadeRun, unit: Unit, rows: pa.Table) -> pa.Table:
     out = set_column(out, "text", pa.array(texts, pa.string()))
     out = fail(out, pc.match_substring(out["text"], "boom"), "llm:unusable: too short")
     out = _left_at(out, "ask")
-    account = StageAccount.of("ask", rows.num_rows, out)
+    account = StageAccount.of("ask", rows, out)
     account.llm, account.seconds = usage, 12.0
     run.commit(unit, out, [account])
     return out
@@ -260,7 +260,7 @@ def _augment(run: MadeRun, unit: Unit, rows: pa.Table) -> None:
     created = set_column(created, "row_id", new_ids)
     created = set_column(created, "text", pc.utf8_upper(rows["text"]))
     out = pa.concat_tables([rows, created], promote_options="default")
-    run.commit(unit, out, [StageAccount.of("augment", rows.num_rows, out)])
+    run.commit(unit, out, [StageAccount.of("augment", rows, out)])
 
 
 def _left_at(rows: pa.Table, stage: str) -> pa.Table:

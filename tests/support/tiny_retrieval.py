@@ -32,16 +32,31 @@ def make(folder: Path, keep: Callable[[dict[str, Any]], bool] = chosen, **stages
     for name in ("writing_prompts.jsonl", "writing_queries.jsonl"):
         lines = [json.dumps(row) + "\n" for row in rows_of(name) if keep(row)]
         (folder / name).write_text("".join(lines[:160]))
+    unrelated = [
+        {"question": f"What is the capital of {a}?", "answer": f"{b} is the capital of {a}."}
+        for a, b in (("France", "Paris"), ("Spain", "Madrid"), ("Italy", "Rome"), ("Peru", "Lima"))
+    ]
+    lines = [json.dumps(row) + "\n" for row in [*unrelated, unrelated[0]]]
+    (folder / "unrelated.jsonl").write_text("".join(lines))
     demo = yaml.safe_load(DEMO.read_text())
     settings = {
         "name": "prompt-retrieval",
         "run_dir": str(folder / "run"),
         "unit_rows": 100,
         "sources": {
+            "unrelated": {"path": str(folder / "unrelated.jsonl")},
             "corpus": {"path": str(folder / "writing_prompts.jsonl")},
             "queries": {"path": str(folder / "writing_queries.jsonl")},
         },
-        "stages": {"split-families": demo["stages"]["split-families"], **stages},
+        "stages": {
+            "split-families": demo["stages"]["split-families"],
+            "tune-retriever": {
+                "tuning": {"epochs": 1, "batch_pairs": 32, "loss": {"matryoshka": [384, 64]}},
+                "pairs_per_query": 1,
+                "hard_negatives": 0,
+            },
+            **stages,
+        },
     }
     path = folder / "config.json"
     path.write_text(json.dumps(settings))

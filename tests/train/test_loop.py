@@ -15,9 +15,9 @@ from ray_pipeline.core.storage import Storage
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, Budget, Position, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
 from ray_pipeline.train.forward import OnlineTeacher
-from ray_pipeline.train.loop import Loop, LoopConfig, World, learning_rate
+from ray_pipeline.train.loop import Loop, LoopConfig, World, _seed, learning_rate
 from ray_pipeline.train.losses import Objective
-from ray_pipeline.train.optimizers import OPTIMIZERS
+from ray_pipeline.train.optimizers import OPTIMIZERS, make_optimizer
 from ray_pipeline.train.replica import Whole
 
 MIX = Objective(alpha=0.4664, beta=0.2081, temperature=0.7)
@@ -303,3 +303,35 @@ def test_training_does_not_disturb_the_callers_random_numbers() -> None:
     plan = BatchPlan(TokenRows(token_table(4)))
     Loop(Whole(model), plan, config=LoopConfig(epochs=1)).run()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("clip_norm", [1e-3, 2e-3, None])
+def test_a_step_is_no_longer_than_the_clipped_gradient(clip_norm: float | None) -> None:
+    start = tiny_model("llama", seed=1).state_dict()
+    loop, (figures,) = trained(
+        optimizer="sgd", weight_decay=0.0, max_steps=1, clip_norm=clip_norm, validation=False
+    )
+    squares = (
+        float((value.detach() - start[name]).square().sum())
+        for name, value in loop.model.named_parameters()
+    )
+    length = math.sqrt(math.fsum(squares)) / figures["learning_rate"]
+    expected = figures["gradient_norm"] if clip_norm is None else clip_norm
+    assert figures["gradient_norm"] > 0.01  # as it was before
+    assert length == pytest.approx(expected, rel=1e-3)
+
+
+def test_norms_and_biases_have_no_weight_decay() -> None:
+    matrix, vector = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 2), (2,)))
+    for name in OPTIMIZERS:
+        for parameter in (matrix, vector):
+            torch.nn.init.ones_(parameter)
+            parameter.grad = torch.zeros_like(parameter)
+        make_optimizer(name, [matrix, vector], 0.1, 0.5).step()
+        assert torch.allclose(matrix, torch.full((2, 2), 0.95))
+        assert torch.equal(vector, torch.ones(2))
+
+
+def test_every_step_of_every_rank_drops_out_its_own_units() -> None:
+    seeds = {_seed(seed, step, rank) for seed in range(3) for step in range(3) for rank in range(3)}
+    assert len(seeds) == 27 and _seed(1, 2, 0) == _seed(1, 2, 0)

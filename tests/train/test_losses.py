@@ -271,6 +271,14 @@ def test_j_with_all_tokens_kept_it_is_the_dense_loss_and_nearer_with_more(temper
         assert all(one[0] <= two[0] for one, two in pairwise(made))
 
 
+def test_j_a_tail_below_the_rounding_of_one_is_summed_exactly() -> None:
+    logits = torch.full((1, 50), -25.0)
+    logits[0, :4] = torch.tensor([3.0, 2.0, 1.0, 0.0])
+    exact = logits.double().softmax(-1)[0, 4:].sum().item()
+    assert 1e-11 < exact < 1e-9  # 1 - sum would give 0, or 6e-8
+    assert top_k(logits, 4)[2].item() == pytest.approx(exact, rel=1e-4)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_j_tails_of_almost_nothing_stay_finite(temperature) -> None:
     sure, random = (

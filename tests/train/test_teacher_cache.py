@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from importlib.util import find_spec
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -30,7 +32,7 @@ from ray_pipeline.train.teacher_cache import (
     CacheInfo,
     CacheWriter,
 )
-from ray_pipeline.train.vllm_cache import VllmCacheWriter
+from ray_pipeline.train.vllm_cache import VllmCacheWriter, tail_of
 
 INFO = CacheInfo(k=8, vocabulary=VOCABULARY, tokenizer="t", teacher="tiny")
 MIX = Objective(0.4, 0.6, 2.0)
@@ -139,6 +141,20 @@ def test_vllm_says_what_transformers_says(tmp_path) -> None:
         assert one == pytest.approx(other, abs=0.02), name
     same = pc.equal(*(pc.list_flatten(t["teacher_ids"]) for t in (plain, theirs)))
     assert pc.mean(same).as_py() > 0.95  # near ties may change places
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0, 30.0])
+def test_the_tail_that_vllm_leaves_out_is_right_to_its_rounding(scale: float) -> None:
+    logits = torch.randn(64, 500, generator=torch.Generator().manual_seed(1)) * scale
+    exact = logits.double().log_softmax(-1).topk(8).values
+    tails = 1 - exact.exp().sum(1)
+    said = tail_of(exact.float().double().numpy(), 500)
+    assert (said >= 0).all()
+    for tail, found, last in zip(tails.tolist(), said.tolist(), exact[:, -1].tolist(), strict=True):
+        assert abs(found - tail) <= 1e-6
+        assert found <= 492 * math.exp(last) * (1 + 1e-4)
+    whole = np.log(np.full((1, 4), 0.25))
+    assert tail_of(whole, 4).tolist() == [0.0]
 
 
 def test_a_training_refuses_the_cache_of_another_tokenizer(tmp_path) -> None:

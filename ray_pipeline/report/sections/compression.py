@@ -1,4 +1,4 @@
-"""Shorter prompts: how much shorter, what they cost a model, and what training one came to."""
+"""Shorter prompts: what they cost a model, and what training a model to make them came to."""
 
 from __future__ import annotations
 
@@ -10,20 +10,13 @@ from markupsafe import Markup
 
 from ray_pipeline.core.numbers import finite
 from ray_pipeline.core.text import NONE, count, dollars, figure, plain, share
-from ray_pipeline.report.drawing import Axis, Frame, curve, error_bar, histogram, plot
+from ray_pipeline.report.drawing import Frame, curve, error_bar, plot
 from ray_pipeline.report.reading import ReportReader
 from ray_pipeline.report.section import Section
 
 #: Stages, named as in the ledger.
-SUMMARY, TRAINING, EVALUATION = "summarise", "train-compressor", "evaluate-compressions"
-#: Bins of the histogram that have their own bar; what is longer is said in words.
-_BINS = 8
-#: What the original experiment published of its data: prompts, tokens before and after, ratio.
-_SEED = (
-    ("all prompts", 14_779, 236_923, 177_070, 0.7474),
-    ("at most 128 tokens", 14_739, 247_170, 176_591, 0.7145),
-    ("at most 64 tokens", 14_514, 228_794, 162_432, 0.7099),
-)
+TRAINING, EVALUATION = "train-compressor", "evaluate-compressions"
+#: What the original experiment published of its training.
 _SEED_EPOCHS = (
     ("before", None, 0.6408, 0.4432, 0.5992, 0.5991, 0.4979, 0.84, 0.0),
     ("epoch 1", 2.268063, 0.787342, 0.600898, 0.745362, 0.745457, 0.872906, 1.0, 0.018321),
@@ -64,11 +57,6 @@ class Key:
 class Compression:
     """The section."""
 
-    tokenizer: str
-    #: Data of this run, and those of the original experiment.
-    corpora: list[Line]
-    bins: Markup | None
-    longer: str
     #: Evaluations of the training, and those of the original experiment.
     epochs: list[Line]
     trained: str
@@ -83,19 +71,13 @@ class Compression:
 
 
 def read(reader: ReportReader) -> Compression | None:
-    """Read what the stages measured; None where the run compresses no prompts."""
-    summary, training = reader.made_by(SUMMARY), reader.made_by(TRAINING)
-    evaluation = reader.made_by(EVALUATION)
-    if not any(found and "lengths" in found for found in (summary,)) and evaluation is None:
+    """Read what the stages measured; None where none was trained or evaluated."""
+    training, evaluation = reader.made_by(TRAINING), reader.made_by(EVALUATION)
+    if training is None and evaluation is None:
         return None
-    summary, evaluation = summary or {}, evaluation or {}
-    bins, longer = _bins(summary or evaluation)
+    evaluation = evaluation or {}
     chart, keys = _chart(_systems(evaluation))
     return Compression(
-        tokenizer=plain(str(summary.get("tokenizer") or evaluation.get("tokenizer"))),
-        corpora=_corpora(summary),
-        bins=bins,
-        longer=longer,
         epochs=_epochs(training or {}),
         trained=_trained(training or {}),
         best=_best(training or {}),
@@ -111,55 +93,6 @@ def read(reader: ReportReader) -> Compression | None:
 def _systems(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = evaluation.get("systems")
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-
-
-def _corpora(summary: Mapping[str, Any]) -> list[Line]:
-    lines = []
-    for name, key in (
-        ("this run: prompts with a compression", "lengths"),
-        ("this run: all prompts, the others as they are", "lengths_with_unchanged"),
-    ):
-        if isinstance(found := summary.get(key), dict):
-            cells = [_count(found.get("rows")), _count(found.get("before")), _count(found["after"])]
-            ratios = [_ratio(found.get(of)) for of in ("total_ratio", "mean_ratio", "p90_ratio")]
-            violations = _count(found.get("violations"))
-            lines.append(Line(name, [Cell(text) for text in (*cells, *ratios, violations)]))
-    seed = [
-        Line(
-            f"original experiment: {name}",
-            [Cell(count(number)) for number in (rows, before, after)]
-            + [Cell(_ratio(ratio)), *[Cell(NONE)] * 3],
-            False,
-        )
-        for name, rows, before, after, ratio in _SEED
-    ]
-    return lines + seed if lines else []
-
-
-def _bins(summary: Mapping[str, Any]) -> tuple[Markup | None, str]:
-    """Lengths before and after, as shares of the prompts of each."""
-    before, after = summary.get("prompt_bins"), summary.get("compressed_bins")
-    if not isinstance(before, dict) or not isinstance(after, dict) or not before:
-        return None, ""
-    names = [f"{first}-{first + 15}" for first in range(1, 16 * _BINS, 16)]
-    of = [[int(bins.get(name, 0)) for name in names] for bins in (before, after)]
-    wholes = [sum(map(int, bins.values())) for bins in (before, after)]
-    ticks = [(float(16 * place), str(16 * place)) for place in range(0, _BINS + 1, 2)]
-    drawn = histogram(
-        Axis(0.0, 16.0 * _BINS),
-        ticks,
-        [("bar", of[0], wholes[0]), ("outline", of[1], wholes[1])],
-        "tokens",
-    )
-    shares = [", ".join(share(n, whole or 1) for n in counts[:3])
-              for counts, whole in zip(of, wholes, strict=True)]  # fmt: skip
-    beyond = wholes[0] - sum(of[0])
-    words = (
-        f"1 to 16, 17 to 32 and 33 to 48 tokens: {shares[0]} of the prompts, {shares[1]} of their "
-        "compressions. The original experiment published 73.1 %, 19.9 % and 4.5 %, of its original "
-        "prompts"
-    )
-    return drawn, words + (f"; {count(beyond)} prompts here are longer" if beyond else "")
 
 
 def _epochs(training: Mapping[str, Any]) -> list[Line]:
@@ -384,4 +317,4 @@ def _share(value: Any) -> str:
     return NONE if number is None else share(number, 1)
 
 
-SECTION = Section("compression", "Shorter prompts", "compression.html.j2", read)
+SECTION = Section("compression-cost", "What shorter prompts cost", "compression.html.j2", read)

@@ -17,7 +17,7 @@ from ray_pipeline.core.config import Section
 from ray_pipeline.stages.compression import protected
 from ray_pipeline.stages.compression.deletion import CountTokens
 from ray_pipeline.stages.compression.rules import ORDERS
-from ray_pipeline.stages.compression.words import words_of
+from ray_pipeline.stages.compression.words import word_set, words_of
 from ray_pipeline.stages.text.answers import content_words, is_chatter, is_refusal
 from ray_pipeline.stages.text.paraphrases import asks
 
@@ -39,6 +39,7 @@ _APOLOGY = re.compile(r"\b(?:as an ai\b|language model\b|i apologi[sz]e|i'?m sor
 #: Question words that the answer depends on, and that nothing else in a question says.
 _ASKING = ("why", "how", "when", "where", "who", "whose", "whom")
 _QUESTION_WORDS = {*_ASKING, "what", "which"}
+_CHOICES = {"or", "vs", "versus", "nor"}
 #: Words from which on a text's language is compared: shorter ones have too few common words.
 _LANGUAGE_WORDS = 8
 _COMMON = {
@@ -58,7 +59,7 @@ class Limits(Section):
     """Limits of what a compression may change."""
 
     min_kept: float = Field(
-        0.5,
+        0.7,
         ge=0,
         le=1,
         description="least share of a prompt's content words that its compression must have",
@@ -253,21 +254,43 @@ def _lost_task(prompt: str, text: str) -> str | None:
     leading = first.lower if first is not None else ""
     if is_asking and leading in _ASKING and leading not in after:
         return f"task: {leading!r} is missing"
+    for before, word in zip(words_of(prompt), words_of(prompt)[1:], strict=False):
+        joined = before.lower in ("and", "or") or before.tail == ","
+        if is_asking and joined and word.lower in _QUESTION_WORDS and word.lower not in after:
+            return f"task: {word.lower!r} is missing"
+    if "or" in {word.lower for word in words_of(prompt)} and not after & _CHOICES:
+        return "task: 'or' is missing"
     if "how many" in prompt.lower() and not {"many", "number", "count"} & after:
         return "task: 'how many' is missing"
     return None
 
 
+#: Words that a shorter prompt may leave out or bring, as `content_words` cuts them: politeness, and
+#: numbers, which are compared by value.
+_NO_CONTENT = {
+    word[:5]
+    for word in word_set(
+        "please kindly me really very just well also too some can would like want know tell give",
+        " ".join(protected.NUMBER_WORDS),
+    )
+}
+
+
+def _content(text: str) -> set[str]:
+    words = content_words(text)
+    return {word for word in words if word not in _NO_CONTENT and not word.isdigit()}
+
+
 def _answered(prompt: str, text: str, limits: Limits) -> str | None:
     """Words that the prompt does not have: a model that answers brings its own."""
-    before, after = content_words(prompt), content_words(text)
+    before, after = _content(prompt), _content(text)
     if after and len(after - before) > limits.max_new * len(after):
         return f"answered: {_listed(after - before)} is new"
     return None
 
 
 def _lost_content(prompt: str, text: str, limits: Limits) -> str | None:
-    before, after = content_words(prompt), content_words(text)
+    before, after = _content(prompt), _content(text)
     if before and len(before & after) < limits.min_kept * len(before):
         return f"content: {_listed(before - after)} is missing"
     return None

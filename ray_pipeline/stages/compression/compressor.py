@@ -11,11 +11,12 @@ from typing import Literal
 
 from ray_pipeline.core.errors import UserError
 from ray_pipeline.models.packaged import resolve
+from ray_pipeline.stages.compression.checks import fault, tidy_answer
 from ray_pipeline.stages.compression.deletion import Prompt
 from ray_pipeline.stages.compression.rules import Rule
 from ray_pipeline.stages.compression.tokens import TokenCounter, token_counter
 
-Method = Literal["rules", "surprise"]
+Method = Literal["rules", "surprise", "trained"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def compress(
     threshold: float | None = None,
     protect: Sequence[str] = (),
     tokenizer: str = "gpt2-tokenizer",
-    model: str = "smollm2-135m-instruct",
+    model: str | None = None,
 ) -> list[ShortPrompt]:
     """Shorten prompts by deleting whole words; protected ones stay (see `protected`).
 
@@ -111,13 +112,17 @@ def compress(
         texts: the prompts; any text.
         method: ``rules`` deletes articles and filler; with a rate or target filler, then articles,
             then stop words, until it is reached. ``surprise`` deletes the words that a small causal
-            model finds least surprising; it needs a rate, a target or a threshold.
+            model finds least surprising; it needs a rate, a target or a threshold. ``trained`` asks
+            a model that `jobs/prompt_compression.py` trained; what it writes is checked, and where
+            it has a fault (see `checks.fault`) the prompt itself comes back. Only one that keeps or
+            drops words takes a rate or target.
         rate: share of the tokens that may be left.
         target_tokens: tokens that may be left.
         threshold: surprise in nats below which a word is left out.
         protect: regular expressions whose matches must stay, too.
         tokenizer: model whose tokenizer counts tokens: a name, a folder or a hub id.
-        model: causal language model of the method ``surprise``.
+        model: for ``surprise``, a causal language model, by default smollm2-135m-instruct; for
+            ``trained``, the model's folder, or RUN:NAME.
 
     Returns: one for each text, in order.
 
@@ -128,14 +133,18 @@ def compress(
     is_limited = rate is not None or target_tokens is not None
     if method == "surprise" and not is_limited and threshold is None:
         raise UserError("the method surprise needs a rate, target tokens or a threshold")
-    if method == "rules" and threshold is not None:
-        raise UserError("threshold: rules have none; give it with the method surprise")
+    if method != "surprise" and threshold is not None:
+        raise UserError("threshold: only the method surprise has one")
+    if method == "trained" and model is None:
+        raise UserError("the method trained needs a model: its folder, or RUN:NAME")
     count = token_counter(resolve(tokenizer))
     prompts = [Prompt(text, wanted.patterns) for text in texts]
+    if method == "trained":
+        return _by_trained(prompts, wanted, count, str(model))
     if method == "rules":
         made = [_by_rules(prompt, wanted, count) for prompt in prompts]
     else:
-        made = _by_surprise(prompts, wanted, count, model)
+        made = _by_surprise(prompts, wanted, count, model or "smollm2-135m-instruct")
     return [
         _checked(prompt.text, text, wanted, count)
         for prompt, text in zip(prompts, made, strict=True)
@@ -184,6 +193,36 @@ def _by_surprise(
             gone = [word for word in prompt.free if of_words[word] < wanted.threshold]
             made[place] = prompt.deleted(gone)
     return made
+
+
+def _by_trained(
+    prompts: Sequence[Prompt], wanted: Wanted, count: TokenCounter, model: str
+) -> list[ShortPrompt]:
+    from ray_pipeline.rundir.models import find_model
+    from ray_pipeline.stages.compression.trained import load_compressor
+
+    compressor = load_compressor(find_model(model), patterns=wanted.patterns)
+    places = [place for place, prompt in enumerate(prompts) if prompt.free]
+    texts = [prompts[place].text for place in places]
+    made = {place: prompt.text for place, prompt in enumerate(prompts)}
+    limits = [wanted.limit(count(text)) for text in texts]
+    if any(limit is not None for limit in limits):
+        wished = [limit or 1 for limit in limits]
+        made |= zip(places, compressor.at_lengths(texts, wished, count), strict=True)
+    elif texts:
+        written = [tidy_answer(one.text) if not one.is_cut else "" for one in compressor(texts)]
+        made |= zip(places, written, strict=True)
+    is_written = compressor.method.form != "keep_or_drop"
+    found = []
+    for place, prompt in enumerate(prompts):
+        short = _checked(prompt.text, made[place], wanted, count)
+        if is_written and place in places:
+            wrong = fault(prompt.text, made[place], count, patterns=wanted.patterns)
+            if wrong is not None:
+                tokens = short.original_tokens
+                short = ShortPrompt(prompt.text, prompt.text, tokens, tokens, f"not used: {wrong}")
+        found.append(short)
+    return found
 
 
 def _checked(original: str, text: str, wanted: Wanted, count: TokenCounter) -> ShortPrompt:

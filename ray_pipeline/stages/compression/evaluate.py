@@ -257,11 +257,13 @@ class EvaluateCompressions(AfterMeasuring, ArtifactStage):
         """What is sent: the model's text, and the prompt itself where a check finds a fault."""
         writes = trained.method.form != "keep_or_drop"
         return [
-            prompt
-            if one.is_cut or fault(prompt, one.text, self.count, by_model=writes) is not None
-            else one.text
+            prompt if one.is_cut or self._is_wrong(prompt, one.text, writes) else one.text
             for prompt, one in zip(prompts, trained(prompts), strict=True)
         ]
+
+    def _is_wrong(self, prompt: str, text: str, by_model: bool) -> bool:
+        found = fault(prompt, text, self.count, patterns=self.patterns, by_model=by_model)
+        return found is not None
 
     def _scorer(self) -> Any:
         from ray_pipeline.evaluate.log_probs import TextScorer

@@ -30,18 +30,27 @@ _FILLER = [
     re.compile(pattern)
     for pattern in (
         r"\b(?:please|kindly)\b",
-        rf"\b(?:can|could|would|will) you (?:please |kindly |just )?(?={_ORDERS}\b)",
-        rf"\b(?:i would|i'd) (?:really )?like (?:you )?to (?={_ORDERS}\b)",
-        rf"\b(?:i want|i need) you to (?={_ORDERS}\b)",
-        rf"\b(?:i would like to know|i'd like to know|i want to know|tell me) (?={_ASKING}\b)",
-        rf"\b(?:do you know|can you tell me|could you tell me) (?={_ASKING}\b)",
-        r"(?<=\bgive )me\b|(?<=\btell )me\b|(?<=\bwrite )me\b|(?<=\bprovide )me(?: with)?\b"
-        r"|(?<=\bshow )me\b|(?<=\bsuggest )me\b",
         r"\bin order(?= to\b)",
         r"\b(?:really|very|just|basically|actually|simply|literally|truly|quite)\b",
         r"\b(?:as you know|of course|by the way|needless to say|if possible|thank you|thanks)\b",
     )
 ]
+#: The same, where a request may begin: "Where can you find it" and "can it give me a shock" do not.
+_REQUESTS = [
+    re.compile(pattern)
+    for pattern in (
+        r"\b(?:can|could|would|will) you (?:please |kindly |just )?(?!tell (?!me\b))"
+        rf"(?={_ORDERS}\b)",
+        rf"\b(?:i would|i'd) (?:really )?like (?:you )?to (?={_ORDERS}\b)",
+        rf"\b(?:i want|i need) you to (?={_ORDERS}\b)",
+        rf"\b(?:i would like to know|i'd like to know|i want to know|tell me) (?={_ASKING}\b)",
+        rf"\b(?:do you know|can you tell me|could you tell me) (?={_ASKING}\b)",
+    )
+]
+#: The same; the verb stays.
+_TO_ME = re.compile(r"\b(?:give|tell|write|provide|show|suggest) me(?: with)?\b")
+#: Words that a request may follow in the same sentence.
+_BEFORE_REQUEST = frozenset(["please", "kindly", "just", "and", "then", "to", "you"])
 _STOP_WORDS = word_set(
     "is are was were am be been being do does did of that there some has have had will would",
 )
@@ -51,6 +60,9 @@ _TAKE_OF = word_set(
     "which each one all both any some most many few several none either neither out because",
     "instead type types kind kinds",
 )
+#: Words of a prompt up to which "is" stays.
+_SHORT = 5
+_COPULAS = frozenset(["is", "are", "was", "were", "am"])
 
 
 def deletable(rules: Sequence[Rule], words: Sequence[Word], protected: set[int]) -> list[int]:
@@ -90,10 +102,23 @@ def _filler(words: Sequence[Word]) -> set[int]:
     found: set[int] = set()
     for pattern in _FILLER:
         for match in pattern.finditer(text):
-            found.update(
-                place for place in _between(starts, match.start(), match.end()) if words[place].core
-            )
-    return found
+            found.update(_between(starts, match.start(), match.end()))
+    for pattern in (*_REQUESTS, _TO_ME):
+        for match in pattern.finditer(text):
+            places = _between(starts, match.start(), match.end())
+            if _may_begin_request(words, places[0]):
+                found.update(places[1:] if pattern is _TO_ME else places)
+    return {place for place in found if words[place].core}
+
+
+def _may_begin_request(words: Sequence[Word], place: int) -> bool:
+    before = words[place - 1] if place else None
+    return (
+        before is None
+        or words[place].starts_sentence
+        or bool(before.tail)
+        or before.lower in _BEFORE_REQUEST
+    )
 
 
 def _between(starts: Sequence[int], start: int, end: int) -> range:
@@ -101,6 +126,8 @@ def _between(starts: Sequence[int], start: int, end: int) -> range:
 
 
 def _stop_words(words: Sequence[Word]) -> set[int]:
+    # "What is a tide?" would become "What tide?".
+    is_short = len(words) <= _SHORT
     return {
         place
         for place, word in enumerate(words)
@@ -108,6 +135,8 @@ def _stop_words(words: Sequence[Word]) -> set[int]:
         and not word.lead
         and not word.tail
         and not (word.lower == "of" and place and words[place - 1].lower in _TAKE_OF)
+        and not (word.lower == "do" and place and words[place - 1].lower == "to")
+        and not (is_short and word.lower in _COPULAS)
     }
 
 

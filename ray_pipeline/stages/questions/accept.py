@@ -20,7 +20,9 @@ from ray_pipeline.stages.text.meaning import (
     asks_the_same,
     changed_articles,
     is_garbled,
+    lost_names,
     lost_words,
+    names_change_places,
     new_names,
     new_words,
     repeated_words,
@@ -40,11 +42,12 @@ class AcceptParaphrases(MapStage):
     ``paraphrase:refusal``, ``paraphrase:chatter`` (text that addresses the user),
     ``paraphrase:copy``, ``paraphrase:not_a_question``, ``paraphrase:too_short``,
     ``paraphrase:too_long``, ``paraphrase:gives_answer``, ``paraphrase:numbers``,
-    ``paraphrase:negation``, ``paraphrase:names`` (it adds one), ``paraphrase:other_question`` (who
-    for what), ``paraphrase:garbled`` (a second question word, "do" with "are"),
-    ``paraphrase:repeats_words``, ``paraphrase:articles`` (the for a), ``paraphrase:adds_words``
-    (more than half as many), ``paraphrase:loses_words``, ``paraphrase:meaning``, and
-    ``paraphrase:repeats_version`` (an earlier accepted version of the same row is the same).
+    ``paraphrase:negation``, ``paraphrase:names`` (others, or swapped),
+    ``paraphrase:other_question`` (who for what), ``paraphrase:garbled`` (a second question word,
+    "do" with "are"), ``paraphrase:repeats_words``, ``paraphrase:articles`` (the for a),
+    ``paraphrase:adds_words`` (more than half as many), ``paraphrase:loses_words``,
+    ``paraphrase:meaning``, and ``paraphrase:repeats_version`` (an earlier accepted version of the
+    same row is the same).
     Versions with typing errors are only checked for an exact ``copy`` and for ``meaning``.
 
     Counts, for each version: ``VERSION accepted`` and ``VERSION CODE``.
@@ -95,7 +98,7 @@ class AcceptParaphrases(MapStage):
             False,
             description="require that a question asks for the same kind of thing as its source "
             "(who, where, how many, why ...), repeats no word, keeps the articles and adds few "
-            "words, and that no text adds a name or a negation, or loses a negation; for English",
+            "words, and that no text adds or loses a name or a negation; for English",
         )
         max_lost_words: Annotated[int | None, AddedWith(None)] = Field(
             None,
@@ -172,6 +175,10 @@ class AcceptParaphrases(MapStage):
                     return f"negation: {kind}"
                 if names := new_names(new, old):
                     return f"names: {kind} adds {', '.join(names)}"
+                if names := lost_names(new, old):
+                    return f"names: {kind} loses {', '.join(names)}"
+            if names_change_places(question, source):
+                return "names: they change places"
             if not asks_the_same(question, source):
                 asked = [asked_for(text) for text in (question, source)]
                 return f"other_question: asks for {asked[0]}, not for {asked[1]}"

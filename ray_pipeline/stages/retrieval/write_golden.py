@@ -30,7 +30,7 @@ PAIRS = "exports/prompt_evaluation_dataset.csv"
 BEIR = "exports/beir"
 #: What else is known of the pairs: sides, kinds, where a negative is from.
 NEGATIVES = "exports/hard_negatives.md"
-#: The hard negatives of training queries, which the fine-tuning reads.
+#: The hard negatives of training queries, by row ids, which the fine-tuning reads.
 MINED = "retrieval/mined.json"
 SUMMARY = "retrieval/golden.json"
 #: Best contexts of each retriever that are pooled for the test's negatives.
@@ -146,8 +146,11 @@ class WriteGolden(ArtifactStage):
         vectors = vectors_of(rows, golden, models)
         mined = self._mine(golden, vectors[self.miner])
         storage = place.storage
-        storage.write_bytes(MINED, orjson.dumps({n: m.contexts.tolist() for n, m in mined.items()},
-                                                option=orjson.OPT_NON_STR_KEYS))  # fmt: skip
+        by_id = {
+            golden.queries[number].row_id: [golden.context_ids[n] for n in one.contexts.tolist()]
+            for number, one in mined.items()
+        }
+        storage.write_bytes(MINED, orjson.dumps(by_id))
         storage.write_bytes(NEGATIVES, _page(golden, mined, self.miner).encode())
         pools = self._pools(golden, list(vectors.values()))
         pairs = list(self._pairs(golden, mined, pools))

@@ -31,7 +31,7 @@ _EMPTY = _words(
     "could will would shall should may might must and or but if so than then also just i you he",
     "she we they me him her us them my your his our their one ones who whom whose what which when",
     "where why how what's who's where's how's when's that's there's please tell know say give let",
-    "used use consider considered given kind type sort you're so well",
+    "used use consider considered given you're so well",
     "many much actually exactly really typically generally usually currently specific particular",
     "question answer true false yes no",
 )
@@ -259,6 +259,29 @@ def new_names(text: str, source: str) -> list[str]:
     known = {word.lower() for word in _WORD.findall(source)} | set(content(source))
     found = [name for name in _names(text) if name.lower() not in known]
     return sorted({name for name in found if _stem(name.lower()) not in known})
+
+
+def lost_names(text: str, source: str) -> list[str]:
+    """Names of the source that the text does not spell alike: "Minutes" is not "Minute"."""
+    mine = {form for word in _WORD.findall(text) for form in _spellings(word)}
+    return sorted({name for name in _names(source) if mine.isdisjoint(_spellings(name))})
+
+
+def _spellings(word: str) -> set[str]:
+    """A word with and without its possessive, and as it is where the apostrophe was forgotten."""
+    word = word.lower().replace("’", "'")
+    return {word, word.removesuffix("'s"), word.replace("'", "")}
+
+
+def names_change_places(text: str, source: str) -> bool:
+    """Whether two names are in another order, and no "by" says that the sentence was turned."""
+    orders = [[name.lower() for name in dict.fromkeys(_names(each))] for each in (text, source)]
+    mine, theirs = ([n for n in order if n in orders[0] and n in orders[1]] for order in orders)
+    return mine != theirs and _by(text) == _by(source)
+
+
+def _by(text: str) -> int:
+    return sum(word.lower() == "by" for word in _WORD.findall(text))
 
 
 def same_negation(text: str, source: str) -> bool:

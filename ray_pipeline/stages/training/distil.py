@@ -183,7 +183,14 @@ class Distil(StudentStage):
 
     def job(self, rows: StoredRows, place: Workplace) -> TrainingJob:
         """The training of the student with its teacher."""
-        return self.job_with(self.chosen_parameters(place.storage), rows, place)
+        parameters = self.chosen_parameters(place.storage)
+        if self.config.teacher == "cached" and parameters.temperature != 1 and parameters.beta:
+            k = self.stage_of(TeacherLogProbs).config.k
+            place.say(
+                f"  T is {parameters.temperature:g}, and of the teacher {k} tokens are stored: the "
+                "others are tempered as one, which is not the loss of an online teacher"
+            )
+        return self.job_with(parameters, rows, place)
 
     def chosen_parameters(self, run: Storage) -> Parameters:
         """The best parameters of the run's search; as configured if it has not searched.

@@ -56,7 +56,7 @@ def test_what_became_of_rows_is_read_from_the_rows(
     first = pc.equal(rows["row_id"], rows["row_id"][0])
     out = drop(rows, first, "llm:declined: it would not say")
     out = set_column(out, "stage", pc.if_else(first, "ask", out["stage"]))
-    accounts = [StageAccount.of("ask", rows.num_rows, out)]
+    accounts = [StageAccount.of("ask", rows, out)]
     write_part(run.storage, path, out, fingerprint="print-ask", input_digest="", accounts=accounts)
     account.kept, account.dropped, account.reasons["llm:declined"] = account.kept - 1, 1, 1
     run.save()

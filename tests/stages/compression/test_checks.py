@@ -38,6 +38,9 @@ def count(text: str) -> int:
         ("How many legs does a spider have?", "spider legs?", "task"),
         ("Why can camels survive for long without water?", "Camels survive without water?", "task"),
         ("Tell me about the history of trains and planes", "Tell about trains", "content"),
+        ("Is beauty objective or subjective to you?", "Is beauty objective, subjective?", "task"),
+        ("Who is it, and why would divers dive in it?", "Who would divers dive in it?", "task"),
+        ("What makes a formula engine so fast and loud?", "What makes engine so fast?", "content"),
         ("Почему небо голубое и море синее?", "Why is sky blue?", "language"),
         (
             "What is the best way to learn how to play the piano at home?",

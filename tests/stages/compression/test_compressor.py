@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.tiny_models import tiny_model, word_tokenizer
+from support.tiny_models import tiny_labeller, tiny_model, tiny_seq2seq, word_tokenizer
 
 from ray_pipeline import UserError, compress
+from ray_pipeline.stages.compression.trained import COMPRESSOR_FILE, Method
 
 TEXT = "Can you please tell me what the capital of the country of France is?"
 
@@ -96,7 +98,8 @@ def test_a_prompt_of_twenty_thousand_words_is_shortened() -> None:
         ({"rate": 0}, "rate: 0 is not above 0"),
         ({"rate": float("nan")}, "rate: nan"),
         ({"target_tokens": 0}, "target tokens: 0"),
-        ({"threshold": 1.0}, "rules have none"),
+        ({"threshold": 1.0}, "only the method surprise"),
+        ({"method": "trained"}, "needs a model"),
         ({"protect": ["("]}, "is no regular expression"),
         ({"method": "surprise"}, "needs a rate"),
         ({"method": "surprise", "threshold": 1.0, "rate": 0.5}, "without rate"),
@@ -105,3 +108,27 @@ def test_a_prompt_of_twenty_thousand_words_is_shortened() -> None:
 def test_what_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         compress([TEXT], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["keep_or_drop", "seq2seq"])
+def test_a_trained_model_is_used_and_its_faults_bring_the_prompt_back(
+    tmp_path: Path, form: str
+) -> None:
+    model = tiny_labeller() if form == "keep_or_drop" else tiny_seq2seq()
+    folder = tmp_path / "compressor"
+    model.float().save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    (folder / COMPRESSOR_FILE).write_text(Method(form, max_new_tokens=4).to_json())  # type: ignore[arg-type]
+    text = "what is the capital of a b c d e f question"
+    options: dict[str, Any] = {"method": "trained", "model": str(folder)}
+    options |= {"tokenizer": str(folder)}
+    if form == "keep_or_drop":
+        (short, empty) = compress([text, ""], rate=0.5, **options)
+        assert short.tokens == 6
+        assert set(short.text.split()) < set(text.split())
+        assert empty.is_unchanged
+    else:
+        (short,) = compress([text], **options)  # random weights write nothing of use
+        assert short.is_unchanged and str(short.note).startswith("not used: ")
+        with pytest.raises(UserError, match="keeps or drops"):
+            compress([text], rate=0.5, **options)

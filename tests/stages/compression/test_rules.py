@@ -28,8 +28,21 @@ from ray_pipeline.stages.compression.deletion import Prompt
         ),
         ("Tell me if it rains", "Tell me if it rains", "Tell if it rains", "Tell if it rains"),
         ("Tell me why cats purr", *["Tell me why cats purr", "why cats purr", "why cats purr"]),
+        ("Where can you find it?", *["Where can you find it?"] * 3),
+        (
+            "Can a wire give me a shock?",
+            *["Can wire give me shock?"] * 2,
+            "Can wire give me shock?",
+        ),
+        ("Can you tell if it rains?", *["Can you tell if it rains?"] * 3),
+        ("What is a tide?", *["What is tide?"] * 3),
+        (
+            "What is there to do in Ohio?",
+            *["What is there to do in Ohio?"] * 2,
+            "What to do in Ohio?",
+        ),
         ("Can you swim?", "Can you swim?", "Can you swim?", "Can you swim?"),
-        ("Is vitamin A good?", "Is vitamin A good?", "Is vitamin A good?", "vitamin A good?"),
+        ("Is vitamin A good?", *["Is vitamin A good?"] * 3),
         ("What kind of tree is an oak", *["What kind of tree is oak"] * 2, "What kind of tree oak"),
     ],
 )

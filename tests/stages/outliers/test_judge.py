@@ -6,9 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from support.command import REPOSITORY
 from support.stage_tables import ScriptedLlm, ask, settings
 
 from ray_pipeline.llm.asking import AnswerError
+from ray_pipeline.llm.prompt import Prompt
 from ray_pipeline.stage import Drop
 from ray_pipeline.stages.outliers.judge import Outliers
 
@@ -101,3 +103,13 @@ def test_without_a_usable_verdict_the_row_fails_or_is_kept() -> None:
     kept = ask(stage, row, Unusable())
     assert kept["note"].startswith("outliers: kept without a verdict: ")
     assert kept.get("outlier_verdict") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "sees_answer"), [("outlier_judge", False), ("outlier_judge_large", True)]
+)
+def test_only_the_prompt_for_larger_models_shows_the_answer(name: str, sees_answer: bool) -> None:
+    prompt = Prompt.load(REPOSITORY / f"configs/prompts/qa_distillation/{name}.yaml")
+    (*_, last) = prompt.render(question="Who wrote Emma?", answer="def main(): pass")
+    assert "Who wrote Emma?" in str(last)
+    assert ("def main(): pass" in str(last)) is sees_answer

@@ -1,13 +1,14 @@
 """A job for tests: every kind of stage that needs no model of its own, and small.
 
 Words in a text steer what happens to its row: ``boom`` raises, ``kill`` takes the process down,
-``twin`` makes a second row, ``drop`` drops it, ``slow`` takes its time, ``bad-answer`` makes every
-answer unusable.
+``stuck`` takes for ever in native code, ``twin`` makes a second row, ``drop`` drops it, ``slow``
+takes its time, ``bad-answer`` makes every answer unusable.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -45,6 +46,9 @@ class Shout(MapStage):
             raise ValueError("the text says boom")
         if any("kill" in text for text in texts):
             os.kill(os.getpid(), signal.SIGKILL)
+        if any("stuck" in text for text in texts):
+            # Exponential, without giving the interpreter back.
+            re.match(r"(a+)+$", "a" * 60 + "b")
         if any("slow" in text for text in texts):
             time.sleep(0.3)
         counts["shouted"] += len(texts)
