@@ -26,9 +26,9 @@ from ray_pipeline.models import packaged as models
 from ray_pipeline.rundir.layout import CACHE, SPLIT
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.train.batches import BatchConfig, BatchPlan
+from ray_pipeline.train.chosen_rows import token_rows
 from ray_pipeline.train.forward import AnswerModel
 from ray_pipeline.train.held_out import answer_nats
-from ray_pipeline.train.job import token_rows
 from ray_pipeline.train.loop import Loop, LoopConfig
 from ray_pipeline.train.losses import Objective
 from ray_pipeline.train.replica import Whole

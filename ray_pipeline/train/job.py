@@ -11,19 +11,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-import xxhash
 from pydantic import Field, model_validator
 
 from ray_pipeline.core.config import Section
-from ray_pipeline.core.errors import UserError
 from ray_pipeline.core.resources import Resources
 from ray_pipeline.core.storage import Storage
 from ray_pipeline.models.text import TextConfig
 from ray_pipeline.models.tokenizer import load_tokenizer, tokenizer_hash, vocabulary_size
-from ray_pipeline.rundir.layout import CACHE, SPLIT, SPLIT_GROUP, SUBSETS, TOKENS
+from ray_pipeline.rundir.layout import CACHE, SPLIT, TOKENS
 from ray_pipeline.rundir.models import get_model
 from ray_pipeline.rundir.stored_rows import StoredRows
 from ray_pipeline.rundir.trainings import Curve
@@ -31,6 +27,7 @@ from ray_pipeline.rundir.unreadable import read_json
 from ray_pipeline.train.adapters import AdapterConfig, quantisation, with_adapter
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, Budget, TokenRows
 from ray_pipeline.train.checkpoints import Checkpoints
+from ray_pipeline.train.chosen_rows import LeftOut, token_rows
 from ray_pipeline.train.forward import OnlineTeacher
 from ray_pipeline.train.held_out import answer_nats, evaluating
 from ray_pipeline.train.loop import Diverged, Loop, LoopConfig, Teacher, World
@@ -182,19 +179,6 @@ class Pace:
         if self.warmup_share is not None and config.warmup >= 1:
             changed["warmup"] = min(config.warmup, float(int(self.warmup_share * total)))
         return config.model_copy(update=changed)
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Training rows that a training leaves out: those of questions that are sampled by hash.
-
-    Attributes:
-        share: of the questions, 0 to 1.
-        seed: of the sample.
-    """
-
-    share: float
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -428,43 +412,6 @@ def make_loop(
         checkpoints=Checkpoints(job.storage, checkpoints_folder(job)),
         report=report,
         before_checkpoint=before_checkpoint,
-    )
-
-
-def token_rows(
-    rows: StoredRows, split: str, subset: str | None = None, left_out: LeftOut | None = None
-) -> TokenRows:
-    """The tokens of a split, or of a subset's rows in it, without those that are left out.
-
-    Raises:
-        UserError: it has no rows.
-    """
-    part = {} if subset is None else {SUBSETS: subset}
-    if left_out is None:
-        table = rows.mapped(TOKENS, part, **{SPLIT: split})
-    else:
-        named = [name for name in ("parent_id", SPLIT_GROUP) if name in rows.columns]
-        table = rows.mapped([*TOKENS, *named], part, **{SPLIT: split})
-        table = table.filter(_stays(table, left_out)).select(TOKENS)
-    if not table.num_rows:
-        of = "" if subset is None else f" of subset '{subset}'"
-        raise UserError(
-            f"there are no {split} rows{of}. `ray-pipeline status RUN` shows where rows were "
-            "dropped, and what the split counted"
-        )
-    return TokenRows(table)
-
-
-def _stays(table: pa.Table, left_out: LeftOut) -> pa.Array:
-    """Which rows are not left out. Rows of one question, and its paraphrases, go together."""
-    names = table["row_id"]
-    for name in ("parent_id", SPLIT_GROUP):
-        if name in table.column_names:
-            names = pc.coalesce(table[name], names)
-    edge = left_out.share * 2**64
-    return pa.array(
-        xxhash.xxh3_64_intdigest(f"left-out:{left_out.seed}:{name}".encode()) >= edge
-        for name in names.to_pylist()
     )
 
 

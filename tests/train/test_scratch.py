@@ -18,7 +18,8 @@ from ray_pipeline.rundir.stored_rows import rows_containing
 from ray_pipeline.train.batches import BatchConfig, BatchPlan, Budget, TokenRows
 from ray_pipeline.train.census import take_census
 from ray_pipeline.train.checkpoints import Checkpoints
-from ray_pipeline.train.job import ModelSource, Pace, Training, token_rows, train
+from ray_pipeline.train.chosen_rows import token_rows
+from ray_pipeline.train.job import ModelSource, Pace, Training, train
 from ray_pipeline.train.loop import Loop, LoopConfig, World, warmup_steps
 from ray_pipeline.train.replica import Whole
 from ray_pipeline.train.scratch import ScratchConfig

@@ -18,7 +18,8 @@ from ray_pipeline.stages.training.base import TrainingConfig, TrainingStage, sam
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.teacher_log_probs import TeacherLogProbs
 from ray_pipeline.stages.training.tokenise import Tokenise
-from ray_pipeline.train.job import LeftOut, ModelSource, TrainingJob
+from ray_pipeline.train.chosen_rows import LeftOut
+from ray_pipeline.train.job import ModelSource, TrainingJob
 from ray_pipeline.train.student import StudentConfig
 from ray_pipeline.tune.trials import Parameters
 

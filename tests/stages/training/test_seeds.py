@@ -19,7 +19,8 @@ from ray_pipeline.stages.training.distil import Distil, StudentStage, TrainAlone
 from ray_pipeline.stages.training.search import Search, SearchAlone
 from ray_pipeline.stages.training.teacher import TrainTeacher
 from ray_pipeline.stages.training.tokenise import Tokenise
-from ray_pipeline.train.job import LeftOut, ModelSource, TrainingJob, token_rows
+from ray_pipeline.train.chosen_rows import LeftOut, token_rows
+from ray_pipeline.train.job import ModelSource, TrainingJob
 from ray_pipeline.train.loop import LoopConfig
 
 STAGES: tuple[type[TrainingStage], ...] = (TrainTeacher, Distil, TrainAlone, Search, SearchAlone)
