@@ -244,7 +244,9 @@ def _run(
         if row["status"] != KEPT:
             row["stage"] = stage
     table = pa.Table.from_pylist(rows, schema)
-    account = StageAccount.of(stage, pa.Table.from_pylist(came, schema), table)
+    # Their ids alone: their columns may have been of other types.
+    ids = pa.table({"row_id": pa.array([row["row_id"] for row in came], pa.string())})
+    account = StageAccount.of(stage, ids, table)
     account.seconds = 0.002 * len(came)
     if stage.startswith(("augment-formal", "augment-casual", "judge")):
         asked = account.created or len(came)
