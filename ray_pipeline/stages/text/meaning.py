@@ -84,6 +84,10 @@ _WHICH = frozenset(["what", "which"])
 _INSIDE = (["in"], ["on"], ["at"], ["from"], ["near"])
 
 
+#: Words after a question word that say what it asks for.
+_LOOKED_AT = 7
+
+
 def asked_for(question: str) -> str | None:
     """What kind of thing a question asks for; None where no English question word says it.
 
@@ -95,7 +99,8 @@ def asked_for(question: str) -> str | None:
     if words and words[0] in _AUXILIARIES and words[1:2] != ["you"]:
         return "truth"
     for place, word in enumerate(words):
-        kind = _kind(word.removesuffix("'s"), words[place + 1 :])
+        # The next few alone: a copy of all that follow, for each word, takes quadratic time.
+        kind = _kind(word.removesuffix("'s"), words[place + 1 : place + 1 + _LOOKED_AT])
         if kind == "place" and word in _WHICH and words[place - 1 : place] not in _INSIDE:
             return "thing"  # "which city hosted ..." is not where something is
         if kind is not None:
@@ -116,7 +121,7 @@ def _kind(word: str, following: list[str]) -> str | None:
     if word == "how":
         return "amount" if following[:1] and following[0] in _DEGREES else "way"
     if word in ("what", "which"):
-        return _noun_kind(following[:7])
+        return _noun_kind(following)
     return None
 
 
@@ -171,7 +176,11 @@ _RELATIVE = re.compile(
 
 _ASKING = _words("who whom whose what which where when why how")
 #: "What do rings are on the planet": an auxiliary, and then a verb that takes none.
-_GARBLED = re.compile(r"\b(?:do|does|did)\b[^,;:?]*\b(?:is|are|was|were)\b", re.IGNORECASE)
+#: Between the two is no other of the first kind: from each of them to the end takes quadratic time.
+_GARBLED = re.compile(
+    r"\b(?:do|does|did)\b(?:(?!\b(?:do|does|did)\b)[^,;:?])*\b(?:is|are|was|were)\b",
+    re.IGNORECASE,
+)
 
 _NEXT_SENTENCE = re.compile(r"[.!?]\s+\w")
 
